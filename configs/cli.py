@@ -1,0 +1,315 @@
+"""Flags from frozen dataclasses: one field, one flag, its help and its unit in one place.
+
+A configuration is a frozen dataclass whose fields are made by `flag(...)`; a field that is itself such a dataclass is
+a section, and its fields become flags of the same command. Both spellings of a flag (`--train-batch-size`,
+`--train_batch_size`) mean the same, booleans take `--flag`, `--flag True` and `--flag=False`, and no prefix is taken
+for a whole name. `--config run.json` gives any of them from a file; what stands on the command line wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from utils.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    aliases: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    unit: str = "",
+) -> Any:
+    """A dataclass field that becomes the flag of the same name.
+
+    Args:
+        default: the value where the flag is not given; None shows as no default in `--help`.
+        help: one line for `--help`.
+        aliases: other names of the same flag (underscores; dashes come by themselves).
+        choices: the only values allowed.
+        unit: what the number counts, shown in `--help`.
+    """
+    metadata = {"help": help, "aliases": tuple(aliases), "choices": tuple(choices), "unit": unit}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(config_class: type[Config]) -> Config:
+    """A dataclass field that holds another configuration, whose flags join this one's."""
+    return typing.cast(Config, dataclasses.field(default_factory=config_class))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    path: tuple[str, ...]  # section names, then the field's
+    type: Callable[[str], Any]
+    many: bool
+    default: Any
+    help: str
+    aliases: tuple[str, ...]
+    choices: tuple[str, ...]
+    title: str
+
+    @property
+    def name(self) -> str:
+        return self.path[-1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str = "",
+    retired: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration that a command line describes.
+
+    Args:
+        config_class: a frozen dataclass as described above.
+        argv: the words after the program's name (default: this process's).
+        prog: the command's name in `--help`.
+        description: the first paragraph of `--help`.
+        retired: flags that are taken and change nothing, with the sentence that names what to use instead.
+
+    Raises:
+        UserError: unknown flag (the nearest known one is named), a value of the wrong type, or a check of the
+            configuration's own that fails.
+    """
+    flags = _flags_of(config_class)
+    retired = retired or {}
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, add_help=True)
+    parser.add_argument("--config", metavar="RUN.json", help="flags from a JSON file; the command line wins over it")
+    groups: dict[str, argparse._ActionsContainer] = {}
+    for spec in flags:
+        group = groups.setdefault(spec.title, parser.add_argument_group(spec.title) if spec.title else parser)
+        _add(group, spec)
+    for name in retired:
+        parser.add_argument(*_spellings(name), nargs="*", dest=f"retired {name}", help=argparse.SUPPRESS)
+
+    given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    if unknown:
+        known = [spelling for spec in flags for name in spec.names for spelling in _spellings(name)]
+        raise UserError(_unknown_message(unknown[0], known))
+    values = {key: value for key, value in vars(given).items() if value is not _NOT_GIVEN}
+    for name, sentence in retired.items():
+        if values.pop(f"retired {name}", None) is not None:
+            warn(f"--{name} changes nothing any more: {sentence}")
+    config_file = values.pop("config", None)
+    if config_file:
+        values = {**_from_file(Path(config_file), flags, retired), **values}
+    return _build(config_class, values)
+
+
+def parse_command(
+    commands: Mapping[str, tuple[type, str]],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str = "",
+) -> tuple[str, Any]:
+    """The subcommand's name and its configuration; `commands` maps a name to (configuration class, help line)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    prog = prog or Path(sys.argv[0]).name
+    width = max(map(len, commands))
+    listing = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in commands.items())
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {prog} COMMAND [flags]\n\n{description}\n\n{listing}\n\n{prog} COMMAND --help lists its flags.")
+        raise SystemExit(0 if argv else 2)
+    if argv[0] not in commands:
+        raise UserError(f"{argv[0]!r} is not a command of {prog}: use one of {', '.join(commands)}.")
+    config_class, text = commands[argv[0]]
+    return argv[0], parse(config_class, argv[1:], prog=f"{prog} {argv[0]}", description=text)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Runs a command's main function; the user's mistakes end it with one line on standard error and exit code 2."""
+    try:
+        main()
+        code = 0
+    except UserError as error:
+        code = _fail(str(error), 2)
+    except KeyboardInterrupt:
+        code = _fail("interrupted.", 130)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: nothing complete was lost; make room and run it again.", 2)
+    sys.exit(code)
+
+
+def to_flat_dict(config: Any) -> dict[str, Any]:
+    """The configuration as one flat dict of flags, the form that `--config` reads."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        flat.update(to_flat_dict(value) if dataclasses.is_dataclass(value) else {field.name: value})
+    return flat
+
+
+def warn(sentence: str) -> None:
+    """One warning on standard error, by the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+_NOT_GIVEN = argparse.SUPPRESS
+_DISK_ERRORS = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see --help).")
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+def _flags_of(config_class: type, path: tuple[str, ...] = (), title: str = "") -> list[_Flag]:
+    hints = typing.get_type_hints(config_class)
+    flags: list[_Flag] = []
+    for field in dataclasses.fields(config_class):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            flags += _flags_of(typing.cast(type, hint), (*path, field.name), (hint.__doc__ or "").split("\n")[0])
+            continue
+        convert, many = _converter(hint)
+        meta = field.metadata
+        unit = f" [{meta['unit']}]" if meta["unit"] else ""
+        shown = "" if field.default is None or field.default == () else f" (default: {_show(field.default)})"
+        text = (meta["help"] + unit + shown).replace("%", "%%")
+        name = (*path, field.name)
+        flags.append(_Flag(name, convert, many, field.default, text, meta["aliases"], meta["choices"], title))
+    return flags
+
+
+def _show(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _converter(hint: Any) -> tuple[Callable[[str], Any], bool]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return _converter(typing.get_args(hint)[0])[0], True
+    converters: dict[type, Callable[[str], Any]] = {bool: _boolean, int: _integer, float: _number, str: str}
+    return converters[hint], False
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _spellings(name: str) -> list[str]:
+    if len(name) == 1:
+        return [f"-{name}"]
+    underscored = name.replace("-", "_")
+    return list(dict.fromkeys([f"--{underscored}", f"--{underscored.replace('_', '-')}"]))
+
+
+def _add(group: Any, spec: _Flag) -> None:
+    options: dict[str, Any] = {"dest": ".".join(spec.path), "default": _NOT_GIVEN, "type": spec.type, "help": spec.help}
+    if spec.choices:
+        options["choices"] = spec.choices
+    else:
+        options["metavar"] = "True|False" if spec.type is _boolean else spec.name.split("_")[-1].upper()
+    if spec.type is _boolean:
+        options |= {"nargs": "?", "const": True}
+    elif spec.many:
+        options["nargs"] = "+"
+    group.add_argument(*(s for name in spec.names for s in _spellings(name)), **options)
+
+
+def _unknown_message(word: str, known: Sequence[str]) -> str:
+    name = word.split("=")[0]
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f" Did you mean {near[0]}?" if near else " --help lists all flags."
+    return f"{name} is not a flag here.{hint}" if name.startswith("-") else f"{word!r} belongs to no flag.{hint}"
+
+
+def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -> dict[str, Any]:
+    """{dotted path: value} from a JSON object of flags, each value checked like one on the command line."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold one JSON object of flags.")
+    by_name = {name.replace("-", "_"): spec for spec in flags for name in spec.names}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = key.lstrip("-").replace("-", "_")
+        if name in {old.replace("-", "_") for old in retired}:
+            continue
+        if name not in by_name:
+            raise UserError(f"--config {path}: {_unknown_message('--' + name, ['--' + n for n in by_name])}")
+        if value is None:
+            continue
+        spec = by_name[name]
+        words = value if isinstance(value, list) else [value]
+        try:
+            converted = [spec.type(str(word)) for word in words]
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--config {path}: {key}: {error}.") from None
+        if spec.choices and not set(converted) <= set(spec.choices):
+            raise UserError(f"--config {path}: {key} must be one of {', '.join(spec.choices)}.")
+        if isinstance(value, list) != spec.many:
+            raise UserError(f"--config {path}: {key} takes {'a list' if spec.many else 'one value'}.")
+        values[".".join(spec.path)] = converted if spec.many else converted[0]
+    return values
+
+
+def _build(config_class: type[Config], values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Config:
+    hints = typing.get_type_hints(config_class)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, config_class)):
+        name = (*path, field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            arguments[field.name] = _build(typing.cast(type, hints[field.name]), values, name)
+        elif ".".join(name) in values:
+            value = values[".".join(name)]
+            arguments[field.name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**arguments)

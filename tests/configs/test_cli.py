@@ -1,0 +1,121 @@
+"""Flags: both spellings, booleans, files, and messages that name the way out."""
+
+import errno
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from configs.cli import flag, parse, parse_command, run, section, to_flat_dict
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner section."""
+
+    train_batch_size: int = flag(8, "rows", aliases=("batch",), unit="sequences")
+    kind: str = flag("a", "kind", choices=("a", "b"))
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = section(Inner)
+    lr: float = flag(1e-3, "rate", aliases=("learning_rate",))
+    epochs: int | None = flag(None, "passes", aliases=("e",))
+    use_fp16: bool = flag(False, "half")
+    with_cuda: bool | None = flag(None, "gpu")
+    input_file: tuple[str, ...] = flag((), "paths")
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError("--lr must be above 0.")
+
+
+@pytest.mark.parametrize("spelling", ["--train_batch_size", "--train-batch-size", "--batch"])
+def test_every_spelling_of_a_flag(spelling):
+    assert parse(Outer, [spelling, "3"]).inner.train_batch_size == 3
+    assert parse(Outer, [f"{spelling}=3"]).inner.train_batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], False), (["--use_fp16"], True), (["--use-fp16", "True"], True), (["--use_fp16=False"], False)],
+)
+def test_booleans_are_read_as_written(words, value):
+    assert parse(Outer, words).use_fp16 is value
+
+
+def test_unset_boolean_stays_unset_and_lists_take_several_values():
+    config = parse(Outer, ["--input_file", "x", "y", "-e", "5"])
+    assert (config.with_cuda, config.input_file, config.epochs) == (None, ("x", "y"), 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train_batch", "3"], "--train_batch is not a flag here. Did you mean --train_batch_size"),
+        (["--lr", "fast"], "'fast' is not a number"),
+        (["--lr", "-1"], "--lr must be above 0"),
+        (["--use_fp16=maybe"], "neither True nor False"),
+        (["--kind", "c"], "invalid choice"),
+        (["stray"], "'stray' belongs to no flag"),
+    ],
+)
+def test_mistakes_are_named(words, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        parse(Outer, words)
+
+
+def test_file_gives_flags_and_command_line_wins(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"learning-rate": 0.5, "batch": 2, "use_fp16": True, "input_file": ["p"]}))
+    config = parse(Outer, ["--config", str(path), "--batch", "7"])
+    assert (config.lr, config.inner.train_batch_size, config.use_fp16, config.input_file) == (0.5, 7, True, ("p",))
+
+
+def test_flat_dict_is_what_config_reads(tmp_path):
+    config = parse(Outer, ["--batch", "7", "--kind", "b", "--input_file", "x", "y"])
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(to_flat_dict(config)))
+    assert parse(Outer, ["--config", str(path)]) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ('{"lrr": 1}', "Did you mean"), ('{"lr": "x"}', "not a number"), ('{"lr": [1]}', "one value")],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse(Outer, ["--config", str(path)])
+
+
+def test_retired_flags_answer_with_one_warning(capsys):
+    parse(Outer, ["--node_ips", "a", "b", "--lr", "1"], retired={"node_ips": "use the launcher."})
+    assert capsys.readouterr().err.count("--node_ips changes nothing any more: use the launcher.") == 1
+
+
+def test_subcommands():
+    assert parse_command({"go": (Outer, "goes")}, ["go", "--lr", "2"])[1].lr == 2
+    with pytest.raises(UserError, match="use one of go"):
+        parse_command({"go": (Outer, "goes")}, ["gone"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UserError("no."), 2, "error: no."),
+        (OSError(errno.ENOSPC, "full", "disk/file"), 2, "no space left on the disk at disk/file"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_run_ends_with_one_line(capsys, error, code, text):
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == code
+    assert text in capsys.readouterr().err
