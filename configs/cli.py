@@ -96,7 +96,10 @@ def parse(
     flags = _flags_of(config_class)
     retired = retired or {}
     parser = _Parser(prog=prog, description=description, allow_abbrev=False, add_help=True)
-    parser.add_argument("--config", metavar="RUN.json", help="flags from a JSON file; the command line wins over it")
+    if not any("config" in spec.names for spec in flags):
+        parser.add_argument(
+            "--config", metavar="RUN.json", help="flags from a JSON file; the command line wins over it"
+        )
     groups: dict[str, argparse._ActionsContainer] = {}
     for spec in flags:
         group = groups.setdefault(spec.title, parser.add_argument_group(spec.title) if spec.title else parser)

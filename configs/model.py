@@ -1,0 +1,178 @@
+"""BERT's shape: the model configuration, its presets, and the flags that choose them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.cli import flag
+from utils.errors import UserError
+
+# Google's published sizes: (num_hidden_layers, hidden_size); heads are 64 wide, the intermediate size is 4 x hidden.
+PRESETS = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The model's shape, with the names of Hugging Face's config.json; the defaults are BERT-base's."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    num_labels: int = 2
+
+    def __post_init__(self) -> None:
+        counts = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*counts, "max_position_embeddings", "type_vocab_size", "num_labels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"--num_attention_heads {self.num_attention_heads} must divide the hidden size {self.hidden_size}: "
+                "choose another number of heads or --hidden_size_per_head."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        if self.hidden_act != "gelu":
+            raise UserError(
+                f"hidden_act {self.hidden_act!r} is not BERT's: only 'gelu' (the erf form) is computed here."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BertConfig:
+        """From config.json's content; keys that do not shape the model are left alone."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if "num_labels" not in values and isinstance(values.get("id2label"), dict):
+            values = {**values, "num_labels": len(values["id2label"])}
+        kept = {key: value for key, value in values.items() if key in known}
+        for field in dataclasses.fields(cls):
+            kind = type(field.default)
+            value = kept.get(field.name, field.default)
+            if kind is float and isinstance(value, int):
+                kept[field.name] = value = float(value)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r}.")
+        return cls(**kept)
+
+    @classmethod
+    def from_json(cls, path: Path) -> BertConfig:
+        """From a config.json; raises UserError for a missing or unreadable one."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}.") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} must hold one JSON object.")
+        return cls.from_dict(values)
+
+    def to_huggingface(self, architecture: str) -> dict[str, Any]:
+        """config.json's content, as Hugging Face transformers reads it."""
+        values = dataclasses.asdict(self)
+        labels = values.pop("num_labels")
+        if architecture == "BertForSequenceClassification":
+            values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
+            values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
+        return {"architectures": [architecture], "model_type": "bert", **values, "torch_dtype": "float32"}
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Model."""
+
+    model_size: str | None = flag(None, "Google's sizes; single flags win over it", choices=tuple(PRESETS))
+    num_hidden_layers: int | None = flag(None, "encoder layers (default: 24)")
+    num_attention_heads: int | None = flag(None, "attention heads (default: 16)")
+    hidden_size_per_head: int | None = flag(None, "head size; the hidden size is heads x this (default: 64)")
+    intermediate_size: int | None = flag(None, "feed-forward size (default: 4 x hidden size)")
+    max_position_embeddings: int | None = flag(
+        None, "longest sequence the model can take (default: 512)", unit="tokens"
+    )
+    vocab_size: int | None = flag(None, "entries of the vocabulary (default: the data's, else 30522)")
+    type_vocab_size: int | None = flag(None, "segment types (default: 2)")
+    attention_probs_dropout_prob: float | None = flag(None, "dropout on attention probabilities (default: 0.1)")
+    hidden_dropout_prob: float | None = flag(None, "dropout on hidden states (default: 0.1)")
+    init_checkpoint: str | None = flag(
+        None, "start from these weights: a model directory or a run's output directory", aliases=("model_load_dir",)
+    )
+
+    def bert_config(self, base: BertConfig | None = None, *, vocab_size: int | None = None) -> BertConfig:
+        """The model these flags describe.
+
+        Args:
+            base: the configuration of the weights to start from; flags may change its dropout only.
+            vocab_size: the data's, used where neither `base` nor a flag says.
+
+        Raises:
+            UserError: a flag contradicts `base`, or the sizes contradict each other.
+        """
+        if base is not None:
+            return self._checked_against(base)
+        layers, hidden = PRESETS.get(self.model_size or "", (24, 1024))
+        head_size = 64 if self.hidden_size_per_head is None else self.hidden_size_per_head
+        heads = hidden // 64 if self.num_attention_heads is None else self.num_attention_heads
+        if not self.model_size or self.hidden_size_per_head is not None:
+            hidden = heads * head_size
+        given = {
+            "vocab_size": vocab_size if self.vocab_size is None else self.vocab_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "type_vocab_size": self.type_vocab_size,
+            "attention_probs_dropout_prob": self.attention_probs_dropout_prob,
+            "hidden_dropout_prob": self.hidden_dropout_prob,
+        }
+        return BertConfig(
+            hidden_size=hidden,
+            num_hidden_layers=self.num_hidden_layers if self.num_hidden_layers is not None else layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * hidden if self.intermediate_size is None else self.intermediate_size,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+
+    def _checked_against(self, base: BertConfig) -> BertConfig:
+        layers, hidden = PRESETS.get(self.model_size or "", (None, None))
+        asked = {
+            "num_hidden_layers": self.num_hidden_layers or layers,
+            "hidden_size": hidden,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": self.intermediate_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "vocab_size": self.vocab_size,
+            "type_vocab_size": self.type_vocab_size,
+        }
+        if self.hidden_size_per_head is not None:
+            asked["hidden_size"] = base.num_attention_heads * self.hidden_size_per_head
+        for name, value in asked.items():
+            if value is not None and value != getattr(base, name):
+                flag_name = {"hidden_size": "hidden_size_per_head"}.get(name, name)
+                raise UserError(
+                    f"--{flag_name} asks for {name} {value}, but --init_checkpoint {self.init_checkpoint} has "
+                    f"{getattr(base, name)}: leave the flag out, or start from other weights."
+                )
+        dropout = {
+            name: getattr(self, name)
+            for name in ("attention_probs_dropout_prob", "hidden_dropout_prob")
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(base, **dropout)

@@ -1,0 +1,221 @@
+"""The BERT encoder (Devlin et al. 2018, google-research/bert modeling.py), top to bottom.
+
+Shapes: `B` batch, `S` sequence, `H` hidden, `N` heads, `D` head size, `I` intermediate. Between layers hidden states
+are [B*S, H]: every linear layer is then one plain matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+
+from configs.model import BertConfig
+from modeling import ops
+from modeling.pretrained import PretrainedModel
+
+# Added to the scores of positions not to be attended to, as Google does.
+MASKED_SCORE = -10000.0
+
+
+class BertModel(PretrainedModel):
+    """Token ids to contextual vectors, and the pooled vector of the first token."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+        init_weights(self, config, seed)
+
+    def forward(
+        self, input_ids: flow.Tensor, input_mask: flow.Tensor | None = None, segment_ids: flow.Tensor | None = None
+    ) -> dict[str, flow.Tensor]:
+        """
+        Args:
+            input_ids: int32 or int64 [B, S], each below `vocab_size`.
+            input_mask: [B, S], 1 for tokens and 0 for padding (default: no padding).
+            segment_ids: [B, S], 0 for the first and 1 for the second sentence (default: all 0).
+
+        Returns:
+            `sequence_output` [B, S, H] and `pooled_output` [B, H].
+        """
+        batch, length = input_ids.shape
+        hidden = self.embeddings(input_ids, segment_ids)  # [B*S, H]
+        hidden = self.encoder(hidden, batch, attention_mask(input_mask))  # [B*S, H]
+        sequence_output = hidden.reshape(batch, length, -1)  # [B, S, H]
+        return {"sequence_output": sequence_output, "pooled_output": self.pooler(sequence_output)}
+
+
+def attention_mask(input_mask: flow.Tensor | None) -> flow.Tensor | None:
+    """[B, S] of ones and zeros -> [B, 1, 1, S] to be added to attention scores; None: attend everywhere."""
+    if input_mask is None:
+        return None
+    batch, length = input_mask.shape
+    return ((1.0 - input_mask.to(flow.float32)) * MASKED_SCORE).reshape(batch, 1, 1, length)
+
+
+class Embeddings(nn.Module):
+    """Word, position and segment embeddings, summed, normalized, dropped out."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def forward(self, input_ids: flow.Tensor, segment_ids: flow.Tensor | None) -> flow.Tensor:
+        """ids [B, S] -> [B*S, H]."""
+        batch, length = input_ids.shape
+        words = self.word_embeddings(input_ids)  # [B, S, H]
+        positions = self.position_embeddings.weight[:length]  # [S, H]
+        if segment_ids is None:
+            segments = self.token_type_embeddings.weight[0]  # [H]
+        else:
+            segments = self.token_type_embeddings(segment_ids)  # [B, S, H]
+        hidden = self.LayerNorm((words + segments + positions).reshape(batch * length, -1))  # [B*S, H]
+        return ops.dropout(hidden, self.dropout_rate if self.training else 0.0)
+
+
+class Encoder(nn.Module):
+    """A stack of layers."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+        """[B*S, H] -> [B*S, H]."""
+        for layer in self.layer:
+            hidden = layer(hidden, batch, mask)
+        return hidden
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each followed by dropout, the residual and LayerNorm."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Dense(config.hidden_size, config.intermediate_size)
+        self.output = ResidualOutput(config.intermediate_size, config)
+
+    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+        """[B*S, H] -> [B*S, H]."""
+        attended = self.attention(hidden, batch, mask)  # [B*S, H]
+        dense = self.intermediate.dense
+        expanded = ops.bias_gelu(flow._C.matmul(attended, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
+        return self.output(expanded, attended)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention and its output projection."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config.hidden_size, config)
+
+    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+        """[B*S, H] -> [B*S, H]."""
+        return self.output(self.self(hidden, batch, mask), hidden)
+
+
+class SelfAttention(nn.Module):
+    """softmax(Q Kᵀ / √D + mask) V (Vaswani et al. 2017), all heads at once."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.num_heads = config.num_attention_heads
+        self.scale = 1.0 / math.sqrt(config.hidden_size // config.num_attention_heads)
+        self.dropout_rate = config.attention_probs_dropout_prob
+
+    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+        """[B*S, H] -> [B*S, H]."""
+        query, key, value = (
+            self._split_heads(linear(hidden), batch) for linear in (self.query, self.key, self.value)
+        )  # [B, N, S, D]
+        scores = flow._C.matmul(query, key, transpose_b=True)  # [B, N, S, S]
+        probs = ops.attention_probs(scores, mask, self.scale, self.dropout_rate if self.training else 0.0)
+        context = flow._C.matmul(probs, value)  # [B, N, S, D]
+        return context.permute(0, 2, 1, 3).reshape(hidden.shape[0], hidden.shape[1])  # [B*S, H]
+
+    def _split_heads(self, x: flow.Tensor, batch: int) -> flow.Tensor:
+        return x.reshape(batch, x.shape[0] // batch, self.num_heads, -1).permute(0, 2, 1, 3)
+
+
+class Dense(nn.Module):
+    """A linear layer called `dense`, as the published checkpoints name it."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, out_features)
+
+
+class ResidualOutput(Dense):
+    """LayerNorm(residual + dropout(dense(x)))."""
+
+    def __init__(self, in_features: int, config: BertConfig) -> None:
+        super().__init__(in_features, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def forward(self, x: flow.Tensor, residual: flow.Tensor) -> flow.Tensor:
+        """x [B*S, in_features], residual [B*S, H] -> [B*S, H]."""
+        projected = flow._C.matmul(x, self.dense.weight, transpose_b=True)  # [B*S, H]
+        rate = self.dropout_rate if self.training else 0.0
+        return self.LayerNorm(ops.bias_dropout_add(projected, self.dense.bias, residual, rate))
+
+
+class Pooler(Dense):
+    """tanh of a linear layer on the first token."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config.hidden_size, config.hidden_size)
+
+    def forward(self, sequence_output: flow.Tensor) -> flow.Tensor:
+        """[B, S, H] -> [B, H]."""
+        return flow.tanh(self.dense(sequence_output[:, 0]))
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization over the hidden axis, with BERT's epsilon."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(flow.ones(config.hidden_size))
+        self.bias = nn.Parameter(flow.zeros(config.hidden_size))
+        self.eps = config.layer_norm_eps
+
+    def forward(self, x: flow.Tensor) -> flow.Tensor:
+        """[R, H] -> [R, H]."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def init_weights(module: nn.Module, config: BertConfig, seed: int) -> None:
+    """Matrices from a normal distribution cut at two deviations, biases 0, LayerNorm 1 and 0, as Google's.
+
+    Drawn with numpy in the parameters' order, so that every mode, device and rank starts from the same model.
+    """
+    generator = np.random.default_rng(seed)
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            values = truncated_normal(generator, tuple(parameter.shape), config.initializer_range)
+        else:
+            values = np.full(tuple(parameter.shape), float(name.endswith("LayerNorm.weight")), np.float32)
+        parameter.data.copy_(flow.from_numpy(values))
+
+
+def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], stddev: float) -> np.ndarray:
+    """float32 values from a normal distribution, drawn again where they lie beyond two standard deviations."""
+    values = generator.standard_normal(shape, np.float32)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = generator.standard_normal(int(outside.sum()), np.float32)
+    return values * np.float32(stddev)

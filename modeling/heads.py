@@ -1,0 +1,186 @@
+"""What is put on the encoder: pretraining, question answering, classification. The losses are in losses.py.
+
+Shapes: `B` batch, `S` sequence, `H` hidden, `P` predictions per sequence, `V` vocabulary, `C` classes.
+"""
+
+from __future__ import annotations
+
+import oneflow as flow
+from oneflow import nn
+
+from configs.model import BertConfig
+from modeling import losses, ops
+from modeling.bert import BertModel, Dense, LayerNorm, init_weights
+from modeling.pretrained import PretrainedModel
+
+
+class BertForPreTraining(PretrainedModel):
+    """Masked-LM and next-sentence heads (google-research/bert run_pretraining.py)."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, seed)
+        self.cls = PreTrainingHeads(config)
+        init_weights(self.cls, config, seed + 1)
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        masked_lm_positions: flow.Tensor | None = None,
+        masked_lm_ids: flow.Tensor | None = None,
+        masked_lm_weights: flow.Tensor | None = None,
+        next_sentence_labels: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`.
+            masked_lm_positions: int [B, P], positions to predict; None: all of them.
+            masked_lm_ids: int [B, P], the tokens that stood there.
+            masked_lm_weights: float [B, P], 1 for a prediction and 0 for filling (default: 1).
+            next_sentence_labels: int [B, 1], 1 where the second sentence is a random one.
+            example_weights: float [B], 1 for a record and 0 for filling (default: 1).
+            loss_reduction: "mean" or "sum", see losses.py.
+
+        Returns:
+            BertModel's outputs, `prediction_scores` [B, P, V] (or [B, S, V] without positions) and
+            `seq_relationship_score` [B, 2]; with labels `mlm_loss` and `mlm_accuracy`, `nsp_loss` and `nsp_accuracy`,
+            and their losses' sum `total_loss`.
+        """
+        outputs = self.bert(input_ids, input_mask, segment_ids)
+        hidden = outputs["sequence_output"]  # [B, S, H]
+        if masked_lm_positions is not None:
+            hidden = flow._C.batch_gather(hidden, masked_lm_positions)  # [B, P, H]
+        batch, predictions, _ = hidden.shape
+        decoder_weight = self.bert.embeddings.word_embeddings.weight  # [V, H], tied
+        scores = self.cls.predictions(hidden.reshape(batch * predictions, -1), decoder_weight)  # [B*P, V]
+        relationship = self.cls.seq_relationship(outputs["pooled_output"])  # [B, 2]
+        outputs["prediction_scores"] = scores.reshape(batch, predictions, -1)
+        outputs["seq_relationship_score"] = relationship
+
+        total = []
+        if masked_lm_ids is not None:
+            labels = masked_lm_ids.reshape(-1)  # [B*P]
+            weights = flow.ones_like(scores[:, 0]) if masked_lm_weights is None else masked_lm_weights.reshape(-1)
+            outputs["mlm_loss"] = losses.cross_entropy(scores, labels, weights, loss_reduction)
+            outputs["mlm_accuracy"] = losses.accuracy(scores, labels, weights, loss_reduction)
+            total.append(outputs["mlm_loss"])
+        if next_sentence_labels is not None:
+            labels = next_sentence_labels.reshape(-1)  # [B]
+            weights = _weights_or_ones(example_weights, relationship)
+            outputs["nsp_loss"] = losses.cross_entropy(relationship, labels, weights, loss_reduction)
+            outputs["nsp_accuracy"] = losses.accuracy(relationship, labels, weights, loss_reduction)
+            total.append(outputs["nsp_loss"])
+        if total:
+            outputs["total_loss"] = sum(total[1:], total[0])
+        return outputs
+
+
+class PreTrainingHeads(nn.Module):
+    """The two heads under the names of the published checkpoints."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = MaskedLMHead(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+
+class MaskedLMHead(nn.Module):
+    """A dense layer with GELU and LayerNorm, then the decoder, whose matrix is the word embeddings'."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.transform = MaskedLMTransform(config)
+        self.bias = nn.Parameter(flow.zeros(config.vocab_size))
+
+    def forward(self, hidden: flow.Tensor, decoder_weight: flow.Tensor) -> flow.Tensor:
+        """hidden [R, H], decoder_weight [V, H] -> [R, V]."""
+        return flow._C.matmul(self.transform(hidden), decoder_weight, transpose_b=True) + self.bias
+
+
+class MaskedLMTransform(Dense):
+    """LayerNorm(GELU(dense(x)))."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config.hidden_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+
+    def forward(self, hidden: flow.Tensor) -> flow.Tensor:
+        """[R, H] -> [R, H]."""
+        projected = flow._C.matmul(hidden, self.dense.weight, transpose_b=True)
+        return self.LayerNorm(ops.bias_gelu(projected, self.dense.bias))
+
+
+class BertForQuestionAnswering(PretrainedModel):
+    """Start and end of the answer's span (google-research/bert run_squad.py)."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, seed)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        init_weights(self.qa_outputs, config, seed + 1)
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        start_positions: flow.Tensor | None = None,
+        end_positions: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """`start_logits` and `end_logits` [B, S]; with positions (int [B, 1]) `total_loss`, the mean of both losses."""
+        outputs = self.bert(input_ids, input_mask, segment_ids)
+        logits = self.qa_outputs(outputs["sequence_output"])  # [B, S, 2]
+        outputs["start_logits"], outputs["end_logits"] = logits[:, :, 0], logits[:, :, 1]
+        if start_positions is not None and end_positions is not None:
+            weights = _weights_or_ones(example_weights, outputs["pooled_output"])
+            span_losses = [
+                losses.cross_entropy(outputs[f"{edge}_logits"], positions.reshape(-1), weights, loss_reduction)
+                for edge, positions in (("start", start_positions), ("end", end_positions))
+            ]
+            outputs["total_loss"] = (span_losses[0] + span_losses[1]) / 2
+        return outputs
+
+
+class BertForSequenceClassification(PretrainedModel):
+    """A class, or with `num_labels` 1 a number, for a sentence or a pair (google-research/bert run_classifier.py)."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, seed)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        init_weights(self.classifier, config, seed + 1)
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        label_ids: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """`logits` [B, C]; with `label_ids` [B, 1] `total_loss`: cross entropy, or squared error where C is 1."""
+        outputs = self.bert(input_ids, input_mask, segment_ids)
+        rate = self.config.hidden_dropout_prob if self.training else 0.0
+        logits = self.classifier(ops.dropout(outputs["pooled_output"], rate))  # [B, C]
+        outputs["logits"] = logits
+        if label_ids is not None:
+            labels, weights = label_ids.reshape(-1), _weights_or_ones(example_weights, logits)
+            if self.config.num_labels == 1:
+                error = logits[:, 0] - labels.to(logits.dtype)
+                outputs["total_loss"] = losses.reduce(error * error, weights, loss_reduction)
+            else:
+                outputs["total_loss"] = losses.cross_entropy(logits, labels, weights, loss_reduction)
+                outputs["accuracy"] = losses.accuracy(logits, labels, weights, loss_reduction)
+        return outputs
+
+
+def _weights_or_ones(weights: flow.Tensor | None, like: flow.Tensor) -> flow.Tensor:
+    """`weights` [B], or ones for each row of `like` [B, ...]."""
+    return flow.ones_like(like[:, 0]) if weights is None else weights.reshape(-1)

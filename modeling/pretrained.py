@@ -1,0 +1,128 @@
+"""Model directories: `config.json` + `model.safetensors` (+ `vocab.txt`), as Hugging Face transformers reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from configs.cli import warn
+from configs.model import BertConfig
+from utils.errors import UserError
+
+Model = TypeVar("Model", bound="PretrainedModel")
+
+CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
+    "config.json",
+    "model.safetensors",
+    "vocab.txt",
+    "tokenizer_config.json",
+)
+# In Hugging Face's files, and held elsewhere or computed here.
+DERIVED_TENSORS = (
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+    "bert.embeddings.position_ids",
+    "embeddings.position_ids",
+)
+
+
+class PretrainedModel(nn.Module):
+    """A module with a `BertConfig` that is read from and written to model directories."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
+        """The model in a directory.
+
+        Args:
+            directory: holds `config.json` and `model.safetensors`.
+            config: used in place of the directory's, for example with other dropout rates.
+
+        Raises:
+            UserError: a file is missing or damaged, or an encoder tensor is missing or of another shape. A head that
+                the directory does not hold starts afresh, with a warning.
+        """
+        directory = Path(directory)
+        model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
+        model.load_arrays(read_weights(directory / WEIGHTS_FILE), source=str(directory))
+        return model
+
+    def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
+        """Copies arrays into the parameters of the same names; returns the names that start afresh, all of a head.
+
+        Args:
+            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are left alone.
+            source: where they come from, for messages.
+
+        Raises:
+            UserError: a tensor has another shape than the model's, or one of the encoder's is missing.
+        """
+        parameters = dict(self.named_parameters())
+        fresh = sorted(set(parameters) - set(arrays))
+        encoder = [name for name in fresh if name.split(".")[0] in ("bert", "embeddings", "encoder")]
+        if encoder:
+            raise UserError(f"{source} lacks {len(encoder)} tensors of the encoder, first {encoder[0]}.")
+        for name in sorted(set(parameters) & set(arrays)):
+            if tuple(parameters[name].shape) != arrays[name].shape:
+                raise UserError(
+                    f"{source}: {name} has shape {list(arrays[name].shape)}, the model {list(parameters[name].shape)}."
+                )
+        for name in set(parameters) & set(arrays):
+            array = np.ascontiguousarray(arrays[name], dtype=np.float32)
+            parameters[name].data.copy_(flow.from_numpy(array))
+        if fresh:
+            heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
+            warn(f"{source} holds no {heads}: it starts afresh.")
+        return fresh
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """{parameter name: a copy of its values}, whole tensors on every rank."""
+        return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
+
+    def save_pretrained(
+        self, directory: str | Path, *, vocab_file: str | Path | None = None, do_lower_case: bool = True
+    ) -> None:
+        """Writes the model directory, with the vocabulary if one is given."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        config = self.config.to_huggingface(type(self).__name__)
+        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(self.to_arrays(), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+        if vocab_file is not None:
+            shutil.copyfile(vocab_file, directory / VOCAB_FILE)
+            tokenizer = {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": do_lower_case,
+                "model_max_length": self.config.max_position_embeddings,
+            }
+            (directory / TOKENIZER_FILE).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
+
+
+def to_numpy(tensor: flow.Tensor) -> np.ndarray:
+    """A copy of a tensor's values; `.numpy()` alone shares memory that training goes on writing to."""
+    if tensor.is_global:
+        tensor = tensor.to_global(sbp=flow.sbp.broadcast).to_local()
+    return np.array(tensor.detach().numpy(), copy=True)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """{name: array} of a safetensors file; raises UserError for a missing, truncated or damaged one."""
+    try:
+        arrays = load_file(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again.") from None
+    return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
