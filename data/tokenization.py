@@ -1,0 +1,84 @@
+"""BERT's tokenizer: a vocabulary file becomes a `tokenizers.Tokenizer` that equals Google's `FullTokenizer`.
+
+Each rule of `tokenization.py` in google-research/bert (clean, split Chinese, lower-case and strip accents, split
+punctuation, greedy longest match) is one expression below. The library's own BERT rules are not used: they drop
+private-use characters and young emoji, miss one block of Chinese and know no final sigma.
+"""
+
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from utils.errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_CHARACTERS_PER_WORD = 200  # a longer word is one [UNK]
+MAX_VOCAB_BYTES = 1 << 28
+
+_CHINESE = (
+    r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
+    r"\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}"
+)
+_REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
+_PUNCTUATION = r"!-/:-@\[-`{-~\p{P}"
+# Python's str.lower(): a sigma after a cased letter, and before none, is final. Words end at spaces and Chinese.
+_IGNORED = r"\p{Case_Ignorable}*"
+_CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
+_FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
+
+
+def load_vocab(path: str | Path) -> dict[str, int]:
+    """Reads one token per line, the line number being its id; a model directory stands for its `vocab.txt`.
+
+    Raises UserError if the file cannot be read, is not UTF-8 text, or lacks one of BERT's special tokens.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "vocab.txt"
+    try:
+        if file.stat().st_size > MAX_VOCAB_BYTES:
+            raise UserError(f"vocabulary {file} is over {MAX_VOCAB_BYTES >> 20} MB; one token per line is expected")
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read vocabulary {file}: {error.strerror}; name one with --vocab_file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"vocabulary {file} is not UTF-8 text; one token per line is expected") from None
+    vocab = {line.strip(): index for index, line in enumerate(lines)}
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+        raise UserError(
+            f"vocabulary {file} lacks {', '.join(missing)}; make one with `prepare_data.py vocab` or take vocab.txt "
+            "from a BERT model"
+        )
+    return vocab
+
+
+def load_tokenizer(vocab_file: str | Path, do_lower_case: bool = True) -> Tokenizer:
+    """Returns a tokenizer whose `encode(text).tokens` are those of Google's `FullTokenizer(...).tokenize(text)`.
+
+    Special tokens are neither added nor recognised: "[MASK]" in a text is three tokens, as there.
+    """
+    return build_tokenizer(load_vocab(vocab_file), do_lower_case)
+
+
+def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokenizer:
+    """`load_tokenizer` for a vocabulary already in memory, which may still be empty (to be trained)."""
+    model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
+    tokenizer = Tokenizer(model)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_REMOVED), "")]
+    if do_lower_case:
+        steps += [
+            normalizers.Replace(Regex(_FINAL_SIGMA), "ς"),
+            normalizers.Lowercase(),
+            normalizers.NFD(),
+            normalizers.Replace(Regex(r"\p{Mn}"), ""),
+        ]
+    tokenizer.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(f"[{_PUNCTUATION}{_CHINESE}]"), "isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    return tokenizer
