@@ -1,0 +1,626 @@
+"""OFRecord shards: writing them, and reading any record of a directory of them by its number.
+
+A shard is a run of (int64 little-endian length, serialized `OFRecord`). The message maps a feature's name to a packed
+list of int32 or float. Both directions work on many records at once in numpy, because protobuf's own classes spend
+most of a preparation's time. Layout: `oneflow/core/record/record.proto`.
+
+Shapes: `R` records, `L` the feature's length.
+"""
+
+import json
+import mmap
+import os
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+Schema = dict[str, tuple[str, int]]  # feature name → ("int32" | "float", length)
+
+DATASET_JSON = "dataset.json"
+INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after shard: big sets open at once
+FORMAT_VERSION = 1
+MAX_RECORD_BYTES = 1 << 26
+_MAX_OPEN_FILES = 128
+_LIST_TAGS = {"float": (0x12,), "int32": (0x22, 0x2A)}  # field of Feature; int64 lists are read as int32
+_DTYPES = {"float": np.float32, "int32": np.int32}
+
+
+class Shard(NamedTuple):
+    """One complete file of records."""
+
+    file: str
+    records: int
+    crc32: int
+    bytes: int
+    offsets: np.ndarray | None = None  # [records] uint64, unknown in sets made elsewhere
+
+
+def pretraining_schema(seq_length: int, max_predictions_per_seq: int) -> Schema:
+    """The features of a pretraining record."""
+    return {
+        "input_ids": ("int32", seq_length),
+        "input_mask": ("int32", seq_length),
+        "segment_ids": ("int32", seq_length),
+        "masked_lm_positions": ("int32", max_predictions_per_seq),
+        "masked_lm_ids": ("int32", max_predictions_per_seq),
+        "masked_lm_weights": ("float", max_predictions_per_seq),
+        "next_sentence_labels": ("int32", 1),
+    }
+
+
+def squad_schema(seq_length: int, is_training: bool) -> Schema:
+    """The features of a question-answering window, with its answer or with its number."""
+    ends: Schema = (
+        {"start_positions": ("int32", 1), "end_positions": ("int32", 1)}
+        if is_training
+        else {"unique_ids": ("int32", 1)}
+    )
+    return {name: ("int32", seq_length) for name in ("input_ids", "input_mask", "segment_ids")} | ends
+
+
+# ---- one batch of records <-> bytes ---------------------------------------------------------------------------------
+
+
+def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[bytes, np.ndarray]:
+    """Serializes R records, each with its length before it.
+
+    Args:
+        examples: each feature of the schema as [R, L].
+
+    Returns:
+        the bytes, and the R + 1 offsets of the records in them.
+    """
+    features: list[tuple[bytes, np.ndarray, np.ndarray]] = []  # name, units [R, U], bytes of each unit [R, U]
+    for name, (kind, length) in schema.items():
+        values = np.ascontiguousarray(examples[name])
+        if values.ndim != 2 or values.shape[1] != length:
+            raise ValueError(f"{name} has shape {values.shape}, not [R, {length}]")
+        if kind == "float":
+            units = values.astype("<f4").view(np.uint8).astype(np.uint64)
+            features.append((name.encode(), units, np.ones(units.shape, np.uint8)))
+        else:
+            units = values.astype(np.int64).view(np.uint64)
+            features.append((name.encode(), units, _varint_bytes(units)))
+    records = len(features[0][1])
+
+    # A message is written as a row of units: a varint, or one raw byte. Lengths come before what they measure, so the
+    # columns are laid down from the innermost outwards.
+    columns: list[np.ndarray] = []
+    widths: list[np.ndarray] = []
+    total = np.zeros(records, np.uint64)
+
+    def put(units: np.ndarray, width: np.ndarray) -> None:
+        columns.append(units)
+        widths.append(width)
+
+    def put_constant(data: bytes) -> None:
+        put(
+            np.broadcast_to(np.frombuffer(data, np.uint8), (records, len(data))),
+            np.ones((records, len(data)), np.uint8),
+        )
+
+    for (encoded, units, width), (kind, _) in zip(features, schema.values(), strict=True):
+        key = b"\n" + bytes([len(encoded)]) + encoded
+        payload = width.sum(1, dtype=np.uint64)[:, None]
+        lists = payload + 1 + _varint_bytes(payload)  # tag, length, values
+        feature = lists + 1 + _varint_bytes(lists)
+        entry = feature + 1 + _varint_bytes(feature) + len(key)
+        put_constant(b"\n")
+        put(entry, _varint_bytes(entry))
+        put_constant(key + b"\x12")
+        put(feature, _varint_bytes(feature))
+        put_constant(bytes(_LIST_TAGS[kind][:1]))
+        put(lists, _varint_bytes(lists))
+        put_constant(b"\n")
+        put(payload, _varint_bytes(payload))
+        put(units, width)
+        total += (entry + 1 + _varint_bytes(entry))[:, 0]
+    header = total.astype("<u8")[:, None].view(np.uint8)
+    units = np.concatenate([header, *columns], axis=1)
+    width = np.concatenate([np.ones(header.shape, np.uint8), *widths], axis=1)
+    return _write_varints(units.ravel(), width.ravel()), np.concatenate([[0], np.cumsum(total + 8)]).astype(np.uint64)
+
+
+def _varint_bytes(values: np.ndarray) -> np.ndarray:
+    """How many bytes each value takes as a varint (a negative int32 takes ten)."""
+    width = np.ones(values.shape, np.uint8)
+    for bits in range(7, 64, 7):
+        longer = values >= np.uint64(1 << bits)
+        if not longer.any():
+            break
+        width += longer
+    return width
+
+
+def _write_varints(values: np.ndarray, width: np.ndarray) -> bytes:
+    """Values of the given widths in bytes, one after the other; a value of width 1 is written as it is."""
+    ends = np.cumsum(width, dtype=np.int64)
+    out = np.empty(ends[-1], np.uint8)
+    out[ends - width] = np.where(width > 1, values & np.uint64(0x7F) | np.uint64(0x80), values)
+    for byte in range(1, int(width.max())):
+        (longer,) = np.nonzero(width > byte)
+        rest = values[longer] >> np.uint64(7 * byte)
+        more = np.where(width[longer] > byte + 1, np.uint64(0x80), np.uint64(0))
+        out[(ends - width)[longer] + byte] = rest & np.uint64(0x7F) | more
+    return out.tobytes()
+
+
+class CorruptRecord(ValueError):
+    """A record that is not what the schema says; `index` is its place in the batch."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+def decode_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, schema: Schema) -> dict[str, np.ndarray]:
+    """Parses R serialized messages that lie in one buffer.
+
+    Args:
+        data: uint8, the buffer.
+        starts, ends: [R], where each message lies in it (its length prefix is not part of it).
+
+    Returns:
+        each feature of the schema as [R, L]; features the schema does not name are passed over.
+
+    Raises:
+        CorruptRecord: a message is malformed, lacks a feature, or has one of another length or type.
+    """
+    data = np.concatenate([data, np.zeros(16, np.uint8)])  # a varint at the very end may be looked at in full
+    records = len(starts)
+    names = {name.encode(): name for name in schema}
+    spans = {name: np.full((2, records), -1, np.int64) for name in schema}
+    cursor, ends = starts.astype(np.int64), ends.astype(np.int64)
+    rows = np.arange(records)
+    while len(rows):  # one feature of every record that has one left
+        end = ends[rows]
+        position = _expect(data, cursor[rows], (0x0A,), rows)
+        size, position = _read_varint(data, position, rows)
+        entry_end = _inside(position + size, end, rows)
+        cursor[rows] = entry_end
+
+        position = _expect(data, position, (0x0A,), rows)
+        key_size, position = _read_varint(data, position, rows)
+        value = _inside(position + key_size, entry_end, rows)
+        position = _expect(data, value, (0x12,), rows)
+        size, position = _read_varint(data, position, rows)
+        _equal(position + size, entry_end, rows)
+        for encoded, name in names.items():
+            (same,) = np.nonzero(key_size == len(encoded))
+            if not len(same):
+                continue
+            letters = data[(value - key_size)[same][:, None] + np.arange(len(encoded))]
+            same = same[(letters == np.frombuffer(encoded, np.uint8)).all(1)]
+            if not len(same):
+                continue
+            at, here, stop = rows[same], position[same], entry_end[same]
+            here = _expect(data, here, _LIST_TAGS[schema[name][0]], at, f"{name} is not of type {schema[name][0]}")
+            size, here = _read_varint(data, here, at)
+            _equal(here + size, stop, at)
+            here = _expect(data, here, (0x0A,), at, f"{name} is empty or not packed")
+            size, here = _read_varint(data, here, at)
+            _equal(here + size, stop, at)
+            spans[name][:, at] = here, stop
+        rows = rows[cursor[rows] < ends[rows]]
+    result: dict[str, np.ndarray] = {}
+    for name, (kind, length) in schema.items():
+        first, last = spans[name]
+        _check(first >= 0, np.arange(records), f"it has no feature {name}")
+        decode = _read_floats if kind == "float" else _read_ints
+        result[name] = decode(data, first, last, length, name)
+    return result
+
+
+def _check(good: np.ndarray, rows: np.ndarray, reason: str) -> None:
+    if not good.all():
+        raise CorruptRecord(int(rows[np.argmin(good)]), reason)
+
+
+def _expect(
+    data: np.ndarray,
+    position: np.ndarray,
+    tags: tuple[int, ...],
+    rows: np.ndarray,
+    reason: str = "it is not an OFRecord",
+) -> np.ndarray:
+    found = data[position]
+    _check(np.logical_or.reduce([found == tag for tag in tags]), rows, reason)
+    return position + 1
+
+
+def _inside(position: np.ndarray, end: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    _check((position <= end) & (position >= 0), rows, "a length in it runs past its end")
+    return position
+
+
+def _equal(position: np.ndarray, end: np.ndarray, rows: np.ndarray) -> None:
+    _check(position == end, rows, "the lengths in it disagree")
+
+
+def _read_varint(data: np.ndarray, position: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A length at each position, of at most four bytes, and the position after it."""
+    byte = data[position]
+    value = (byte & 0x7F).astype(np.int64)
+    position = position + 1
+    for shift in (7, 14, 21):
+        more = byte > 0x7F
+        if not more.any():
+            return value, position
+        byte = np.where(more, data[position], 0)
+        value += (byte & 0x7F).astype(np.int64) << shift
+        position = position + more
+    _check(byte <= 0x7F, rows, "a length in it is absurd")
+    return value, position
+
+
+def _read_floats(data: np.ndarray, first: np.ndarray, last: np.ndarray, length: int, name: str) -> np.ndarray:
+    count = (last - first) // 4
+    _check(last - first == 4 * length, np.arange(len(first)), f"{name} does not have {length} values")
+    return data[first[:, None] + np.arange(4 * length)].view("<f4").reshape(len(count), length)
+
+
+def _read_ints(data: np.ndarray, first: np.ndarray, last: np.ndarray, length: int, name: str) -> np.ndarray:
+    rows = np.arange(len(first))
+    sizes = last - first
+    reason = f"{name} does not have {length} values"
+    if (sizes == length).all():  # one byte each, as in a mask
+        values = data[first[:, None] + np.arange(length)]
+        _check((values <= 0x7F).all(1), rows, reason)
+        return values.astype(np.int32)
+    stops = np.cumsum(sizes)
+    row_start = stops - sizes
+    payload = data[np.arange(stops[-1]) + np.repeat(first - row_start, sizes)]
+    is_last = payload <= 0x7F
+    (value_end,) = np.nonzero(is_last)
+    # Every row's last byte ends a value, and as many values end in it as the schema says.
+    _check((sizes > 0) & (payload[np.maximum(stops, 1) - 1] <= 0x7F), rows, reason)
+    ended = np.concatenate([[0], np.cumsum(is_last)])
+    _check(ended[stops] - ended[row_start] == length, rows, reason)
+    width = np.diff(value_end, prepend=-1)
+    _check((width <= 10).reshape(len(rows), length).all(1), rows, f"a value of {name} is out of range")
+    begin = value_end - width + 1
+    values = (payload[begin] & 0x7F).astype(np.int64)
+    for byte in range(1, int(width.max())):
+        (longer,) = np.nonzero(width > byte)
+        values[longer] |= (payload[begin[longer] + byte] & 0x7F).astype(np.int64) << (7 * byte)
+    values = values.reshape(len(rows), length)
+    narrow = values.astype(np.int32)
+    _check((narrow == values).all(1), rows, f"a value of {name} is out of range")
+    return narrow
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+class ShardWriter:
+    """Writes one shard beside its final name; leaving the `with` block without an error puts it there.
+
+    `count` and `crc32` follow what was written; `shard` describes the finished file.
+    """
+
+    def __init__(self, path: str | Path, schema: Schema) -> None:
+        self.path = Path(path)
+        self.schema = schema
+        self.count = 0
+        self.crc32 = 0
+        self._bytes = 0
+        self._offsets: list[np.ndarray] = []
+        self._rows: list[Mapping[str, np.ndarray]] = []
+
+    def __enter__(self) -> "ShardWriter":
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._file = self._temporary.open("wb", buffering=1 << 20)
+        return self
+
+    def write(self, example: Mapping[str, np.ndarray]) -> None:
+        """Adds one record: each feature of the schema as [L]."""
+        self._rows.append(example)
+        self.count += 1
+        if len(self._rows) == 256:
+            self._flush_rows()
+
+    def write_batch(self, examples: Mapping[str, np.ndarray]) -> None:
+        """Adds R records: each feature of the schema as [R, L]."""
+        self._flush_rows()
+        records = len(next(iter(examples.values())))
+        for start in range(0, records, 256):
+            self._put({name: values[start : start + 256] for name, values in examples.items()})
+        self.count += records
+
+    def _flush_rows(self) -> None:
+        rows, self._rows = self._rows, []
+        if rows:
+            self._put({name: np.stack([np.asarray(row[name]) for row in rows]) for name in self.schema})
+
+    def _put(self, examples: Mapping[str, np.ndarray]) -> None:
+        data, offsets = encode_records(examples, self.schema)
+        self._file.write(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        self._offsets.append(offsets[:-1] + np.uint64(self._bytes))
+        self._bytes += len(data)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush_rows()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.replace(self._temporary, self.path)
+        finally:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    @property
+    def shard(self) -> Shard:
+        """What `write_dataset_json` needs to know, once the file is in its place."""
+        offsets = np.concatenate([np.empty(0, np.uint64), *self._offsets])
+        return Shard(self.path.name, self.count, self.crc32, self._bytes, offsets)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a file beside its final name, syncs and renames it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_dataset_json(directory: str | Path, *, schema: Schema, shards: Sequence[Shard], **metadata: Any) -> None:
+    """Writes the index and, last of all, `dataset.json`, whose presence means that the set is complete."""
+    directory = Path(directory)
+    offsets = [shard.offsets for shard in shards if shard.offsets is not None]
+    if len(offsets) == len(shards):
+        write_atomically(directory / INDEX_FILE, np.concatenate(offsets).astype("<u8").tobytes())
+    content = {
+        "format_version": FORMAT_VERSION,
+        "schema": {name: list(kind) for name, kind in schema.items()},
+        "records": sum(shard.records for shard in shards),
+        "shards": [{k: v for k, v in shard._asdict().items() if k != "offsets"} for shard in shards],
+        **metadata,
+    }
+    write_atomically(directory / DATASET_JSON, json.dumps(content, indent=1).encode() + b"\n")
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+class RecordSet:
+    """Every record of a directory of shards, by number; opened by `open_records`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        shards: Sequence[Path],
+        offsets: Sequence[np.ndarray],
+        schema: Schema,
+        metadata: dict[str, Any],
+    ) -> None:
+        self.directory = directory
+        self.shards = list(shards)
+        self.schema = schema
+        self.metadata = metadata
+        self._offsets = offsets
+        self._first = np.concatenate([[0], np.cumsum([len(o) for o in offsets])])
+        self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads the records of these numbers, in this order.
+
+        Returns:
+            each feature of the schema as [len(indices), L], int32 or float32.
+
+        Raises:
+            UserError: a record is corrupt; the message names its file and its number there.
+        """
+        indices = np.asarray(indices, np.int64)
+        shards = np.searchsorted(self._first, indices, side="right") - 1
+        pieces: list[bytes] = []
+        for number, shard in zip((indices - self._first[shards]).tolist(), shards.tolist(), strict=True):
+            data = self._map(shard)
+            start = int(self._offsets[shard][number])
+            size = int.from_bytes(data[start : start + 8], "little", signed=True)
+            following = self._offsets[shard][number + 1] if number + 1 < len(self._offsets[shard]) else len(data)
+            if start + 8 + size != following:
+                raise self._corrupt(shard, number, "its length is not what the index says")
+            pieces.append(data[start + 8 : start + 8 + size])
+        ends = np.cumsum([len(piece) for piece in pieces])
+        starts = np.concatenate([[0], ends[:-1]])
+        try:
+            return decode_records(np.frombuffer(b"".join(pieces), np.uint8), starts, ends, self.schema)
+        except CorruptRecord as error:
+            shard = int(shards[error.index])
+            raise self._corrupt(shard, int(indices[error.index] - self._first[shard]), str(error)) from None
+
+    def _corrupt(self, shard: int, number: int, reason: str) -> UserError:
+        return UserError(f"{self.shards[shard]}: record {number} is corrupt: {reason}; copy or prepare this file again")
+
+    def _map(self, shard: int) -> mmap.mmap:
+        data = self._open.pop(shard, None)
+        if data is None:
+            if len(self._open) >= _MAX_OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            data = _map_file(self.shards[shard])
+        self._open[shard] = data
+        return data
+
+
+def open_records(directory: str | Path, *, parts: int | None = None) -> RecordSet:
+    """Opens a directory of shards, named `part-N` or `part-0000N`.
+
+    With `dataset.json` nothing is read but the index; a set without it is scanned once.
+
+    Args:
+        parts: take the first so many shards only.
+
+    Raises:
+        UserError: nothing there, an unfinished preparation, too few shards, or a shard that is empty, truncated or
+            corrupt (the message names the file and the record).
+    """
+    directory = Path(directory)
+    files = shard_files(directory)
+    metadata = read_dataset_json(directory)
+    if not files:
+        unfinished = any(directory.glob(".*.tmp")) or (directory / WORK_DIRECTORY).exists()
+        more = "its preparation was interrupted: run it again" if unfinished else "make some with prepare_data.py"
+        raise UserError(f"{directory} holds no part-… files; {more}")
+    if (directory / WORK_DIRECTORY).exists():
+        raise UserError(f"the preparation of {directory} was interrupted: run it again with the same flags")
+    if parts is not None:
+        if len(files) < parts:
+            raise UserError(f"{directory} holds {len(files)} part-… files, and {parts} were asked for")
+        files = files[:parts]
+    if metadata:
+        offsets = _offsets_by_index(directory, files, metadata)
+        schema: Schema = {name: (kind, length) for name, (kind, length) in metadata["schema"].items()}
+    else:
+        offsets = [scan_offsets(file) for file in files]
+        schema = infer_schema(files[0])
+    if not sum(map(len, offsets)):
+        raise UserError(f"{directory} holds no record")
+    return RecordSet(directory, files, offsets, schema, metadata)
+
+
+WORK_DIRECTORY = ".work"  # unfinished pieces of a preparation; gone when it is complete
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """The shards of a directory in the order of their numbers."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory of records; make one with prepare_data.py")
+    numbered = [(match, file) for file in directory.iterdir() if (match := re.fullmatch(r"part-(\d+)", file.name))]
+    files = [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]
+    missing = sorted(set(range(len(files))) - {int(match[1]) for match, _ in numbered})
+    if missing:
+        raise UserError(f"{directory} lacks part {missing[0]} of its part-… files; copy or prepare it again")
+    return files
+
+
+def read_dataset_json(directory: Path) -> dict[str, Any]:
+    """The content of `dataset.json`, or {} where there is none."""
+    file = directory / DATASET_JSON
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(f"{file} has format {content['format_version']}; this program reads {FORMAT_VERSION}")
+        schema = content["schema"].items()
+        if not all(kind in _DTYPES and 0 < int(length) < MAX_RECORD_BYTES for _, (kind, length) in schema):
+            raise ValueError
+        if not all(int(shard["records"]) >= 0 and int(shard["bytes"]) >= 0 for shard in content["shards"]):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is damaged; prepare the set again, or delete it to have the shards scanned") from None
+    return content
+
+
+def _offsets_by_index(directory: Path, files: Sequence[Path], metadata: Mapping[str, Any]) -> list[np.ndarray]:
+    listed = metadata["shards"]
+    for file, shard in zip(files, listed, strict=False):
+        size = file.stat().st_size
+        if file.name != shard["file"] or size != shard["bytes"]:
+            raise UserError(
+                f"{file} is not the file that {DATASET_JSON} lists ({size} bytes, not {shard['bytes']}): it was cut "
+                "short or replaced; copy or prepare it again"
+            )
+    if len(files) > len(listed):
+        raise UserError(f"{files[len(listed)]} is not listed in {DATASET_JSON}; is it left over from another set?")
+    index = directory / INDEX_FILE
+    if not index.exists():
+        return [scan_offsets(file) for file in files]
+    if index.stat().st_size != 8 * metadata["records"]:
+        raise UserError(f"{index} does not belong to this set; delete it to have the shards scanned")
+    offsets = np.memmap(index, "<u8", "r") if metadata["records"] else np.empty(0, np.uint64)
+    counts = [shard["records"] for shard in listed]
+    return [offsets[end - count : end] for count, end in zip(counts, np.cumsum(counts), strict=True)][: len(files)]
+
+
+def scan_offsets(file: Path) -> np.ndarray:
+    """Walks over a shard's lengths; returns where each record begins, uint64 [records].
+
+    Raises:
+        UserError: the file is empty or truncated, or a length is absurd.
+    """
+    size = file.stat().st_size
+    if not size:
+        raise UserError(f"{file} is empty; copy or prepare it again")
+    offsets = np.empty(1024, np.uint64)
+    count, position = 0, 0
+    with _map_file(file) as data:
+        while position < size:
+            length = int.from_bytes(data[position : position + 8], "little", signed=True)
+            if not 0 < length <= MAX_RECORD_BYTES and position + 8 <= size:
+                raise UserError(
+                    f"{file}: record {count} is corrupt: its length is {length}; copy or prepare this file again"
+                )
+            if position + 8 + length > size:
+                raise UserError(f"{file} is cut short in record {count}; copy or prepare it again")
+            if count == len(offsets):
+                offsets = np.concatenate([offsets, np.empty_like(offsets)])
+            offsets[count] = position
+            count += 1
+            position += 8 + length
+    return offsets[:count].copy()
+
+
+def infer_schema(file: Path) -> Schema:
+    """The features of a shard's first record."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        record = stream.read(min(length, MAX_RECORD_BYTES))
+    schema: Schema = {}
+    try:
+        for _, entry in _fields(record):
+            fields = dict(_fields(entry))
+            ((tag, values),) = _fields(fields[0x12])
+            kind = next(kind for kind, tags in _LIST_TAGS.items() if tag in tags)
+            payload = dict(_fields(values))[0x0A]
+            count = len(payload) // 4 if kind == "float" else sum(byte <= 0x7F for byte in payload)
+            schema[fields[0x0A].decode()] = (kind, count)
+    except (ValueError, KeyError, IndexError, StopIteration):
+        raise UserError(f"{file}: record 0 is not an OFRecord of int32 and float features") from None
+    return schema
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(tag, content) of each field of a message that holds length-delimited fields only."""
+    position = 0
+    while position < len(message):
+        tag, position, size, shift = message[position], position + 1, 0, 0
+        while True:
+            byte = message[position]
+            size |= (byte & 0x7F) << shift
+            position, shift = position + 1, shift + 7
+            if byte <= 0x7F:
+                break
+        if tag & 7 != 2 or position + size > len(message):
+            raise ValueError
+        yield tag, message[position : position + size]
+        position += size
+
+
+def _map_file(file: Path) -> mmap.mmap:
+    try:
+        with file.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
