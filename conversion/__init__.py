@@ -1,0 +1,18 @@
+"""BERT checkpoints of every format (TensorFlow, Hugging Face, lazy OneFlow, flow.save), as numpy arrays and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.model import BertConfig
+from conversion.checkpoint import FORMATS, Checkpoint, detect, read_checkpoint, write_checkpoint
+from conversion.names import State
+
+__all__ = ["FORMATS", "Checkpoint", "detect", "load_any", "read_checkpoint", "write_checkpoint"]
+
+
+def load_any(path: str | Path, **options: Any) -> tuple[BertConfig, State]:
+    """The configuration and the parameters (Hugging Face's names) of a checkpoint; options as `read_checkpoint`'s."""
+    checkpoint = read_checkpoint(path, **options)
+    return checkpoint.config, checkpoint.state

@@ -1,0 +1,334 @@
+"""One table of BERT's parameters: their names, shapes and orientation in every format.
+
+Hugging Face's name and shape are the canonical ones. TensorFlow's names are Google's; lazy OneFlow's are those with
+dashes. Dense kernels are [in, out] in both, [out, in] here, so they are transposed on the way. Axis legend:
+`V` vocabulary, `L` longest position, `T` segment types, `H` hidden, `I` intermediate, `C` labels, `2` two.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.model import BertConfig
+from utils.errors import UserError
+
+State = dict[str, npt.NDArray[np.float32]]  # Hugging Face's names and shapes
+
+GROUPS = ("encoder", "pooler", "masked-lm head", "next-sentence head", "question-answering head", "classifier")
+ENCODER, POOLER, MASKED_LM, NEXT_SENTENCE, SQUAD, CLASSIFIER = GROUPS
+
+_MOST_LAYERS = 1000  # a name from a file may claim any number
+
+
+class Spelling(NamedTuple):
+    """A parameter's name in one format, and whether the format stores it the other way round."""
+
+    name: str
+    transposed: bool = False
+
+
+class Row(NamedTuple):
+    """One parameter: canonical name, its axes, and how the other formats spell it (first: what we write)."""
+
+    name: str
+    axes: str
+    group: str
+    tensorflow: tuple[Spelling, ...]
+    lazy: tuple[Spelling, ...]
+
+    def spellings(self, scheme: str) -> tuple[Spelling, ...]:
+        return {"tf": self.tensorflow, "lazy": self.lazy}.get(scheme, (Spelling(self.name),))
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(2 if axis == "2" else sizes[axis] for axis in self.axes)
+
+
+def rows(layers: int) -> list[Row]:
+    """The whole table for an encoder of that many layers."""
+    table = [
+        _row("bert.embeddings.word_embeddings.weight", "VH", ENCODER, "bert/embeddings/word_embeddings"),
+        _row("bert.embeddings.position_embeddings.weight", "LH", ENCODER, "bert/embeddings/position_embeddings"),
+        _row("bert.embeddings.token_type_embeddings.weight", "TH", ENCODER, "bert/embeddings/token_type_embeddings"),
+        *_norm("bert.embeddings.LayerNorm", ENCODER, "bert/embeddings/LayerNorm"),
+    ]
+    for i in range(layers):
+        here, there = f"bert.encoder.layer.{i}", f"bert/encoder/layer_{i}"
+        for part in ("query", "key", "value"):
+            table += _dense(f"{here}.attention.self.{part}", "HH", ENCODER, f"{there}/attention/self/{part}")
+        table += _dense(f"{here}.attention.output.dense", "HH", ENCODER, f"{there}/attention/output/dense")
+        table += _norm(f"{here}.attention.output.LayerNorm", ENCODER, f"{there}/attention/output/LayerNorm")
+        table += _dense(f"{here}.intermediate.dense", "IH", ENCODER, f"{there}/intermediate/dense")
+        table += _dense(f"{here}.output.dense", "HI", ENCODER, f"{there}/output/dense")
+        table += _norm(f"{here}.output.LayerNorm", ENCODER, f"{there}/output/LayerNorm")
+    transform = "cls/predictions/transform"
+    return [
+        *table,
+        *_dense("bert.pooler.dense", "HH", POOLER, "bert/pooler/dense"),
+        *_dense("cls.predictions.transform.dense", "HH", MASKED_LM, f"{transform}/dense"),
+        *_norm("cls.predictions.transform.LayerNorm", MASKED_LM, f"{transform}/LayerNorm"),
+        _row("cls.predictions.bias", "V", MASKED_LM, "cls/predictions/output_bias"),
+        *_head(
+            "cls.seq_relationship", "2", NEXT_SENTENCE, "cls/seq_relationship/output", "cls-seq_relationship-output"
+        ),
+        *_head("qa_outputs", "2", SQUAD, "cls/squad/output", "cls-squad-output", lazy_is_dense=True),
+        *_head("classifier", "C", CLASSIFIER, "output", "classification-output"),
+    ]
+
+
+def _row(name: str, axes: str, group: str, tensorflow: str, transposed: bool = False) -> Row:
+    lazy = tensorflow.replace("/", "-").replace("kernel", "weight")
+    return Row(name, axes, group, (Spelling(tensorflow, transposed),), (Spelling(lazy, transposed),))
+
+
+def _dense(name: str, axes: str, group: str, tensorflow: str) -> list[Row]:
+    return [
+        _row(f"{name}.weight", axes, group, f"{tensorflow}/kernel", transposed=True),
+        _row(f"{name}.bias", axes[0], group, f"{tensorflow}/bias"),
+    ]
+
+
+def _norm(name: str, group: str, tensorflow: str) -> list[Row]:
+    return [
+        _row(f"{name}.weight", "H", group, f"{tensorflow}/gamma"),
+        _row(f"{name}.bias", "H", group, f"{tensorflow}/beta"),
+    ]
+
+
+def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_dense: bool = False) -> list[Row]:
+    """A classifying head: [labels, hidden] in TensorFlow; lazy scripts and converters wrote several spellings.
+
+    `X-output_weights` is [labels, hidden]; `X-output-weight` comes from a dense layer, [hidden, labels].
+    """
+    own, dense = Spelling(f"{lazy}_weights"), Spelling(f"{lazy}-weight", transposed=True)
+    weights = [dense, own] if lazy_is_dense else [own, dense]
+    biases = [Spelling(f"{lazy}-bias"), Spelling(f"{lazy}_bias")][:: 1 if lazy_is_dense else -1]
+    short = lazy.removesuffix("-output")
+    if group == CLASSIFIER:  # TensorFlow's classifier has no scope, and was converted under its bare name
+        weights.append(Spelling(f"{tensorflow}_weights"))
+        biases.append(Spelling(f"{tensorflow}_bias"))
+    weights.append(Spelling(f"{short}-weight"))
+    biases.append(Spelling(f"{short}-bias"))
+    return [
+        Row(f"{name}.weight", f"{axis}H", group, (Spelling(f"{tensorflow}_weights"),), tuple(weights)),
+        Row(f"{name}.bias", axis, group, (Spelling(f"{tensorflow}_bias"),), tuple(biases)),
+    ]
+
+
+def architecture(names: Iterable[str]) -> str:
+    """The Hugging Face class that a set of canonical names belongs to."""
+    heads = {row.group for row in rows(0) if row.name in set(names)}
+    if SQUAD in heads:
+        return "BertForQuestionAnswering"
+    if CLASSIFIER in heads:
+        return "BertForSequenceClassification"
+    if {MASKED_LM, NEXT_SENTENCE} <= heads:
+        return "BertForPreTraining"
+    if MASKED_LM in heads:
+        return "BertForMaskedLM"
+    return "BertForNextSentencePrediction" if NEXT_SENTENCE in heads else "BertModel"
+
+
+def to_scheme(state: State, scheme: str) -> State:
+    """Canonical parameters under a format's own names and orientation."""
+    stored = {}
+    for row in rows(count_layers(state)):
+        if row.name in state:
+            name, transposed = row.spellings(scheme)[0]
+            array = state[row.name]
+            if scheme == "lazy" and row.axes == "LH":
+                array = array[None]  # [1, L, H]
+            stored[name] = np.ascontiguousarray(array.T if transposed else array)
+    return stored
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """How many encoder layers a set of names (of any format) speaks of."""
+    found = [int(match[1]) for name in names if (match := re.search(r"(?:^|[./-])layer[._](\d{1,9})[./-]", name))]
+    layers = max(found, default=-1) + 1
+    if layers > _MOST_LAYERS:
+        raise UserError(f"a tensor's name speaks of encoder layer {layers - 1}: this is not a BERT checkpoint.")
+    return layers
+
+
+_LEFT_OUT = {
+    "tf": re.compile(
+        r"(/adam_[mv]|/AdamWeightDecayOptimizer(_1)?|/Adam(_1)?|/lamb_[mv])$|^(global_step|loss_scale|beta[12]_power)"
+    ),
+    "lazy": re.compile(r"-[mv]$|^System-|^snapshot_done$"),
+    "hf": re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$"),
+}
+_ALIASES = (  # older spellings of canonical names, tried in this order
+    (re.compile(r"^((module|model)\.)+"), ""),
+    (re.compile(r"\.gamma$"), ".weight"),
+    (re.compile(r"\.beta$"), ".bias"),
+    (re.compile(r"^cls_squad\.(output\.)?"), "qa_outputs."),
+    (re.compile(r"^cls\.predictions\.(output_bias|decoder\.bias)$"), "cls.predictions.bias"),
+    (re.compile(r"^(embeddings|encoder|pooler)\."), "bert."),  # a bare encoder, saved by itself
+)
+_TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
+
+
+def is_left_out(name: str, scheme: str) -> bool:
+    """Whether a stored tensor is none of the model's (optimizer slots, counters, index buffers)."""
+    return bool(_LEFT_OUT["hf" if scheme == "oneflow" else scheme].search(name))
+
+
+def canonical(name: str) -> str:
+    """The canonical form of a name from Hugging Face's family (hf and oneflow formats)."""
+    for pattern, replacement in _ALIASES:
+        if replacement == "bert." and pattern.search(name):
+            return "bert." + name
+        name = pattern.sub(replacement, name)
+    return name
+
+
+class Report(NamedTuple):
+    """What became of every tensor. `mapped` pairs stored with canonical names; the rest say what is wrong."""
+
+    mapped: dict[str, str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]  # sentences
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.mapped)} tensors mapped, {len(self.left_out)} left out (optimizer state, duplicates)"]
+        for title in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, title)
+            shown = names[:10] + ([f"... and {len(names) - 10} more"] if len(names) > 10 else [])
+            lines += [f"{len(names)} {title}" + "".join(f"\n  {name}" for name in shown)]
+        return "\n".join(lines)
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.mismatched)
+
+
+def from_scheme(
+    stored: Mapping[str, np.ndarray], scheme: str, config: dict[str, object] | None = None, *, flat: bool = False
+) -> tuple[BertConfig, State, Report]:
+    """Canonical parameters from a format's own names.
+
+    Args:
+        stored: the tensors under the format's names.
+        scheme: "hf", "oneflow" (the same names), "tf" or "lazy".
+        config: what a configuration file says; sizes it leaves open come from the tensors.
+        flat: the tensors have no shapes of their own (bare lazy directories).
+
+    Raises:
+        UserError: there is no encoder in it, or the number of heads is unknown.
+    """
+    index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
+    known: dict[str, tuple[Row, Spelling, str]] = {}
+    unexpected: list[str] = []
+    left_out: list[str] = []
+    mismatched: list[str] = []
+    tied: dict[str, str] = {}
+    for source in sorted(stored):
+        name = canonical(source) if scheme in ("hf", "oneflow") else source
+        if is_left_out(source, scheme):
+            left_out.append(source)
+        elif name in _TIED:
+            tied[source] = _TIED[name]
+        elif name in index:
+            row, spelling = index[name]
+            if row.name in known:
+                same = np.array_equal(stored[known[row.name][2]], stored[source])
+                (left_out if same else mismatched).append(
+                    source if same else f"{source} differs from {known[row.name][2]}"
+                )
+            else:
+                known[row.name] = (row, spelling, source)
+        else:
+            unexpected.append(source)
+
+    sizes, shape = _sizes(known, stored, config or {})
+    state: State = {}
+    for name, (row, spelling, source) in known.items():
+        array = _oriented(stored[source], row, spelling, sizes, flat)
+        if array is None:
+            want = row.shape(sizes)[:: -1 if spelling.transposed else 1]
+            mismatched.append(f"{source} is {list(stored[source].shape)}, the configuration wants {list(want)}")
+        else:
+            state[name] = np.ascontiguousarray(array, dtype=np.float32)
+    for source, twin in tied.items():
+        same = twin in state and np.array_equal(stored[source].astype(np.float32), state[twin])
+        (left_out if same else mismatched).append(
+            source if same else f"{source} is not tied to {twin}, as BERT's must be"
+        )
+
+    groups = {ENCODER, *(row.group for row, _, _ in known.values())}
+    if groups & {NEXT_SENTENCE, CLASSIFIER}:
+        groups.add(POOLER)
+    wanted = [row.name for row in rows(shape.num_hidden_layers) if row.group in groups]
+    missing = [name for name in wanted if name not in known]
+    unexpected += [source for name, (_, _, source) in known.items() if name not in set(wanted)]
+    state = {name: state[name] for name in wanted if name in state}
+    mapped = {known[name][2]: name for name in state}
+    return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
+
+
+def _oriented(
+    array: np.ndarray, row: Row, spelling: Spelling, sizes: Mapping[str, int], flat: bool
+) -> np.ndarray | None:
+    """The array in canonical orientation, or None where its shape is not the configuration's."""
+    want = row.shape(sizes)
+    held = want[::-1] if spelling.transposed else want
+    if (flat and array.size == math.prod(held)) or (row.axes == "LH" and array.shape == (1, *held)):
+        array = array.reshape(held)
+    if array.shape == held:
+        return array.T if spelling.transposed else array
+    # Lazy heads were written both ways round under one name; two labels and another hidden size cannot be confused.
+    if row.group in (NEXT_SENTENCE, SQUAD, CLASSIFIER) and array.shape == held[::-1]:
+        return array if spelling.transposed else array.T
+    return None
+
+
+def _sizes(
+    known: Mapping[str, tuple[Row, Spelling, str]], stored: Mapping[str, np.ndarray], given: dict[str, object]
+) -> tuple[dict[str, int], BertConfig]:
+    """The letters' values and the configuration: what `given` says, else what the numbers of elements say."""
+
+    def count(name: str) -> int:
+        return stored[known[name][2]].size if name in known else 0
+
+    hidden = count("bert.embeddings.LayerNorm.weight")
+    words = count("bert.embeddings.word_embeddings.weight")
+    if not hidden or not words:
+        raise UserError(
+            "no BERT encoder is in this checkpoint: neither bert.embeddings.word_embeddings nor "
+            "bert.embeddings.LayerNorm was found under any of their names."
+        )
+    found: dict[str, object] = {
+        "vocab_size": words // hidden,
+        "hidden_size": hidden,
+        "num_hidden_layers": count_layers(known),
+        "intermediate_size": count("bert.encoder.layer.0.intermediate.dense.bias") or 4 * hidden,
+        "max_position_embeddings": count("bert.embeddings.position_embeddings.weight") // hidden or 512,
+        "type_vocab_size": count("bert.embeddings.token_type_embeddings.weight") // hidden or 2,
+    }
+    if "num_attention_heads" not in given:
+        if hidden % 64:
+            raise UserError(
+                f"the tensors do not tell the number of attention heads (hidden size {hidden}): give the model's "
+                "configuration file (convert_checkpoint.py --config, run_infer.py --num_attention_heads)."
+            )
+        found["num_attention_heads"] = hidden // 64
+    if "classifier.bias" in known:
+        found["num_labels"] = count("classifier.bias")
+    config = BertConfig.from_dict({**found, **given})
+    sizes = {
+        "V": config.vocab_size,
+        "L": config.max_position_embeddings,
+        "T": config.type_vocab_size,
+        "H": config.hidden_size,
+        "I": config.intermediate_size,
+        "C": config.num_labels,
+    }
+    return sizes, config

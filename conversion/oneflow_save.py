@@ -1,0 +1,50 @@
+"""Directories written by `flow.save`: a pickle beside one directory per tensor.
+
+The only format here that is read by unpickling, so only when the user says that the file can be trusted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+_PICKLE = "pickled_data"
+
+
+def is_oneflow_save(path: Path) -> bool:
+    return (path / _PICKLE).is_file()
+
+
+def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
+    """The tensors of a saved state dict.
+
+    Raises:
+        UserError: not trusted, or not a state dict.
+    """
+    if not trust:
+        raise UserError(
+            f"{path} was written by flow.save, and reading it can run code that is in it: "
+            "add --trust_checkpoint if you know where it comes from."
+        )
+    try:
+        content: Any = _flow().load(str(path))
+    except Exception as error:  # whatever the pickle does, it is the file's fault
+        raise UserError(f"{path} cannot be read by flow.load ({str(error).splitlines()[0]}): copy it again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a model's state dict.")
+    return {name: value.numpy().copy() for name, value in content.items() if hasattr(value, "numpy")}
+
+
+def write(state: dict[str, np.ndarray], directory: Path) -> None:
+    flow = _flow()
+    flow.save({name: flow.tensor(array) for name, array in state.items()}, str(directory))
+
+
+def _flow() -> Any:
+    import oneflow  # here, so that no other conversion waits for the framework
+
+    return oneflow

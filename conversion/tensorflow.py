@@ -1,0 +1,74 @@
+"""Google's TensorFlow checkpoints, read and written with TensorFlow itself (an optional package)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+PREFIX = "bert_model.ckpt"
+
+
+def find(path: Path) -> Path | None:
+    """The checkpoint's prefix (its files are `<prefix>.index` and `<prefix>.data-…`), if `path` is of this format.
+
+    A directory may hold `bert_model.ckpt`, or a training run's checkpoints, of which the newest is taken.
+    """
+    if path.name and path.with_name(path.name + ".index").is_file():
+        return path
+    if path.suffix == ".index" and path.is_file():
+        return path.with_suffix("")
+    if not path.is_dir():
+        return None
+    found = sorted(
+        path.glob("*.ckpt*.index"), key=lambda index: (index.name == f"{PREFIX}.index", index.stat().st_mtime)
+    )
+    return found[-1].with_suffix("") if found else None
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Every floating-point variable of the checkpoint.
+
+    Raises:
+        UserError: TensorFlow is not installed, or cannot read it.
+    """
+    prefix = find(path)
+    if prefix is None:
+        raise UserError(f"{path} is no TensorFlow checkpoint: {PREFIX}.index was looked for.")
+    if not list(prefix.parent.glob(f"{prefix.name}.data-*")):
+        raise UserError(f"{prefix}.data-00000-of-00001 is missing beside {prefix.name}.index: copy all of its files.")
+    tensorflow = _tensorflow()
+    try:
+        reader = tensorflow.train.load_checkpoint(str(prefix))
+        types = reader.get_variable_to_dtype_map()
+        return {name: reader.get_tensor(name) for name, kind in types.items() if kind.is_floating}
+    except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{prefix} is no complete TensorFlow checkpoint ({reason}): copy its files again.") from None
+
+
+def write(variables: dict[str, np.ndarray], directory: Path) -> None:
+    """`bert_model.ckpt.index` and `.data-00000-of-00001`, as a TensorFlow 1 saver names them."""
+    tensorflow = _tensorflow()
+    names = sorted(variables)
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(directory / PREFIX),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tensorflow.constant(variables[name]) for name in names],
+    )
+
+
+def _tensorflow() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return importlib.import_module("tensorflow")
+    except ImportError:
+        raise UserError(
+            "TensorFlow is needed for TensorFlow checkpoints: install it with `make setup EXTRAS=tensorflow`."
+        ) from None

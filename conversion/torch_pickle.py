@@ -1,0 +1,319 @@
+"""Reads tensors from a `pytorch_model.bin` without PyTorch and without running anything in it.
+
+A pickle is a program for a small stack machine. This is a machine of our own that knows only what `torch.save` of a
+state dict needs: it builds dicts, lists, tuples, strings and numbers, and for "call this function" it understands
+three names (rebuild a tensor, wrap it as a parameter, make an ordered dict). It imports nothing and calls nothing.
+Both containers are read: the zip archive of PyTorch 1.6 and later, and the older plain file.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+_MOST_OPCODES = 1_000_000  # BERT-large needs about 10,000
+_MOST_PICKLE_BYTES = 64 << 20
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "<u2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "ByteStorage": "u1",
+    "CharStorage": "i1",
+    "BoolStorage": "?",
+}
+
+
+class _Refused(Exception):
+    """The pickle holds something a state dict does not need."""
+
+
+class _Global(NamedTuple):
+    name: str
+
+
+class _Storage(NamedTuple):
+    kind: str
+    key: str
+    numel: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+_MARK = object()
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict saved by PyTorch, as numpy arrays.
+
+    Raises:
+        UserError: not such a file, truncated, or it holds anything but tensors, numbers and strings.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+    except _Refused as refusal:
+        raise UserError(
+            f"{path} is refused: {refusal}; nothing in it was run. Save the weights as safetensors."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
+            NotImplementedError, RuntimeError, RecursionError, struct.error, zipfile.BadZipFile) as error:  # fmt: skip
+        raise UserError(
+            f"{path} is not a readable PyTorch file ({error}): copy it again, or save it as safetensors."
+        ) from None
+
+
+def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        # torch.save stores and never compresses: this is what makes a small bomb impossible.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise _Refused("its archive is compressed, which PyTorch never does")
+        if sum(entry.file_size for entry in entries.values()) > size:
+            raise _Refused("its archive claims more bytes than the file has")
+        (pickle_name,) = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if entries[pickle_name].file_size > _MOST_PICKLE_BYTES:
+            raise _Refused("its index is too large")
+        root = pickle_name.removesuffix("data.pkl")
+        if root + "byteorder" in entries and archive.read(root + "byteorder") != b"little":
+            raise _Refused("its numbers are big-endian")
+        state = _Machine(io.BytesIO(archive.read(pickle_name))).run()
+        return _arrays(state, lambda key: archive.read(f"{root}data/{key}"))
+
+
+def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
+    """Magic, protocol and system info, the state dict, the storages' keys, then each storage's count and bytes."""
+    file.seek(0)
+    if file.read(1) != b"\x80":
+        raise ValueError("neither a zip archive nor a pickle")
+    file.seek(0)
+    if _Machine(file).run() != _LEGACY_MAGIC:
+        raise _Refused("it is a pickle, but not one of PyTorch's")
+    _Machine(file).run()  # protocol version
+    system = _Machine(file).run()
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise _Refused("its numbers are big-endian")
+    state = _Machine(file).run()
+    keys = _Machine(file).run()
+    kinds = {tensor.storage.key: tensor.storage.kind for tensor in _tensors(state).values()}
+    places: dict[str, tuple[int, int]] = {}
+    end = os.fstat(file.fileno()).st_size
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        length = count * np.dtype(_STORAGES[kinds[key]]).itemsize
+        if count < 0 or file.tell() + length > end:
+            raise ValueError("truncated")
+        places[key] = (file.tell(), length)
+        file.seek(length, os.SEEK_CUR)
+
+    def storage(key: str) -> bytes:
+        offset, length = places[key]
+        file.seek(offset)
+        return file.read(length)
+
+    return _arrays(state, storage)
+
+
+def _tensors(state: Any) -> dict[str, _Tensor]:
+    """The named tensors of a state dict; a training checkpoint's `state_dict` or `model` entry is taken too."""
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        raise _Refused("it holds no state dict")
+    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)}
+
+
+def _arrays(state: Any, storage: Callable[[str], bytes]) -> dict[str, np.ndarray]:
+    return {name: _array(tensor, storage) for name, tensor in _tensors(state).items()}
+
+
+def _array(tensor: _Tensor, storage: Callable[[str], bytes]) -> np.ndarray:
+    flat = np.frombuffer(storage(tensor.storage.key), dtype=_STORAGES[tensor.storage.kind])
+    shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
+    numbers = (offset, *shape, *strides)
+    if len(shape) != len(strides) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+        raise _Refused("a tensor has an impossible shape")
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    elements = math.prod(int(size) for size in shape)
+    if elements > flat.size or (elements and last >= flat.size):
+        raise _Refused("a tensor reaches beyond its data")
+    item = flat.itemsize
+    view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * item for s in strides], writeable=False)
+    if tensor.storage.kind == "BFloat16Storage":
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view.copy()
+
+
+class _Machine:
+    """Runs one pickle program as described above; `run` returns what it leaves on the stack."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        for opcode, argument, _ in itertools.islice(pickletools.genops(self.file), _MOST_OPCODES):
+            name = opcode.name
+            if name == "STOP":
+                return self.stack.pop()
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _LITERALS:
+                self.stack.append(argument)
+            elif (step := getattr(self, f"_{name.lower()}", None)) is not None:
+                step(argument)
+            else:
+                raise _Refused(f"it uses the pickle instruction {name}")
+        raise _Refused("its index is too long")
+
+    def _proto(self, argument: Any) -> None:
+        pass
+
+    _frame = _proto
+
+    def _mark(self, argument: Any) -> None:
+        self.stack.append(_MARK)
+
+    def _empty_dict(self, argument: Any) -> None:
+        self.stack.append({})
+
+    def _empty_list(self, argument: Any) -> None:
+        self.stack.append([])
+
+    def _binput(self, argument: int) -> None:
+        self.memo[argument] = self.stack[-1]
+
+    _long_binput = _put = _binput
+
+    def _memoize(self, argument: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def _binget(self, argument: int) -> None:
+        self.stack.append(self.memo[argument])
+
+    _long_binget = _get = _binget
+
+    def _tuple(self, argument: Any) -> None:
+        self.stack.append(tuple(self._since_mark()))
+
+    def _tuple1(self, argument: Any) -> None:
+        self.stack[-1:] = [(self.stack[-1],)]
+
+    def _tuple2(self, argument: Any) -> None:
+        self.stack[-2:] = [tuple(self.stack[-2:])]
+
+    def _tuple3(self, argument: Any) -> None:
+        self.stack[-3:] = [tuple(self.stack[-3:])]
+
+    def _append(self, argument: Any) -> None:
+        value = self.stack.pop()
+        self._top(list).append(value)
+
+    def _appends(self, argument: Any) -> None:
+        values = self._since_mark()
+        self._top(list).extend(values)
+
+    def _setitem(self, argument: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(key, value)
+
+    def _setitems(self, argument: Any) -> None:
+        values = self._since_mark()
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            self._set(key, value)
+
+    def _global(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        self.stack.append(_known_global(module, name))
+
+    def _stack_global(self, argument: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(_known_global(module, name))
+
+    def _binpersid(self, argument: Any) -> None:
+        kind, storage, key, _, numel = self.stack.pop()[:5]
+        if kind != "storage" or not isinstance(storage, _Global) or not isinstance(key, str) or type(numel) is not int:
+            raise _Refused("it refers to something that is no tensor storage")
+        self.stack.append(_Storage(storage.name.removeprefix("torch."), key, numel))
+
+    def _reduce(self, argument: Any) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        name = function.name if isinstance(function, _Global) else ""
+        if name == "collections.OrderedDict" and arguments == ():
+            self.stack.append({})
+        elif name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            storage, offset, shape, strides = arguments[:4]
+            if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
+                raise _Refused("a tensor is built from something else than data")
+            self.stack.append(_Tensor(storage, offset, shape, strides))
+        elif name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _Tensor):
+            self.stack.append(arguments[0])
+        else:
+            raise _Refused("it calls a function")
+
+    def _build(self, argument: Any) -> None:
+        self.stack.pop()  # attributes of the state dict (its metadata): not needed
+
+    def _set(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str | int | float | bool | None):
+            raise _Refused("a key is neither text nor a number")
+        self._top(dict)[key] = value
+
+    def _top(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise _Refused("it changes something that is neither list nor dict")
+        return self.stack[-1]
+
+    def _since_mark(self) -> list[Any]:
+        start = len(self.stack) - 1
+        while self.stack[start] is not _MARK:
+            start -= 1
+            if start < 0:
+                raise ValueError("unbalanced pickle")
+        values = self.stack[start + 1 :]
+        del self.stack[start:]
+        return values
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT",
+             "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "SHORT_BINSTRING", "BINSTRING"}  # fmt: skip
+_GLOBALS = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    *(f"torch.{storage}" for storage in _STORAGES),
+}
+
+
+def _known_global(module: Any, name: Any) -> _Global:
+    if f"{module}.{name}" not in _GLOBALS:
+        raise _Refused(f"it asks for {module}.{name}")
+    return _Global(f"{module}.{name}")

@@ -1,0 +1,30 @@
+"""Converts a BERT checkpoint from one format into another: tf, hf, lazy, oneflow."""
+
+from configs import cli
+from configs.convert import ConvertConfig
+
+
+def main() -> None:
+    config = cli.parse(ConvertConfig, description=__doc__ or "")
+    from conversion import read_checkpoint, write_checkpoint  # after --help
+
+    checkpoint = read_checkpoint(
+        config.input,
+        config.from_format,
+        config=config.config_file,
+        trust=config.trust_checkpoint,
+        allow_partial=config.allow_partial,
+    )
+    print(f"{config.input}: {checkpoint.architecture} in format {checkpoint.format}\n{checkpoint.report}")
+    write_checkpoint(
+        checkpoint,
+        config.output,
+        config.to_format,
+        vocab_file=config.vocab_file,
+        overwrite=config.overwrite_output_dir,
+    )
+    print(f"{config.output}: written in format {config.to_format}, read back and equal bit for bit")
+
+
+if __name__ == "__main__":
+    cli.run(main)
