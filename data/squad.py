@@ -1,0 +1,447 @@
+"""SQuAD 1.1 and 2.0: from the JSON file to features, window for window as Google's run_squad.py makes them.
+
+A question and its context that do not fit one sequence become several features, windows over the context that start
+`doc_stride` tokens apart. Google tokenizes each whitespace-separated word on its own, and once per question; here the
+pieces of a word are kept (words repeat), and a context is put together once for all its questions.
+
+S is the sequence length, L the number of a context's tokens in one window.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from configs.cli import to_flat_dict, warn
+from configs.squad import FeatureFlags, SquadDataConfig
+from data.ofrecord import WORK_DIRECTORY, ShardWriter, read_dataset_json, squad_schema, write_dataset_json
+from data.tokenization import build_tokenizer, load_vocab
+from utils.errors import UserError
+
+FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its place in the data set
+_WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace for contexts: these five and no others
+_EXAMPLES_PER_CHUNK = 512
+_WORDS_KEPT = 1_000_000  # so that memory stays flat however large the file is
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+@dataclass(frozen=True)
+class SquadExample:
+    """One question about one context, with Google's names; positions count words, and -1 means "no answer"."""
+
+    qas_id: str
+    question_text: str
+    doc_tokens: list[str]  # the context's words, one list for all the questions of a paragraph
+    orig_answer_text: str = ""
+    start_position: int = -1
+    end_position: int = -1
+    is_impossible: bool = False
+
+
+def read_squad_json(path: str | Path) -> list[dict[str, Any]]:
+    """The articles of a SQuAD file, its form checked down to every question.
+
+    Raises:
+        UserError: the file cannot be read, is not JSON or not SQuAD; the message says where.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    place = str(path)
+    articles = _field(content, "data", list, place)
+    for i, article in enumerate(articles):
+        for j, paragraph in enumerate(_field(article, "paragraphs", list, f"{place}: data[{i}]")):
+            place_of_paragraph = f"{place}: data[{i}].paragraphs[{j}]"
+            _field(paragraph, "context", str, place_of_paragraph)
+            for k, question in enumerate(_field(paragraph, "qas", list, place_of_paragraph)):
+                place_of_question = f"{place_of_paragraph}.qas[{k}]"
+                _field(question, "id", str, place_of_question)
+                _field(question, "question", str, place_of_question)
+                for m, answer in enumerate(_field(question, "answers", list, place_of_question, optional=True)):
+                    _field(answer, "text", str, f"{place_of_question}.answers[{m}]")
+                    _field(answer, "answer_start", int, f"{place_of_question}.answers[{m}]")
+    return articles
+
+
+def questions(articles: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every question of `read_squad_json`'s articles, in the file's order."""
+    return (question for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"])
+
+
+def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_negative: bool) -> list[SquadExample]:
+    """The questions of a SQuAD file as Google's read_squad_examples gives them.
+
+    In training, a question whose answer cannot be found in the words at its offset is left out, as at Google's, and so
+    is one without text; a question with several answers is trained on the first. For evaluation every question stays.
+
+    Raises:
+        UserError: the file is not SQuAD, is empty, has the same id twice, or has unanswerable questions although
+            `version_2_with_negative` is not set.
+    """
+    articles = read_squad_json(path)
+    examples: list[SquadExample] = []
+    seen: set[str] = set()
+    misplaced = empty = 0
+    for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+        words = list(_WORD.finditer(paragraph["context"]))
+        doc_tokens = [word.group() for word in words]
+        word_starts = [word.start() for word in words]
+        for question in paragraph["qas"]:
+            if question["id"] in seen:
+                raise UserError(f"{path}: two questions have the id {question['id']!r}; ids must be unique.")
+            seen.add(question["id"])
+            is_impossible = bool(question.get("is_impossible", False))
+            if is_impossible and not version_2_with_negative:
+                raise UserError(
+                    f"{path}: question {question['id']!r} is marked unanswerable, so this is a SQuAD 2.0 file: "
+                    "pass --version_2_with_negative True."
+                )
+            empty += not question["question"].strip()
+            example = SquadExample(question["id"], question["question"], doc_tokens, is_impossible=is_impossible)
+            if is_training:
+                if not example.question_text.strip():
+                    continue
+                if not is_impossible:
+                    answered = _with_answer(example, question, len(paragraph["context"]), word_starts, path)
+                    misplaced += answered is None
+                    if answered is None:
+                        continue
+                    example = answered
+            examples.append(example)
+    if not seen:
+        raise UserError(f"{path} holds no question.")
+    left = "left out" if is_training else "kept"
+    if misplaced:
+        warn(f"{path}: {misplaced} of {len(seen)} questions have an answer that is not at its offset; left out.")
+    if empty:
+        warn(f"{path}: {empty} of {len(seen)} questions have no text; {left}.")
+    if not examples:
+        raise UserError(f"{path}: none of its {len(seen)} questions can be trained on; check answer_start and text.")
+    return examples
+
+
+def _field(value: Any, name: str, kind: type, place: str, *, optional: bool = False) -> Any:
+    what = {list: "a list", str: "a text", int: "a whole number"}[kind]
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is not an object with {name!r}: this is not a SQuAD file.")
+    if optional and name not in value:
+        return kind()
+    if not isinstance(value.get(name), kind) or isinstance(value.get(name), bool):
+        raise UserError(f"{place} has no {name!r} that is {what}: this is not a SQuAD file.")
+    return value[name]
+
+
+def _with_answer(
+    example: SquadExample, question: dict[str, Any], context_length: int, word_starts: list[int], path: str | Path
+) -> SquadExample | None:
+    """The example with its answer's words, or None where they are not at the answer's offset."""
+    if not question.get("answers"):
+        raise UserError(f"{path}: question {example.qas_id!r} has no answer to train on.")
+    answer = question["answers"][0]
+    text, first = answer["text"], answer["answer_start"]
+    last = first + len(text) - 1
+    if not text.strip() or first < 0 or last >= context_length:
+        return None
+    start, end = (bisect.bisect_right(word_starts, offset) - 1 for offset in (first, last))
+    if start < 0 or " ".join(text.split()) not in " ".join(example.doc_tokens[start : end + 1]):
+        return None
+    return SquadExample(example.qas_id, example.question_text, example.doc_tokens, text, start, end)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Features
+
+
+@dataclass(frozen=True, slots=True)
+class SquadFeature:
+    """One window of one question: `[CLS] question [SEP] window [SEP]`, not padded.
+
+    The window's tokens stand at `doc_offset` and after; the two arrays tell of each its word in the context
+    (`token_to_orig_map`) and whether no other window gives it more context (`token_is_max_context`), as at Google's.
+    """
+
+    example_index: int
+    doc_span_index: int
+    input_ids: np.ndarray  # [2 + question + L + 1] int32
+    doc_offset: int
+    token_to_orig_map: np.ndarray  # [L] int32
+    token_is_max_context: np.ndarray  # [L] bool
+    start_position: int  # in input_ids; 0 where this window has no answer
+    end_position: int
+
+    def record(self, seq_length: int) -> dict[str, np.ndarray]:
+        """The feature padded to `seq_length`: input_ids, input_mask and segment_ids [S], the positions [1]."""
+        length = len(self.input_ids)
+        input_ids, input_mask, segment_ids = np.zeros((3, seq_length), np.int32)
+        input_ids[:length] = self.input_ids
+        input_mask[:length] = 1
+        segment_ids[self.doc_offset : length] = 1
+        return {
+            "input_ids": input_ids,
+            "input_mask": input_mask,
+            "segment_ids": segment_ids,
+            "start_positions": np.array([self.start_position], np.int32),
+            "end_positions": np.array([self.end_position], np.int32),
+        }
+
+
+def convert_examples_to_features(
+    examples: Sequence[SquadExample], settings: FeatureFlags, *, num_workers: int = 0
+) -> Iterator[SquadFeature]:
+    """All windows of all examples, in order; a feature's unique id is FIRST_UNIQUE_ID plus its place.
+
+    Args:
+        examples: from `read_squad_examples`; those without an answer get positions 0.
+        settings: the tokenizer, and Google's three lengths.
+        num_workers: processes; 0 takes one per core.
+    """
+    chunks = [(i, examples[i : i + _EXAMPLES_PER_CHUNK]) for i in range(0, len(examples), _EXAMPLES_PER_CHUNK)]
+    num_workers = min(num_workers or os.cpu_count() or 1, len(chunks))
+    if num_workers < 2:
+        converter = _Converter(settings)
+        for chunk in chunks:
+            yield from converter.features(*chunk)
+        return
+    # Spawned, not forked: the parent may hold a framework's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (settings,)) as pool:
+        pending: deque[Future[list[SquadFeature]]] = deque()
+        for chunk in chunks:
+            pending.append(pool.submit(_convert_chunk, chunk))
+            if len(pending) > 2 * num_workers:  # no further ahead than this, so that memory stays flat
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def doc_spans(num_tokens: int, max_tokens: int, doc_stride: int) -> list[tuple[int, int]]:
+    """The windows (start, length) over a context of `num_tokens`, each of at most `max_tokens`."""
+    stride = min(max_tokens, doc_stride)
+    windows = max(0, -(-(num_tokens - max_tokens) // stride)) + (num_tokens > 0)
+    return [(i * stride, min(max_tokens, num_tokens - i * stride)) for i in range(windows)]
+
+
+def max_context(spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """For every window, which of its tokens [L] have their best place there.
+
+    A token's score in a window is the smaller of its left and right context plus a hundredth of the window's length;
+    the first of the best windows has it (Google's _check_is_max_context).
+    """
+    if len(spans) == 1:
+        return [np.ones(spans[0][1], bool)]
+    best_score = np.full(spans[-1][0] + spans[-1][1] if spans else 0, -np.inf)
+    best_window = np.zeros(len(best_score), np.int64)
+    for index, (start, length) in enumerate(spans):
+        left = np.arange(length)
+        score = np.minimum(left, length - 1 - left) + 0.01 * length
+        here = slice(start, start + length)
+        better = score > best_score[here]
+        best_window[here][better] = index
+        best_score[here][better] = score[better]
+    return [best_window[start : start + length] == index for index, (start, length) in enumerate(spans)]
+
+
+class _Converter:
+    """One process's tokenizer and the pieces of the words it has met."""
+
+    def __init__(self, settings: FeatureFlags) -> None:
+        self.settings = settings
+        vocab = load_vocab(settings.vocab_file or "")
+        self.tokenizer = build_tokenizer(vocab, settings.do_lower_case)
+        self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
+        self.pieces: dict[str, list[int]] = {}
+
+    def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:
+        queries = self._tokenize([example.question_text for example in examples])
+        answers = self._tokenize([example.orig_answer_text for example in examples])
+        rows = zip(range(first_index, first_index + len(examples)), examples, queries, answers, strict=True)
+        for _, paragraph in groupby(rows, key=lambda row: id(row[1].doc_tokens)):
+            context: _Context | None = None
+            for index, example, query, answer in paragraph:
+                context = context or self._context(example.doc_tokens)
+                yield from self._windows(index, example, query[: self.settings.max_query_length], answer, context)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _context(self, doc_tokens: list[str]) -> _Context:
+        if len(self.pieces) > _WORDS_KEPT:
+            self.pieces.clear()
+        new = list({word for word in doc_tokens if word not in self.pieces})
+        self.pieces.update(zip(new, self._tokenize(new), strict=True))
+        pieces = [self.pieces[word] for word in doc_tokens]
+        counts = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        return _Context(
+            ids=np.fromiter(chain.from_iterable(pieces), np.int32, counts.sum()),
+            word=np.repeat(np.arange(len(pieces), dtype=np.int32), counts),
+            first=np.concatenate([[0], counts.cumsum()]),
+        )
+
+    def _windows(
+        self, index: int, example: SquadExample, query: list[int], answer: list[int], context: _Context
+    ) -> Iterator[SquadFeature]:
+        max_tokens = self.settings.max_seq_length - len(query) - 3  # [CLS], [SEP] and [SEP]
+        spans = doc_spans(len(context.ids), max_tokens, self.settings.doc_stride)
+        head = np.array([self.cls, *query, self.sep], np.int32)
+        tok_start, tok_end = -1, -1
+        if example.start_position >= 0:
+            tok_start = int(context.first[example.start_position])
+            tok_end = int(context.first[example.end_position + 1]) - 1
+            tok_start, tok_end = improve_answer_span(context.ids, tok_start, tok_end, answer)
+        for i, ((start, length), best) in enumerate(zip(spans, max_context(spans), strict=True)):
+            here = slice(start, start + length)
+            answer_is_here = start <= tok_start and tok_end < start + length
+            shift = len(head) - start
+            yield SquadFeature(
+                example_index=index,
+                doc_span_index=i,
+                input_ids=np.concatenate([head, context.ids[here], [self.sep]], dtype=np.int32),
+                doc_offset=len(head),
+                token_to_orig_map=context.word[here],
+                token_is_max_context=best,
+                start_position=tok_start + shift if answer_is_here else 0,
+                end_position=tok_end + shift if answer_is_here else 0,
+            )
+
+
+@dataclass(frozen=True)
+class _Context:
+    ids: np.ndarray  # [tokens] int32
+    word: np.ndarray  # [tokens] int32, each token's word
+    first: np.ndarray  # [words + 1], each word's first token
+
+
+def improve_answer_span(doc_ids: np.ndarray, start: int, end: int, answer_ids: Sequence[int]) -> tuple[int, int]:
+    """The first place within tokens `start` to `end` (inclusive) that reads exactly as the answer, else these two.
+
+    An answer may be part of a word: "1895" of "(1895-1943)." (Google's _improve_answer_span).
+    """
+    for new_start in range(start, end - len(answer_ids) + 2 if answer_ids else start):
+        if np.array_equal(doc_ids[new_start : new_start + len(answer_ids)], answer_ids):
+            return new_start, new_start + len(answer_ids) - 1
+    return start, end
+
+
+_converter: _Converter
+
+
+def _start_worker(settings: FeatureFlags) -> None:
+    global _converter
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already fill the cores
+    _converter = _Converter(settings)
+
+
+def _convert_chunk(chunk: tuple[int, Sequence[SquadExample]]) -> list[SquadFeature]:
+    return list(_converter.features(*chunk))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shards
+
+
+def prepare(config: SquadDataConfig) -> None:
+    """`prepare_data.py squad`: a SQuAD file becomes shards of features and their dataset.json.
+
+    A set that the same flags made of the same files is left as it is.
+
+    Raises:
+        UserError: see `read_squad_examples` and `check_casing`; or the directory holds another set.
+    """
+    output = Path(config.output_dir)
+    flags = config.features
+    vocab = load_vocab(flags.vocab_file or "")
+    check_casing(vocab, flags.do_lower_case, flags.vocab_file or "")
+    made_by = to_flat_dict(config)
+    origin = {"input_sha256": sha256(config.input_file), "vocab_sha256": sha256(vocab_path(flags.vocab_file or ""))}
+    if output.is_dir() and (found := read_dataset_json(output)):
+        same = origin.items() <= found.items() and _outcome(found.get("made_by", {})) == _outcome(made_by)
+        if not same:
+            raise UserError(f"--output_dir {output} holds another data set: name another directory, or remove it.")
+        print(f"{output}: complete already, {found['records']} features")
+        return
+    examples = read_squad_examples(
+        config.input_file, is_training=config.is_training, version_2_with_negative=flags.version_2_with_negative
+    )
+    if config.num_shards > len(examples):
+        raise UserError(f"--num_shards {config.num_shards} is more than the {len(examples)} questions.")
+    work = output / WORK_DIRECTORY  # while it is there, the set is not complete
+    work.mkdir(parents=True, exist_ok=True)
+    schema = squad_schema(flags.max_seq_length, config.is_training)
+    features = convert_examples_to_features(examples, flags, num_workers=config.num_workers)
+    with ExitStack() as stack, tqdm(total=len(examples), unit=" questions", disable=None) as progress:
+        files = (output / f"part-{i:05}" for i in range(config.num_shards))
+        writers = [stack.enter_context(ShardWriter(file, schema)) for file in files]
+        for unique_id, feature in enumerate(features, FIRST_UNIQUE_ID):
+            record = feature.record(flags.max_seq_length) | {"unique_ids": np.array([unique_id], np.int32)}
+            writers[feature.example_index * config.num_shards // len(examples)].write(record)
+            progress.update(feature.example_index + 1 - progress.n)
+    write_dataset_json(
+        output,
+        schema=schema,
+        shards=[writer.shard for writer in writers],
+        objective="squad",
+        seq_length=flags.max_seq_length,
+        do_lower_case=flags.do_lower_case,
+        vocab_size=len(vocab),
+        **origin,
+        made_by=made_by,
+    )
+    work.rmdir()
+    print(f"{output}: {sum(writer.count for writer in writers)} features of {len(examples)} questions")
+
+
+def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:
+    """Raises UserError where `do_lower_case` contradicts the vocabulary, which would silently ruin every answer."""
+    words = [token for token in vocab if token.isascii() and token.isalpha()]  # neither pieces nor [CLS] and its like
+    capitals = sum(word != word.lower() for word in words)
+    if do_lower_case and capitals > 0.05 * len(words):
+        raise UserError(
+            f"--do_lower_case True contradicts --vocab_file {vocab_file}, whose words have capitals (it is cased): "
+            "pass --do_lower_case False."
+        )
+    if not do_lower_case and words and not capitals:
+        raise UserError(
+            f"--do_lower_case False contradicts --vocab_file {vocab_file}, no word of which has a capital (it is "
+            "uncased): pass --do_lower_case True."
+        )
+
+
+def vocab_path(vocab_file: str | Path) -> Path:
+    """The vocabulary's file; a model directory stands for its vocab.txt."""
+    return Path(vocab_file, "vocab.txt") if Path(vocab_file).is_dir() else Path(vocab_file)
+
+
+def sha256(path: str | Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _outcome(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that decide what a set holds, beside the files it is made of."""
+    speed_and_places = ("config", "input_file", "output_dir", "vocab_file", "num_workers")
+    return {name: value for name, value in made_by.items() if name not in speed_and_places}
