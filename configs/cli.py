@@ -159,6 +159,8 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         where = f" at {error.filename}" if error.filename else ""
         code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: nothing complete was lost; make room and run it again.", 2)
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)  # an orderly exit would wait for the other ranks, which wait for this one
     sys.exit(code)
 
 

@@ -88,6 +88,18 @@ class BertConfig:
             raise UserError(f"{path} must hold one JSON object.")
         return cls.from_dict(values)
 
+    def forward_flops(self, seq_length: int, predictions: int = 0) -> int:
+        """Floating-point operations of the matrix products for one sequence; training takes three times as many.
+
+        Args:
+            seq_length: tokens of the sequence.
+            predictions: positions that the masked-LM head decodes.
+        """
+        hidden, inner = self.hidden_size, self.intermediate_size
+        token = 8 * hidden * hidden + 4 * hidden * inner + 4 * seq_length * hidden
+        head = 2 * hidden * hidden + 2 * hidden * self.vocab_size
+        return self.num_hidden_layers * seq_length * token + predictions * head + 2 * hidden * hidden
+
     def to_huggingface(self, architecture: str) -> dict[str, Any]:
         """config.json's content, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)

@@ -422,6 +422,16 @@ class RecordSet:
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    @property
+    def shard_starts(self) -> np.ndarray:
+        """int64 [shards]: the number of each shard's first record."""
+        return self._first[:-1]
+
+    def location(self, index: int) -> str:
+        """Where a record stands, for messages."""
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        return f"{self.shards[shard]}: record {index - int(self._first[shard])}"
+
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Reads the records of these numbers, in this order.
 

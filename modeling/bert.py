@@ -24,7 +24,7 @@ class BertModel(PretrainedModel):
     """Token ids to contextual vectors, and the pooled vector of the first token."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
-        super().__init__(config)
+        super().__init__(config, seed)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)

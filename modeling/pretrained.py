@@ -38,9 +38,9 @@ DERIVED_TENSORS = (
 class PretrainedModel(nn.Module):
     """A module with a `BertConfig` that is read from and written to model directories."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.seed = config, seed
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
@@ -92,14 +92,21 @@ class PretrainedModel(nn.Module):
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def save_pretrained(
-        self, directory: str | Path, *, vocab_file: str | Path | None = None, do_lower_case: bool = True
+        self,
+        directory: str | Path,
+        arrays: dict[str, np.ndarray] | None = None,
+        *,
+        vocab_file: str | Path | None = None,
+        do_lower_case: bool = True,
     ) -> None:
-        """Writes the model directory, with the vocabulary if one is given."""
+        """Writes the model directory, with the vocabulary if one is given; `arrays` default to `to_arrays()`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(self.to_arrays(), str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+        save_file(
+            self.to_arrays() if arrays is None else arrays, str(directory / WEIGHTS_FILE), metadata={"format": "pt"}
+        )
         if vocab_file is not None:
             shutil.copyfile(vocab_file, directory / VOCAB_FILE)
             tokenizer = {

@@ -1,0 +1,182 @@
+"""Shuffled batches that any process can start anywhere: the order is a function of the seed, nothing is remembered.
+
+A run's records are one endless sequence, epoch after epoch, each epoch in an order of its own. One update of the model
+takes the next rows of it, all ranks and micro-batches together, so that neither the number of ranks nor a restart
+changes which records an update sees. Batches may straddle epochs; each record comes exactly once in each.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data.ofrecord import RecordSet
+from utils.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Records:
+    """A run of a record set's records, whose values are checked as they are read.
+
+    `below` maps a feature to the bound that its values must stay under (and 0 is the least): the framework ends the
+    process for some values out of range, and silently computes nonsense for others.
+    """
+
+    source: RecordSet
+    first: int = 0
+    count: int | None = None
+    below: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.source) - self.first if self.count is None else self.count
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """{feature: [len(indices), L]}; raises UserError for a value out of range, naming file and record."""
+        batch = self.source.read(indices + self.first)
+        for name, bound in self.below.items():
+            if name not in batch:
+                continue
+            bad = ((batch[name] < 0) | (batch[name] >= bound)).any(axis=1)
+            if bad.any():
+                row = int(np.argmax(bad))
+                value = next(v for v in batch[name][row] if not 0 <= v < bound)
+                where = self.source.location(int(indices[row]) + self.first)
+                raise UserError(f"{where}: {name} holds {value}, but must be at least 0 and below {bound}.")
+        return batch
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of each batch that one rank takes: `rank` of `world_size`."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def rows(self, count: int) -> slice:
+        """This rank's rows of a batch of `count` rows, which is a multiple of the world's size."""
+        share = count // self.world_size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+
+def training_batches(
+    records: Records, *, rows: int, seed: int, start: int = 0, end: int | None = None, shard: Shard = Shard()
+) -> Iterator[Batch]:
+    """This rank's share of every update's rows, read ahead by one batch.
+
+    Args:
+        records: the training set.
+        rows: records of one update over all ranks and micro-batches.
+        seed: decides the order of every epoch.
+        start: how many records of the sequence were taken before.
+        end: where the sequence stops (default: never); rows beyond it fill up the last batch with weight 0.
+    """
+
+    def batches() -> Iterator[Batch]:
+        position = start
+        while end is None or position < end:
+            positions = np.arange(position, position + rows, dtype=np.int64)[shard.rows(rows)]
+            real = positions < end if end is not None else np.ones(len(positions), bool)
+            yield read_batch(records, shuffled(positions, len(records), seed), real)
+            position += rows
+
+    return read_ahead(batches())
+
+
+def evaluation_batches(records: Records, *, rows: int, shard: Shard = Shard()) -> Iterator[Batch]:
+    """This rank's share of batches of `rows` records in the order of the files, each record once over all ranks."""
+
+    def batches() -> Iterator[Batch]:
+        for position in range(0, len(records), rows):
+            positions = np.arange(position, position + rows, dtype=np.int64)[shard.rows(rows)]
+            yield read_batch(records, np.minimum(positions, len(records) - 1), positions < len(records))
+
+    return read_ahead(batches())
+
+
+def read_batch(records: Records, indices: np.ndarray, real: np.ndarray) -> Batch:
+    """The records at `indices`, with `example_weights` [B]; rows that are not `real` weigh nothing in any loss."""
+    batch = records.read(indices)
+    batch["example_weights"] = real.astype(np.float32)
+    if "masked_lm_weights" in batch:
+        batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None].astype(np.float32)
+    return batch
+
+
+def shuffled(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Record numbers at positions of the endless sequence: a permutation of `range(count)` in each epoch.
+
+    A Feistel network with a keyed hash permutes the next power of four, and numbers beyond `count` are sent through it
+    again until they fall inside (cycle walking: Black & Rogaway 2002). It needs no memory and no look-back, where a
+    permutation in memory takes gigabytes for a full corpus, on each rank.
+
+    Args:
+        positions: int64 [n], 0 for the first record of the first epoch.
+        count: records of an epoch.
+        seed: decides all epochs' orders.
+
+    Returns:
+        int64 [n], each in `range(count)`.
+    """
+    epochs, numbers = np.divmod(positions.astype(np.uint64), np.uint64(count))
+    keys = _mix(_mix(np.uint64(seed)) ^ epochs)
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    pending = np.arange(len(numbers))
+    while len(pending):
+        left, right = numbers[pending] >> half, numbers[pending] & mask
+        for stage in range(len(_STAGE_KEYS)):
+            key = keys[pending] ^ _STAGE_KEYS[stage]
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        numbers[pending] = (left << half) | right
+        pending = pending[numbers[pending] >= count]
+    return numbers.astype(np.int64)
+
+
+def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
+    """SplitMix64's finalizer (Steele et al. 2014): every bit of the result depends on every bit of x."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(x, np.uint64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+_STAGE_KEYS = _mix(np.arange(1, 7, dtype=np.uint64) << np.uint64(32))
+
+
+def read_ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches, made by a thread while the model computes; an error there is raised here."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # the consumer raises it
+            put(error)
+
+    threading.Thread(target=work, daemon=True, name="read-ahead").start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()

@@ -1,0 +1,3 @@
+"""From flags to trained models."""
+
+import modeling  # noqa: F401 - first of all, because it imports the framework quietly

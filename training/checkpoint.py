@@ -1,0 +1,122 @@
+"""Checkpoints that are whole or not there: `checkpoint-STEP/`, written beside its name, synced, renamed.
+
+checkpoint-120/
+  config.json model.safetensors vocab.txt tokenizer_config.json     a model directory, for Hugging Face too
+  training_state/state.json             step, records taken, loss scale
+  training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"
+latest                                  the name of the newest one
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from modeling.pretrained import PretrainedModel, read_weights
+from utils.errors import UserError
+
+LATEST = "latest"
+STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands after `step` updates."""
+
+    step: int
+    records_taken: int  # of the endless sequence of records, over all ranks
+    seed: int
+
+
+def save_checkpoint(
+    directory: Path,
+    model: PretrainedModel,
+    arrays: dict[str, np.ndarray],
+    optimizer_state: dict[str, np.ndarray],
+    state: TrainingState,
+    *,
+    vocab_file: Path | None,
+    do_lower_case: bool,
+    keep_last: int,
+) -> Path:
+    """Writes `directory/checkpoint-STEP`, points `latest` at it and removes all but the `keep_last` newest (0: none).
+
+    `arrays` are the model's parameters (`model.to_arrays()`), given so that only the first rank writes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"checkpoint-{state.step}"
+    partial = directory / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, arrays, vocab_file=vocab_file, do_lower_case=do_lower_case)
+    (partial / STATE_FILE).parent.mkdir()
+    save_file(optimizer_state, str(partial / OPTIMIZER_FILE))
+    (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    if final.exists():  # a run that was resumed from an older one comes by again
+        shutil.rmtree(final)
+    partial.rename(final)
+    write_text_atomically(directory / LATEST, final.name + "\n")
+    for old in checkpoints(directory)[:-keep_last] if keep_last else []:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = {int(match[1]): path for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint that `latest` names, or the newest complete one."""
+    try:
+        named = directory / (directory / LATEST).read_text().strip()
+    except OSError:
+        named = None
+    if named is not None and _NAME.fullmatch(named.name) and named.is_dir():
+        return named
+    complete = checkpoints(directory)
+    return complete[-1] if complete else None
+
+
+def model_directory(path: str | Path) -> Path:
+    """The model directory that `path` means: itself, or the newest checkpoint of a run's output directory."""
+    path = Path(path)
+    return path if (path / "config.json").exists() else newest_checkpoint(path) or path
+
+
+def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.ndarray]]:
+    """Where the run stood, and the optimizer's moments; raises UserError for a damaged checkpoint."""
+    try:
+        state = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{checkpoint / STATE_FILE} is not a training state ({error}): resume an older one.") from None
+    return state, read_weights(checkpoint / OPTIMIZER_FILE)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replaces a small file's content, all or nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    partial.rename(path)
+    _sync(path.parent)
+
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

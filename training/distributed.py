@@ -1,0 +1,78 @@
+"""Ranks, devices and placement: all that is known of other processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import oneflow as flow
+
+from configs.training import DeviceFlags
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the job, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: str  # "cpu" or "cuda:I"
+
+    @property
+    def placement(self) -> flow.placement:
+        """All ranks' devices."""
+        return flow.placement.all(self.device.split(":")[0])
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of each rank's `values`, on every rank."""
+        if self.size == 1:
+            return values
+        local = flow.tensor(np.asarray(values, np.float64))  # on the CPU: small, and apart from the model's stream
+        return flow._C.local_all_reduce(local).numpy().reshape(np.shape(values))
+
+    def gather_rows(self, tensor: flow.Tensor) -> np.ndarray:
+        """All ranks' rows of `tensor` [B, ...], in the ranks' order, on every rank."""
+        return np.array(self.split(tensor).numpy(), copy=True)
+
+    def sum_gradients(self, parameters: list[flow.nn.Parameter]) -> None:
+        """Replaces each parameter's gradient with the sum over ranks."""
+        if self.size > 1:
+            for parameter in parameters:
+                parameter.grad = flow._C.local_all_reduce(parameter.grad)
+
+    def split(self, tensor: flow.Tensor) -> flow.Tensor:
+        """This rank's rows as its part of the one tensor that graph mode sees."""
+        return tensor if self.size == 1 else tensor.to_global(placement=self.placement, sbp=flow.sbp.split(0))
+
+
+def join(flags: DeviceFlags) -> World:
+    """This process's place in the job that the launcher (or nobody) started.
+
+    Raises:
+        UserError: CUDA is asked for and not usable, or a device number does not exist.
+    """
+    rank, size = flow.env.get_rank(), flow.env.get_world_size()
+    if size > 1:
+        sys.excepthook = _end_the_job
+    usable = flow.cuda.is_available()
+    if flags.with_cuda and not usable:
+        raise UserError("--with-cuda True, but CUDA is not usable here: leave the flag out to train on the CPU.")
+    if flags.with_cuda is False or not usable:
+        return World(rank, size, "cpu")
+    local_rank = flow.env.get_local_rank()
+    devices = flags.cuda_devices or tuple(range(flow.cuda.device_count()))
+    if local_rank >= len(devices) or max(devices) >= flow.cuda.device_count():
+        raise UserError(f"--cuda_devices {devices} does not give local rank {local_rank} a device of its own.")
+    return World(rank, size, f"cuda:{devices[local_rank]}")
+
+
+def _end_the_job(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # An exception in one rank leaves the others waiting for ever; leaving at once ends the job within seconds.
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,141 @@
+"""The loop: steps, logs, evaluates, saves. It knows neither the model nor where batches come from."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from configs.training import RunFlags
+from data.loader import Batch
+from training.journal import Journal
+from training.step import TrainStep
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is counted while a run goes on."""
+
+    total_steps: int
+    rows_per_step: int  # records of one update, over all ranks
+    first_record: int  # the record at which step 0 would have begun
+    records_per_epoch: int
+    tokens_per_record: int
+    flops_per_record: float  # of the model: forward and backward
+
+
+def train(
+    step: TrainStep,
+    batches: Iterable[Batch],
+    *,
+    first_step: int,
+    progress: Progress,
+    flags: RunFlags,
+    journal: Journal,
+    learning_rate: Callable[[int], float],
+    evaluate: Callable[[], dict[str, float]] | None,
+    save: Callable[[int], None],
+    stop_everywhere: Callable[[bool], bool] = lambda stop: stop,
+) -> int:
+    """Makes the updates from `first_step` to the last, or until SIGTERM or Ctrl-C.
+
+    Args:
+        step: makes one update of one batch.
+        batches: this rank's share of each update's batch, beginning with `first_step`'s.
+        first_step: the number of updates made before.
+        progress: sizes for the log.
+        flags: when to log, evaluate and save.
+        journal: where rows go.
+        learning_rate: of each update.
+        evaluate: gives `eval_…` metrics.
+        save: writes a checkpoint after so many updates.
+        stop_everywhere: makes a wish to stop known to all ranks, so that they stop at the same step.
+
+    Returns:
+        The number of updates made in all.
+
+    Raises:
+        UserError: a loss is not a finite number.
+    """
+    clock, logged_step = time.perf_counter(), first_step
+    saved_step = first_step if first_step else -1
+    feed = iter(batches)
+    done = first_step
+    with _signals() as stop:
+        while done < progress.total_steps and not stop_everywhere(bool(stop)):
+            metrics = step(next(feed))
+            current, done = done, done + 1
+            journal.advance()
+
+            if done % flags.loss_print_every_n_iters == 0:
+                values = metrics()
+                if not math.isfinite(values["total_loss"]):
+                    raise UserError(
+                        f"total_loss is {values['total_loss']} at step {current}: the last checkpoint is from step "
+                        f"{max(saved_step, 0)}; go on from it with a lower --lr or a longer warmup."
+                    )
+                rate = (done - logged_step) * progress.rows_per_step / (time.perf_counter() - clock)
+                epoch = (progress.first_record + current * progress.rows_per_step) // progress.records_per_epoch
+                journal.training_row(current, epoch, _row(values, learning_rate(current), rate, progress))
+                clock, logged_step = time.perf_counter(), done
+
+            paused = time.perf_counter()
+            if evaluate and flags.eval_every_n_iters and done % flags.eval_every_n_iters == 0:
+                journal.evaluation_row(done, evaluate())
+            if done % flags.model_save_every_n_iter == 0:
+                save(done)
+                saved_step = done
+            clock += time.perf_counter() - paused  # throughput counts training alone
+
+        if saved_step != done:
+            save(done)
+        if stop:
+            raise Stopped(done, stop[0])
+    return done
+
+
+class Stopped(Exception):
+    """A signal ended the run after `step` updates, and a checkpoint is written."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        self.step, self.signal_number = step, signal_number
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after {step} steps; --resume goes on.")
+
+
+def _row(values: dict[str, float], lr: float, rate: float, progress: Progress) -> dict[str, float | None]:
+    values = dict(values)
+    if "nsp_accuracy" in values:
+        values["pred_acc"] = values.pop("nsp_accuracy")
+    return {
+        **values,
+        "lr": lr,
+        "throughput": rate,
+        "tokens_per_second": rate * progress.tokens_per_record,
+        "model_flops_per_second": rate * progress.flops_per_record,
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT while inside; the second one ends the process as if nothing were done about it."""
+    received: list[int] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,85 @@
+"""The optimizers, with BERT's settings, and their state under the parameters' names in either mode."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+from oneflow.optim.optimizer import Optimizer
+
+from configs.training import OptimizerFlags
+from modeling.pretrained import to_numpy
+
+
+def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
+    """AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py."""
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if decays(name)], "weight_decay": flags.weight_decay},
+        {"params": [p for name, p in named if not decays(name)], "weight_decay": 0.0},
+    ]
+    shared: dict[str, Any] = {
+        "lr": flags.lr,
+        "betas": (flags.adam_beta1, flags.adam_beta2),
+        "eps": flags.adam_epsilon,
+    }
+    for group in groups:
+        if flags.max_grad_norm:  # read by graph mode; eager mode clips in its step
+            group |= {"clip_grad_max_norm": flags.max_grad_norm, "clip_grad_norm_type": 2.0}
+    if flags.optim_name == "lamb":
+        return Lamb(groups, **shared)
+    return AdamW(groups, **shared, do_bias_correction=flags.optim_name == "adamw")
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies to the parameter of this name."""
+    return not name.endswith(("bias", "LayerNorm.weight"))
+
+
+class _OneGroupInGraph(Optimizer):
+    """Folds the groups into one for the compiled job, whose clipping norm is otherwise each group's own."""
+
+    def _generate_conf_for_graph(self, train_conf: Any, vars_conf: Any) -> list[Any]:
+        confs = super()._generate_conf_for_graph(train_conf, vars_conf)
+        first = confs[0]
+        names = [name for conf in confs for name in conf.variable_op_names]
+        rates = [group["weight_decay"] for group in self.param_groups]
+        excluded = [n for rate, conf in zip(rates, confs, strict=True) if not rate for n in conf.variable_op_names]
+        del first.variable_op_names[:]
+        first.variable_op_names.extend(names)
+        del train_conf.optimizer_conf[len(train_conf.optimizer_conf) - len(confs) + 1 :]
+        first.weight_decay_conf.weight_decay_rate = max(rates)
+        first.weight_decay_conf.excludes.pattern.extend(f"^{re.escape(name)}$" for name in excluded)
+        return [first]
+
+
+class AdamW(_OneGroupInGraph, flow.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+
+class Lamb(_OneGroupInGraph, flow.optim.LAMB):
+    """LAMB (You et al. 2020)."""
+
+
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndarray]:
+    """{"<parameter>.m", "<parameter>.v": copies of the eager optimizer's moments}."""
+    state: dict[str, np.ndarray] = {}
+    for name, parameter in model.named_parameters():
+        moments = optimizer._state[parameter]
+        if moments:
+            state[f"{name}.m"], state[f"{name}.v"] = to_numpy(moments["exp_avg"]), to_numpy(moments["exp_avg_sq"])
+    return state
+
+
+def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, np.ndarray], step: int) -> None:
+    """Puts moments, as `optimizer_state` gives them, into the eager optimizer, whose next update is number `step`."""
+    for name, parameter in model.named_parameters():
+        if f"{name}.m" in state:
+            optimizer._state[parameter] = {
+                moment: flow.tensor(state[f"{name}.{letter}"], device=parameter.device)
+                for moment, letter in (("exp_avg", "m"), ("exp_avg_sq", "v"))
+            }
+    optimizer._state["step"] = step

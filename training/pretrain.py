@@ -1,0 +1,173 @@
+"""Pretraining: masked-LM and next-sentence prediction on OFRecord shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.cli import warn
+from configs.model import BertConfig
+from configs.pretraining import PretrainingConfig, PretrainingDataFlags
+from data.loader import Records, evaluation_batches
+from data.ofrecord import RecordSet, open_records, pretraining_schema
+from data.tokenization import load_vocab
+from evaluation.masked_lm import pretraining_metrics
+from modeling import BertForPreTraining
+from modeling.pretrained import VOCAB_FILE
+from training.run import Run, Task
+from training.step import Mode, build_eval_step
+from utils.errors import UserError
+
+
+def pretrain(config: PretrainingConfig, mode: Mode) -> None:
+    """Trains and evaluates as the flags say; everything lands in the output directory."""
+    data = PretrainingData.open(config.data)
+    run = Run(config, mode)
+    bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
+    vocab_file = data.find_vocab(bert, run.start)
+    records, held_out = data.bounded(bert)
+    model = run.build_model(BertForPreTraining, bert)
+    eval_step = build_eval_step(mode, model, run.world)
+    eval_rows = config.batch.val_rows(run.world.size) * run.world.size
+
+    def evaluate(say: Callable[[str], None]) -> dict[str, float]:
+        assert held_out is not None
+        sums: dict[str, float] = {}
+        tokens = examples = 0.0
+        batches = math.ceil(len(held_out) / eval_rows)
+        for number, batch in enumerate(evaluation_batches(held_out, rows=eval_rows, shard=run.shard), 1):
+            for name, value in eval_step(batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            tokens += batch["masked_lm_weights"].sum(dtype=np.float64)
+            examples += batch["example_weights"].sum(dtype=np.float64)
+            if number % config.run.val_print_every_n_iters == 0:
+                say(f"evaluation: batch {number} of {batches}")
+        tokens, examples = run.world.sum(np.array([tokens, examples]))
+        return pretraining_metrics(sums, tokens, examples)
+
+    task = Task(
+        records=records,
+        seq_length=data.seq_length,
+        predictions=data.max_predictions_per_seq,
+        vocab_file=vocab_file,
+        do_lower_case=data.do_lower_case,
+        evaluate=evaluate if held_out else None,
+    )
+    run.train(model, task)
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """The shards to train and to evaluate on, and what they and the flags agree on."""
+
+    flags: PretrainingDataFlags
+    training: Records
+    evaluation: Records | None
+    seq_length: int
+    max_predictions_per_seq: int
+
+    @classmethod
+    def open(cls, flags: PretrainingDataFlags) -> PretrainingData:
+        """Opens the shards; raises UserError where they are not pretraining records or disagree with the flags."""
+        if flags.ofrecord_path is None:
+            raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
+        source = open_records(flags.ofrecord_path, parts=flags.train_data_part)
+        lengths = _lengths(source, flags.ofrecord_path)
+        for name, found in zip(("seq_length", "max_predictions_per_seq"), lengths, strict=True):
+            asked = getattr(flags, name)
+            if asked is not None and asked != found:
+                raise UserError(
+                    f"--{name} {asked} disagrees with {flags.ofrecord_path}, whose records have {found}: "
+                    "leave the flag out or prepare the data anew."
+                )
+        training, evaluation = Records(source), None
+        if flags.val_ofrecord_path is not None:
+            held_out = open_records(flags.val_ofrecord_path)
+            if _lengths(held_out, flags.val_ofrecord_path) != lengths:
+                raise UserError(f"--val_ofrecord_path {flags.val_ofrecord_path} has records of other lengths.")
+            evaluation = Records(held_out)
+        elif flags.val_fraction:
+            shards = len(source.shards)
+            kept = shards - max(1, round(flags.val_fraction * shards))
+            if kept < 1:
+                raise UserError(
+                    f"--val_fraction {flags.val_fraction} of {shards} shards leaves none to train on: "
+                    "prepare the data with a larger --num_shards."
+                )
+            boundary = int(source.shard_starts[kept])
+            training, evaluation = Records(source, 0, boundary), Records(source, boundary)
+        if flags.train_dataset_size is not None:
+            if flags.train_dataset_size > len(training):
+                warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
+            training = dataclasses.replace(training, count=min(flags.train_dataset_size, len(training)))
+        return cls(flags, training, evaluation, *lengths)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The vocabulary's size, where the data knows it."""
+        return self.training.source.metadata.get("vocab_size")
+
+    @property
+    def do_lower_case(self) -> bool:
+        """Whether the text was lower-cased."""
+        stored = self.training.source.metadata.get("do_lower_case")
+        if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
+            raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.flags.ofrecord_path}.")
+        return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
+
+    def bounded(self, bert: BertConfig) -> tuple[Records, Records | None]:
+        """The records, checked against the model's tables as they are read."""
+        if self.seq_length > bert.max_position_embeddings:
+            raise UserError(
+                f"--max_position_embeddings {bert.max_position_embeddings} is less than the data's sequences of "
+                f"{self.seq_length} tokens: raise it."
+            )
+        if self.vocab_size is not None and self.vocab_size > bert.vocab_size:
+            raise UserError(
+                f"--vocab_size {bert.vocab_size} is less than the {self.vocab_size} entries of the vocabulary that "
+                f"{self.flags.ofrecord_path} was made with: leave the flag out or raise it."
+            )
+        below = {
+            "input_ids": bert.vocab_size,
+            "segment_ids": bert.type_vocab_size,
+            "masked_lm_ids": bert.vocab_size,
+            "masked_lm_positions": self.seq_length,
+            "next_sentence_labels": 2,
+        }
+        evaluation = dataclasses.replace(self.evaluation, below=below) if self.evaluation else None
+        return dataclasses.replace(self.training, below=below), evaluation
+
+    def find_vocab(self, bert: BertConfig, start: Path | None) -> Path | None:
+        """The vocabulary to save with the model; raises UserError if it is not the one the data was made with."""
+        directories = [Path(self.training.source.directory), *([start] if start else [])]
+        beside = [directory / VOCAB_FILE for directory in directories]
+        named = Path(self.flags.vocab_file) if self.flags.vocab_file else None
+        path = named or next((path for path in beside if path.exists()), None)
+        if path is None:
+            warn("the model is saved without a vocabulary: --vocab_file names it.")
+            return None
+        size = len(load_vocab(path))
+        if size > bert.vocab_size:
+            raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
+        digest = self.training.source.metadata.get("vocab_sha256")
+        if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise UserError(f"--vocab_file {path} is not the vocabulary that {self.flags.ofrecord_path} was made with.")
+        return path
+
+
+def _lengths(source: RecordSet, path: str) -> tuple[int, int]:
+    """(seq_length, max_predictions_per_seq) of pretraining records."""
+    schema = source.schema
+    if not {"input_ids", "masked_lm_positions"} <= set(schema):
+        raise UserError(f"{path} holds records of {', '.join(schema)}, not of pretraining: name another directory.")
+    lengths = schema["input_ids"][1], schema["masked_lm_positions"][1]
+    for name, feature in pretraining_schema(*lengths).items():
+        if schema.get(name) != feature:
+            raise UserError(f"{path}: the feature {name} is {schema.get(name)}, but should be {feature}.")
+    return lengths

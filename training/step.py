@@ -1,0 +1,275 @@
+"""The one switch: a training or evaluation step, run eagerly or compiled. Nothing outside this file knows the mode.
+
+    step = build_train_step(mode, model, optimizer, rates, run)
+    metrics = step(batch)       # one update on this rank's rows of one whole batch, whatever the accumulation
+
+What the modes do differently: accumulation (graph splits the batch itself; eager loops), clipping, learning rate,
+mixed precision and loss scaling, optimizer state. What they share: the weights of a batch, each kind divided by its
+sum over all ranks and micro-batches, so that losses summed over parts are the whole batch's means.
+
+Shapes: `A` micro-batches of an update, `B` rows of one micro-batch on one rank; a batch's arrays are [A*B, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+from oneflow.optim.optimizer import Optimizer
+
+from data.loader import Batch
+from modeling.pretrained import PretrainedModel, to_numpy
+from training.distributed import World
+from training.optimizer import load_optimizer_state, optimizer_state
+from training.schedule import TableScheduler
+
+Mode = Literal["eager", "graph"]
+Model = TypeVar("Model", bound=PretrainedModel)
+Metrics = Callable[[], dict[str, float]]  # waits for the device and reads the values, over all ranks
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step needs to know of its run."""
+
+    world: World
+    seed: int
+    grad_acc_steps: int = 1
+    max_grad_norm: float = 1.0
+    use_fp16: bool = False
+    nccl_fusion_threshold_mb: int = 16
+    nccl_fusion_max_ops: int = 24
+
+
+class TrainStep(Protocol):
+    """One update of the model; its optimizer state can be read and put back."""
+
+    def __call__(self, batch: Batch) -> Metrics: ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The optimizer's moments, {"<parameter>.m", "<parameter>.v"}."""
+        ...
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        """Puts moments back; the next update is number `step`. To be called before the first update."""
+        ...
+
+
+def place(mode: Mode, model: Model, world: World) -> Model:
+    """Puts a model's parameters where its steps need them; an optimizer is made after this."""
+    model.to(world.device)
+    if mode == "graph" and world.size > 1:
+        model.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
+    return model
+
+
+def build_train_step(
+    mode: Mode, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions
+) -> TrainStep:
+    """A step that updates a placed model; `rates` is the learning rate of each update."""
+    model.train()
+    kinds: dict[str, type] = {"eager": EagerTrainStep, "graph": GraphTrainStep}
+    return kinds[mode](model, optimizer, rates, options)
+
+
+def build_eval_step(
+    mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()
+) -> Callable[[Batch], dict[str, np.ndarray]]:
+    """A step that gives a placed model's outputs for this rank's rows of a batch, without gradients and dropout.
+
+    It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in
+    `outputs` with all ranks' rows, the same on every rank.
+    """
+    kinds: dict[str, type] = {"eager": EagerEvalStep, "graph": GraphEvalStep}
+    return kinds[mode](model, world, frozenset(outputs))
+
+
+def normalized(batch: Batch, world: World) -> Batch:
+    """The batch with each `*_weights` array divided by its sum over all ranks."""
+    names = sorted(name for name in batch if name.endswith("_weights"))
+    totals = world.sum(np.array([batch[name].sum(dtype=np.float64) for name in names]))
+    scaled = {name: batch[name] / np.float32(max(total, 1e-12)) for name, total in zip(names, totals, strict=True)}
+    return {**batch, **scaled}
+
+
+def to_tensors(batch: Mapping[str, np.ndarray], device: str) -> dict[str, flow.Tensor]:
+    """Tensors on the device; the arrays must not be written to afterwards."""
+    return {name: flow.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+
+
+def scalars(outputs: Mapping[str, flow.Tensor], names: frozenset[str] = frozenset()) -> dict[str, flow.Tensor]:
+    """The losses and accuracies among a model's outputs, and those of the given names."""
+    return {name: value for name, value in outputs.items() if value.dim() == 0 or name in names}
+
+
+class EagerTrainStep:
+    """Operation by operation; the gradients of micro-batches and ranks are added up before one update."""
+
+    def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
+        self.model, self.optimizer, self.options = model, optimizer, options
+        self.parameters = list(model.parameters())
+        self.scheduler = TableScheduler(optimizer, rates)
+        self.step = 0
+
+    def __call__(self, batch: Batch) -> Metrics:
+        world = self.options.world
+        tensors = to_tensors(normalized(batch, world), world.device)
+        rows = len(batch["input_ids"]) // self.options.grad_acc_steps
+        sums: dict[str, flow.Tensor] = {}
+        for micro in range(self.options.grad_acc_steps):
+            flow.manual_seed(dropout_seed(self.options.seed, self.step, world.rank, micro))
+            part = {name: tensor[micro * rows : (micro + 1) * rows] for name, tensor in tensors.items()}
+            outputs = scalars(self.model(**part, loss_reduction="sum"))
+            outputs["total_loss"].backward()
+            sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
+        world.sum_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.step += 1
+
+        def read() -> dict[str, float]:
+            values = world.sum(np.array([value.numpy() for value in sums.values()], np.float64))
+            return {**dict(zip(sums, map(float, values), strict=True)), "grad_norm": float(norm.numpy())}
+
+        return read
+
+    def state(self) -> dict[str, np.ndarray]:
+        return optimizer_state(self.optimizer, self.model)
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        load_optimizer_state(self.optimizer, self.model, state, step)
+        self.scheduler.last_step = step - 1
+        self.scheduler.step()
+        self.step = step
+
+
+class GraphTrainStep:
+    """Forward, backward and update compiled into one job at the first call."""
+
+    def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
+        self.options = options
+        self.graph = _TrainGraph(model, optimizer, TableScheduler(optimizer, rates), options)
+
+    def __call__(self, batch: Batch) -> Metrics:
+        world, accumulation = self.options.world, self.options.grad_acc_steps
+        scaled = normalized(batch, world)
+        # The compiled job averages over micro-batches where eager mode adds.
+        scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
+        tensors = {name: world.split(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
+        outputs = self.graph(**tensors)
+
+        def read() -> dict[str, float]:
+            return {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
+
+        return read
+
+    def state(self) -> dict[str, np.ndarray]:
+        prefix = f"{_TrainGraph.MODEL}."
+        return {
+            f"{name.removeprefix(prefix)[:-2]}.{name[-1]}": to_numpy(value)
+            for name, value in self.graph.state_dict().items()
+            if name.startswith(prefix) and name.endswith(("-m", "-v"))
+        }
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        world = self.options.world
+        loaded: dict[str, flow.Tensor | dict[str, flow.Tensor]] = {
+            f"{_TrainGraph.MODEL}.{name[:-2]}-{name[-1]}": self._whole(array) for name, array in state.items()
+        }
+        loaded[_TrainGraph.STEP] = self._whole(np.array([step], np.int64), "cpu" if world.size == 1 else None)
+        self.graph.load_state_dict(loaded)
+
+    def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
+        world = self.options.world
+        tensor = flow.tensor(array, device=device or world.device)
+        return tensor if world.size == 1 else tensor.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
+
+
+class _TrainGraph(nn.Graph):
+    MODEL, STEP = "model", "System-Train-TrainStep"
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: TableScheduler, options: StepOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.add_optimizer(optimizer, lr_sch=scheduler)
+        if options.grad_acc_steps > 1:
+            self.config.set_gradient_accumulation_steps(options.grad_acc_steps)
+        if options.world.device != "cpu":
+            flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
+            flow.boxing.nccl.set_fusion_max_ops_num(options.nccl_fusion_max_ops)
+            if options.use_fp16:
+                self.config.enable_amp(True)
+                self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
+
+    def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
+        outputs = scalars(self.model(**batch, loss_reduction="sum"))
+        outputs["total_loss"].backward()
+        return outputs
+
+
+class EagerEvalStep:
+    """Operation by operation."""
+
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
+        self.model, self.world, self.outputs = model, world, outputs
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        with _evaluating(self.model), flow.no_grad():
+            results = self.model(**to_tensors(batch, self.world.device), loss_reduction="sum")
+        return {
+            name: self.world.sum(value.numpy()) if value.dim() == 0 else self.world.gather_rows(value)
+            for name, value in scalars(results, self.outputs).items()
+        }
+
+
+class GraphEvalStep:
+    """Compiled at the first batch; another shape is another graph."""
+
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
+        self.model, self.world, self.outputs = model, world, outputs
+        self.graphs: dict[tuple, _EvalGraph] = {}
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        tensors = {name: self.world.split(t) for name, t in to_tensors(batch, self.world.device).items()}
+        shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        with _evaluating(self.model):
+            if shape not in self.graphs:
+                self.graphs[shape] = _EvalGraph(self.model, self.outputs)
+            results = self.graphs[shape](**tensors)
+        return {name: np.array(value.numpy()) for name, value in results.items()}
+
+
+class _EvalGraph(nn.Graph):
+    def __init__(self, model: nn.Module, outputs: frozenset[str]) -> None:
+        super().__init__()
+        self.model, self.outputs = model, outputs
+
+    def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
+        return scalars(self.model(**batch, loss_reduction="sum"), self.outputs)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode from before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def dropout_seed(*parts: int) -> int:
+    """One 63-bit seed from a run's seed, the step, the rank and the micro-batch, spread by numpy's SeedSequence."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _detached(outputs: Mapping[str, flow.Tensor]) -> dict[str, flow.Tensor]:
+    return {name: value.detach() for name, value in outputs.items()}
