@@ -33,7 +33,8 @@ def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
     try:
         content: Any = _flow().load(str(path))
     except Exception as error:  # whatever the pickle does, it is the file's fault
-        raise UserError(f"{path} cannot be read by flow.load ({str(error).splitlines()[0]}): copy it again.") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read by flow.load ({reason}): copy it again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a model's state dict.")
     return {name: value.numpy().copy() for name, value in content.items() if hasattr(value, "numpy")}

@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         types = reader.get_variable_to_dtype_map()
         return {name: reader.get_tensor(name) for name, kind in types.items() if kind.is_floating}
-    except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
+    except (tensorflow.errors.OpError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{prefix} is no complete TensorFlow checkpoint ({reason}): copy its files again.") from None
 
