@@ -397,6 +397,7 @@ def prepare(config: SquadDataConfig) -> None:
             record = feature.record(flags.max_seq_length) | {"unique_ids": np.array([unique_id], np.int32)}
             writers[feature.example_index * config.num_shards // len(examples)].write(record)
             progress.update(feature.example_index + 1 - progress.n)
+    write_atomically(output / "vocab.txt", vocab_path(flags.vocab_file or "").read_bytes())
     write_dataset_json(
         output,
         schema=schema,
