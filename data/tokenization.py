@@ -5,8 +5,13 @@ punctuation, greedy longest match) is one expression below. The library's own BE
 private-use characters and young emoji, miss one block of Chinese and know no final sigma.
 """
 
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from utils.errors import UserError
@@ -32,9 +37,7 @@ def load_vocab(path: str | Path) -> dict[str, int]:
 
     Raises UserError if the file cannot be read, is not UTF-8 text, or lacks one of BERT's special tokens.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "vocab.txt"
+    file = vocab_path(path)
     try:
         if file.stat().st_size > MAX_VOCAB_BYTES:
             raise UserError(f"vocabulary {file} is over {MAX_VOCAB_BYTES >> 20} MB; one token per line is expected")
@@ -51,6 +54,32 @@ def load_vocab(path: str | Path) -> dict[str, int]:
             "from a BERT model"
         )
     return vocab
+
+
+def vocab_path(vocab_file: str | Path) -> Path:
+    """The vocabulary's file; a model directory stands for its vocab.txt."""
+    return Path(vocab_file, "vocab.txt") if Path(vocab_file).is_dir() else Path(vocab_file)
+
+
+def vocab_sha256(vocab_file: str | Path) -> str:
+    """The SHA-256 of a vocabulary that `load_vocab` has read, in hexadecimal."""
+    return hashlib.sha256(vocab_path(vocab_file).read_bytes()).hexdigest()
+
+
+def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:
+    """Raises UserError where `do_lower_case` contradicts the vocabulary, which would silently ruin every answer."""
+    words = [token for token in vocab if token.isascii() and token.isalpha()]  # neither pieces nor [CLS] and its like
+    capitals = sum(word != word.lower() for word in words)
+    if do_lower_case and capitals > 0.05 * len(words):
+        raise UserError(
+            f"--do_lower_case True contradicts --vocab_file {vocab_file}, whose words have capitals (it is cased): "
+            "pass --do_lower_case False."
+        )
+    if not do_lower_case and words and not capitals:
+        raise UserError(
+            f"--do_lower_case False contradicts --vocab_file {vocab_file}, no word of which has a capital (it is "
+            "uncased): pass --do_lower_case True."
+        )
 
 
 def load_tokenizer(vocab_file: str | Path, do_lower_case: bool = True) -> Tokenizer:
@@ -82,3 +111,32 @@ def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokeni
     )
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
     return tokenizer
+
+
+# Control characters that separate words for str.split, and that BERT removes instead.
+_CONTROL_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+
+
+class BulkTokenizer:
+    """Token ids of a great deal of text: every distinct word is tokenized once.
+
+    No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other.
+    """
+
+    def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 1_000_000) -> None:
+        self._tokenizer = build_tokenizer(vocab, do_lower_case)
+        self._words_kept = words_kept
+        self._ids: dict[str, list[int]] = {}
+
+    def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
+        words = [_CONTROL_SPACES.sub("", line).split() for line in lines]
+        if len(self._ids) > self._words_kept:
+            self._ids = {}
+        ids = self._ids
+        new = list(set(chain.from_iterable(words)).difference(ids))
+        for word, encoding in zip(new, self._tokenizer.encode_batch_fast(new), strict=True):
+            ids[word] = encoding.ids
+        tokens = [list(chain.from_iterable(map(ids.__getitem__, line))) for line in words]
+        counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
+        return np.fromiter(chain.from_iterable(tokens), np.int32, int(counts.sum())), counts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.tokenization import SPECIAL_TOKENS, build_tokenizer, load_tokenizer, load_vocab
+from data.tokenization import SPECIAL_TOKENS, BulkTokenizer, build_tokenizer, check_casing, load_tokenizer, load_vocab
 from utils.errors import UserError
 
 CHINESE = [
@@ -117,3 +117,24 @@ def test_line_number_is_the_id(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
     assert load_vocab(tmp_path) == VOCAB
     assert load_tokenizer(tmp_path).encode("Unaffable").ids == [VOCAB[t] for t in ("un", "##aff", "##able")]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*ODD, *PIECES, " "])), max_size=9), max_size=4)
+)
+def test_bulk_tokenizer_is_the_tokenizer(parts):
+    lines = ["".join(line).encode("utf-8", "ignore").decode() for line in parts]
+    ids, counts = BulkTokenizer(VOCAB, True, words_kept=7).encode(lines)
+    expected = [TOKENIZERS[True].encode(line).ids for line in lines]
+    assert ids.tolist() == [i for line in expected for i in line]
+    assert counts.tolist() == [len(line) for line in expected]
+
+
+def test_casing_that_contradicts_the_vocabulary():
+    uncased = dict.fromkeys([*SPECIAL_TOKENS, "the", "cat"], 0)
+    check_casing(uncased, True, "vocab.txt")
+    with pytest.raises(UserError, match="--do_lower_case True"):
+        check_casing(uncased, False, "vocab.txt")
+    with pytest.raises(UserError, match="--do_lower_case False"):
+        check_casing({**uncased, "The": 1, "Cat": 2}, True, "vocab.txt")

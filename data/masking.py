@@ -1,0 +1,109 @@
+"""Which tokens are masked, for many records at once: Google's `create_masked_lm_predictions`.
+
+Shapes: `R` records, `S` sequence, `P` predictions, `V` vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How tokens are masked, and what of the vocabulary that needs."""
+
+    max_predictions_per_seq: int
+    masked_lm_prob: float
+    mask_id: int
+    vocab_size: int
+    continues_word: np.ndarray | None = None  # bool [V]: the pieces that begin with ##; None: mask single pieces
+
+    @classmethod
+    def of_vocab(
+        cls, vocab: Mapping[str, int], *, max_predictions_per_seq: int, masked_lm_prob: float, whole_words: bool
+    ) -> "Masking":
+        """The masking that goes with a vocabulary."""
+        size = max(vocab.values()) + 1
+        continues = np.zeros(size, bool)
+        continues[[index for token, index in vocab.items() if token.startswith("##")]] = True
+        return cls(max_predictions_per_seq, masked_lm_prob, vocab["[MASK]"], size, continues if whole_words else None)
+
+
+def mask_tokens(
+    rng: np.random.Generator, input_ids: np.ndarray, candidates: np.ndarray, lengths: np.ndarray, masking: Masking
+) -> dict[str, np.ndarray]:
+    """Draws the masks of R records.
+
+    `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order as long as the next
+    one fits. Of them 80 % become [MASK], 10 % stay, 10 % become any token of the vocabulary.
+
+    Args:
+        rng: where every random choice comes from.
+        input_ids: int [R, S], left as they are.
+        candidates: bool [R, S], what may be masked: neither special tokens nor padding.
+        lengths: int [R], the tokens of each record, special ones included.
+        masking: how.
+
+    Returns:
+        input_ids int32 [R, S] with the masks put in, masked_lm_positions and masked_lm_ids int32 [R, P] in the order
+        of positions, masked_lm_weights float32 [R, P]: 1 for a prediction, 0 for what fills up.
+    """
+    input_ids = input_ids.astype(np.int32)
+    wanted = np.rint(lengths * masking.masked_lm_prob).astype(np.int64)  # half to even, as Python's round()
+    wanted = np.minimum(np.maximum(wanted, 1), masking.max_predictions_per_seq)
+    chosen = _choose_words(rng, input_ids, candidates, wanted, masking.continues_word)  # [R, S]
+
+    rows, columns = np.nonzero(chosen)
+    answers = input_ids[rows, columns]
+    fate = rng.random(len(rows))
+    random_tokens = rng.integers(0, masking.vocab_size, len(rows), dtype=np.int32)
+    input_ids[rows, columns] = np.where(fate < 0.8, masking.mask_id, np.where(fate < 0.9, answers, random_tokens))
+
+    records, predictions = len(input_ids), masking.max_predictions_per_seq
+    counts = chosen.sum(1)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # a prediction's place in its row
+    result = {
+        "input_ids": input_ids,
+        "masked_lm_positions": np.zeros((records, predictions), np.int32),
+        "masked_lm_ids": np.zeros((records, predictions), np.int32),
+        "masked_lm_weights": np.zeros((records, predictions), np.float32),
+    }
+    for name, values in (("positions", columns), ("ids", answers), ("weights", 1.0)):
+        result[f"masked_lm_{name}"][rows, places] = values
+    return result
+
+
+def _choose_words(
+    rng: np.random.Generator,
+    input_ids: np.ndarray,
+    candidates: np.ndarray,
+    wanted: np.ndarray,
+    continues_word: np.ndarray | None,
+) -> np.ndarray:
+    """bool [R, S]: the tokens to predict, `wanted` [R] at most."""
+    records, length = input_ids.shape
+    # A word's tokens share a number. As in Google's code a ## piece joins the last word even across a [SEP].
+    if continues_word is None:
+        word = np.broadcast_to(np.arange(length), input_ids.shape)
+        size = candidates.astype(np.int64)  # [R, words]
+    else:
+        begins = candidates & ~continues_word[input_ids]
+        begins |= candidates & (np.cumsum(candidates, 1) == 1)
+        word = np.maximum(np.cumsum(begins, 1) - 1, 0)
+        flat = word + np.arange(records)[:, None] * length
+        size = np.bincount(flat[candidates], minlength=records * length).reshape(records, length)
+    order = np.argsort(np.where(size > 0, rng.random((records, length), np.float32), 2), axis=1)
+    taken = np.zeros((records, length), bool)  # by word
+    count = np.zeros(records, np.int64)
+    open_rows = np.arange(records)
+    for turn in range(length):
+        open_rows = open_rows[count[open_rows] < wanted[open_rows]]
+        if not len(open_rows):
+            break
+        words = order[open_rows, turn]
+        sizes = size[open_rows, words]
+        fits = (sizes > 0) & (count[open_rows] + sizes <= wanted[open_rows])
+        taken[open_rows, words] = fits
+        count[open_rows] += np.where(fits, sizes, 0)
+    return np.take_along_axis(taken, word, 1) & candidates

@@ -1,0 +1,183 @@
+"""Work in pieces that can be interrupted: each piece is done once, by any process, whatever the number of processes.
+
+A piece is a function of its arguments and of files that earlier stages left; it returns a small JSON object, which is
+kept in the work directory as the sign that it is done. A preparation that is started again skips those.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.ofrecord import WORK_DIRECTORY, read_dataset_json, write_atomically
+from utils.errors import UserError
+
+Result = dict[str, Any]
+
+# What preparations leave; nothing else is ever deleted.
+_RESULTS = re.compile(
+    r"part-\d+|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)|\.work|\..*\.tmp"
+)
+
+
+def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Path | None:
+    """Makes the output directory ready; returns the directory for unfinished pieces, None if all is done already.
+
+    Args:
+        output_dir: where the results will be.
+        plan: everything that decides them. An interrupted preparation of the same plan is continued.
+        overwrite: delete what another plan left there.
+
+    Raises:
+        UserError: it holds the results of another plan, or cannot be written to.
+    """
+    work = output_dir / WORK_DIRECTORY
+    content = json.dumps(plan, indent=1, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
+            return work
+        if not work.exists() and read_dataset_json(output_dir).get("plan_sha256") == digest:
+            return None
+        ours = [path for path in output_dir.iterdir() if _RESULTS.fullmatch(path.name)]
+        if ours and not overwrite:
+            what = "an unfinished preparation with" if work.exists() else "the results of"
+            raise UserError(
+                f"--output_dir {output_dir} holds {what} other flags or input; name another directory or give "
+                "--overwrite_output_dir."
+            )
+        for path in ours:
+            shutil.rmtree(path) if path.name == WORK_DIRECTORY else path.unlink()
+        work.mkdir()
+        write_atomically(work / "plan.json", content)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
+    return work
+
+
+def plan_sha256(work: Path) -> str:
+    """What a finished set's `dataset.json` keeps of its plan, as `plan_sha256`."""
+    return hashlib.sha256((work / "plan.json").read_bytes()).hexdigest()
+
+
+def check_finished(directory: Path) -> None:
+    """Raises UserError if a preparation in this directory was interrupted."""
+    if (directory / WORK_DIRECTORY).exists():
+        raise UserError(f"the preparation of {directory} was interrupted: run it again with the same flags.")
+
+
+def run_pieces(
+    work: Path,
+    stage: str,
+    function: Callable[..., Result],
+    arguments: Sequence[tuple[Any, ...]],
+    *,
+    num_workers: int | None,
+    sizes: Sequence[int],
+    unit: str,
+) -> list[Result]:
+    """Calls `function(work, index, *arguments[index])` for every piece that is not done, in `num_workers` processes.
+
+    Args:
+        sizes: how large each piece is, in `unit`, for the progress display.
+
+    Returns:
+        every piece's result, in order.
+
+    Raises:
+        UserError: a worker was killed; whatever a piece raises.
+    """
+    done = {index: _done_file(work, stage, index) for index in range(len(arguments))}
+    open_pieces = [index for index, file in done.items() if not file.exists()]
+    workers = min(num_workers or os.cpu_count() or 1, len(open_pieces))
+    with Progress(stage, sum(sizes), unit) as progress:
+        progress.update(sum(sizes) - sum(sizes[index] for index in open_pieces))
+        if workers <= 1:
+            for index in open_pieces:
+                _run_piece(work, stage, function, index, arguments[index])
+                progress.update(sizes[index])
+        else:
+            with ProcessPoolExecutor(workers) as pool:
+                jobs = {
+                    pool.submit(_run_piece, work, stage, function, index, arguments[index]): index
+                    for index in open_pieces
+                }
+                _wait(pool, jobs, lambda index: progress.update(sizes[index]))
+    return [json.loads(file.read_bytes()) for file in done.values()]
+
+
+def _wait(pool: Executor, jobs: Mapping["Future[None]", int], finished: Callable[[int], None]) -> None:
+    try:
+        for job in as_completed(jobs):
+            job.result()
+            finished(jobs[job])
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
+            "command again to go on."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _done_file(work: Path, stage: str, index: int) -> Path:
+    return work / f"{stage}-{index:06d}.json"
+
+
+def _run_piece(work: Path, stage: str, function: Callable[..., Result], index: int, arguments: tuple[Any, ...]) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
+    result = function(work, index, *arguments)
+    write_atomically(_done_file(work, stage, index), json.dumps(result).encode())
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, desc=title, unit=unit, unit_scale=True, file=sys.stderr, disable=not self._terminal, leave=True
+        )
+        self._title, self._total, self._unit = title, total, unit
+        self._count, self._started, self._said = 0, time.monotonic(), time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def update(self, count: int) -> None:
+        """So much more is done."""
+        self._count += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if not self._terminal and now - self._said > 10:
+            self._said = now
+            self._say(now - self._started)
+
+    def _say(self, seconds: float) -> None:
+        rate = self._count / max(seconds, 1e-9)
+        left = (self._total - self._count) / rate if rate else 0
+        print(
+            f"{self._title}: {self._count:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, "
+            f"{left:,.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def finish(output_dir: Path) -> None:
+    """Removes the work directory: the results are complete."""
+    shutil.rmtree(output_dir / WORK_DIRECTORY)

@@ -1,0 +1,343 @@
+"""Text in, sentences out: input files of several formats, cut into pieces at the borders of documents.
+
+Plain text has a sentence (or a paragraph) per line and a blank line between documents; WikiExtractor's output has
+`<doc …>` markup; JSON lines have one object per document. What a file is, its beginning tells. Compressed files and
+standard input are first unpacked into the work directory, so that everything later can start in a file's middle.
+"""
+
+import bz2
+import glob
+import gzip
+import html
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zstandard
+
+from configs.cli import warn
+from configs.prepare import CleanConfig, TextFlags, WorkFlags
+from data.pieces import Result, check_finished, finish, open_work, run_pieces
+from utils.errors import UserError
+
+Document = list[str]  # its sentences
+
+MAX_LINE = 1 << 16  # a longer line is cut at a space: no sentence is that long
+_COMPRESSED = {".gz", ".bz2", ".zst"}
+_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
+_DOCUMENT_START = {"text": _BLANK_LINE, "wiki": re.compile(rb"\n(?=<doc )"), "jsonl": re.compile(rb"\n")}
+
+
+class Span(NamedTuple):
+    """Whole documents: the bytes of a file from `start` to before `end`."""
+
+    file: str
+    start: int
+    end: int
+    format: str  # "text" | "wiki" | "jsonl"
+
+
+# ---- which files, and what is in them -------------------------------------------------------------------------------
+
+
+def input_files(patterns: Sequence[str], flag: str = "input_file") -> list[Path]:
+    """The files that paths, globs and directories stand for, each once, those of one pattern in the order of names.
+
+    Raises:
+        UserError: a pattern stands for nothing, or for the unfinished output of `prepare_data.py clean`.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if pattern == "-":
+            found = [path]
+        elif path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file, path))
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
+        if not found:
+            problem = "holds no file" if path.is_dir() else "does not exist"
+            raise UserError(f"--{flag} {pattern} {problem}; give paths, globs or directories of text files.")
+        files.update(dict.fromkeys(found))
+    for directory in {file.parent for file in files}:
+        check_finished(directory)
+    return list(files)
+
+
+def _is_hidden(file: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(directory).parts)
+
+
+def input_identity(files: Sequence[Path]) -> list[list[Any]]:
+    """What tells one input from another: names, sizes and times."""
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if str(file) != "-"]
+
+
+def unpack(work: Path, files: Sequence[Path]) -> list[Path]:
+    """Replaces compressed files and standard input by plain files in the work directory, each written once."""
+    plain = []
+    for number, file in enumerate(files):
+        if file.suffix not in _COMPRESSED and str(file) != "-":
+            plain.append(file)
+            continue
+        target = work / f"input-{number:06d}"
+        if not target.exists():
+            temporary = target.with_suffix(".tmp")
+            try:
+                with _open_packed(file) as source, temporary.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            except (EOFError, ValueError, OSError, zstandard.ZstdError) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+                    raise
+                raise UserError(f"{file} cannot be unpacked: {error}.") from None
+            temporary.rename(target)
+        plain.append(target)
+    return plain
+
+
+def _open_packed(file: Path) -> Any:
+    if str(file) == "-":
+        return sys.stdin.buffer
+    if file.suffix == ".zst":
+        return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+            file.open("rb"), read_across_frames=True
+        )
+    return gzip.open(file, "rb") if file.suffix == ".gz" else bz2.open(file, "rb")
+
+
+def detect_format(file: Path, text_field: str) -> str:
+    """ "text", "wiki" or "jsonl", by the first 64 KB; raises UserError for what is no text."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1 << 16)
+    except OSError as error:
+        raise UserError(f"--input_file {file} cannot be read: {error.strerror}.") from None
+    decoded = head.decode("utf-8", "replace")
+    if b"\0" in head or decoded.count("\ufffd") > max(8, len(decoded) // 20):
+        raise UserError(f"--input_file {file} is not UTF-8 text; convert it first, or name other files.")
+    start = decoded.lstrip("\ufeff \t\r\n")
+    if start.startswith("<doc "):
+        return "wiki"
+    if start.startswith("{"):
+        line = start.split("\n", 1)[0]
+        try:
+            if text_field not in json.loads(line):
+                raise UserError(f"--input_file {file} holds JSON lines without {text_field!r}; give --text_field.")
+            return "jsonl"
+        except ValueError:
+            if len(line) == len(start) and f'"{text_field}"' in start:
+                return "jsonl"  # the first line is longer than what was looked at
+    return "text"
+
+
+# ---- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int) -> list[list[Span]]:
+    """Groups the documents of all files into pieces of about `piece_bytes`, never of more than twice that.
+
+    A document that is longer is cut, at a line's end if it has one near.
+    """
+    pieces: list[list[Span]] = [[]]
+    room = piece_bytes
+    for file in files:
+        format = detect_format(file, text_field)
+        size = file.stat().st_size
+        start = 0
+        while start < size:
+            end = size if size - start <= room else _next_document(file, start + room, size, format, piece_bytes)
+            pieces[-1].append(Span(str(file), start, end, format))
+            room -= end - start
+            start = end
+            if room <= 0:
+                pieces.append([])
+                room = piece_bytes
+    if not pieces[-1]:
+        pieces.pop()
+    return pieces
+
+
+def _next_document(file: Path, position: int, size: int, format: str, limit: int) -> int:
+    """Where the first document after `position` begins: at most `limit` bytes away."""
+    with file.open("rb") as stream:
+        stream.seek(position - 1)
+        window = stream.read(limit)
+    for border in (_DOCUMENT_START[format], re.compile(rb"\n"), re.compile(rb"\s"), re.compile(rb"(?=[^\x80-\xBF])")):
+        match = border.search(window, 0 if border.pattern.startswith(rb"\n") else 1)
+        if match and match.end() > 0:
+            return min(position - 1 + match.end(), size)
+    return min(position - 1 + len(window), size)
+
+
+def read_documents(
+    spans: Sequence[Span], text: TextFlags, *, split: bool = False, whole_files: bool = False
+) -> Iterator[Document]:
+    """Yields the documents of a piece; documents without a sentence are left out.
+
+    Args:
+        split: split the lines of plain text into sentences too (those of the other formats always are).
+        whole_files: a file of plain text is one document, whose paragraphs' lines are joined.
+
+    Raises:
+        UserError: a line of JSON is damaged.
+    """
+    for span in spans:
+        with open(span.file, "rb") as stream:
+            stream.seek(span.start)
+            data = stream.read(span.end - span.start)
+        if b"\0" in data:
+            raise UserError(f"--input_file {span.file} is not text: it holds NUL bytes; name other files.")
+        content = data.decode("utf-8", "ignore").removeprefix("\ufeff")
+        if span.format == "wiki":
+            documents = _wiki_documents(content, text.language)
+        elif span.format == "jsonl":
+            documents = _json_documents(content, text, span)
+        elif whole_files:
+            paragraphs = re.split(r"\n\s*\n", content)
+            documents = iter([[s for p in paragraphs for s in split_sentences(" ".join(p.split()), text.language)]])
+        else:
+            documents = _plain_documents(content, text.language if split else None)
+        yield from (document for document in documents if document)
+
+
+def _plain_documents(content: str, language: str | None) -> Iterator[Document]:
+    """Lines between blank lines; split into sentences if a language is given."""
+    document: Document = []
+    for line in content.split("\n"):
+        line = line.strip()
+        if not line:
+            yield document
+            document = []
+        elif language:
+            document.extend(split_sentences(line, language))
+        else:
+            document.extend(_short_lines(line))
+    yield document
+
+
+_DOC = re.compile(r"<doc [^>\n]*?(?:title=\"(?P<title>[^\n]*?)\")?>\n(?P<text>.*?)(?:\n</doc>|\Z)", re.DOTALL)
+
+
+def _wiki_documents(content: str, language: str) -> Iterator[Document]:
+    """Articles without their titles; one that is nothing but a title gives an empty document."""
+    for match in _DOC.finditer(content):
+        lines = [html.unescape(line).strip() for line in match["text"].split("\n")]
+        title = html.unescape(match["title"] or "").strip()
+        if lines and lines[0].rstrip(".") == title.rstrip("."):
+            del lines[0]
+        yield [sentence for line in lines for sentence in split_sentences(line, language)]
+
+
+def _json_documents(content: str, text: TextFlags, span: Span) -> Iterator[Document]:
+    for line in content.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)[text.text_field]
+        except (ValueError, KeyError, TypeError):
+            value = None
+        if not isinstance(value, str):
+            raise UserError(
+                f"--input_file {span.file}: a line between bytes {span.start} and {span.end} is not a JSON object "
+                f"with the text in {text.text_field!r}: {line[:60]!r}."
+            )
+        yield [s for paragraph in value.split("\n") for s in split_sentences(paragraph.strip(), text.language)]
+
+
+# An abbreviation that never ends a sentence, or the number of a list's item: the splitter stops at some.
+_UNFINISHED = re.compile(r"(?:^\(?\d{1,3}[.)]|^[A-Za-z][.)]|\b(?:e\.g|i\.e|cf|vs|viz|Fig|No|pp?|approx)\.)$")
+
+
+def split_sentences(paragraph: str, language: str) -> list[str]:
+    """The sentences of one paragraph, stripped, none empty."""
+    import sentencex
+
+    sentences: list[str] = []
+    joined = ""
+    for line in _short_lines(paragraph):
+        for part in sentencex.segment(language, line):
+            joined = f"{joined} {part.strip()}".strip()
+            if joined and not _UNFINISHED.search(joined):
+                sentences.append(joined)
+                joined = ""
+    return [*sentences, joined] if joined else sentences
+
+
+def _short_lines(line: str) -> Iterator[str]:
+    """The line, or pieces of at most MAX_LINE characters, cut at spaces where there are some."""
+    while len(line) > MAX_LINE:
+        cut = line.rfind(" ", 1, MAX_LINE)
+        cut = cut if cut > 0 else MAX_LINE
+        yield line[:cut]
+        line = line[cut:].lstrip()
+    yield line
+
+
+# ---- prepare_data.py clean ------------------------------------------------------------------------------------------
+
+
+def open_input(
+    text: TextFlags, work_flags: WorkFlags, output_dir: Path, plan: dict[str, Any]
+) -> tuple[Path, list[list[Span]]] | None:
+    """The work directory and the pieces of the input; None if the output is complete already.
+
+    The pieces follow from the input and `--memory_mb` alone, and with them everything that is derived from a piece's
+    number.
+    """
+    files = input_files(text.input_file)
+    plan = {**plan, "input": input_identity(files), "text_field": text.text_field, "language": text.language}
+    work = open_work(output_dir, {**plan, "memory_mb": work_flags.memory_mb}, overwrite=work_flags.overwrite_output_dir)
+    if work is None:
+        return None
+    files = unpack(work, files)
+    total = sum(file.stat().st_size for file in files)
+    largest = (work_flags.memory_mb << 20) // 32
+    pieces = plan_spans(files, text.text_field, min(max(total // 64, 1 << 18), largest))
+    if not pieces:
+        raise UserError(f"--input_file {' '.join(text.input_file)}: nothing but empty files.")
+    return work, pieces
+
+
+def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
+    """How large each piece is."""
+    return [sum(span.end - span.start for span in piece) for piece in pieces]
+
+
+def clean(config: CleanConfig) -> None:
+    """`prepare_data.py clean`: any text becomes text files, a sentence per line, a blank line between documents."""
+    output_dir = Path(config.output_dir)
+    opened = open_input(config.text, config.work, output_dir, {"command": "clean", "documents": config.documents})
+    assert opened is not None  # its output has no dataset.json
+    work, pieces = opened
+    results = run_pieces(
+        work, "clean", _clean_piece, [(piece, config) for piece in pieces],
+        num_workers=config.work.num_workers, sizes=span_bytes(pieces), unit="B",
+    )  # fmt: skip
+    if not sum(result["documents"] for result in results):
+        raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+    for number, result in enumerate(results):
+        file = work / f"text-{number:05d}.txt"
+        if result["documents"] and file.exists():  # not moved before an interruption
+            file.rename(output_dir / file.name)
+    finish(output_dir)
+    documents, sentences = (sum(result[key] for result in results) for key in ("documents", "sentences"))
+    if documents == 1:
+        warn("the input is a single document; next-sentence prediction needs several, with a blank line between them.")
+    print(f"{documents:,} documents with {sentences:,} sentences in {output_dir}")
+
+
+def _clean_piece(work: Path, index: int, piece: Sequence[Span], config: CleanConfig) -> Result:
+    documents = sentences = 0
+    target = work / f"text-{index:05d}.txt"
+    with open(target, "w", encoding="utf-8", newline="\n") as file:
+        for document in read_documents(piece, config.text, split=True, whole_files=config.documents == "file"):
+            file.write(("\n" if documents else "") + "\n".join(document) + "\n")
+            documents += 1
+            sentences += len(document)
+    return {"documents": documents, "sentences": sentences}
