@@ -8,6 +8,8 @@ from __future__ import annotations
 import oneflow as flow
 import oneflow.nn.functional as F
 
+from modeling.dropout import dropout
+
 
 def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: float) -> flow.Tensor:
     """Layer normalization (Ba et al. 2016) over the last axis; x [..., H], weight and bias [H]."""
@@ -17,11 +19,6 @@ def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: floa
 def bias_gelu(x: flow.Tensor, bias: flow.Tensor) -> flow.Tensor:
     """GELU (Hendrycks & Gimpel 2016, the erf form) of x + bias; x [R, H], bias [H]."""
     return F.gelu(x + bias)
-
-
-def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
-    """x with each element zeroed at `rate` and the rest scaled by 1 / (1 - rate); the caller knows that it trains."""
-    return F.dropout(x, rate) if rate else x
 
 
 def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor, residual: flow.Tensor, rate: float) -> flow.Tensor:

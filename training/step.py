@@ -13,7 +13,7 @@ Shapes: `A` micro-batches of an update, `B` rows of one micro-batch on one rank;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
 from data.loader import Batch
+from modeling import dropout
 from modeling.pretrained import PretrainedModel, to_numpy
 from training.distributed import World
 from training.optimizer import load_optimizer_state, optimizer_state
@@ -154,16 +155,21 @@ class GraphTrainStep:
     """Forward, backward and update compiled into one job at the first call."""
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
-        self.options = options
+        self.model, self.options = model, options
         self.graph = _TrainGraph(model, optimizer, TableScheduler(optimizer, rates), options)
+        self.sites: list[dropout.Site] | None = None
+        self.step = 0
 
     def __call__(self, batch: Batch) -> Metrics:
         world, accumulation = self.options.world, self.options.grad_acc_steps
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches where eager mode adds.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
+        if _stock_dropout(world):
+            scaled |= self._dropout_masks(batch)
         tensors = {name: world.split(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
         outputs = self.graph(**tensors)
+        self.step += 1
 
         def read() -> dict[str, float]:
             return {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
@@ -185,6 +191,21 @@ class GraphTrainStep:
         }
         loaded[_TrainGraph.STEP] = self._whole(np.array([step], np.int64), "cpu" if world.size == 1 else None)
         self.graph.load_state_dict(loaded)
+        self.step = step
+
+    def _dropout_masks(self, batch: Batch) -> Batch:
+        world, accumulation = self.options.world, self.options.grad_acc_steps
+        if self.sites is None:
+            rows = len(batch["input_ids"]) // accumulation
+            part = to_tensors({name: array[:rows] for name, array in batch.items()}, world.device)
+            with dropout.record() as sites, flow.no_grad():
+                self.model(**{name: world.split(tensor) for name, tensor in part.items()}, loss_reduction="sum")
+            self.sites = [dropout.Site((site.shape[0] // world.size, *site.shape[1:]), site.rate) for site in sites]
+        drawn = [
+            dropout.draw(self.sites, dropout_seed(self.options.seed, self.step, world.rank, micro))
+            for micro in range(accumulation)
+        ]
+        return {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
 
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
@@ -208,10 +229,21 @@ class _TrainGraph(nn.Graph):
                 self.config.enable_amp(True)
                 self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
 
-    def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
-        outputs = scalars(self.model(**batch, loss_reduction="sum"))
+    def build(self, **inputs: flow.Tensor) -> dict[str, flow.Tensor]:
+        batch = {name: tensor for name, tensor in inputs.items() if not name.startswith(_MASK)}
+        masks = [inputs[f"{_MASK}{site}"] for site in range(len(inputs) - len(batch))]
+        with dropout.feed(masks) if masks else nullcontext():
+            outputs = scalars(self.model(**batch, loss_reduction="sum"))
         outputs["total_loss"].backward()
         return outputs
+
+
+_MASK = "dropout_mask_"
+
+
+def _stock_dropout(world: World) -> bool:
+    """Whether compiled dropout would be the framework's own, which cannot be seeded; on CUDA it is left at that."""
+    return world.device == "cpu"
 
 
 class EagerEvalStep:
