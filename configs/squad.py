@@ -57,7 +57,8 @@ class SquadDataConfig:
     is_training: bool = flag(False, "write answers' positions (training) instead of unique ids (evaluation)")
     features: FeatureFlags = section(FeatureFlags)
     num_shards: int = flag(1, "part files")
-    num_workers: int = flag(0, "processes; 0 takes one per core")
+    num_workers: int | None = flag(None, "processes (default: one per core)")
+    overwrite_output_dir: bool = flag(False, "delete what another preparation left in --output_dir")
 
     def __post_init__(self) -> None:
         for name in ("input_file", "output_dir"):
@@ -67,5 +68,5 @@ class SquadDataConfig:
             raise UserError("--vocab_file is missing: name the vocab.txt of the model that will be fine-tuned.")
         if self.num_shards < 1:
             raise UserError(f"--num_shards must be at least 1, not {self.num_shards}.")
-        if self.num_workers < 0:
-            raise UserError(f"--num_workers must not be negative, not {self.num_workers}.")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"--num_workers must be at least 1, not {self.num_workers}.")

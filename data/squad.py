@@ -1,8 +1,8 @@
 """SQuAD 1.1 and 2.0: from the JSON file to features, window for window as Google's run_squad.py makes them.
 
 A question and its context that do not fit one sequence become several features, windows over the context that start
-`doc_stride` tokens apart. Google tokenizes each whitespace-separated word on its own, and once per question; here the
-pieces of a word are kept (words repeat), and a context is put together once for all its questions.
+`doc_stride` tokens apart. Google tokenizes a context anew for every question; here it is done once for all of them,
+and once for every distinct word.
 
 S is the sequence length, L the number of a context's tokens in one window.
 """
@@ -16,27 +16,26 @@ import multiprocessing
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.cli import to_flat_dict, warn
 from configs.squad import FeatureFlags, SquadDataConfig
-from data.ofrecord import WORK_DIRECTORY, ShardWriter, read_dataset_json, squad_schema, write_dataset_json
-from data.tokenization import build_tokenizer, load_vocab
+from data.ofrecord import ShardWriter, squad_schema, write_atomically, write_dataset_json
+from data.pieces import Progress, finish, open_work, plan_sha256
+from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its place in the data set
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace for contexts: these five and no others
 _EXAMPLES_PER_CHUNK = 512
-_WORDS_KEPT = 1_000_000  # so that memory stays flat however large the file is
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,14 +207,14 @@ class SquadFeature:
 
 
 def convert_examples_to_features(
-    examples: Sequence[SquadExample], settings: FeatureFlags, *, num_workers: int = 0
+    examples: Sequence[SquadExample], settings: FeatureFlags, *, num_workers: int | None = None
 ) -> Iterator[SquadFeature]:
     """All windows of all examples, in order; a feature's unique id is FIRST_UNIQUE_ID plus its place.
 
     Args:
         examples: from `read_squad_examples`; those without an answer get positions 0.
         settings: the tokenizer, and Google's three lengths.
-        num_workers: processes; 0 takes one per core.
+        num_workers: processes (default: one per core).
     """
     chunks = [(i, examples[i : i + _EXAMPLES_PER_CHUNK]) for i in range(0, len(examples), _EXAMPLES_PER_CHUNK)]
     num_workers = min(num_workers or os.cpu_count() or 1, len(chunks))
@@ -264,14 +263,13 @@ def max_context(spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
 
 
 class _Converter:
-    """One process's tokenizer and the pieces of the words it has met."""
+    """One process's tokenizer."""
 
     def __init__(self, settings: FeatureFlags) -> None:
         self.settings = settings
         vocab = load_vocab(settings.vocab_file or "")
-        self.tokenizer = build_tokenizer(vocab, settings.do_lower_case)
+        self.tokenizer = BulkTokenizer(vocab, settings.do_lower_case)
         self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
-        self.pieces: dict[str, list[int]] = {}
 
     def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:
         queries = self._tokenize([example.question_text for example in examples])
@@ -283,28 +281,24 @@ class _Converter:
                 context = context or self._context(example.doc_tokens)
                 yield from self._windows(index, example, query[: self.settings.max_query_length], answer, context)
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        ids, counts = self.tokenizer.encode(texts)
+        return np.split(ids, counts.cumsum()[:-1])
 
     def _context(self, doc_tokens: list[str]) -> _Context:
-        if len(self.pieces) > _WORDS_KEPT:
-            self.pieces.clear()
-        new = list({word for word in doc_tokens if word not in self.pieces})
-        self.pieces.update(zip(new, self._tokenize(new), strict=True))
-        pieces = [self.pieces[word] for word in doc_tokens]
-        counts = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        ids, counts = self.tokenizer.encode(doc_tokens)
         return _Context(
-            ids=np.fromiter(chain.from_iterable(pieces), np.int32, counts.sum()),
-            word=np.repeat(np.arange(len(pieces), dtype=np.int32), counts),
+            ids=ids,
+            word=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             first=np.concatenate([[0], counts.cumsum()]),
         )
 
     def _windows(
-        self, index: int, example: SquadExample, query: list[int], answer: list[int], context: _Context
+        self, index: int, example: SquadExample, query: np.ndarray, answer: np.ndarray, context: _Context
     ) -> Iterator[SquadFeature]:
         max_tokens = self.settings.max_seq_length - len(query) - 3  # [CLS], [SEP] and [SEP]
         spans = doc_spans(len(context.ids), max_tokens, self.settings.doc_stride)
-        head = np.array([self.cls, *query, self.sep], np.int32)
+        head = np.concatenate([[self.cls], query, [self.sep]])
         tok_start, tok_end = -1, -1
         if example.start_position >= 0:
             tok_start = int(context.first[example.start_position])
@@ -333,12 +327,12 @@ class _Context:
     first: np.ndarray  # [words + 1], each word's first token
 
 
-def improve_answer_span(doc_ids: np.ndarray, start: int, end: int, answer_ids: Sequence[int]) -> tuple[int, int]:
+def improve_answer_span(doc_ids: np.ndarray, start: int, end: int, answer_ids: np.ndarray) -> tuple[int, int]:
     """The first place within tokens `start` to `end` (inclusive) that reads exactly as the answer, else these two.
 
     An answer may be part of a word: "1895" of "(1895-1943)." (Google's _improve_answer_span).
     """
-    for new_start in range(start, end - len(answer_ids) + 2 if answer_ids else start):
+    for new_start in range(start, end - len(answer_ids) + 2 if len(answer_ids) else start):
         if np.array_equal(doc_ids[new_start : new_start + len(answer_ids)], answer_ids):
             return new_start, new_start + len(answer_ids) - 1
     return start, end
@@ -367,37 +361,34 @@ def prepare(config: SquadDataConfig) -> None:
     A set that the same flags made of the same files is left as it is.
 
     Raises:
-        UserError: see `read_squad_examples` and `check_casing`; or the directory holds another set.
+        UserError: see `read_squad_examples`, `check_casing` and `open_work`.
     """
-    output = Path(config.output_dir)
-    flags = config.features
-    vocab = load_vocab(flags.vocab_file or "")
-    check_casing(vocab, flags.do_lower_case, flags.vocab_file or "")
-    made_by = to_flat_dict(config)
-    origin = {"input_sha256": sha256(config.input_file), "vocab_sha256": sha256(vocab_path(flags.vocab_file or ""))}
-    if output.is_dir() and (found := read_dataset_json(output)):
-        same = origin.items() <= found.items() and _outcome(found.get("made_by", {})) == _outcome(made_by)
-        if not same:
-            raise UserError(f"--output_dir {output} holds another data set: name another directory, or remove it.")
-        print(f"{output}: complete already, {found['records']} features")
-        return
+    output, flags = Path(config.output_dir), config.features
+    vocab_file = vocab_path(flags.vocab_file or "")
+    vocab = load_vocab(vocab_file)
+    check_casing(vocab, flags.do_lower_case, str(vocab_file))
     examples = read_squad_examples(
         config.input_file, is_training=config.is_training, version_2_with_negative=flags.version_2_with_negative
     )
     if config.num_shards > len(examples):
         raise UserError(f"--num_shards {config.num_shards} is more than the {len(examples)} questions.")
-    work = output / WORK_DIRECTORY  # while it is there, the set is not complete
-    work.mkdir(parents=True, exist_ok=True)
+    plan = features_plan(config)
+    work = open_work(output, plan, overwrite=config.overwrite_output_dir)
+    if work is None:
+        print(f"{output}: complete already")
+        return
     schema = squad_schema(flags.max_seq_length, config.is_training)
     features = convert_examples_to_features(examples, flags, num_workers=config.num_workers)
-    with ExitStack() as stack, tqdm(total=len(examples), unit=" questions", disable=None) as progress:
+    with ExitStack() as stack, Progress("features", len(examples), "questions") as progress:
         files = (output / f"part-{i:05}" for i in range(config.num_shards))
         writers = [stack.enter_context(ShardWriter(file, schema)) for file in files]
+        done = 0
         for unique_id, feature in enumerate(features, FIRST_UNIQUE_ID):
             record = feature.record(flags.max_seq_length) | {"unique_ids": np.array([unique_id], np.int32)}
             writers[feature.example_index * config.num_shards // len(examples)].write(record)
-            progress.update(feature.example_index + 1 - progress.n)
-    write_atomically(output / "vocab.txt", vocab_path(flags.vocab_file or "").read_bytes())
+            progress.update(feature.example_index + 1 - done)
+            done = feature.example_index + 1
+    write_atomically(output / "vocab.txt", vocab_file.read_bytes())
     write_dataset_json(
         output,
         schema=schema,
@@ -406,43 +397,19 @@ def prepare(config: SquadDataConfig) -> None:
         seq_length=flags.max_seq_length,
         do_lower_case=flags.do_lower_case,
         vocab_size=len(vocab),
-        **origin,
-        made_by=made_by,
+        vocab_sha256=plan["vocab_sha256"],
+        plan_sha256=plan_sha256(work),
+        made_by=to_flat_dict(config),
     )
-    work.rmdir()
+    finish(output)
     print(f"{output}: {sum(writer.count for writer in writers)} features of {len(examples)} questions")
 
 
-def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:
-    """Raises UserError where `do_lower_case` contradicts the vocabulary, which would silently ruin every answer."""
-    words = [token for token in vocab if token.isascii() and token.isalpha()]  # neither pieces nor [CLS] and its like
-    capitals = sum(word != word.lower() for word in words)
-    if do_lower_case and capitals > 0.05 * len(words):
-        raise UserError(
-            f"--do_lower_case True contradicts --vocab_file {vocab_file}, whose words have capitals (it is cased): "
-            "pass --do_lower_case False."
-        )
-    if not do_lower_case and words and not capitals:
-        raise UserError(
-            f"--do_lower_case False contradicts --vocab_file {vocab_file}, no word of which has a capital (it is "
-            "uncased): pass --do_lower_case True."
-        )
-
-
-def vocab_path(vocab_file: str | Path) -> Path:
-    """The vocabulary's file; a model directory stands for its vocab.txt."""
-    return Path(vocab_file, "vocab.txt") if Path(vocab_file).is_dir() else Path(vocab_file)
-
-
-def sha256(path: str | Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _outcome(made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that decide what a set holds, beside the files it is made of."""
-    speed_and_places = ("config", "input_file", "output_dir", "vocab_file", "num_workers")
-    return {name: value for name, value in made_by.items() if name not in speed_and_places}
+def features_plan(config: SquadDataConfig) -> dict[str, Any]:
+    """Everything that decides what the shards hold."""
+    places_and_speed = ("input_file", "output_dir", "vocab_file", "num_workers", "overwrite_output_dir")
+    return {
+        **{name: value for name, value in to_flat_dict(config).items() if name not in places_and_speed},
+        "input_sha256": hashlib.sha256(Path(config.input_file).read_bytes()).hexdigest(),
+        "vocab_sha256": vocab_sha256(config.features.vocab_file or ""),
+    }

@@ -12,14 +12,13 @@ from configs.squad import FeatureFlags, SquadDataConfig
 from data.ofrecord import open_records
 from data.squad import (
     FIRST_UNIQUE_ID,
-    check_casing,
     convert_examples_to_features,
     doc_spans,
     max_context,
     prepare,
     read_squad_examples,
 )
-from data.tokenization import load_vocab
+from data.tokenization import check_casing, load_vocab
 from utils.errors import UserError
 
 S, STRIDE, QUERY = 31, 7, 5
@@ -165,7 +164,7 @@ def test_made_once(tmp_path, vocab_file, capsys):
     prepare(config(path, tmp_path / "out", vocab_file, num_workers=2))
     assert "complete already" in capsys.readouterr().out
     assert (tmp_path / "out" / "dataset.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="another data set"):
+    with pytest.raises(UserError, match="other flags or input"):
         prepare(config(path, tmp_path / "out", vocab_file, is_training=True))
 
 
