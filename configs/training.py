@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from configs.cli import flag
 from utils.errors import UserError
 
-# Flags of engines that no longer exist: accepted, without effect, with what to use instead.
+# Flags of engines and launchers that are not here: accepted, without effect, with what to use instead.
+_LAUNCHER = "start on several hosts with python3 -m oneflow.distributed.launch (docs/distributed.md)."
 RETIRED = {
     "use_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
     "node_ips": "start every host with python3 -m oneflow.distributed.launch --nnodes N --node_rank I --master_addr A.",
@@ -18,6 +19,18 @@ RETIRED = {
     "metric-local": "metrics are always over all ranks.",
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",
+    "model_type": "there is one model here, and --objective sop makes it learn ALBERT's sentence order.",
+    "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
+    **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
+    "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps, 0 at the end alone.",
+    "save_strategy": "--model_save_every_n_iter N saves every N steps.",
+    "eval_accumulation_steps": "evaluation keeps sums, not outputs; --val_batch_size is what it takes at once.",
+    "dataloader_drop_last": "every record counts once; the last batch is filled up with rows of weight 0.",
+    "dataloader_num_workers": "a thread reads ahead; it needs no number.",
+    "remove_unused_columns": "only what the model needs is read.",
+    "label_names": "--objective none leaves the next-sentence labels out, --eval_only_mlm does so for evaluation.",
+    "datasets_cache_dir": "records are read where they are.",
+    "overwrite_cache": "records are read where they are.",
 }
 
 
@@ -26,19 +39,31 @@ class BatchFlags:
     """Batches."""
 
     train_batch_size: int | None = flag(
-        None, "one rank's micro-batch (default: 8)", aliases=("batch_size_per_device",), unit="sequences"
+        None,
+        "one rank's micro-batch (default: 8)",
+        aliases=("batch_size_per_device", "per_gpu_batch_size", "per_device_train_batch_size"),
+        unit="sequences",
     )
     train_global_batch_size: int | None = flag(None, "micro-batch of all ranks together", unit="sequences")
     val_batch_size: int | None = flag(
-        None, "one rank's evaluation batch (default: 32)", aliases=("eval_batch_size_per_device",), unit="sequences"
+        None,
+        "one rank's evaluation batch (default: 32)",
+        aliases=("eval_batch_size_per_device", "per_device_eval_batch_size"),
+        unit="sequences",
     )
     val_global_batch_size: int | None = flag(None, "evaluation batch of all ranks together", unit="sequences")
-    grad_acc_steps: int = flag(1, "micro-batches whose gradients are added up for one update")
+    grad_acc_steps: int = flag(
+        1, "micro-batches whose gradients are added up for one update", aliases=("gradient_accumulation_steps",)
+    )
+    grad_acc_ramp_steps: int = flag(
+        0, "batch-size schedule: the micro-batches of an update grow from 1 to --grad_acc_steps over these updates"
+    )
 
     def __post_init__(self) -> None:
         for name in ("train_batch_size", "train_global_batch_size", "val_batch_size", "val_global_batch_size"):
             _at_least(self, name, 1)
         _at_least(self, "grad_acc_steps", 1)
+        _at_least(self, "grad_acc_ramp_steps", 0)
 
     def train_rows(self, world_size: int) -> int:
         """Rows of one micro-batch on one rank."""
@@ -55,27 +80,62 @@ class OptimizerFlags:
 
     optim_name: str = flag(
         "adamw",
-        "adamw corrects the moments' bias, bert_adam does not, as Google's; lamb is for large batches",
-        choices=("adamw", "bert_adam", "lamb"),
+        "adamw corrects the moments' bias, bert_adam does not, as Google's; adam has no weight decay; "
+        "lamb is for large batches",
+        aliases=("optimizer",),
+        choices=("adamw", "bert_adam", "adam", "lamb"),
     )
     lr: float = flag(1e-3, "highest learning rate", aliases=("learning_rate",))
     weight_decay: float = flag(0.01, "decoupled decay, not on biases and LayerNorm", aliases=("weight_decay_rate",))
     adam_beta1: float = flag(0.9, "decay of the first moment")
     adam_beta2: float = flag(0.999, "decay of the second moment")
     adam_epsilon: float = flag(1e-6, "added to the second moment's root")
-    max_grad_norm: float = flag(1.0, "gradients are scaled down to this global norm; 0: never")
-    lr_schedule: str = flag(
-        "linear", "the learning rate after warmup", choices=("linear", "polynomial", "constant", "cosine")
+    clip: str = flag("norm", "how gradients are kept small", choices=("norm", "value", "none"))
+    max_grad_norm: float = flag(1.0, "clip norm: gradients are scaled down to this global norm; 0: never")
+    clip_value: float = flag(1.0, "clip value: each number of a gradient is cut at this size (eager mode)")
+    lr_schedule: str | None = flag(
+        None,
+        "the learning rate after warmup; onecycle is optax's linear one (default: linear, or polynomial where "
+        "--lr_decay_power is not 1)",
+        aliases=("lr_scheduler_type",),
+        choices=("linear", "polynomial", "constant", "cosine", "onecycle"),
     )
-    warmup_proportion: float = flag(0.1, "share of the steps in which the learning rate rises from 0")
+    warmup_proportion: float = flag(0.1, "share of the steps in which the learning rate rises")
     warmup_steps: int | None = flag(None, "the same as a number; wins over the share", unit="steps")
-    lr_decay_power: float = flag(1.0, "power of the polynomial schedule")
+    lr_decay_from: str = flag(
+        "warmup",
+        "where the decay begins to count: at the end of warmup (Hugging Face, AWS) or at the run's start (Google, "
+        "NVIDIA), so that warmup ends below --lr",
+        choices=("warmup", "start"),
+    )
+    lr_first_step: int | None = flag(
+        None,
+        "the first update's number in the formulas: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA) "
+        "(default: 1 for polynomial, else 0)",
+    )
+    lr_decay_power: float = flag(1.0, "power of the polynomial schedule", aliases=("learning_rate_decay_power",))
     end_learning_rate: float = flag(0.0, "learning rate at the end of linear, polynomial and cosine schedules")
+    onecycle_pct_final: float = flag(0.85, "onecycle: share of the steps at which it is down at its first value again")
+    onecycle_div_factor: float = flag(25.0, "onecycle: the highest learning rate over the first")
+    onecycle_final_div_factor: float = flag(1e4, "onecycle: the first learning rate over the last")
+    lr_for_batch: int | None = flag(
+        None, "--lr is for updates of so many sequences; other sizes scale it by the square root of their ratio"
+    )
     stock_lamb: bool = flag(False, "take OneFlow's own LAMB, which leaves weight decay out of the trust ratio")
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate"):
             _at_least(self, name, 0)
+        _at_least(self, "lr_for_batch", 1)
+        for name in ("clip_value", "lr_decay_power", "onecycle_div_factor", "onecycle_final_div_factor"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} must be above 0, not {getattr(self, name)}.")
+        if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power != 1:
+            raise UserError(f"--lr_decay_power shapes --lr_schedule polynomial, not {self.lr_schedule}: drop one.")
+        if self.lr_first_step not in (None, 0, 1):
+            raise UserError(f"--lr_first_step must be 0 or 1, not {self.lr_first_step}.")
+        if not 0 < self.onecycle_pct_final < 1:
+            raise UserError(f"--onecycle_pct_final must be above 0 and below 1, not {self.onecycle_pct_final}.")
         if not 0 <= self.warmup_proportion <= 1:
             raise UserError(f"--warmup_proportion must be between 0 and 1, not {self.warmup_proportion}.")
         for name in ("adam_beta1", "adam_beta2"):
@@ -91,19 +151,31 @@ class RunFlags:
     checkpoint_path: str | None = flag(
         None, "checkpoints live here instead (default: --output_dir)", aliases=("model_save_dir",)
     )
-    log_dir: str | None = flag(None, "logs and metrics live here instead (default: --output_dir)")
+    log_dir: str | None = flag(
+        None, "logs and metrics live here instead (default: --output_dir)", aliases=("logging_dir",)
+    )
     epochs: float = flag(1, "passes over the training data", aliases=("e", "num_epochs", "num_epoch"))
-    max_steps: int | None = flag(None, "updates to make; wins over --epochs", unit="steps")
+    max_steps: int | None = flag(None, "updates to make; wins over --epochs", aliases=("total_steps",), unit="steps")
     seed: int = flag(42, "decides the first weights, the order of the data and dropout")
     resume: bool = flag(False, "go on from the newest checkpoint, or start if there is none")
     overwrite_output_dir: bool = flag(False, "remove what an earlier run left in the output directory")
     keep_last: int = flag(3, "checkpoints to keep; 0: all")
     model_save_every_n_iter: int = flag(
-        10000, "steps between checkpoints; the last step always has one", aliases=("model_save_every_n_iters",)
+        10000,
+        "steps between checkpoints; the last step always has one",
+        aliases=("model_save_every_n_iters", "save_steps", "checkpoint_frequency"),
     )
-    loss_print_every_n_iters: int = flag(20, "steps between log lines", aliases=("loss_print_every_n_iter",))
+    loss_print_every_n_iters: int = flag(
+        20, "steps between log lines", aliases=("loss_print_every_n_iter", "logging_steps", "log_frequency")
+    )
+    logging_first_step: bool = flag(False, "log the first step too")
     val_print_every_n_iters: int = flag(20, "evaluation batches between its progress lines")
-    eval_every_n_iters: int = flag(0, "steps between evaluations; 0: at the end alone")
+    eval_every_n_iters: int = flag(
+        0,
+        "steps between evaluations; 0: at the end alone",
+        aliases=("eval_steps", "validation_frequency", "evaluate_frequency"),
+    )
+    eval_at_start: bool = flag(False, "evaluate before the first step too")
     do_train: bool = flag(True, "train")
     do_eval: bool = flag(True, "evaluate, where evaluation data is given")
 
