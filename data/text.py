@@ -139,10 +139,10 @@ def detect_format(file: Path, text_field: str) -> str:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int) -> list[list[Span]]:
-    """Groups the documents of all files into pieces of about `piece_bytes`, never of more than twice that.
+def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int, most: int) -> list[list[Span]]:
+    """Groups the documents of all files into pieces of about `piece_bytes`.
 
-    A document that is longer is cut, at a line's end if it has one near.
+    A document whose rest is longer than `most` bytes is cut, at a line's end if it has one near.
     """
     pieces: list[list[Span]] = [[]]
     room = piece_bytes
@@ -151,7 +151,7 @@ def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int) -> list
         size = file.stat().st_size
         start = 0
         while start < size:
-            end = size if size - start <= room else _next_document(file, start + room, size, format, piece_bytes)
+            end = size if size - start <= room else _next_document(file, start + room, size, format, most)
             pieces[-1].append(Span(str(file), start, end, format))
             room -= end - start
             start = end
@@ -163,16 +163,19 @@ def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int) -> list
     return pieces
 
 
-def _next_document(file: Path, position: int, size: int, format: str, limit: int) -> int:
-    """Where the first document after `position` begins: at most `limit` bytes away."""
+def _next_document(file: Path, position: int, size: int, format: str, most: int) -> int:
+    """Where the first document after `position` begins, or where to cut one that goes on for more than `most` bytes."""
     with file.open("rb") as stream:
         stream.seek(position - 1)
-        window = stream.read(limit)
-    for border in (_DOCUMENT_START[format], re.compile(rb"\n"), re.compile(rb"\s"), re.compile(rb"(?=[^\x80-\xBF])")):
-        match = border.search(window, 0 if border.pattern.startswith(rb"\n") else 1)
-        if match and match.end() > 0:
-            return min(position - 1 + match.end(), size)
-    return min(position - 1 + len(window), size)
+        window = stream.read(most)
+    if match := _DOCUMENT_START[format].search(window):
+        return min(position - 1 + match.end(), size)
+    if position - 1 + len(window) >= size:
+        return size
+    for border in (rb"\n", rb"\s", rb"(?=[^\x80-\xBF])"):  # the last one: between two characters of UTF-8
+        if match := re.compile(border).search(window, 1):
+            return position - 1 + match.end()
+    return position - 1 + len(window)
 
 
 def read_documents(
@@ -298,7 +301,7 @@ def open_input(
     files = unpack(work, files)
     total = sum(file.stat().st_size for file in files)
     largest = (work_flags.memory_mb << 20) // 32
-    pieces = plan_spans(files, text.text_field, min(max(total // 64, 1 << 18), largest))
+    pieces = plan_spans(files, text.text_field, min(max(total // 64, 1 << 18), largest), largest)
     if not pieces:
         raise UserError(f"--input_file {' '.join(text.input_file)}: nothing but empty files.")
     return work, pieces

@@ -1,0 +1,285 @@
+"""`prepare_data.py pretraining`: text becomes shards of masked sentence pairs, however much text there is.
+
+Three stages, each in restartable pieces (`data.pieces`), with files in between so that memory stays flat:
+
+1. tokenize: a piece of the input → its tokens on disk (`data.token_store`),
+2. pairs: the documents of one piece, once per `--dupe_factor` → unmasked rows in random order (`data.instances`),
+3. shards: rows from everywhere, shuffled and masked → records (`data.masking`, `data.ofrecord`).
+
+Every random choice is seeded by the seed, the stage and the piece's number, so the records depend on neither the number
+of processes nor on interruptions. All rows together come in a uniformly random order: each of stage 2's files is in
+random order, how many of its rows go to each part of the output is drawn from the distribution that a shuffle of the
+whole would give, and each part is shuffled by itself.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.cli import to_flat_dict
+from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
+from data.instances import SPECIAL_TOKENS_OF_ONE, SPECIAL_TOKENS_OF_PAIR, draw_rows
+from data.masking import Masking, mask_tokens
+from data.ofrecord import Schema, Shard, ShardWriter, pretraining_schema, write_dataset_json
+from data.pieces import Result, finish, plan_sha256, run_pieces
+from data.text import Span, open_input, read_documents, span_bytes
+from data.token_store import Corpus, TokenStore, token_dtype, write_piece
+from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
+from utils.errors import UserError
+
+_PAIRS, _SPLIT, _SHUFFLE, _MASK = range(4)  # streams of random numbers
+_ROWS_AT_ONCE = 2048
+_EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
+_SPEED_FLAGS = ("num_workers", "overwrite_output_dir")
+
+
+def _generator(example: ExampleFlags, stream: int, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng([example.random_seed, stream, *numbers])
+
+
+def prepare(config: PretrainingDataConfig) -> None:
+    """Runs the three stages.
+
+    Raises:
+        UserError: no usable input, a vocabulary that does not fit, an output directory that holds something else.
+    """
+    output_dir = Path(config.output_dir)
+    vocab = load_vocab(config.vocab_file)
+    check_casing(vocab, config.do_lower_case, config.vocab_file)
+    settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
+    plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
+    opened = open_input(config.text, config.work, output_dir, plan | settings)
+    if opened is None:
+        print(f"{output_dir} is complete already")
+        return
+    work, pieces = opened
+    workers = config.work.num_workers
+
+    tokenized = run_pieces(
+        work, "tokenize", _tokenize_piece,
+        [(piece, config.text, config.vocab_file, config.do_lower_case) for piece in pieces],
+        num_workers=workers, sizes=span_bytes(pieces), unit="B",
+    )  # fmt: skip
+    corpus = _corpus(tokenized, vocab)
+    _check_corpus(corpus, config)
+
+    tasks = [(number, dupe) for dupe in range(config.example.dupe_factor) for number in range(len(pieces))]
+    drawn = run_pieces(
+        work, "pairs", _draw_piece,
+        [(number, dupe, corpus, config.example, vocab["[CLS]"], vocab["[SEP]"]) for number, dupe in tasks],
+        num_workers=workers, sizes=[tokenized[number]["tokens"] for number, _ in tasks], unit="tokens",
+    )  # fmt: skip
+    layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
+
+    written = run_pieces(
+        work, "shards", _write_shard,
+        [(output_dir, layout, cells, config.example, vocab) for cells in layout.shards],
+        num_workers=workers, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
+        unit="records",
+    )  # fmt: skip
+    shards = [
+        Shard(**result["shard"], offsets=np.fromfile(work / f"offsets-{number:06d}", np.uint64))
+        for number, result in enumerate(written)
+    ]
+    shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
+    write_dataset_json(
+        output_dir,
+        schema=_schema(config.example),
+        shards=shards,
+        seq_length=config.example.max_seq_length,
+        max_predictions_per_seq=config.example.max_predictions_per_seq,
+        objective=config.example.objective,
+        vocab_size=max(vocab.values()) + 1,
+        **settings,
+        made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
+        plan_sha256=plan_sha256(work),
+    )
+    finish(output_dir)
+    print(f"{sum(layout.cell_rows):,} records of {corpus.documents[-1]:,} documents in {output_dir}")
+
+
+# ---- 1. tokenize ----------------------------------------------------------------------------------------------------
+
+
+def _tokenize_piece(
+    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool
+) -> Result:
+    vocab = load_vocab(vocab_file)
+    tokenizer = _bulk_tokenizer(vocab_file, do_lower_case)
+    return write_piece(work / _token_file(index), read_documents(piece, text), tokenizer, len(vocab), vocab["[UNK]"])
+
+
+_tokenizers: dict[tuple[str, bool], BulkTokenizer] = {}
+
+
+def _bulk_tokenizer(vocab_file: str, do_lower_case: bool) -> BulkTokenizer:
+    """One tokenizer a process: it gets faster with every word it has seen."""
+    key = vocab_file, do_lower_case
+    if key not in _tokenizers:
+        _tokenizers[key] = BulkTokenizer(load_vocab(vocab_file), do_lower_case)
+    return _tokenizers[key]
+
+
+def _token_file(number: int) -> str:
+    return f"tokens-{number:06d}"
+
+
+def _corpus(tokenized: Sequence[Result], vocab: dict[str, int]) -> Corpus:
+    return Corpus(
+        files=tuple(_token_file(number) for number in range(len(tokenized))),
+        token_bytes=np.dtype(token_dtype(len(vocab))).itemsize,
+        tokens=tuple(result["tokens"] for result in tokenized),
+        sentences=tuple(result["sentences"] for result in tokenized),
+        documents=np.cumsum([0, *(result["documents"] for result in tokenized)]),
+    )
+
+
+def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
+    documents = int(corpus.documents[-1])
+    named = " ".join(config.text.input_file)
+    if not documents:
+        raise UserError(f"--input_file {named} holds no text.")
+    if documents == 1 and config.example.objective == "nsp":
+        raise UserError(
+            f"--input_file {named} is a single document, and next-sentence prediction takes sentences from other ones: "
+            "put a blank line between documents, or give --objective none."
+        )
+
+
+# ---- 2. pairs -------------------------------------------------------------------------------------------------------
+
+
+def _draw_piece(
+    work: Path, index: int, number: int, dupe: int, corpus: Corpus, example: ExampleFlags, cls_id: int, sep_id: int
+) -> Result:
+    rng = _generator(example, _PAIRS, dupe, number)
+    store = TokenStore(work, corpus)
+    try:
+        rows = draw_rows(
+            rng, store, number, objective=example.objective, seq_length=example.max_seq_length,
+            short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
+        )  # fmt: skip
+    finally:
+        store.close()
+    table = np.concatenate([rows.input_ids, rows.lengths, rows.labels[:, None]], 1).astype(rows.input_ids.dtype)
+    rng.permutation(table).tofile(work / _row_file(index))
+    return {"rows": len(table)}
+
+
+def _row_file(task: int) -> str:
+    return f"rows-{task:06d}"
+
+
+# ---- 3. shards ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which rows go where: shards are made of cells, and a cell is what one process shuffles in memory."""
+
+    shards: list[list[int]]  # the cells of each shard
+    cell_rows: list[int]
+    counts_file: str  # int64 [tasks + 1, cells]: before each task, how many rows of a cell come from earlier ones
+    tasks: int
+    row_bytes: int
+
+
+def _lay_out(work: Path, task_rows: Sequence[int], config: PretrainingDataConfig, token_bytes: int) -> _Layout:
+    total = sum(task_rows)
+    if total < config.num_shards:
+        raise UserError(f"--num_shards is {config.num_shards}, but the input gives {total} records only.")
+    if total >= 10**9:
+        raise UserError("the input gives over a billion records; prepare it in several parts.")
+    row_bytes = (config.example.max_seq_length + _EXTRA) * token_bytes
+    cells_per_shard = -(-total * row_bytes // config.num_shards // (config.work.memory_mb << 16))  # a 16th of memory
+    cells_per_shard = max(1, cells_per_shard)
+    shard_rows = _shares(total, config.num_shards)
+    cell_rows = [rows for shard in shard_rows for rows in _shares(shard, cells_per_shard)]
+    cells = np.arange(len(cell_rows)).reshape(config.num_shards, cells_per_shard)
+    rng = _generator(config.example, _SPLIT)
+    counts = np.zeros((len(task_rows) + 1, len(cell_rows)), np.int64)
+    left = np.array(cell_rows)
+    for task, rows in enumerate(task_rows):
+        drawn = rng.multivariate_hypergeometric(left, rows, method="marginals")
+        counts[task + 1] = drawn
+        left -= drawn
+    np.save(work / "layout.npy", counts)
+    return _Layout(cells.tolist(), cell_rows, "layout.npy", len(task_rows), row_bytes)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """Whole numbers that add up to the total and differ by one at most."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _write_shard(
+    work: Path, index: int, output_dir: Path, layout: _Layout, cells: Sequence[int], example: ExampleFlags,
+    vocab: dict[str, int],
+) -> Result:  # fmt: skip
+    masking = Masking.of_vocab(
+        vocab,
+        max_predictions_per_seq=example.max_predictions_per_seq,
+        masked_lm_prob=example.masked_lm_prob,
+        whole_words=example.do_whole_word_mask,
+    )
+    dtype = token_dtype(len(vocab))
+    lengths = np.zeros(example.max_seq_length + 1, np.int64)
+    predictions = random_next = 0
+    with ShardWriter(output_dir / f"part-{index:05d}", _schema(example)) as writer:
+        for cell in cells:
+            table = _generator(example, _SHUFFLE, cell).permutation(_read_cell(work, layout, cell, dtype))
+            rng = _generator(example, _MASK, cell)
+            for start in range(0, len(table), _ROWS_AT_ONCE):
+                features = _features(rng, table[start : start + _ROWS_AT_ONCE], example.objective, masking)
+                writer.write_batch(features)
+                lengths += np.bincount(features["input_mask"].sum(1), minlength=len(lengths))
+                predictions += int(features["masked_lm_weights"].sum())
+                random_next += int(features["next_sentence_labels"].sum())
+    shard = writer.shard
+    assert shard.offsets is not None
+    shard.offsets.tofile(work / f"offsets-{index:06d}")
+    return {
+        "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
+        "lengths": lengths.tolist(),
+        "predictions": predictions,
+        "random_next": random_next,
+    }
+
+
+def _read_cell(work: Path, layout: _Layout, cell: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """The cell's rows [R, S + 3], task after task."""
+    counts = np.load(work / layout.counts_file, mmap_mode="r")
+    wanted = counts[1:, cell].tolist()
+    skipped = counts[1:, :cell].sum(1).tolist()  # the rows of earlier cells come first in a task's file
+    columns = layout.row_bytes // np.dtype(dtype).itemsize
+    parts = [
+        np.fromfile(work / _row_file(task), dtype, rows * columns, offset=skip * layout.row_bytes)
+        for task, (rows, skip) in enumerate(zip(wanted, skipped, strict=True))
+        if rows
+    ]
+    return np.concatenate(parts).reshape(-1, columns)
+
+
+def _features(rng: np.random.Generator, table: np.ndarray, objective: str, masking: Masking) -> dict[str, np.ndarray]:
+    """The features of R records from their rows."""
+    ids, (a, b, labels) = table[:, :-_EXTRA], table[:, -_EXTRA:].astype(np.int32).T[:, :, None]
+    special = SPECIAL_TOKENS_OF_PAIR if objective == "nsp" else SPECIAL_TOKENS_OF_ONE
+    length = a + b + special
+    place = np.arange(ids.shape[1], dtype=np.int32)
+    used = place < length
+    candidates = used & (place != 0) & (place != a + 1) & (place != length - 1)
+    return mask_tokens(rng, ids, candidates, length[:, 0], masking) | {
+        "input_mask": used.astype(np.int32),
+        "segment_ids": (used & (place > a + 1)).astype(np.int32),
+        "next_sentence_labels": labels,
+    }
+
+
+def _schema(example: ExampleFlags) -> Schema:
+    schema = pretraining_schema(example.max_seq_length, example.max_predictions_per_seq)
+    if example.objective == "none":
+        del schema["next_sentence_labels"]
+    return schema
