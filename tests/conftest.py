@@ -1,0 +1,73 @@
+"""Small records and models that the tests share."""
+
+import numpy as np
+import pytest
+
+from configs.model import BertConfig
+from data.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
+
+# Odd sizes that all differ, so that a swapped axis fails.
+VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3
+
+
+@pytest.fixture
+def tiny_config():
+    """A model of odd sizes, without dropout."""
+    return BertConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=15,
+        num_hidden_layers=2,
+        num_attention_heads=5,
+        intermediate_size=19,
+        max_position_embeddings=13,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def pretraining_arrays(count, seed):
+    """{feature: [count, L]} of random pretraining records with padding and both segments."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(6, SEQ_LENGTH + 1, count)
+    inside = np.arange(SEQ_LENGTH) < lengths[:, None]
+    positions = np.sort(np.stack([rng.choice(5, PREDICTIONS, replace=False) for _ in range(count)]) + 1, axis=1)
+    weights = np.arange(PREDICTIONS) < rng.integers(1, PREDICTIONS + 1, (count, 1))
+    ids = rng.integers(5, VOCAB_SIZE, (count, SEQ_LENGTH)) * inside
+    return {
+        "input_ids": ids.astype(np.int32),
+        "input_mask": inside.astype(np.int32),
+        "segment_ids": ((np.arange(SEQ_LENGTH) > 3) & inside).astype(np.int32),
+        "masked_lm_positions": (positions * weights).astype(np.int32),
+        "masked_lm_ids": (rng.integers(5, VOCAB_SIZE, (count, PREDICTIONS)) * weights).astype(np.int32),
+        "masked_lm_weights": weights.astype(np.float32),
+        "next_sentence_labels": rng.integers(0, 2, (count, 1)).astype(np.int32),
+    }
+
+
+@pytest.fixture
+def pretraining_batch():
+    """A function (count, seed) -> a batch as the loader gives it."""
+
+    def make(count, seed=0):
+        return {**pretraining_arrays(count, seed), "example_weights": np.ones(count, np.float32)}
+
+    return make
+
+
+@pytest.fixture
+def records_dir(tmp_path):
+    """A directory of three shards with 47 records in all, and a vocabulary."""
+    directory = tmp_path / "records"
+    directory.mkdir()
+    schema, shards = pretraining_schema(SEQ_LENGTH, PREDICTIONS), []
+    for number, count in enumerate((19, 17, 11)):
+        arrays = pretraining_arrays(count, seed=number)
+        with ShardWriter(directory / f"part-{number:05}", schema) as writer:
+            for row in range(count):
+                writer.write({name: array[row] for name, array in arrays.items()})
+        shards.append(writer.shard)
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, VOCAB_SIZE))]
+    (directory / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    lengths = {"seq_length": SEQ_LENGTH, "max_predictions_per_seq": PREDICTIONS}
+    write_dataset_json(directory, schema=schema, shards=shards, vocab_size=VOCAB_SIZE, do_lower_case=True, **lengths)
+    return directory
