@@ -13,7 +13,9 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +101,13 @@ def unpack(work: Path, files: Sequence[Path]) -> list[Path]:
             temporary.rename(target)
         plain.append(target)
     return plain
+
+
+@contextmanager
+def unpacked(files: Sequence[Path], directory: Path) -> Iterator[list[Path]]:
+    """`unpack` into a directory beside the result that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=directory) as work:
+        yield unpack(Path(work), files)
 
 
 def _open_packed(file: Path) -> Any:

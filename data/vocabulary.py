@@ -1,0 +1,137 @@
+"""`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, the same one every time."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from configs.cli import warn
+from configs.prepare import VocabConfig
+from data.ofrecord import write_atomically
+from data.pieces import Progress
+from data.text import Span, input_files, plan_spans, read_documents, span_bytes, unpacked
+from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from utils.errors import UserError
+
+_PIECE_BYTES = 1 << 20
+_WORDS_KEPT = 2_000_000
+
+
+def make_vocab(config: VocabConfig) -> None:
+    """Trains a vocabulary, or copies that of the model directory that `--input_file` names.
+
+    Raises:
+        UserError: no usable input, or a text too small for `--vocab_size`.
+    """
+    target = Path(config.vocab_file)
+    if target.is_dir():
+        target = target / "vocab.txt"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
+    model = Path(config.text.input_file[0])
+    if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
+        size = len(load_vocab(model))
+        write_atomically(target, vocab_path(model).read_bytes())
+        print(f"{size:,} entries of {vocab_path(model)} in {target}")
+        return
+    with unpacked(input_files(config.text.input_file), target.parent) as files:
+        spans = plan_spans(files, config.text.text_field, _PIECE_BYTES, _PIECE_BYTES)
+        words = _count_words(_sample(spans, config), config)
+    if not words:
+        raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+    vocab = _train(words, config)
+    write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
+    print(_coverage(vocab, words))
+    print(f"{len(vocab):,} entries in {target}")
+    if len(vocab) < config.vocab_size:
+        warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
+
+
+def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[Sequence[Span]]:
+    """Pieces of `--sample_mb` altogether, any of them equally likely."""
+    wanted = config.sample_mb << 20
+    order = np.random.default_rng(config.random_seed).permutation(len(pieces))
+    sizes = np.array(span_bytes(pieces))[order]
+    taken = order[: int(np.searchsorted(np.cumsum(sizes), wanted)) + 1]
+    return [pieces[number] for number in sorted(taken)]
+
+
+def _count_words(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Counter[str]:
+    """How often each word occurs, after lower-casing and splitting at punctuation; of very many the rarest are lost."""
+    spaced: Counter[str] = Counter()
+    with Progress("count words", sum(span_bytes(pieces)), "B") as progress:
+        for piece, size in zip(pieces, span_bytes(pieces), strict=True):
+            for document in read_documents(piece, config.text):
+                for sentence in document:
+                    spaced.update(sentence.split())
+            if len(spaced) > _WORDS_KEPT:
+                spaced = Counter(dict(spaced.most_common(_WORDS_KEPT // 2)))
+            progress.update(size)
+    rules = build_tokenizer({}, config.do_lower_case)
+    words: Counter[str] = Counter()
+    for word, count in spaced.items():
+        for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
+            words[part] += count
+    return words
+
+
+def _train(words: Counter[str], config: VocabConfig) -> list[str]:
+    """The vocabulary in the order of ids."""
+    first: Counter[str] = Counter()
+    inner: Counter[str] = Counter()
+    for word, count in words.items():
+        first[word[0]] += count
+        for character in word[1:]:
+            inner[character] += count
+    characters = first + inner
+    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[: config.limit_alphabet]
+    # The trainer numbers continuing characters in the order of a hash table, anew in every process, and breaks ties by
+    # those numbers. Named as special tokens they are numbered beforehand, and the result is always the same.
+    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if inner[character])]
+    smallest = len(special) + len(alphabet)
+    if config.vocab_size < smallest:
+        raise UserError(
+            f"--vocab_size {config.vocab_size} is less than the {smallest} characters and special tokens; raise it, or "
+            "lower --limit_alphabet."
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    learner = Tokenizer(models.WordPiece({}, unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    learner.train_from_iterator(_repeated(words), trainer)
+    ids = learner.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def _repeated(words: Counter[str]) -> Iterator[str]:
+    """Each word as often as it was counted: the trainer takes text, not counts."""
+    for word in sorted(words):
+        if len(word) <= MAX_CHARACTERS_PER_WORD:
+            for start in range(0, words[word], 1000):
+                yield " ".join([word] * min(1000, words[word] - start))
+
+
+def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
+    """How well the vocabulary fits the text it was made from."""
+    tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
+    tokens = unknown = whole = 0
+    for (_, count), encoding in zip(words.items(), tokenizer.encode_batch_fast(list(words)), strict=True):
+        tokens += count * len(encoding.ids)
+        unknown += count * (encoding.ids == [1])  # [UNK]
+        whole += count * (len(encoding.ids) == 1 and encoding.ids != [1])
+    total = sum(words.values())
+    size = sum(count * len(word.encode()) for word, count in words.items())
+    return (
+        f"{total:,} words seen: {whole / total:.1%} are one entry, {unknown / total:.3%} are unknown; "
+        f"{tokens / total:.2f} tokens per word, {size / tokens:.2f} bytes per token"
+    )
