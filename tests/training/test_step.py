@@ -1,0 +1,132 @@
+"""One update: the same in both modes and for any split of its batch, and the right one."""
+
+import numpy as np
+import pytest
+
+from configs.training import OptimizerFlags
+from modeling import BertForPreTraining
+from training.distributed import World
+from training.optimizer import build_optimizer
+from training.schedule import learning_rates
+from training.step import StepOptions, build_eval_step, build_train_step, normalized, place
+
+WORLD = World(rank=0, size=1, device="cpu")
+FLAGS = OptimizerFlags(lr=2e-2, weight_decay=0.1, warmup_proportion=0.2, max_grad_norm=0.5)
+
+
+def losses(mode, config, batches, *, accumulation=1, flags=FLAGS, model=None, seed=3):
+    """Metrics of an update on each batch, and the model."""
+    model = place(mode, model or BertForPreTraining(config, seed=1), WORLD)
+    rates = learning_rates(flags, len(batches))
+    options = StepOptions(world=WORLD, seed=seed, grad_acc_steps=accumulation, max_grad_norm=flags.max_grad_norm)
+    step = build_train_step(mode, model, build_optimizer(model, flags), rates, options)
+    return [step(batch)() for batch in batches], model
+
+
+def test_modes_agree_with_accumulation_clipping_and_two_groups(tiny_config, pretraining_batch):
+    batches = [pretraining_batch(8, seed) for seed in range(12)]
+    eager, eager_model = losses("eager", tiny_config, batches, accumulation=2)
+    graph, graph_model = losses("graph", tiny_config, batches, accumulation=2)
+    for name in ("total_loss", "mlm_loss", "nsp_loss", "nsp_accuracy"):
+        np.testing.assert_allclose([m[name] for m in eager], [m[name] for m in graph], rtol=2e-6, atol=1e-7)
+    assert eager[-1]["total_loss"] < eager[0]["total_loss"] - 0.3
+    assert min(m["grad_norm"] for m in eager) > FLAGS.max_grad_norm  # so that clipping is at work
+    for name, array in eager_model.to_arrays().items():
+        np.testing.assert_allclose(array, graph_model.to_arrays()[name], rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("accumulation", [2, 3, 6])
+def test_micro_batches_add_up_to_the_whole_batch(mode, accumulation, tiny_config, pretraining_batch):
+    batches = [pretraining_batch(6, seed) for seed in range(5)]
+    whole, _ = losses(mode, tiny_config, batches)
+    split, _ = losses(mode, tiny_config, batches, accumulation=accumulation)
+    np.testing.assert_allclose([m["total_loss"] for m in whole], [m["total_loss"] for m in split], rtol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_filling_rows_change_nothing(mode, tiny_config, pretraining_batch):
+    batch = pretraining_batch(4)
+    filled = {name: np.concatenate([array, array[:2]]) for name, array in batch.items()}
+    filled["example_weights"][4:] = 0
+    filled["masked_lm_weights"][4:] = 0
+    alone, _ = losses(mode, tiny_config, [batch] * 3)
+    together, _ = losses(mode, tiny_config, [filled] * 3)
+    np.testing.assert_allclose([m["total_loss"] for m in alone], [m["total_loss"] for m in together], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_one_step_moves_every_parameter(mode, tiny_config, pretraining_batch):
+    before = BertForPreTraining(tiny_config, seed=1).to_arrays()
+    flags = OptimizerFlags(lr=1e-2, warmup_proportion=0.0)
+    _, model = losses(mode, tiny_config, [pretraining_batch(6)], flags=flags)
+    unmoved = [name for name, array in model.to_arrays().items() if np.array_equal(array, before[name])]
+    assert unmoved == []
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_state_continues_in_either_mode(mode, tiny_config, pretraining_batch):
+    """Six updates equal three, saved and put into a new step of each mode, and three more."""
+    batches = [pretraining_batch(4, seed) for seed in range(6)]
+    rates = learning_rates(FLAGS, 6)
+    options = StepOptions(world=WORLD, seed=3, max_grad_norm=FLAGS.max_grad_norm)
+
+    def fresh(kind):
+        model = place(kind, BertForPreTraining(tiny_config, seed=1), WORLD)
+        return model, build_train_step(kind, model, build_optimizer(model, FLAGS), rates, options)
+
+    model, step = fresh(mode)
+    whole = [step(batch)()["total_loss"] for batch in batches]
+    model, step = fresh(mode)
+    for batch in batches[:3]:
+        step(batch)()
+    arrays, state = model.to_arrays(), step.state()
+    for other in ("eager", "graph"):
+        model, step = fresh(other)
+        model.load_arrays(arrays, source="memory")
+        step.load_state(state, 3)
+        rest = [step(batch)()["total_loss"] for batch in batches[3:]]
+        if other == mode:
+            assert rest == whole[3:]
+        else:
+            np.testing.assert_allclose(rest, whole[3:], rtol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_dropout_follows_the_seed(mode, tiny_config, pretraining_batch):
+    from dataclasses import replace
+
+    config = replace(tiny_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    batches = [pretraining_batch(4)] * 3
+    flags = OptimizerFlags(lr=1e-9, warmup_proportion=0.0)  # the model stays, so that only dropout differs
+
+    def run(seed):
+        return [m["mlm_loss"] for m in losses(mode, config, batches, accumulation=2, flags=flags, seed=seed)[0]]
+
+    first, again, other = run(1), run(1), run(2)
+    assert first == again
+    assert len({*first, *other}) == 6  # every step and every seed draws its own masks
+
+
+def test_evaluation_sums_and_leaves_training_alone(tiny_config, pretraining_batch):
+    model = BertForPreTraining(tiny_config, seed=1)
+    model.train()
+    batch = pretraining_batch(5)
+    results = {
+        mode: build_eval_step(mode, model, WORLD, ["seq_relationship_score"])(batch) for mode in ("eager", "graph")
+    }
+    assert model.training
+    for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "seq_relationship_score"):
+        np.testing.assert_allclose(results["eager"][name], results["graph"][name], rtol=1e-5, err_msg=name)
+    halves = [
+        build_eval_step("eager", model, WORLD)({k: v[s] for k, v in batch.items()}) for s in (slice(2), slice(2, 5))
+    ]
+    np.testing.assert_allclose(halves[0]["mlm_loss"] + halves[1]["mlm_loss"], results["eager"]["mlm_loss"], rtol=1e-5)
+
+
+def test_weights_sum_to_one(pretraining_batch):
+    batch = normalized(pretraining_batch(5), WORLD)
+    assert batch["masked_lm_weights"].sum() == pytest.approx(1)
+    assert batch["example_weights"].sum() == pytest.approx(1)
+    nothing = {"masked_lm_weights": np.zeros((2, 3), np.float32)}
+    assert not normalized(nothing, WORLD)["masked_lm_weights"].any()
