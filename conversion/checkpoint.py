@@ -59,6 +59,7 @@ def read_checkpoint(
     source: str = "auto",
     *,
     config: str | Path | dict[str, Any] | None = None,
+    sizes: dict[str, Any] | None = None,
     trust: bool = False,
     allow_partial: bool = False,
 ) -> Checkpoint:
@@ -68,6 +69,7 @@ def read_checkpoint(
         path: a model directory, a weights file, a TensorFlow prefix, or a training run's directory.
         source: its format; "auto" finds out.
         config: a configuration file, or its content, in place of the one beside the weights.
+        sizes: settings that a user gave besides; where the configuration tells them too they must agree.
         trust: whether formats may be read that need unpickling (`flow.save`).
         allow_partial: whether tensors may be missing or have another shape; these are left out.
 
@@ -76,6 +78,10 @@ def read_checkpoint(
     """
     path = _resolve(Path(path))
     settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
+    for name, value in (sizes or {}).items():
+        if settings.get(name, value) != value:
+            raise UserError(f"--{name} {value} contradicts the configuration of {path}, which says {settings[name]}.")
+    settings = {**settings, **(sizes or {})}
     source = detect(path) if source == "auto" else source
     stored, flat = _read_stored(path, source, trust)
     try:

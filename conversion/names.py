@@ -268,7 +268,8 @@ def from_scheme(
         groups.add(POOLER)
     wanted = [row.name for row in rows(shape.num_hidden_layers) if row.group in groups]
     missing = [name for name in wanted if name not in known]
-    unexpected += [source for name, (_, _, source) in known.items() if name not in set(wanted)]
+    beyond = sorted(source for name, (_, _, source) in known.items() if name not in set(wanted))
+    mismatched += [f"{source} lies beyond the configuration's {shape.num_hidden_layers} layers" for source in beyond]
     state = {name: state[name] for name in wanted if name in state}
     mapped = {known[name][2]: name for name in state}
     return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
@@ -314,12 +315,13 @@ def _sizes(
         "type_vocab_size": count("bert.embeddings.token_type_embeddings.weight") // hidden or 2,
     }
     if "num_attention_heads" not in given:
-        if hidden % 64:
+        head_size = given.get("hidden_size_per_head", 64)
+        if not isinstance(head_size, int) or head_size < 1 or hidden % head_size:
             raise UserError(
                 f"the tensors do not tell the number of attention heads (hidden size {hidden}): give the model's "
                 "configuration file (convert_checkpoint.py --config, run_infer.py --num_attention_heads)."
             )
-        found["num_attention_heads"] = hidden // 64
+        found["num_attention_heads"] = hidden // head_size
     if "classifier.bias" in known:
         found["num_labels"] = count("classifier.bias")
     config = BertConfig.from_dict({**found, **given})

@@ -133,9 +133,22 @@ def test_missing_and_unexpected_tensors(tmp_path, state, config):
 def test_fewer_and_more_layers_than_the_configuration(tmp_path, state, config):
     with pytest.raises(UserError, match=r"layer\.3.* is missing"):
         read_checkpoint(write_model(tmp_path / "m", state, config | {"num_hidden_layers": 4}))
-    checkpoint = read_checkpoint(write_model(tmp_path / "m", state, config | {"num_hidden_layers": 2}))
-    assert all(name.startswith("bert.encoder.layer.2.") for name in checkpoint.report.unexpected)
-    assert len(checkpoint.report.unexpected) == 16
+    with pytest.raises(UserError, match=r"layer\.2.* lies beyond the configuration's 2 layers"):
+        read_checkpoint(write_model(tmp_path / "m", state, config | {"num_hidden_layers": 2}))
+    checkpoint = read_checkpoint(tmp_path / "m", allow_partial=True)
+    assert len(checkpoint.report.mismatched) == 16
+    assert not any("layer.2" in name for name in checkpoint.state)
+
+
+def test_sizes_that_the_user_gives_must_agree(tmp_path, state, config):
+    directory = write_model(tmp_path / "m", state, config)
+    assert_same_state(read_checkpoint(directory, sizes={"hidden_size": 15, "num_attention_heads": 3}).state, state)
+    with pytest.raises(UserError, match=r"--num_attention_heads 5 contradicts .* says 3"):
+        read_checkpoint(directory, sizes={"num_attention_heads": 5})
+    (directory / "config.json").unlink()
+    assert read_checkpoint(directory, sizes={"hidden_size_per_head": 5}).config.num_attention_heads == 3
+    with pytest.raises(UserError, match=r"configuration wants \[101"):
+        read_checkpoint(directory, sizes={"num_attention_heads": 3, "vocab_size": 101})
 
 
 def test_sizes_come_from_the_tensors_without_a_configuration(tmp_path, state, config):

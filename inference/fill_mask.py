@@ -1,0 +1,85 @@
+"""The likeliest tokens for each [MASK] of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from inference.pipelines import Row
+from inference.runner import POSITIONS_PER_EXAMPLE, Example, Outputs
+from inference.text import TextEncoder, field, softmax
+from utils.errors import UserError
+
+MASK = "[MASK]"
+
+
+@dataclass
+class FillMask:
+    """Answers as Hugging Face's pipeline: for each mask a list of `score`, `token`, `token_str`, `sequence`."""
+
+    encoder: TextEncoder
+    top_k: int = 5
+    max_predictions: int | None = None  # masks of one text, at most
+
+    fields = ("text",)
+    outputs = ("prediction_scores",)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.encoder.tokens
+
+    def encode(self, row: Row) -> list[Example]:
+        pieces = field(row, "text").split(MASK)
+        masks = len(pieces) - 1
+        if not masks:
+            raise UserError(f"there is no {MASK} in the text: put one where a word is to be found.")
+        if self.max_predictions and masks > self.max_predictions:
+            raise UserError(f"the text has {masks} {MASK}, above --max_predictions_per_seq {self.max_predictions}.")
+        ids: list[int] = []
+        positions = []
+        for piece in pieces:
+            ids += self.encoder.encode(piece).ids
+            positions.append(len(ids) + 1)  # after [CLS]
+            ids.append(self.encoder.vocab[MASK])
+        example = self.encoder.example(ids[:-1])
+        return [
+            replace(example, masked_lm_positions=np.array(positions[start:-1][:POSITIONS_PER_EXAMPLE], np.int32))
+            for start in range(0, masks, POSITIONS_PER_EXAMPLE)
+        ]
+
+    def reduce(self, example: Example, outputs: Outputs) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each position the best ids and their probabilities."""
+        assert example.masked_lm_positions is not None
+        best = []
+        for logits in outputs["prediction_scores"][: len(example.masked_lm_positions), : len(self.tokens)]:  # [V]
+            ids = np.argpartition(-logits, min(self.top_k, len(logits) - 1))[: self.top_k]
+            ids = ids[np.argsort(-logits[ids], kind="stable")]
+            best.append((ids, softmax(logits)[ids]))
+        return best
+
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
+        pieces = row["text"].split(MASK)
+        answers = []
+        for place, (ids, scores) in enumerate(best for part in reduced for best in part):
+            before, after = MASK.join(pieces[: place + 1]), MASK.join(pieces[place + 1 :])
+            answers.append(
+                [
+                    {
+                        "score": float(score),
+                        "token": int(index),
+                        "token_str": self.tokens[index],
+                        "sequence": _put(before, self.tokens[index], after),
+                    }
+                    for index, score in zip(ids, scores, strict=True)
+                ]
+            )
+        return answers[0] if len(answers) == 1 else answers
+
+
+def _put(before: str, token: str, after: str) -> str:
+    """The text with the token in the mask's place; a piece of a word joins the word before it."""
+    if token.startswith("##"):
+        return before.rstrip() + token[2:] + after
+    return before + token + after

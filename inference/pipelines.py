@@ -1,0 +1,34 @@
+"""What every task's pipeline is: a row of text to examples, outputs to something small, these to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from inference.runner import Example, Outputs
+
+Row = Mapping[str, Any]
+
+
+class Pipeline(Protocol):
+    """One task.
+
+    Attributes:
+        fields: the texts that a row has, the first of them always.
+        outputs: the model's outputs that are needed.
+    """
+
+    fields: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def encode(self, row: Row) -> list[Example]:
+        """A row's examples, at least one; raises UserError for a row that cannot be answered."""
+        ...
+
+    def reduce(self, example: Example, outputs: Outputs) -> Any:
+        """What must be kept of one example's outputs."""
+        ...
+
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> Any:
+        """The answer, made of plain Python values."""
+        ...

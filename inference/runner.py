@@ -1,0 +1,128 @@
+"""Runs a model over examples of mixed lengths, in few shapes.
+
+In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold either one
+row or all rows; the rest is padding. Eager mode pads to the longest row of the batch and no further.
+Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+
+from modeling.pretrained import PretrainedModel
+
+Mode = Literal["graph", "eager"]
+Outputs = dict[str, np.ndarray]
+
+_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+POSITIONS_PER_EXAMPLE = 8  # an example has one masked position, or up to this many
+_ALONG_THE_SEQUENCE = ("sequence_output", "start_logits", "end_logits")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row for the model: `input_ids` and `segment_ids` [S] without padding, and what to predict, if anything."""
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+    masked_lm_positions: np.ndarray | None = None  # [P], P at most POSITIONS_PER_EXAMPLE
+
+    @property
+    def num_positions(self) -> int:
+        """P as the model sees it: few values, so that there are few shapes."""
+        if self.masked_lm_positions is None:
+            return 0
+        return 1 if len(self.masked_lm_positions) == 1 else POSITIONS_PER_EXAMPLE
+
+
+class Runner:
+    """A model in evaluation mode, and what has been compiled of it.
+
+    Args:
+        model: any of `modeling`'s.
+        mode: "graph" or "eager".
+        device: "cpu", "cuda" or "cuda:I".
+        batch_size: rows of a batch.
+    """
+
+    def __init__(self, model: PretrainedModel, mode: Mode, device: str, batch_size: int) -> None:
+        self.model = model.to(device).eval()
+        self.mode, self.device, self.batch_size = mode, device, batch_size
+        longest = model.config.max_position_embeddings
+        self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
+        self.graphs: dict[tuple, nn.Graph] = {}
+
+    @property
+    def most_graphs(self) -> int:
+        """The bound on compiled shapes, for one set of outputs."""
+        return len(self.lengths) * len({1, self.batch_size}) * len({1, POSITIONS_PER_EXAMPLE})
+
+    def run(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, Outputs]]:
+        """Yields (index, outputs of that example) for every example, in the order that wastes the least.
+
+        Args:
+            examples: rows of any lengths up to the model's longest.
+            names: the model's outputs to give, each without the batch axis and without padding.
+        """
+        order = sorted(range(len(examples)), key=lambda i: (examples[i].num_positions, len(examples[i].input_ids)))
+        while order:
+            kind = examples[order[-1]].num_positions  # from the longest down: memory is at its largest at once
+            chosen = [i for i in order[-self.batch_size :] if examples[i].num_positions == kind]
+            del order[-len(chosen) :]
+            outputs = self._forward([examples[i] for i in chosen], tuple(names))
+            for row, index in enumerate(chosen):
+                yield index, self._row(outputs, row, examples[index])
+
+    def _forward(self, examples: Sequence[Example], names: tuple[str, ...]) -> Outputs:
+        batch = self._batch(examples)
+        tensors = {name: flow.from_numpy(array).to(self.device) for name, array in batch.items()}
+        if self.mode == "eager":
+            with flow.no_grad():
+                results = self.model(**tensors)
+                return {name: results[name].numpy() for name in names}
+        shape = (names, *(array.shape for array in batch.values()))
+        if shape not in self.graphs:
+            self.graphs[shape] = _Graph(self.model, names)
+        return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
+
+    def _batch(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+        rows = longest = max(len(example.input_ids) for example in examples)
+        if self.mode == "graph":
+            longest = next(length for length in self.lengths if length >= longest)
+            rows = 1 if len(examples) == 1 else self.batch_size
+        else:
+            rows = len(examples)
+        input_ids, input_mask, segment_ids = np.zeros((3, rows, longest), np.int32)  # [B, S]
+        input_mask[:, 0] = 1  # a row that fills up attends to something
+        positions = np.zeros((rows, examples[0].num_positions), np.int32)  # [B, P]
+        for row, example in enumerate(examples):
+            length = len(example.input_ids)
+            input_ids[row, :length] = example.input_ids
+            input_mask[row, :length] = 1
+            segment_ids[row, :length] = example.segment_ids
+            if example.masked_lm_positions is not None:
+                positions[row, : len(example.masked_lm_positions)] = example.masked_lm_positions
+        batch = {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
+        return batch | ({"masked_lm_positions": positions} if positions.size else {})
+
+    def _row(self, outputs: Outputs, row: int, example: Example) -> Outputs:
+        length = len(example.input_ids)
+        return {
+            name: array[row, :length] if name in _ALONG_THE_SEQUENCE else array[row] for name, array in outputs.items()
+        }
+
+
+class _Graph(nn.Graph):
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
+        outputs = self.model(**batch)
+        return {name: outputs[name] for name in self.names}

@@ -1,0 +1,82 @@
+"""Texts to token ids, with the errors that a text can have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from inference.runner import Example
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A tokenizer and the frame around its tokens: `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`.
+
+    Attributes:
+        max_length: longest input that is taken, in tokens.
+        segments: the model's number of segment types.
+    """
+
+    tokenizer: Tokenizer
+    vocab: Mapping[str, int]
+    max_length: int
+    segments: int
+
+    @property
+    def tokens(self) -> list[str]:
+        """The vocabulary by id."""
+        by_id = [""] * (max(self.vocab.values()) + 1)
+        for token, index in self.vocab.items():
+            by_id[index] = token
+        return by_id
+
+    def encode(self, text: str) -> Encoding:
+        """Ids and offsets of a text as it stands, without the frame."""
+        return self.tokenizer.encode(text)
+
+    def example(self, first: list[int], second: list[int] | None = None) -> Example:
+        """Token ids in their frame.
+
+        Raises:
+            UserError: more tokens than the model takes.
+        """
+        cls, sep = self.vocab["[CLS]"], self.vocab["[SEP]"]
+        ids = [cls, *first, sep] + ([*second, sep] if second is not None else [])
+        if len(ids) > self.max_length:
+            raise UserError(f"the text has {len(ids)} tokens, and at most {self.max_length} can be taken: shorten it.")
+        segment_ids = np.zeros(len(ids), np.int32)
+        if self.segments > 1:
+            segment_ids[len(first) + 2 :] = 1
+        return Example(np.array(ids, np.int32), segment_ids)
+
+    def text_or_pair(self, row: Mapping[str, Any]) -> Example:
+        """The example of `text`, and of `text_pair` if the row has one."""
+        pair = field(row, "text_pair") if row.get("text_pair") is not None else None
+        return self.example(self.encode(field(row, "text")).ids, None if pair is None else self.encode(pair).ids)
+
+
+def field(row: Mapping[str, Any], name: str) -> str:
+    """A row's text of that name.
+
+    Raises:
+        UserError: it is missing, empty, or no text.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise UserError(f"{name!r} is missing." if value is None else f"{name!r} must be text, not {value!r}.")
+    if not value.strip():
+        raise UserError(f"the {name.replace('_', ' ')} is empty.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"the {name.replace('_', ' ')} is not valid UTF-8.")
+    return value
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -1,0 +1,45 @@
+"""The class of a text, or of a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inference.pipelines import Row
+from inference.runner import Example, Outputs
+from inference.text import TextEncoder, softmax
+
+
+@dataclass
+class TextClassification:
+    """Answers with all labels as `label` and `score`, the likeliest first.
+
+    Scores are probabilities. A model with one label gives the number it was trained to give; one of several
+    independent labels (`problem_type` "multi_label_classification") a probability for each.
+    """
+
+    encoder: TextEncoder
+    labels: Sequence[str]
+    problem_type: str | None = None
+
+    fields = ("text", "text_pair")
+    outputs = ("logits",)
+
+    def encode(self, row: Row) -> list[Example]:
+        return [self.encoder.text_or_pair(row)]
+
+    def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:
+        return outputs["logits"].copy()  # [C]
+
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[dict[str, Any]]:
+        logits = reduced[0]
+        if self.problem_type == "regression" or len(self.labels) == 1:
+            scores = logits
+        elif self.problem_type == "multi_label_classification":
+            scores = 1 / (1 + np.exp(-logits))
+        else:
+            scores = softmax(logits)
+        return [{"label": self.labels[i], "score": float(scores[i])} for i in np.argsort(-scores, kind="stable")]
