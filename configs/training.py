@@ -4,6 +4,7 @@ change only the speed."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from configs.cli import flag
 from utils.errors import UserError
@@ -65,13 +66,18 @@ class BatchFlags:
         _at_least(self, "grad_acc_steps", 1)
         _at_least(self, "grad_acc_ramp_steps", 0)
 
+    default_train_rows: ClassVar[int] = 8
+    default_val_rows: ClassVar[int] = 32
+
     def train_rows(self, world_size: int) -> int:
         """Rows of one micro-batch on one rank."""
-        return _per_rank("train", self.train_batch_size, self.train_global_batch_size, world_size, 8)
+        return _per_rank(
+            "train", self.train_batch_size, self.train_global_batch_size, world_size, self.default_train_rows
+        )
 
     def val_rows(self, world_size: int) -> int:
         """Rows of one evaluation batch on one rank."""
-        return _per_rank("val", self.val_batch_size, self.val_global_batch_size, world_size, 32)
+        return _per_rank("val", self.val_batch_size, self.val_global_batch_size, world_size, self.default_val_rows)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class OptimizerFlags:
     adam_epsilon: float = flag(1e-6, "added to the second moment's root")
     clip: str = flag("norm", "how gradients are kept small", choices=("norm", "value", "none"))
     max_grad_norm: float = flag(1.0, "clip norm: gradients are scaled down to this global norm; 0: never")
-    clip_value: float = flag(1.0, "clip value: each number of a gradient is cut at this size (eager mode)")
+    clip_value: float = flag(1.0, "clip value: each number of a gradient is cut at this size")
     lr_schedule: str | None = flag(
         None,
         "the learning rate after warmup; onecycle is optax's linear one (default: linear, or polynomial where "
@@ -141,6 +147,16 @@ class OptimizerFlags:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+
+    @property
+    def schedule(self) -> str:
+        """The schedule's name."""
+        return self.lr_schedule or ("linear" if self.lr_decay_power == 1 else "polynomial")
+
+    @property
+    def norm_limit(self) -> float:
+        """The global norm that gradients are scaled down to; 0: never."""
+        return self.max_grad_norm if self.clip == "norm" else 0.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,7 @@ class DeviceFlags:
     """Devices and speed (nothing here changes what is computed, but for rounding)."""
 
     with_cuda: bool | None = flag(None, "train on CUDA (default: if it is usable)")
+    device: str | None = flag(None, "the same in a word", choices=("cpu", "cuda"))
     cuda_devices: tuple[int, ...] = flag((), "the CUDA devices to use, by number")
     use_ddp: bool = flag(False, "eager mode: average gradients over the launcher's processes")
     use_consistent: bool = flag(False, "graph mode: global tensors over the launcher's processes")
@@ -201,6 +218,8 @@ class DeviceFlags:
         16, "graph mode on CUDA: gradients are sent in pieces up to this size", unit="MB"
     )
     nccl_fusion_max_ops: int = flag(24, "graph mode on CUDA: gradients in one piece, at most")
+    join_timeout: float = flag(300.0, "several processes: wait so long for the others at the start", unit="s")
+    stop_timeout: float = flag(60.0, "several processes: time to save and leave after SIGTERM or Ctrl-C", unit="s")
     num_threads: int | None = flag(None, "CPU threads of this process (default: the cores, shared by its host's ranks)")
     cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
     profile: bool = flag(False, "print the time per operation at the end")

@@ -7,9 +7,10 @@ changes which records an update sees. Batches may straddle epochs; each record c
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,13 +66,19 @@ class Shard:
 
 
 def training_batches(
-    records: Records, *, rows: int, seed: int, start: int = 0, end: int | None = None, shard: Shard = Shard()
+    records: Records,
+    *,
+    rows: int | Iterable[int],
+    seed: int,
+    start: int = 0,
+    end: int | None = None,
+    shard: Shard = Shard(),
 ) -> Iterator[Batch]:
     """This rank's share of every update's rows, read ahead by one batch.
 
     Args:
         records: the training set.
-        rows: records of one update over all ranks and micro-batches.
+        rows: records of one update over all ranks and micro-batches, or of each of them in turn.
         seed: decides the order of every epoch.
         start: how many records of the sequence were taken before.
         end: where the sequence stops (default: never); rows beyond it fill up the last batch with weight 0.
@@ -79,11 +86,13 @@ def training_batches(
 
     def batches() -> Iterator[Batch]:
         position = start
-        while end is None or position < end:
-            positions = np.arange(position, position + rows, dtype=np.int64)[shard.rows(rows)]
+        for count in itertools.repeat(rows) if isinstance(rows, int) else rows:
+            if end is not None and position >= end:
+                return
+            positions = np.arange(position, position + count, dtype=np.int64)[shard.rows(count)]
             real = positions < end if end is not None else np.ones(len(positions), bool)
             yield read_batch(records, shuffled(positions, len(records), seed), real)
-            position += rows
+            position += count
 
     return read_ahead(batches())
 

@@ -18,18 +18,22 @@ LINE = ("total_loss", "mlm_loss", "nsp_loss", "pred_acc", "throughput")
 
 
 class Journal:
-    """Written by the first rank; on others every method does nothing."""
+    """Written by the first rank; on others every method does nothing.
 
-    def __init__(self, directory: Path, *, first_step: int, total_steps: int, active: bool = True) -> None:
+    Rows of `first_step` and later that an earlier run left are cut off, unless it is None.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int | None, total_steps: int, active: bool = True) -> None:
         self.active = active
         if not active:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        keep_rows_before(directory / METRICS_FILE, first_step)
+        if first_step is not None:
+            keep_rows_before(directory / METRICS_FILE, first_step)
         self._rows = open(directory / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step or None)
         self._bar = tqdm(
-            total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+            total=total_steps, initial=first_step or 0, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )
 
     def __enter__(self) -> Journal:

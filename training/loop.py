@@ -23,8 +23,7 @@ class Progress:
     """What is counted while a run goes on."""
 
     total_steps: int
-    rows_per_step: int  # records of one update, over all ranks
-    first_record: int  # the record at which step 0 would have begun
+    records_before: Callable[[int], int]  # records taken before an update, over all ranks
     records_per_epoch: int
     tokens_per_record: int
     flops_per_record: float  # of the model: forward and backward
@@ -67,21 +66,24 @@ def train(
     saved_step = first_step if first_step else -1
     feed = iter(batches)
     done = first_step
+    if evaluate and flags.eval_at_start and not first_step:
+        journal.evaluation_row(0, evaluate())
     with _signals() as stop:
         while done < progress.total_steps and not stop_everywhere(bool(stop)):
             metrics = step(next(feed))
             current, done = done, done + 1
             journal.advance()
 
-            if done % flags.loss_print_every_n_iters == 0:
+            if done % flags.loss_print_every_n_iters == 0 or (flags.logging_first_step and done == 1):
                 values = metrics()
                 if not math.isfinite(values["total_loss"]):
                     raise UserError(
                         f"total_loss is {values['total_loss']} at step {current}: the last checkpoint is from step "
                         f"{max(saved_step, 0)}; go on from it with a lower --lr or a longer warmup."
                     )
-                rate = (done - logged_step) * progress.rows_per_step / (time.perf_counter() - clock)
-                epoch = (progress.first_record + current * progress.rows_per_step) // progress.records_per_epoch
+                records = progress.records_before(done) - progress.records_before(logged_step)
+                rate = records / (time.perf_counter() - clock)
+                epoch = progress.records_before(current) // progress.records_per_epoch
                 journal.training_row(current, epoch, _row(values, learning_rate(current), rate, progress))
                 clock, logged_step = time.perf_counter(), done
 

@@ -15,7 +15,7 @@ from modeling.pretrained import to_numpy
 
 
 def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
-    """AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py."""
+    """Adam, AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py."""
     named = list(model.named_parameters())
     groups = [
         {"params": [p for name, p in named if decays(name)], "weight_decay": flags.weight_decay},
@@ -27,11 +27,13 @@ def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
         "eps": flags.adam_epsilon,
     }
     for group in groups:
-        if flags.max_grad_norm:  # read by graph mode; eager mode clips in its step
-            group |= {"clip_grad_max_norm": flags.max_grad_norm, "clip_grad_norm_type": 2.0}
+        if flags.norm_limit:  # read by graph mode; eager mode clips in its step
+            group |= {"clip_grad_max_norm": flags.norm_limit, "clip_grad_norm_type": 2.0}
     if flags.optim_name == "lamb":
         return Lamb(groups, **shared)
-    return AdamW(groups, **shared, do_bias_correction=flags.optim_name == "adamw")
+    if flags.optim_name == "adam":  # AdamW without weight decay is Adam (Kingma & Ba 2015)
+        groups = [{**group, "weight_decay": 0.0} for group in groups]
+    return AdamW(groups, **shared, do_bias_correction=flags.optim_name != "bert_adam")
 
 
 def decays(name: str) -> bool:

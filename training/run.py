@@ -6,7 +6,6 @@ What commands differ in (records, model, evaluation) they bring; everything else
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,8 +19,9 @@ import oneflow as flow
 from configs.cli import to_flat_dict, warn
 from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
+from conversion import Checkpoint, detect, read_checkpoint
 from data.loader import Records, Shard, training_batches
-from modeling.pretrained import CONFIG_FILE, PretrainedModel
+from modeling.pretrained import PretrainedModel
 from training.checkpoint import (
     TrainingState,
     load_training_state,
@@ -34,7 +34,7 @@ from training.distributed import join
 from training.journal import METRICS_FILE, Journal
 from training.loop import Progress, Stopped, train
 from training.optimizer import build_optimizer
-from training.schedule import learning_rates
+from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.errors import UserError
 
@@ -70,46 +70,75 @@ class Task:
 
 
 class Run:
-    """Joins the job, claims the output directory and finds where to start.
+    """Joins the job, looks at the output directory and finds where to start.
 
     Attributes:
         mode: "eager" or "graph".
         world: this process among its job's.
         checkpoint: what the run resumes from, if anything.
-        start: the model directory whose weights it starts from, if any.
+        start: what holds the weights it starts from, if anything; of any format that `conversion` reads.
 
     Raises:
-        UserError: the directory holds another run and neither --resume nor --overwrite_output_dir is given.
+        UserError: the directory holds another run and neither --resume nor --overwrite_output_dir is given; or there
+            is no training (`--do_train False`) and nothing to start from.
     """
 
     def __init__(self, config: TrainingConfig, mode: Mode) -> None:
         self.config, self.mode = config, mode
+        if mode == "graph" and config.optimizer.clip == "value" and config.batch.grad_acc_steps > 1:
+            raise UserError(
+                "--clip value with --grad_acc_steps above 1 works in eager mode alone: a compiled job cannot reach the "
+                "sum of its micro-batches; take --clip norm."
+            )
         self.world = join(config.device)
-        flags = config.run
+        flags, named = config.run, config.model.init_checkpoint
         self.checkpoint_dir = Path(flags.checkpoint_path or flags.output_dir)
         self.log_dir = Path(flags.log_dir or flags.output_dir)
-        if self.world.rank == 0:
-            self._claim_directories()
-        self.world.sum(np.zeros(1))  # others look for a checkpoint only when the first rank has made room
-        self.checkpoint = newest_checkpoint(self.checkpoint_dir) if flags.resume else None
-        named = config.model.init_checkpoint
+        if flags.do_train:
+            self._check_directories()
+        own = flags.resume or not (flags.do_train or named)  # whoever only evaluates means the run that is there
+        self.checkpoint = newest_checkpoint(self.checkpoint_dir) if own else None
+        if self.checkpoint is None and named is None and not flags.do_train:
+            raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
         self.start = self.checkpoint or (model_directory(named) if named else None)
+        self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
 
     @property
     def start_config(self) -> BertConfig | None:
         """The configuration of the weights to start from."""
-        return BertConfig.from_json(self.start / CONFIG_FILE) if self.start else None
+        return self._weights.config if self._weights else None
+
+    def start_file(self, name: str) -> Path | None:
+        """A file that lies beside the weights to start from, for example `vocab.txt`."""
+        return self._weights.file(name) if self._weights else None
 
     def build_model(self, kind: type[Model], config: BertConfig) -> Model:
-        """The model with its first weights, or those to start from, on the run's device."""
-        model = kind.from_pretrained(self.start, config) if self.start else kind(config, self.config.run.seed)
+        """The model with its first weights, or those to start from, on the run's device.
+
+        Raises:
+            UserError: the weights lack something that would then be used untrained.
+        """
+        model = kind(config, self.config.run.seed)
+        if self._weights:
+            fresh = model.load_arrays(self._weights.state, source=str(self.start))
+            self._weights.state.clear()  # a large model need not be in memory twice
+            if fresh and not self.config.run.do_train:
+                raise UserError(f"{self.start} lacks {fresh[0]}: train it first, with --do_train True.")
         return place(self.mode, model, self.world)
+
+    def evaluate(self, judge: Callable[[Callable[[str], None]], dict[str, float]]) -> None:
+        """Evaluates without training; the row joins metrics.jsonl, under the step of the weights."""
+        step = load_training_state(self.checkpoint)[0].step if self.checkpoint else 0
+        with Journal(self.log_dir, first_step=None, total_steps=0, active=self.world.rank == 0) as journal:
+            journal.evaluation_row(step, judge(journal.say))
 
     def train(self, model: PretrainedModel, task: Task) -> None:
         """Trains `model` as the flags say, evaluates it, and leaves checkpoints, logs and metrics."""
         config, flags, world = self.config, self.config.run, self.world
-        rows = config.batch.train_rows(world.size) * world.size * config.batch.grad_acc_steps
+        if world.rank == 0:
+            self._claim_directories()
+        batch_sizes = BatchSchedule.of(config.batch, world.size)
         state = TrainingState(step=0, records_taken=0, seed=flags.seed)
         moments: dict[str, np.ndarray] = {}
         if self.checkpoint:
@@ -122,20 +151,28 @@ class Run:
         if last_record is None:
             total_steps = flags.max_steps or 0
         else:
-            total_steps = state.step + math.ceil(max(0, last_record - state.records_taken) / rows)
+            total_steps = state.step + batch_sizes.steps_for(last_record - state.records_taken, state.step)
 
-        rates = learning_rates(config.optimizer, max(total_steps, 1))
+        def records_before(step: int) -> int:
+            return state.records_taken + batch_sizes.records_before(step) - batch_sizes.records_before(state.step)
+
+        update_rows = batch_sizes.micro_rows * batch_sizes.peak
+        rates = learning_rates(config.optimizer, max(total_steps, 1), update_rows)
         optimizer = build_optimizer(model, config.optimizer)
         step = build_train_step(self.mode, model, optimizer, rates, self._step_options())
         if self.checkpoint:
             step.load_state(moments, state.step)
         batches = training_batches(
-            task.records, rows=rows, seed=flags.seed, start=state.records_taken, end=last_record, shard=self.shard
+            task.records,
+            rows=batch_sizes.sizes(state.step),
+            seed=flags.seed,
+            start=state.records_taken,
+            end=last_record,
+            shard=self.shard,
         )
         progress = Progress(
             total_steps=total_steps,
-            rows_per_step=rows,
-            first_record=state.records_taken - state.step * rows,
+            records_before=records_before,
             records_per_epoch=len(task.records),
             tokens_per_record=task.seq_length,
             flops_per_record=3 * model.config.forward_flops(task.seq_length, task.predictions),
@@ -149,7 +186,7 @@ class Run:
                     step.state(),
                 )  # by all ranks: reading global tensors is a common act
                 if world.rank == 0:
-                    taken = progress.first_record + done * rows
+                    taken = records_before(done)
                     saved = save_checkpoint(
                         self.checkpoint_dir,
                         model,
@@ -189,18 +226,28 @@ class Run:
                 f"done after {done} steps; the model is in {newest_checkpoint(self.checkpoint_dir) or self.start}"
             )
 
-    def _claim_directories(self) -> None:
+    def _read_weights(self, path: Path) -> Checkpoint:
+        heads = self.config.model.num_attention_heads
+        unsaid = heads is not None and detect(path) in ("lazy", "oneflow")  # these formats keep tensors alone
+        return read_checkpoint(path, config={"num_attention_heads": heads} if unsaid else None)
+
+    def _check_directories(self) -> None:
         flags = self.config.run
         for directory in {self.checkpoint_dir, self.log_dir}:
-            left = [path for path in _of_a_run(directory) if path.exists()]
-            if flags.overwrite_output_dir and not flags.resume:
-                for path in left:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            elif directory.is_dir() and any(directory.iterdir()) and not flags.resume:
+            claimed = flags.resume or flags.overwrite_output_dir
+            if not claimed and directory.is_dir() and any(directory.iterdir()):
                 raise UserError(
                     f"--output_dir {directory} is not empty: --resume goes on with the run in it, "
                     "--overwrite_output_dir starts anew, or name another directory."
                 )
+
+    def _claim_directories(self) -> None:
+        flags = self.config.run
+        for directory in {self.checkpoint_dir, self.log_dir}:
+            if flags.overwrite_output_dir and not flags.resume:
+                for path in _of_a_run(directory):
+                    if path.exists():
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -227,7 +274,9 @@ class Run:
             world=self.world,
             seed=config.run.seed,
             grad_acc_steps=config.batch.grad_acc_steps,
-            max_grad_norm=config.optimizer.max_grad_norm,
+            micro_rows=config.batch.train_rows(self.world.size) if config.batch.grad_acc_ramp_steps else None,
+            max_grad_norm=config.optimizer.norm_limit,
+            clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
             use_fp16=config.device.use_fp16,
             nccl_fusion_threshold_mb=config.device.nccl_fusion_threshold_mb,
             nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,

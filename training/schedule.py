@@ -1,7 +1,10 @@
-"""Learning rates, one definition for both modes: a table of values, one for each step of the run."""
+"""Learning rates and batch sizes over a run, one definition for both modes: a table, one value for each update."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,22 +12,33 @@ from oneflow.nn.optimizer.lr_scheduler import LRScheduler
 from oneflow.optim.optimizer import Optimizer
 
 from configs.cli import warn
-from configs.training import OptimizerFlags
+from configs.training import BatchFlags, OptimizerFlags
 from utils.errors import UserError
 
 
-def learning_rates(flags: OptimizerFlags, total_steps: int) -> np.ndarray:
+def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | None = None) -> np.ndarray:
     """float64 [total_steps]: the learning rate of each update, the first one's at index 0.
 
-    During warmup `lr * step / warmup` (so 0 at the first update, as in google-research/bert and Hugging Face); after
-    it the schedule runs over the remaining steps:
-    polynomial, and linear with power 1: `(lr - end) * ((total - step) / (total - warmup)) ** power + end`;
+    Update number n (from 0, or from 1: `--lr_first_step`) of T, with W of them in warmup, has `lr * n / W` during
+    warmup. After it, counted from n0 = W, or from n0 = 0 with `--lr_decay_from start`:
+    linear and polynomial: `(lr - end) * ((T - n) / (T - n0)) ** power + end`. Google's linear schedule
+    (google-research/bert optimization.py) counts from 0 and decays from the start; Hugging Face's decays from the end
+    of warmup; AWS's polynomial counts from 1 and decays from the end of warmup; NVIDIA's PolyWarmUp counts from 1 and
+    decays from the start with end 0.
     cosine: half a wave from lr to end; constant: lr.
+    onecycle (Smith & Topin 2018; optax.linear_onecycle_schedule): straight lines from `lr / div` at 0 to lr at W, back
+    to `lr / div` at `int(pct_final * T)`, and to `lr / div / final_div` at T.
+
+    Args:
+        flags: names the schedule.
+        total_steps: updates of the run.
+        batch_size: sequences of one update, for `--lr_for_batch`.
 
     Raises:
-        UserError: the warmup is longer than the run.
+        UserError: the warmup is longer than the run, or than onecycle's share of it.
     """
-    steps = np.arange(total_steps, dtype=np.float64)
+    first = (flags.schedule == "polynomial") if flags.lr_first_step is None else flags.lr_first_step
+    n = np.arange(total_steps, dtype=np.float64) + first
     warmup = flags.warmup_steps
     if warmup is None:
         warmup = int(total_steps * flags.warmup_proportion)
@@ -32,15 +46,64 @@ def learning_rates(flags: OptimizerFlags, total_steps: int) -> np.ndarray:
         raise UserError(f"--warmup_steps {warmup} is longer than the run of {total_steps} steps: shorten it.")
     if warmup == total_steps and total_steps > 1:
         warn("warmup takes the whole run: the learning rate only rises.")
-    left = (total_steps - steps) / max(1, total_steps - warmup)  # 1 at the end of warmup, towards 0
     low, high = flags.end_learning_rate, flags.lr
+    if flags.lr_for_batch is not None and batch_size is not None:
+        high *= math.sqrt(batch_size / flags.lr_for_batch)
+    if flags.schedule == "onecycle":
+        middle = int(flags.onecycle_pct_final * total_steps)
+        if warmup >= middle > 0:
+            raise UserError(f"warmup takes {warmup} steps, past --onecycle_pct_final at step {middle}: shorten it.")
+        start = high / flags.onecycle_div_factor
+        return np.interp(
+            n, [0, warmup, middle, total_steps], [start, high, start, start / flags.onecycle_final_div_factor]
+        )
+    origin = 0 if flags.lr_decay_from == "start" else warmup
+    left = np.clip((total_steps - n) / max(1, total_steps - origin), 0, 1)  # from 1 to 0
     decayed = {
-        "linear": (high - low) * np.maximum(left, 0) + low,
-        "polynomial": (high - low) * np.maximum(left, 0) ** flags.lr_decay_power + low,
+        "linear": (high - low) * left + low,
+        "polynomial": (high - low) * left**flags.lr_decay_power + low,
         "cosine": (high - low) * (1 + np.cos(np.pi * (1 - left))) / 2 + low,
         "constant": np.full(total_steps, high),
-    }[flags.lr_schedule]
-    return np.where(steps < warmup, high * steps / max(1, warmup), decayed)
+    }[flags.schedule]
+    return np.where(n < warmup, high * n / max(1, warmup), decayed)
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """How many records each update takes: so many a micro-batch, whose number grows linearly to its peak."""
+
+    micro_rows: int  # records of one micro-batch over all ranks
+    peak: int  # micro-batches of an update in the end
+    ramp: int = 0  # updates until the peak is reached; the first has one micro-batch
+
+    @classmethod
+    def of(cls, flags: BatchFlags, world_size: int) -> BatchSchedule:
+        """The schedule that the flags describe."""
+        ramp = flags.grad_acc_ramp_steps if flags.grad_acc_steps > 1 else 0
+        return cls(flags.train_rows(world_size) * world_size, flags.grad_acc_steps, ramp)
+
+    def micro_batches(self, step: int) -> int:
+        """Micro-batches of update `step`, the first of which is 0."""
+        return self.peak if step >= self.ramp else 1 + (self.peak - 1) * step // self.ramp
+
+    def records_before(self, step: int) -> int:
+        """Records taken by all updates before `step`."""
+        ramp = sum(self.micro_batches(each) for each in range(min(step, self.ramp)))
+        return self.micro_rows * (ramp + self.peak * max(0, step - self.ramp))
+
+    def steps_for(self, records: int, first_step: int = 0) -> int:
+        """Updates, beginning with `first_step`, until at least so many records are taken."""
+        step = first_step
+        while records > 0 and step < self.ramp:
+            records -= self.micro_rows * self.micro_batches(step)
+            step += 1
+        return step - first_step + max(0, math.ceil(records / (self.micro_rows * self.peak)))
+
+    def sizes(self, first_step: int) -> Iterator[int]:
+        """Records of each update from `first_step` on, without end."""
+        while True:
+            yield self.micro_rows * self.micro_batches(first_step)
+            first_step += 1
 
 
 class TableScheduler(LRScheduler):

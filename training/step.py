@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -41,7 +41,9 @@ class StepOptions:
     world: World
     seed: int
     grad_acc_steps: int = 1
-    max_grad_norm: float = 1.0
+    micro_rows: int | None = None  # one rank's rows of a micro-batch, where their number grows; None: it is constant
+    max_grad_norm: float = 1.0  # 0: never clip by norm
+    clip_value: float = 0.0  # 0: never clip by value
     use_fp16: bool = False
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
@@ -75,7 +77,11 @@ def build_train_step(
     """A step that updates a placed model; `rates` is the learning rate of each update."""
     model.train()
     kinds: dict[str, type] = {"eager": EagerTrainStep, "graph": GraphTrainStep}
-    return kinds[mode](model, optimizer, rates, options)
+    if options.micro_rows is None:
+        return kinds[mode](model, optimizer, rates, options)
+    return GrowingTrainStep(
+        options.micro_rows, lambda n: kinds[mode](model, optimizer, rates, replace(options, grad_acc_steps=n))
+    )
 
 
 def build_eval_step(
@@ -130,6 +136,9 @@ class EagerTrainStep:
             sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
         world.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
+        if self.options.clip_value:
+            for parameter in self.parameters:
+                parameter.grad = parameter.grad.clamp(-self.options.clip_value, self.options.clip_value)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -213,12 +222,40 @@ class GraphTrainStep:
         return tensor if world.size == 1 else tensor.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
 
 
+class GrowingTrainStep:
+    """Updates of a changing number of micro-batches: a step for each number, which takes over the moments."""
+
+    def __init__(self, micro_rows: int, build: Callable[[int], TrainStep]) -> None:
+        self.micro_rows, self.build = micro_rows, build
+        self.micro_batches, self.step = 0, 0
+        self.current: TrainStep | None = None
+        self.loaded: dict[str, np.ndarray] = {}
+
+    def __call__(self, batch: Batch) -> Metrics:
+        micro_batches = len(batch["input_ids"]) // self.micro_rows
+        if self.current is None or micro_batches != self.micro_batches:
+            state = self.state()
+            self.current, self.micro_batches = self.build(micro_batches), micro_batches
+            if self.step:
+                self.current.load_state(state, self.step)
+        self.step += 1
+        return self.current(batch)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.loaded if self.current is None else self.current.state()
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        self.loaded, self.step = state, step
+
+
 class _TrainGraph(nn.Graph):
     MODEL, STEP = "model", "System-Train-TrainStep"
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: TableScheduler, options: StepOptions) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.clip_value = model, options.clip_value
+        for parameter in model.parameters():
+            parameter.grad = None  # an earlier job leaves symbols of its own there
         self.add_optimizer(optimizer, lr_sch=scheduler)
         if options.grad_acc_steps > 1:
             self.config.set_gradient_accumulation_steps(options.grad_acc_steps)
@@ -235,6 +272,9 @@ class _TrainGraph(nn.Graph):
         with dropout.feed(masks) if masks else nullcontext():
             outputs = scalars(self.model(**batch, loss_reduction="sum"))
         outputs["total_loss"].backward()
+        if self.clip_value:
+            for parameter in self.model.to(nn.Module).parameters():
+                parameter.grad = parameter.grad.clamp(-self.clip_value, self.clip_value)
         return outputs
 
 
