@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.cli import flag, section
+from configs.model import ModelFlags
+from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
 
 
@@ -70,3 +72,46 @@ class SquadDataConfig:
             raise UserError(f"--num_shards must be at least 1, not {self.num_shards}.")
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"--num_workers must be at least 1, not {self.num_workers}.")
+
+
+@dataclass(frozen=True)
+class SquadDataFlags:
+    """Data."""
+
+    train_file: str | None = flag(None, "SQuAD JSON to train on; its features are made once and kept")
+    train_data_dir: str | None = flag(None, "features to train on, in place of --train_file")
+    train_example_num: int | None = flag(None, "features of one epoch (default: all)", unit="features")
+    train_data_part_num: int | None = flag(None, "use this many shards (default: all)", unit="shards")
+    predict_file: str | None = flag(None, "SQuAD JSON to answer")
+    eval_data_dir: str | None = flag(None, "its features, if they are made already")
+    eval_example_num: int | None = flag(None, "features to expect (default: what is found)", unit="features")
+    eval_data_part_num: int | None = flag(None, "use this many shards (default: all)", unit="shards")
+
+    def __post_init__(self) -> None:
+        for name in ("train_example_num", "train_data_part_num", "eval_example_num", "eval_data_part_num"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class SquadConfig:
+    """Everything that a run of run_squad.py is made of."""
+
+    data: SquadDataFlags = section(SquadDataFlags)
+    features: FeatureFlags = section(FeatureFlags)
+    decoding: DecodingFlags = section(DecodingFlags)
+    model: ModelFlags = section(ModelFlags)
+    batch: BatchFlags = section(BatchFlags, default_train_rows=32, default_val_rows=64)
+    optimizer: OptimizerFlags = section(OptimizerFlags, lr=3e-5)
+    run: RunFlags = section(RunFlags, output_dir="squad_output", epochs=3, do_train=False, do_eval=False)
+    device: DeviceFlags = section(DeviceFlags)
+    do_predict: bool = flag(False, "write the answers without scoring them")
+    mode: str = flag("graph", "compiled, or operation by operation", choices=("graph", "eager"))
+
+    def __post_init__(self) -> None:
+        if not (self.run.do_train or self.run.do_eval or self.do_predict):
+            raise UserError("nothing to do: give --do_train, --do_eval or --do_predict.")
+        if self.run.do_train and not (self.data.train_file or self.data.train_data_dir):
+            raise UserError("--do_train needs --train_file (SQuAD JSON) or --train_data_dir (features).")
+        if (self.run.do_eval or self.do_predict) and not self.data.predict_file:
+            raise UserError("--do_eval and --do_predict need --predict_file: the questions, as SQuAD JSON.")

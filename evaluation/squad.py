@@ -63,6 +63,7 @@ def evaluate(
     for qas_id in by_id:
         if not isinstance(predictions.get(qas_id, ""), str):
             raise UserError(f"the prediction for {qas_id} is {predictions[qas_id]!r}, not a text.")
+    check_gold(articles)
     if not is_version_2(articles):
         if na_probs is not None:
             raise UserError("--na-prob-file is for SQuAD 2.0, and no question of this data set says is_impossible.")
@@ -71,6 +72,13 @@ def evaluate(
     if unsure:
         raise UserError(f"--na-prob-file has no number for question {unsure[0]}.")
     return _evaluate_v2(by_id, predictions, na_probs, na_prob_thresh, out_image_dir)
+
+
+def check_gold(articles: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError where a v1.1 question has no answers, as in a test set: there is nothing to compare with."""
+    for question in () if is_version_2(articles) else questions(articles):
+        if not question.get("answers"):
+            raise UserError(f"question {question['id']} has no answers to compare with.")
 
 
 def is_version_2(articles: Iterable[dict[str, Any]]) -> bool:
@@ -87,9 +95,7 @@ def _evaluate_v1(all_questions: Iterable[dict[str, Any]], predictions: Mapping[s
     total = 0
     for question in all_questions:
         total += 1
-        gold = [normalize_answer(answer["text"]) for answer in question.get("answers", ())]
-        if not gold:
-            raise UserError(f"question {question['id']} has no answers to compare with.")
+        gold = [normalize_answer(answer["text"]) for answer in question["answers"]]
         if question["id"] in predictions:
             prediction = normalize_answer(predictions[question["id"]])
             exact_match += prediction in gold

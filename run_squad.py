@@ -1,0 +1,16 @@
+"""BERT for SQuAD 1.1 and 2.0: fine-tune, evaluate, answer. `python3 run_squad.py --help`."""
+
+from configs.cli import parse, run
+from configs.squad import SquadConfig
+from configs.training import RETIRED
+
+
+def main() -> None:
+    config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
+    from training.finetune import finetune_squad  # the framework is imported after --help and mistakes in flags
+
+    finetune_squad(config)
+
+
+if __name__ == "__main__":
+    run(main)
