@@ -1,0 +1,147 @@
+"""Loads the compiled kernels and speaks to them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import build
+
+# What each build needs of the CPU, best first.
+NEEDED_FEATURES = {
+    "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma"},
+    "avx2": {"avx2", "fma"},
+}
+# oneDNN's switch also limits what we choose: each of its names and how far it reaches.
+ISA_LIMITS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"]
+ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "ALL", "DEFAULT"]
+SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
+ONEFLOW_VERSION = "0.9.0"  # whose binary interface the kernels are compiled against
+ONEDNN_VERSION = 302  # 3.2
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether the kernels are at work; `reason` says in one line which they are, or what is missing."""
+
+    loaded: bool
+    reason: str
+    isa: str = ""
+    cpu_features: tuple[str, ...] = ()
+    bf16: bool = False  # whether the CPU multiplies bf16 numbers
+
+
+@functools.cache
+def load() -> Status:
+    """Registers the kernels with OneFlow, once. Never raises: without kernels everything runs on stock ones, slower."""
+    features = _cpu_features()
+    shown = tuple(name for name in SHOWN_FEATURES if name in features)
+
+    def without(reason: str) -> Status:
+        return Status(False, f"stock CPU kernels, several times slower: {reason}", cpu_features=shown)
+
+    if platform.machine() != "x86_64":
+        return without(f"ours are written for x86-64, and this is {platform.machine()}")
+    isa = next((name for name, needed in NEEDED_FEATURES.items() if needed <= features and _allowed(name)), None)
+    if isa is None:
+        return without("ours need a CPU with AVX2 and FMA (and ONEDNN_MAX_CPU_ISA to allow it)")
+    if build.oneflow_version() != ONEFLOW_VERSION:
+        return without(f"ours are made for OneFlow {ONEFLOW_VERSION}; `make setup` installs it")
+    if not build.is_current():
+        return without("ours are not built from this source yet; `python -m kernels build` does it, given g++")
+    try:
+        library = _open(build.LIB / f"kernels_{isa}.so")
+    except OSError as error:
+        return without(f"{error}; `python -m kernels build` builds ours anew")
+    if library.kernels_onednn_version() != ONEDNN_VERSION:
+        return without("another version of oneDNN answers; `make setup` installs the right one")
+    bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
+    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
+    return Status(True, what, isa, shown, bf16)
+
+
+def is_loaded() -> bool:
+    """Whether the kernels are at work (loads them if that has not been tried yet)."""
+    return load().loaded
+
+
+def set_bf16(on: bool) -> bool:
+    """Matrix products with bf16 operands and float32 sums, inputs and outputs, where the CPU has them.
+
+    Returns:
+        Whether they are on now.
+    """
+    status = load()
+    if not status.loaded:
+        return False
+    library().kernels_set_bf16(int(on and status.bf16))
+    return on and status.bf16
+
+
+def set_dropout_seed(run_seed: int, rank: int = 0) -> None:
+    """Seeds the dropout of a run. Every mask is then a function of this seed, the step, the layer, how often the layer
+    ran within the step, and the element.
+
+    Args:
+        run_seed: any integer.
+        rank: this process's number where each process holds its own equal part of the batch (data parallel in eager
+            mode); the ranks' masks are then the parts of one whole. Global tensors know their part by themselves.
+    """
+    if is_loaded():
+        wait_for_kernels()
+        library().kernels_set_dropout_seed(run_seed % 2**64, rank)
+
+
+def push_dropout_step(step: int) -> None:
+    """Begins an optimizer step: call it once before the step's first forward pass, in either mode."""
+    if is_loaded():
+        wait_for_kernels()
+        library().kernels_set_dropout_step(step)
+
+
+def wait_for_kernels() -> None:
+    """Kernels run behind Python's back; those of the last step must have drawn their masks before the step changes."""
+    import oneflow as flow
+
+    flow._oneflow_internal.eager.Sync()
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded kernels' own functions."""
+    library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
+    library.kernels_set_dropout_seed.argtypes = [ctypes.c_uint64, ctypes.c_int64]
+    library.kernels_set_dropout_step.argtypes = [ctypes.c_uint64]
+    library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
+    return library
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Loading the library registers its kernels; OneFlow, and the right oneDNN, must be there before."""
+    import oneflow  # noqa: F401
+
+    ctypes.CDLL(str(build.ENVIRONMENT / "lib" / "libdnnl.so.3"))
+    return ctypes.CDLL(str(path))
+
+
+def _cpu_features() -> set[str]:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return set()
+
+
+def _allowed(isa: str) -> bool:
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if limit not in ISA_LIMITS:
+        return True
+    needed = {"avx2": "AVX2", "avx512": "AVX512_CORE", "bf16": "AVX512_CORE_BF16"}[isa]
+    return ISA_LIMITS.index(limit) >= ISA_LIMITS.index(needed)

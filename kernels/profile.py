@@ -1,0 +1,54 @@
+"""Time by op. OneFlow's own profiler aborts on a CPU; this one is counted in our kernels themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kernels import plugin
+
+
+@dataclass
+class Profile:
+    """What was measured: filled when the `profile()` block ends."""
+
+    wall_seconds: float = 0.0
+    ops: dict[str, tuple[int, float]] = field(default_factory=dict)  # op -> calls, seconds; longest first
+
+    def table(self) -> str:
+        """Op, calls, milliseconds and share of the whole time, longest first; the last row is all the rest: stock
+        kernels, Python, waiting."""
+        rest = self.wall_seconds - sum(seconds for _, seconds in self.ops.values())
+        rows = [(op, str(calls), seconds) for op, (calls, seconds) in self.ops.items()]
+        lines = [f"{'op':<40}{'calls':>8}{'ms':>12}{'share':>8}"]
+        for op, calls, seconds in [*rows, ("everything else", "", rest)]:
+            lines.append(f"{op:<40}{calls:>8}{seconds * 1e3:>12.1f}{seconds / max(self.wall_seconds, 1e-9):>8.1%}")
+        return "\n".join(lines)
+
+
+@contextmanager
+def profile() -> Iterator[Profile]:
+    """Times the kernels that run inside the block. Without our kernels only the wall-clock time is known."""
+    result = Profile()
+    loaded = plugin.is_loaded()
+    if loaded:
+        plugin.wait_for_kernels()
+        plugin.library().kernels_set_profiling(1)
+    start = time.perf_counter()
+    yield result
+    if loaded:
+        plugin.wait_for_kernels()
+    result.wall_seconds = time.perf_counter() - start
+    if loaded:
+        plugin.library().kernels_set_profiling(0)
+        ops: dict[str, tuple[int, float]] = {}
+
+        @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+        def report(op: bytes, calls: int, nanoseconds: int) -> None:
+            ops[op.decode()] = (calls, nanoseconds / 1e9)
+
+        plugin.library().kernels_read_profile(report)
+        result.ops = dict(sorted(ops.items(), key=lambda item: -item[1][1]))

@@ -1,0 +1,64 @@
+"""Settings that matter as much as kernels do. Most are read once, when a library is loaded: hence before OneFlow."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# A thread that waits for the others of its team spins this many times before it sleeps. The default, many
+# milliseconds, starves whatever else runs on two cores; sleeping at once costs a wake-up for every kernel.
+SPIN_COUNT = "1000"
+
+
+def configure(threads: int | None = None) -> dict[str, str]:
+    """Sets what OneFlow and OpenMP read from the environment as they start; call it before `import oneflow`.
+
+    What is exported already stays, except for the one thread per process that OneFlow's launcher chooses by itself.
+
+    Args:
+        threads: threads for each process's kernels (default: this host's cores shared out between its processes).
+
+    Returns:
+        The settings in force, for the log.
+
+    Raises:
+        RuntimeError: OneFlow is imported already, so that nothing would take effect.
+    """
+    if "oneflow" in sys.modules:
+        raise RuntimeError("kernels.configure() comes too late: OneFlow is imported already")
+    launched = "LOCAL_RANK" in os.environ
+    if threads is None and launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        threads = _fair_share()
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    wanted = {
+        "OMP_NUM_THREADS": str(_fair_share()),
+        # Otherwise the framework's scheduler spins beside a worker thread, and takes a core for itself.
+        "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "0",
+        "GOMP_SPINCOUNT": SPIN_COUNT,
+        "GLOG_minloglevel": "2",  # errors only
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    return {name: os.environ[name] for name in wanted}
+
+
+def configure_graph() -> None:
+    """One stream of CPU kernels for compiled graphs; call it after OneFlow is imported and before the first graph.
+
+    Left alone, OneFlow spreads a graph's kernels over as many threads as there are cores, each of which then starts
+    a team of OpenMP threads of its own; and with several streams, the order of accumulated sums varies.
+    """
+    import oneflow as flow
+
+    session = flow.framework.session_context.GetDefaultSession()
+    session.TryInit()
+    resource = session.resource
+    resource.cpu_device_num = 1
+    session.update_resource_eagerly(resource)
+
+
+def _fair_share() -> int:
+    """This host's cores for each of its processes, at least one. All ranks are taken to be on one host."""
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    return max(1, len(os.sched_getaffinity(0)) // processes)

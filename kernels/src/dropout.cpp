@@ -1,0 +1,230 @@
+// Dropout whose masks are a function of (run seed, step, layer, run of the layer within the step, element), by the
+// counter-based generator Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011). So a
+// resumed run draws what an undisturbed one draws, and ranks draw their parts of one whole.
+//
+// The layer is `random_mask_like`'s seed attribute, which is the seed of the generator given to the functions that use
+// it, in eager and in a graph alike; for the plain `dropout` op, which carries none, the op's name (a graph's ops have
+// names of their own; eager's share one and are told apart by their order within the step).
+#include <array>
+#include <mutex>
+#include <unordered_map>
+
+#include "bias.h"
+#include "kernel.h"
+
+namespace kernels {
+namespace {
+
+constexpr int kLanes = 16, kGroup = 4 * kLanes;  // elements [64 g, 64 g + 64) come from blocks [16 g, 16 g + 16)
+
+// The four words of 16 consecutive blocks: word w of block first + lane is words[16 w + lane].
+void philox(uint64_t key, uint64_t first_block, uint64_t step, uint32_t* words) {
+  uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    c0[lane] = static_cast<uint32_t>(first_block + lane);
+    c1[lane] = static_cast<uint32_t>((first_block + lane) >> 32);
+    c2[lane] = static_cast<uint32_t>(step);
+    c3[lane] = static_cast<uint32_t>(step >> 32);
+  }
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const uint64_t even = uint64_t{0xD2511F53} * c0[lane], odd = uint64_t{0xCD9E8D57} * c2[lane];
+      c0[lane] = static_cast<uint32_t>(odd >> 32) ^ c1[lane] ^ k0;
+      c2[lane] = static_cast<uint32_t>(even >> 32) ^ c3[lane] ^ k1;
+      c1[lane] = static_cast<uint32_t>(odd);
+      c3[lane] = static_cast<uint32_t>(even);
+    }
+    k0 += 0x9E3779B9;
+    k1 += 0xBB67AE85;
+  }
+  std::memcpy(words, c0, sizeof(c0));
+  std::memcpy(words + kLanes, c1, sizeof(c1));
+  std::memcpy(words + 2 * kLanes, c2, sizeof(c2));
+  std::memcpy(words + 3 * kLanes, c3, sizeof(c3));
+}
+
+// Mixes a number into a key (the finalizer of SplitMix64).
+uint64_t mix(uint64_t key, uint64_t number) {
+  uint64_t z = (key ^ number) + 0x9E3779B97F4A7C15;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+  return z ^ (z >> 31);
+}
+
+// What Python sets between steps, and how often each layer has run since.
+struct {
+  std::mutex mutex;
+  uint64_t seed = 0, step = 0;
+  int64_t rank = 0;
+  std::unordered_map<uint64_t, uint64_t> runs;  // by layer
+} dropout_state;
+
+struct Stream {
+  uint64_t key, step;
+  int64_t rank;
+};
+Stream next_stream(uint64_t layer) {
+  std::lock_guard<std::mutex> lock(dropout_state.mutex);
+  const uint64_t run = dropout_state.runs[layer]++;
+  return {mix(mix(dropout_state.seed, layer), run), dropout_state.step, dropout_state.rank};
+}
+
+// mask[i] for the elements [begin, begin + size) of the whole tensor; each is 0 with probability `rate`.
+void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, bool* mask) {
+  const uint64_t threshold = std::llround(rate * 4294967296.0);
+  const int64_t first_group = begin / kGroup, last_group = (begin + size + kGroup - 1) / kGroup;
+#pragma omp parallel for schedule(static)
+  for (int64_t group = first_group; group < last_group; ++group) {
+    uint32_t words[kGroup];
+    philox(stream.key, group * kLanes, stream.step, words);
+    bool keep[kGroup];
+    for (int i = 0; i < kGroup; ++i) { keep[i] = words[i] >= threshold; }
+    const int64_t from = std::max(begin, group * kGroup), to = std::min(begin + size, (group + 1) * kGroup);
+    std::memcpy(mask + (from - begin), keep + (from - group * kGroup), to - from);
+  }
+}
+
+// Known when a graph is built; in eager mode the op is handed the framework's own state instead.
+class DropoutState final : public user_op::OpKernelState {
+ public:
+  DropoutState(user_op::KernelInitContext* ctx, const char* output) : layer(14695981039346656037ull) {
+    for (const char letter : ctx->op_name()) {  // FNV-1a, which no library version changes
+      layer = (layer ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
+    }
+    whole = ctx->parallel_ctx().parallel_num() > 1;
+    if (whole) {
+      const auto& shape = ctx->LogicalTensorDesc4ArgNameAndIndex(output, 0)->shape();
+      begin = split_begin(ctx, output, 0) * (shape.elem_cnt() / std::max<int64_t>(shape.At(0), 1));
+    }
+  }
+  uint64_t layer;      // a hash of the op's name
+  bool whole = false;  // the tensor is shared out by the framework, and `begin` is this rank's first element
+  int64_t begin = 0;
+};
+
+// Without a framework that shares the tensor out, every rank holds an equal part of the batch.
+int64_t first_element(const DropoutState* state, const Stream& stream, int64_t size) {
+  return state && state->whole ? state->begin : stream.rank * size;
+}
+
+class RandomMaskLike final : public user_op::OpKernel {
+ public:
+  std::shared_ptr<user_op::OpKernelState> CreateOpKernelState(user_op::KernelInitContext* ctx) const override {
+    return std::make_shared<DropoutState>(ctx, "out");
+  }
+
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
+    ProfileScope scope(ctx->op_type_name());
+    const Stream stream = next_stream(ctx->Attr<int64_t>("seed"));
+    const int64_t size = count(ctx, "out");
+    draw_mask(stream, first_element(dynamic_cast<DropoutState*>(state), stream, size), size, ctx->Attr<float>("rate"),
+              ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>());
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+// y = mask ? scale * x : 0 (+ addend)
+void mask_and_scale(const float* x, const bool* mask, float scale, const float* addend, float* y, int64_t size) {
+  for_each_block(size, [=](int64_t begin, int64_t end) {
+    if (addend) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) { y[i] = (mask[i] ? scale * x[i] : 0.f) + addend[i]; }
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) { y[i] = mask[i] ? scale * x[i] : 0.f; }
+    }
+  });
+}
+
+class Dropout final : public user_op::OpKernel {
+ public:
+  std::shared_ptr<user_op::OpKernelState> CreateOpKernelState(user_op::KernelInitContext* ctx) const override {
+    return std::make_shared<DropoutState>(ctx, "out");
+  }
+
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
+    ProfileScope scope(ctx->op_type_name());
+    const auto* own = dynamic_cast<DropoutState*>(state);
+    const Stream stream = next_stream(own ? own->layer : 0);
+    const int64_t size = count(ctx, "out");
+    const float rate = ctx->Attr<float>("rate");
+    bool* mask = ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>();
+    draw_mask(stream, first_element(own, stream, size), size, rate, mask);
+    mask_and_scale(in(ctx, "in"), mask, rate < 1.f ? 1.f / (1.f - rate) : 0.f, in_or_null(ctx, "_add_to_output"),
+                   out(ctx, "out"), size);
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+void dropout_grad(Context* ctx) {
+  mask_and_scale(in(ctx, "dy"), tensor(ctx, "mask")->dptr<bool>(), ctx->Attr<float>("scale"), nullptr, out(ctx, "dx"),
+                 count(ctx, "dx"));
+}
+
+void bias_add(Context* ctx) {
+  const float *a = in(ctx, "a"), *b = in(ctx, "b");
+  float* result = out(ctx, "out");
+  for_each_biased_row(ctx, b, [=](int64_t begin, int64_t size, const float* bias, auto step) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) { result[begin + i] = a[begin + i] + bias[i * step]; }
+  });
+}
+
+// out = mask ? scale * (a + bias) : 0 (+ addend)
+void fused_bias_add_mask_scale(Context* ctx) {
+  const float *a = in(ctx, "a"), *b = in(ctx, "b"), *addend = in_or_null(ctx, "_add_to_output");
+  const bool* mask = tensor(ctx, "mask")->dptr<bool>();
+  const float scale = ctx->Attr<float>("scale");
+  float* result = out(ctx, "out");
+  for_each_biased_row(ctx, b, [=](int64_t begin, int64_t size, const float* bias, auto step) {
+    for (int64_t i = 0; i < size; ++i) {
+      const float value = mask[begin + i] ? scale * (a[begin + i] + bias[i * step]) : 0.f;
+      result[begin + i] = addend ? value + addend[begin + i] : value;
+    }
+  });
+}
+
+auto mask_of(const char* argument) {
+  return user_op::HobDeviceType() == DeviceType::kCPU && user_op::HobDataType(argument, 0) == DataType::kBool;
+}
+
+REGISTER_CLASS("random_mask_like", RandomMaskLike).SetIsMatchedHob(mask_of("out"));
+REGISTER_CLASS("dropout", Dropout)
+    .SetIsMatchedHob(float_cpu("out"))
+    .SetInplaceProposalFn(may_overwrite("out", "in"));
+REGISTER("dropout_grad", dropout_grad)
+    .SetIsMatchedHob(float_cpu("dx"))
+    .SetInplaceProposalFn(may_overwrite("dx", "dy"));
+REGISTER("bias_add", bias_add).SetIsMatchedHob(float_cpu("out")).SetInplaceProposalFn(may_overwrite("out", "a"));
+REGISTER("fused_bias_add_mask_scale", fused_bias_add_mask_scale)
+    .SetIsMatchedHob(float_cpu("out"))
+    .SetInplaceProposalFn(may_overwrite("out", "a"));
+
+}  // namespace
+}  // namespace kernels
+
+EXPORTED void kernels_set_dropout_seed(uint64_t seed, int64_t rank) {
+  std::lock_guard<std::mutex> lock(kernels::dropout_state.mutex);
+  kernels::dropout_state.seed = seed;
+  kernels::dropout_state.rank = rank;
+  kernels::dropout_state.runs.clear();
+}
+
+EXPORTED void kernels_set_dropout_step(uint64_t step) {
+  std::lock_guard<std::mutex> lock(kernels::dropout_state.mutex);
+  kernels::dropout_state.step = step;
+  kernels::dropout_state.runs.clear();
+}
+
+// Philox's four words of one block, for tests against published values.
+EXPORTED void kernels_philox(uint64_t key, uint64_t block, uint64_t step, uint32_t* four_words) {
+  uint32_t words[kernels::kGroup];
+  kernels::philox(key, block, step, words);
+  for (int i = 0; i < 4; ++i) { four_words[i] = words[kernels::kLanes * i]; }
+}

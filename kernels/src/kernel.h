@@ -1,0 +1,129 @@
+// What every kernel here is written with: a kernel is a function of the compute context, registered by one line under
+// the name of OneFlow's own op, above the stock kernel. float32 on the CPU throughout.
+#pragma once
+#include <immintrin.h>  // before OneFlow's headers, whose half.hpp needs it
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "oneflow/core/framework/framework.h"
+
+// A function that Python calls through ctypes.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace kernels {
+
+using oneflow::DataType;
+using oneflow::DeviceType;
+using Context = oneflow::user_op::KernelComputeContext;
+namespace user_op = oneflow::user_op;
+
+// Adds the time until the scope ends to an op's total while the profiler is on (runtime.cpp).
+class ProfileScope {
+ public:
+  explicit ProfileScope(const std::string& op);
+  ~ProfileScope();
+
+ private:
+  const std::string* op_;  // null: the profiler is off
+  std::chrono::steady_clock::time_point start_;
+};
+
+// Memory of this thread that outlives the call, so that it stays mapped and warm; one block per slot.
+enum class Scratch { kPrimitive, kLeft, kRight, kRows, kCount };
+void* scratch(Scratch slot, size_t bytes);
+inline float* scratch_floats(Scratch slot, size_t count) { return static_cast<float*>(scratch(slot, 4 * count)); }
+
+inline const user_op::Tensor* tensor(Context* ctx, const char* name, int index = 0) {
+  return ctx->Tensor4ArgNameAndIndex(name, index);
+}
+inline const float* in(Context* ctx, const char* name, int index = 0) { return tensor(ctx, name, index)->dptr<float>(); }
+inline const float* in_or_null(Context* ctx, const char* name) {
+  return ctx->has_input(name, 0) ? in(ctx, name) : nullptr;
+}
+inline float* out(Context* ctx, const char* name) { return ctx->Tensor4ArgNameAndIndex(name, 0)->mut_dptr<float>(); }
+inline int64_t count(Context* ctx, const char* name) { return tensor(ctx, name)->shape_view().elem_cnt(); }
+inline std::vector<int64_t> dims(Context* ctx, const char* name) {
+  const auto view = tensor(ctx, name)->shape_view();
+  return {view.ptr(), view.ptr() + view.NumAxes()};
+}
+inline int64_t product(const std::vector<int64_t>& sizes, size_t begin, size_t end) {
+  int64_t result = 1;
+  for (size_t i = begin; i < end; ++i) { result *= sizes[i]; }
+  return result;
+}
+
+// Runs `body(begin, end)` over [0, size) in parallel, in blocks that do not depend on the number of threads.
+constexpr int64_t kBlock = 8192;
+template <class Body>
+void for_each_block(int64_t size, Body body) {
+#pragma omp parallel for schedule(static)
+  for (int64_t begin = 0; begin < size; begin += kBlock) { body(begin, std::min(size, begin + kBlock)); }
+}
+// The sum of what `body(begin, end)` returns, added in order.
+template <class Body>
+double sum_over_blocks(int64_t size, Body body) {
+  std::vector<double> sums((size + kBlock - 1) / kBlock);
+  for_each_block(size, [&](int64_t begin, int64_t end) { sums[begin / kBlock] = body(begin, end); });
+  double total = 0;
+  for (double sum : sums) { total += sum; }
+  return total;
+}
+
+// Where this rank's part of a tensor begins along its split axis: 0 when the tensor is whole on every rank.
+template <class InitContext>
+int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
+  const int64_t ranks = ctx->parallel_ctx().parallel_num();
+  if (ranks == 1) { return 0; }
+  const auto& sbp = ctx->NdSbp4ArgNameAndIndex(name, 0);
+  if (sbp.sbp_parallel_size() != 1 || !sbp.sbp_parallel(0).has_split_parallel()
+      || sbp.sbp_parallel(0).split_parallel().axis() != axis) {
+    return 0;
+  }
+  const int64_t size = ctx->LogicalTensorDesc4ArgNameAndIndex(name, 0)->shape().At(axis);
+  const int64_t rank = ctx->parallel_ctx().parallel_id();
+  return rank * (size / ranks) + std::min(rank, size % ranks);  // the first size % ranks parts hold one more
+}
+
+template <void (*function)(Context*)>
+class Kernel final : public user_op::OpKernel {
+  using user_op::OpKernel::Compute;
+  void Compute(Context* ctx) const override {
+    ProfileScope scope(ctx->op_type_name());
+    function(ctx);
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+inline auto float_cpu(const char* argument) {
+  return user_op::HobDeviceType() == DeviceType::kCPU && user_op::HobDataType(argument, 0) == DataType::kFloat;
+}
+
+// Lets the graph compiler give `output` the memory of `input` where nobody else reads that.
+inline user_op::InplaceProposalFn may_overwrite(const char* output, const char* input) {
+  return [output, input](const user_op::InferContext&, user_op::AddInplaceArgPair add) -> oneflow::Maybe<void> {
+    JUST(add(output, 0, input, 0, true));
+    return oneflow::Maybe<void>::Ok();
+  };
+}
+
+template <class KernelClass>
+user_op::OpKernelRegistry register_as(const char* op) {
+  auto registry = user_op::UserOpRegistryMgr::Get().CheckAndGetOpKernelRegistry(op);
+  registry.SetCreateFn<KernelClass>().SetPriority(user_op::kKernelPriorityOptimized);
+  return registry;
+}
+
+}  // namespace kernels
+
+// REGISTER_CLASS(op, Class) for kernels with a state, REGISTER(op, function) for all others; both are followed by
+// .SetIsMatchedHob(...), mostly of float_cpu("argument").
+#define REGISTER_CLASS(op, ...)                                                                        \
+  static ::oneflow::user_op::UserOpRegisterTrigger<::oneflow::user_op::OpKernelRegistry> OF_PP_CAT( \
+      registered_, __COUNTER__) = ::kernels::register_as<__VA_ARGS__>(op)
+#define REGISTER(op, ...) REGISTER_CLASS(op, ::kernels::Kernel<__VA_ARGS__>)

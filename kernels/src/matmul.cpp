@@ -1,0 +1,132 @@
+// Matrix products, 2-D and batched, through oneDNN; in bf16 mode the operands are converted first and the sums stay
+// float32.
+#include "kernel.h"
+#include "onednn.h"
+
+namespace kernels {
+namespace {
+
+struct Matrix {  // sizes and strides [..., rows, columns]
+  const float* data;
+  std::vector<int64_t> dims, strides;
+
+  void transpose() {
+    std::swap(dims[dims.size() - 2], dims.back());
+    std::swap(strides[strides.size() - 2], strides.back());
+  }
+};
+
+Matrix row_major(const float* data, std::vector<int64_t> sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) { strides[i - 1] = strides[i] * sizes[i]; }
+  return {data, std::move(sizes), std::move(strides)};
+}
+
+// The same matrix with leading axes of size 1, up to `rank` axes.
+void pad_rank(Matrix& matrix, size_t rank) {
+  const size_t missing = rank - matrix.dims.size();
+  matrix.dims.insert(matrix.dims.begin(), missing, 1);
+  matrix.strides.insert(matrix.strides.begin(), missing, product(matrix.dims, 0, matrix.dims.size()));
+}
+
+dnnl_primitive_desc_t describe(const_dnnl_memory_desc_t a, const_dnnl_memory_desc_t b, const_dnnl_memory_desc_t out,
+                               double alpha, const float* addend) {
+  onednn::Attributes attributes;
+  dnnl_post_ops_t post_ops = nullptr;
+  onednn::check(dnnl_post_ops_create(&post_ops), "post-ops");
+  if (alpha != 1.0) {
+    onednn::check(dnnl_post_ops_append_eltwise(post_ops, dnnl_eltwise_linear, alpha, 0.f), "alpha");
+  }
+  if (addend) { onednn::check(dnnl_post_ops_append_binary(post_ops, dnnl_binary_add, out), "addend"); }
+  onednn::check(dnnl_primitive_attr_set_post_ops(attributes, post_ops), "post-ops");
+  dnnl_primitive_desc_t desc = nullptr;
+  onednn::check(dnnl_matmul_primitive_desc_create(&desc, onednn::engine(), a, b, nullptr, out, attributes), "matmul");
+  dnnl_post_ops_destroy(post_ops);
+  return desc;
+}
+
+// out = alpha * a b (+ addend); a [..., M, K], b [..., K, N], out [..., M, N] row-major; batch axes of size 1 broadcast.
+void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector<int64_t>& out_dims, double alpha,
+              const float* addend) {
+  if (a.dims.back() == 0) {  // an empty sum
+    const int64_t size = product(out_dims, 0, out_dims.size());
+    if (addend) {
+      std::memcpy(result, addend, 4 * size);
+    } else {
+      std::fill_n(result, size, 0.f);
+    }
+    return;
+  }
+  const bool bf16 = onednn::bf16();
+  int64_t alpha_bits;
+  std::memcpy(&alpha_bits, &alpha, sizeof(alpha));
+  onednn::Key key = {onednn::kMatmul, bf16, addend != nullptr, alpha_bits, static_cast<int64_t>(out_dims.size())};
+  for (const Matrix* matrix : {&a, &b}) {
+    key.insert(key.end(), matrix->dims.begin(), matrix->dims.end());
+    key.insert(key.end(), matrix->strides.begin(), matrix->strides.end());
+  }
+  const dnnl_data_type_t operand = bf16 ? dnnl_bf16 : dnnl_f32;
+  auto& primitive = onednn::cached(key, [&] {
+    const onednn::Layout a_layout(a.dims, a.strides, operand), b_layout(b.dims, b.strides, operand), out(out_dims);
+    return describe(a_layout, b_layout, out, alpha, addend);
+  });
+  const void *left = a.data, *right = b.data;
+  if (bf16) {
+    auto convert = [&](const Matrix& matrix, int argument, Scratch slot) -> const void* {
+      const auto layout = primitive.layout_of(argument);
+      void* converted = scratch(slot, dnnl_memory_desc_get_size(layout));
+      onednn::Key conversion = key;
+      conversion.push_back(argument);
+      onednn::reorder(matrix.data, onednn::Layout(matrix.dims, matrix.strides), converted, layout, conversion);
+      return converted;
+    };
+    left = convert(a, DNNL_ARG_SRC, Scratch::kLeft);
+    right = convert(b, DNNL_ARG_WEIGHTS, Scratch::kRight);
+  }
+  const int addend_argument =
+      DNNL_ARG_ATTR_MULTIPLE_POST_OP(alpha == 1.0 ? 0 : 1) | DNNL_ARG_SRC_1;
+  if (addend) {
+    primitive.run(
+        {{DNNL_ARG_SRC, left}, {DNNL_ARG_WEIGHTS, right}, {DNNL_ARG_DST, result}, {addend_argument, addend}});
+  } else {
+    primitive.run({{DNNL_ARG_SRC, left}, {DNNL_ARG_WEIGHTS, right}, {DNNL_ARG_DST, result}});
+  }
+}
+
+// matmul, batch_matmul, broadcast_matmul: a and b of any rank of 2 and more, transposed as the attributes say.
+void matmul(Context* ctx) {
+  Matrix a = row_major(in(ctx, "a"), dims(ctx, "a"));
+  Matrix b = row_major(in(ctx, "b"), dims(ctx, "b"));
+  std::vector<int64_t> out_dims = dims(ctx, "out");
+  const bool transpose_a = ctx->Attr<bool>("transpose_a");
+  if (b.dims.size() == 2 && !transpose_a) {  // every row of a meets the same b: one flat product
+    const int64_t rows = product(a.dims, 0, a.dims.size() - 1);
+    a = row_major(a.data, {rows, a.dims.back()});
+    out_dims = {rows, out_dims.back()};
+  }
+  if (transpose_a) { a.transpose(); }
+  if (ctx->Attr<bool>("transpose_b")) { b.transpose(); }
+  pad_rank(a, out_dims.size());
+  pad_rank(b, out_dims.size());
+  multiply(a, b, out(ctx, "out"), out_dims, ctx->Attr<double>("alpha"), in_or_null(ctx, "_add_to_output"));
+}
+
+// The gradient of a 2-D b that met every batch: a [..., M, K], b [..., M, N] -> out [K, N], summed over the batch.
+void broadcast_matmul_grad_b(Context* ctx) {
+  const auto flat = [&](const char* name) {
+    const std::vector<int64_t> sizes = dims(ctx, name);
+    return row_major(in(ctx, name), {product(sizes, 0, sizes.size() - 1), sizes.back()});
+  };
+  Matrix a = flat("a");
+  a.transpose();
+  multiply(a, flat("b"), out(ctx, "out"), dims(ctx, "out"), ctx->Attr<double>("alpha"),
+           in_or_null(ctx, "_add_to_output"));
+}
+
+REGISTER("matmul", matmul).SetIsMatchedHob(float_cpu("a"));
+REGISTER("batch_matmul", matmul).SetIsMatchedHob(float_cpu("a"));
+REGISTER("broadcast_matmul", matmul).SetIsMatchedHob(float_cpu("a"));
+REGISTER("broadcast_matmul_grad_b", broadcast_matmul_grad_b).SetIsMatchedHob(float_cpu("a"));
+
+}  // namespace
+}  // namespace kernels

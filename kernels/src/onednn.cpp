@@ -1,0 +1,112 @@
+#include "onednn.h"
+
+#include <memory>
+
+#include "kernel.h"
+
+namespace kernels {
+namespace onednn {
+namespace {
+
+constexpr size_t kMaxPrimitives = 1024;  // a run meets a few dozen shapes; this only bounds a program of many
+bool use_bf16 = false;
+
+dnnl_stream_t stream() {
+  thread_local dnnl_stream_t stream = [] {
+    dnnl_stream_t created = nullptr;
+    check(dnnl_stream_create(&created, engine(), dnnl_stream_default_flags), "stream");
+    return created;
+  }();
+  return stream;
+}
+
+std::vector<int64_t> row_major(const std::vector<int64_t>& dims) {
+  std::vector<int64_t> strides(dims.size(), 1);
+  for (size_t i = dims.size(); i-- > 1;) { strides[i - 1] = strides[i] * std::max<int64_t>(dims[i], 1); }
+  return strides;
+}
+
+}  // namespace
+
+void check(dnnl_status_t status, const char* what) {
+  CHECK(status == dnnl_success) << ": oneDNN answers " << static_cast<int>(status) << " to " << what;
+}
+
+dnnl_engine_t engine() {
+  static dnnl_engine_t engine = [] {
+    dnnl_engine_t created = nullptr;
+    check(dnnl_engine_create(&created, dnnl_cpu, 0), "engine");
+    return created;
+  }();
+  return engine;
+}
+
+Layout::Layout(std::vector<int64_t> dims, std::vector<int64_t> strides, dnnl_data_type_t type) {
+  check(dnnl_memory_desc_create_with_strides(&desc_, dims.size(), dims.data(), type, strides.data()), "layout");
+}
+Layout::Layout(std::vector<int64_t> dims, dnnl_data_type_t type) : Layout(dims, row_major(dims), type) {}
+Layout::~Layout() { dnnl_memory_desc_destroy(desc_); }
+
+Attributes::Attributes() {
+  check(dnnl_primitive_attr_create(&attributes_), "attributes");
+  check(dnnl_primitive_attr_set_scratchpad_mode(attributes_, dnnl_scratchpad_mode_user), "scratchpad mode");
+}
+Attributes::~Attributes() { dnnl_primitive_attr_destroy(attributes_); }
+
+Primitive::Primitive(dnnl_primitive_desc_t desc) : desc_(desc) {
+  check(dnnl_primitive_create(&primitive_, desc_), "primitive");
+  scratch_bytes_ = dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(desc_, dnnl_query_scratchpad_md, 0));
+}
+
+Primitive::~Primitive() {
+  for (auto& [argument, memory] : memories_) { dnnl_memory_destroy(memory); }
+  dnnl_primitive_destroy(primitive_);
+  dnnl_primitive_desc_destroy(desc_);
+}
+
+const_dnnl_memory_desc_t Primitive::layout_of(int argument) const {
+  return dnnl_primitive_desc_query_md(desc_, dnnl_query_exec_arg_md, argument);
+}
+
+void Primitive::run(std::initializer_list<std::pair<int, const void*>> arguments) {
+  std::vector<dnnl_exec_arg_t> bound;
+  auto bind = [&](int argument, void* data) {
+    dnnl_memory_t& memory = memories_[argument];
+    if (memory == nullptr) {
+      check(dnnl_memory_create(&memory, layout_of(argument), engine(), DNNL_MEMORY_NONE), "memory");
+    }
+    check(dnnl_memory_set_data_handle(memory, data), "data");
+    bound.push_back({argument, memory});
+  };
+  for (const auto& [argument, data] : arguments) { bind(argument, const_cast<void*>(data)); }
+  if (scratch_bytes_) { bind(DNNL_ARG_SCRATCHPAD, scratch(Scratch::kPrimitive, scratch_bytes_)); }
+  check(dnnl_primitive_execute(primitive_, stream(), bound.size(), bound.data()), "execute");
+}
+
+Primitive& cached(Key key, const std::function<dnnl_primitive_desc_t()>& make) {
+  thread_local std::map<Key, std::unique_ptr<Primitive>> primitives;
+  auto found = primitives.find(key);
+  if (found == primitives.end()) {
+    if (primitives.size() >= kMaxPrimitives) { primitives.clear(); }
+    found = primitives.emplace(std::move(key), std::make_unique<Primitive>(make())).first;
+  }
+  return *found->second;
+}
+
+void reorder(const void* from, const_dnnl_memory_desc_t from_layout, void* to, const_dnnl_memory_desc_t to_layout,
+             const Key& key) {
+  Key whole = {kReorder};
+  whole.insert(whole.end(), key.begin(), key.end());
+  cached(std::move(whole), [&] {
+    dnnl_primitive_desc_t desc = nullptr;
+    check(dnnl_reorder_primitive_desc_create(&desc, from_layout, engine(), to_layout, engine(), Attributes()),
+          "reorder");
+    return desc;
+  }).run({{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+}
+
+bool bf16() { return use_bf16; }
+void set_bf16(bool on) { use_bf16 = on; }
+
+}  // namespace onednn
+}  // namespace kernels

@@ -1,0 +1,76 @@
+// oneDNN through its C API (liboneflow exports C++ wrappers of its own, older oneDNN). Primitives are made once for
+// each shape and kept.
+#pragma once
+#include <dnnl.h>
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <map>
+#include <utility>
+#include <vector>
+
+namespace kernels {
+namespace onednn {
+
+void check(dnnl_status_t status, const char* what);
+dnnl_engine_t engine();
+
+// A tensor's layout: sizes and strides in elements. Without strides: row-major.
+class Layout {
+ public:
+  Layout(std::vector<int64_t> dims, std::vector<int64_t> strides, dnnl_data_type_t type = dnnl_f32);
+  explicit Layout(std::vector<int64_t> dims, dnnl_data_type_t type = dnnl_f32);
+  Layout(const Layout&) = delete;
+  ~Layout();
+  operator const_dnnl_memory_desc_t() const { return desc_; }
+
+ private:
+  dnnl_memory_desc_t desc_ = nullptr;
+};
+
+// A compiled oneDNN primitive, with one memory object per argument.
+class Primitive {
+ public:
+  explicit Primitive(dnnl_primitive_desc_t desc);  // takes the description over
+  Primitive(const Primitive&) = delete;
+  ~Primitive();
+  // Arguments are pairs of oneDNN's DNNL_ARG_* and the data.
+  void run(std::initializer_list<std::pair<int, const void*>> arguments);
+  const_dnnl_memory_desc_t layout_of(int argument) const;
+
+ private:
+  dnnl_primitive_desc_t desc_;
+  dnnl_primitive_t primitive_ = nullptr;
+  size_t scratch_bytes_;
+  std::map<int, dnnl_memory_t> memories_;
+};
+
+using Key = std::vector<int64_t>;
+// What `make` described under this key on this thread; `make` runs only the first time.
+Primitive& cached(Key key, const std::function<dnnl_primitive_desc_t()>& make);
+
+// Attributes every primitive here has: scratch memory comes from us.
+class Attributes {
+ public:
+  Attributes();
+  Attributes(const Attributes&) = delete;
+  ~Attributes();
+  operator dnnl_primitive_attr_t() const { return attributes_; }
+
+ private:
+  dnnl_primitive_attr_t attributes_ = nullptr;
+};
+
+// Copies between two layouts of the same sizes, converting the type where it differs.
+void reorder(const void* from, const_dnnl_memory_desc_t from_layout, void* to, const_dnnl_memory_desc_t to_layout,
+             const Key& key);
+
+bool bf16();  // matrix products take bf16 operands (and give float32)
+void set_bf16(bool on);
+
+// First number of each primitive's key.
+enum Op : int64_t { kMatmul, kLayerNorm, kReorder, kReduction };
+
+}  // namespace onednn
+}  // namespace kernels

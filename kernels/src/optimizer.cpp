@@ -1,0 +1,122 @@
+// One parameter's update by Adam (Kingma & Ba 2015, with decoupled decay as Loshchilov & Hutter 2019) and by LAMB (You
+// et al. 2020, as TensorFlow Addons computes it; OneFlow's stock LAMB leaves decay out of the update's norm).
+#include "kernel.h"
+
+namespace kernels {
+namespace {
+
+struct Update {
+  explicit Update(Context* ctx)
+      : size(count(ctx, "model")),
+        model(out(ctx, "model")),
+        m(out(ctx, "m")),
+        v(out(ctx, "v")),
+        gradient(in(ctx, "model_diff")),
+        beta1(ctx->Attr<float>("beta1")),
+        beta2(ctx->Attr<float>("beta2")),
+        epsilon(ctx->Attr<float>("epsilon")),
+        decay(ctx->Attr<float>("weight_decay")),
+        l1(ctx->Attr<float>("l1")),
+        l2(ctx->Attr<float>("l2")),
+        rate(scalar(ctx, "learning_rate", ctx->Attr<float>("learning_rate_val"))
+             * ctx->Attr<float>("learning_rate_scale")),
+        scale(ctx->Attr<double>("scale") * scalar(ctx, "scale_by_tensor", 1.f)),
+        correction1(1.f),
+        correction2(1.f) {
+    if (ctx->Attr<bool>("do_bias_correction")) {
+      correction1 = scalar(ctx, "bias_correction1", ctx->Attr<float>("bias_correction1_val"));
+      correction2 = scalar(ctx, "bias_correction2", ctx->Attr<float>("bias_correction2_val"));
+    }
+  }
+
+  static float scalar(Context* ctx, const char* name, float otherwise) {
+    return ctx->has_input(name, 0) ? *in(ctx, name) : otherwise;
+  }
+  // Mixed precision skips a step whose gradients overflowed.
+  static bool skipped(Context* ctx) {
+    return ctx->has_input("skip_if", 0) && *tensor(ctx, "skip_if")->dptr<int64_t>() != 0;
+  }
+
+  // Moves both moments of element i.
+  inline void move_moments(int64_t i) const {
+    const float w = model[i];
+    const float g = gradient[i] * scale + l1 * ((w >= 0.f) - (w <= 0.f)) + l2 * w;
+    m[i] = beta1 * m[i] + (1.f - beta1) * g;
+    v[i] = beta2 * v[i] + (1.f - beta2) * g * g;
+  }
+  inline float adam_step(float m_i, float v_i) const {
+    return m_i / correction1 / (std::sqrt(v_i / correction2) + epsilon);
+  }
+
+  const int64_t size;
+  float *const model, *const m, *const v;
+  const float* const gradient;
+  const float beta1, beta2, epsilon, decay, l1, l2, rate, scale;
+  float correction1, correction2;
+};
+
+void adam_update(Context* ctx) {
+  if (Update::skipped(ctx)) { return; }
+  const Update u(ctx);
+  float* max_v = ctx->Attr<bool>("amsgrad") ? out(ctx, "max_v") : nullptr;
+  for_each_block(u.size, [=](int64_t begin, int64_t end) {
+    if (max_v) {
+      for (int64_t i = begin; i < end; ++i) {
+        u.move_moments(i);
+        max_v[i] = std::max(max_v[i], u.v[i]);
+        u.model[i] -= u.rate * (u.adam_step(u.m[i], max_v[i]) + u.decay * u.model[i]);
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) {
+        u.move_moments(i);
+        u.model[i] -= u.rate * (u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]);
+      }
+    }
+  });
+}
+
+// u = adam's step + decay * w; w -= rate * |w| / |u| * u. A parameter without decay keeps a ratio of 1.
+void lamb_update(Context* ctx) {
+  if (Update::skipped(ctx)) { return; }
+  const Update u(ctx);
+  const auto step = [&u](int64_t i) { return u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]; };
+  const double step_norm = std::sqrt(sum_over_blocks(u.size, [&](int64_t begin, int64_t end) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) {
+      u.move_moments(i);
+      const double value = step(i);
+      sum += value * value;
+    }
+    return sum;
+  }));
+  double ratio = 1;
+  if (u.decay != 0.f) {
+    const double norm = std::sqrt(sum_over_blocks(u.size, [&](int64_t begin, int64_t end) {
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = begin; i < end; ++i) { sum += static_cast<double>(u.model[i]) * u.model[i]; }
+      return sum;
+    }));
+    if (norm > 0 && step_norm > 0) { ratio = norm / step_norm; }
+  }
+  const float rate = static_cast<float>(u.rate * ratio);
+  for_each_block(u.size, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) { u.model[i] -= rate * step(i); }
+  });
+}
+
+// Without the half-precision copy of the model that only CUDA keeps.
+auto updates() {
+  return float_cpu("model") && user_op::HobDataType("model_diff", 0) == DataType::kFloat
+         && user_op::HobInputSize("model_copy") == 0;
+}
+
+REGISTER("adam_update", adam_update).SetIsMatchedHob(updates());
+REGISTER("lamb_update", lamb_update)
+    .SetIsMatchedHob(float_cpu("model") && user_op::HobDataType("model_diff", 0) == DataType::kFloat);
+
+}  // namespace
+}  // namespace kernels

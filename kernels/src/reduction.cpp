@@ -1,0 +1,112 @@
+// Sums: over axes of one tensor (bias gradients among them), of several tensors, and of powers for gradient norms.
+#include "kernel.h"
+#include "onednn.h"
+#include "rows.h"
+
+namespace kernels {
+namespace {
+
+void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vector<int32_t>& axes, float* y) {
+  std::vector<int64_t> kept = sizes;  // the result's sizes, summed axes having size 1
+  for (int64_t axis : axes) { kept[axis < 0 ? axis + static_cast<int64_t>(sizes.size()) : axis] = 1; }
+  size_t leading = 0;  // how many of the first axes are summed
+  while (leading < sizes.size() && kept[leading] == 1) { ++leading; }
+  const int64_t rows = product(sizes, 0, leading), columns = product(sizes, leading, sizes.size());
+  const int64_t result = product(kept, 0, kept.size());
+  if (result == columns) {  // as a bias's gradient: whole rows are added up
+    sum_rows(rows, columns, y, [=](int64_t row, float* sums) {
+#pragma omp simd
+      for (int64_t c = 0; c < columns; ++c) { sums[c] += x[row * columns + c]; }
+    });
+  } else if (product(sizes, 0, sizes.size()) == 0) {
+    std::fill_n(y, result, 0.f);
+  } else {
+    onednn::Key key = {onednn::kReduction};
+    key.insert(key.end(), sizes.begin(), sizes.end());
+    key.insert(key.end(), kept.begin(), kept.end());
+    onednn::cached(key, [&] {
+      const onednn::Layout from(sizes), to(kept);
+      dnnl_primitive_desc_t desc = nullptr;
+      onednn::check(dnnl_reduction_primitive_desc_create(&desc, onednn::engine(), dnnl_reduction_sum, from, to, 0.f,
+                                                         0.f, onednn::Attributes()),
+                    "reduction");
+      return desc;
+    }).run({{DNNL_ARG_SRC, x}, {DNNL_ARG_DST, y}});
+  }
+}
+
+void reduce_sum(Context* ctx) {
+  sum_axes(in(ctx, "input_tensor"), dims(ctx, "input_tensor"), ctx->Attr<std::vector<int32_t>>("axis"),
+           out(ctx, "output_tensor"));
+}
+
+void reduce_sum_like(Context* ctx) {
+  const auto& axes = ctx->Attr<std::vector<int32_t>>("axis");
+  if (axes.empty()) {
+    std::memcpy(out(ctx, "y"), in(ctx, "x"), 4 * count(ctx, "x"));
+  } else {
+    sum_axes(in(ctx, "x"), dims(ctx, "x"), axes, out(ctx, "y"));
+  }
+}
+
+void add_n(Context* ctx) {
+  const int64_t size = count(ctx, "out");
+  const int inputs = ctx->input_size("in");
+  float* result = out(ctx, "out");
+  std::vector<const float*> terms(inputs);
+  for (int i = 0; i < inputs; ++i) { terms[i] = in(ctx, "in", i); }
+  for_each_block(size, [&](int64_t begin, int64_t end) {
+    const float *first = terms[0], *second = inputs > 1 ? terms[1] : nullptr;
+    if (second) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) { result[i] = first[i] + second[i]; }
+    } else {
+      std::memmove(result + begin, first + begin, 4 * (end - begin));
+    }
+    for (int term = 2; term < inputs; ++term) {
+      const float* next = terms[term];
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) { result[i] += next[i]; }
+    }
+  });
+}
+
+// The sum over all inputs of |x|^p: the global gradient norm before its root.
+void multi_reduce_sum_pow_abs(Context* ctx) {
+  const float power = ctx->Attr<float>("p");
+  double total = 0;
+  for (int i = 0; i < ctx->input_size("x"); ++i) {
+    const float* x = in(ctx, "x", i);
+    total += sum_over_blocks(tensor(ctx, "x", i)->shape_view().elem_cnt(), [=](int64_t begin, int64_t end) {
+      double sum = 0;
+      if (power == 2.f) {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = begin; j < end; ++j) { sum += static_cast<double>(x[j]) * x[j]; }
+      } else {
+        for (int64_t j = begin; j < end; ++j) { sum += std::pow(std::fabs(static_cast<double>(x[j])), power); }
+      }
+      return sum;
+    });
+  }
+  *out(ctx, "y") = static_cast<float>(total);
+}
+
+void scalar_mul_by_tensor(Context* ctx) {
+  const float *x = in(ctx, "x"), factor = *in(ctx, "scalar");
+  float* y = out(ctx, "y");
+  for_each_block(count(ctx, "y"), [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) { y[i] = x[i] * factor; }
+  });
+}
+
+REGISTER("reduce_sum", reduce_sum).SetIsMatchedHob(float_cpu("output_tensor"));
+REGISTER("reduce_sum_like", reduce_sum_like).SetIsMatchedHob(float_cpu("y"));
+REGISTER("add_n", add_n).SetIsMatchedHob(float_cpu("out")).SetInplaceProposalFn(may_overwrite("out", "in"));
+REGISTER("multi_reduce_sum_pow_abs", multi_reduce_sum_pow_abs).SetIsMatchedHob(float_cpu("y"));
+REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
+    .SetIsMatchedHob(float_cpu("y"))
+    .SetInplaceProposalFn(may_overwrite("y", "x"));
+
+}  // namespace
+}  // namespace kernels
