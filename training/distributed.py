@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from utils import ranks
 from utils.errors import UserError
 
 
@@ -35,6 +32,10 @@ class World:
         local = flow.tensor(np.asarray(values, np.float64))  # on the CPU: small, and apart from the model's stream
         return flow._C.local_all_reduce(local).numpy().reshape(np.shape(values))
 
+    def agree(self, wish: bool) -> bool:
+        """Whether any rank wishes it, on every rank."""
+        return bool(self.sum(np.array([float(wish)]))[0])
+
     def gather_rows(self, tensor: flow.Tensor) -> np.ndarray:
         """All ranks' rows of `tensor` [B, ...], in the ranks' order, on every rank."""
         return np.array(self.split(tensor).numpy(), copy=True)
@@ -57,22 +58,15 @@ def join(flags: DeviceFlags) -> World:
         UserError: CUDA is asked for and not usable, or a device number does not exist.
     """
     rank, size = flow.env.get_rank(), flow.env.get_world_size()
-    if size > 1:
-        sys.excepthook = _end_the_job
+    ranks.joined()
     usable = flow.cuda.is_available()
-    if flags.with_cuda and not usable:
+    wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
+    if wanted and not usable:
         raise UserError("--with-cuda True, but CUDA is not usable here: leave the flag out to train on the CPU.")
-    if flags.with_cuda is False or not usable:
+    if wanted is False or not usable:
         return World(rank, size, "cpu")
     local_rank = flow.env.get_local_rank()
     devices = flags.cuda_devices or tuple(range(flow.cuda.device_count()))
     if local_rank >= len(devices) or max(devices) >= flow.cuda.device_count():
         raise UserError(f"--cuda_devices {devices} does not give local rank {local_rank} a device of its own.")
     return World(rank, size, f"cuda:{devices[local_rank]}")
-
-
-def _end_the_job(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    # An exception in one rank leaves the others waiting for ever; leaving at once ends the job within seconds.
-    traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
-    os._exit(1)

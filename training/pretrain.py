@@ -30,8 +30,8 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     data = PretrainingData.open(config.data)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
-    vocab_file = data.find_vocab(bert, run.start)
     records, held_out = data.bounded(bert)
+    vocab_file = data.find_vocab(bert, run.start)
     model = run.build_model(BertForPreTraining, bert)
     eval_step = build_eval_step(mode, model, run.world)
     eval_rows = config.batch.val_rows(run.world.size) * run.world.size

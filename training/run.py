@@ -181,10 +181,7 @@ class Run:
         with Journal(self.log_dir, first_step=state.step, total_steps=total_steps, active=world.rank == 0) as journal:
 
             def save(done: int) -> None:
-                arrays, moments = (
-                    model.to_arrays(),
-                    step.state(),
-                )  # by all ranks: reading global tensors is a common act
+                arrays, moments = model.to_arrays(), step.state()  # by all ranks, for global tensors
                 if world.rank == 0:
                     taken = records_before(done)
                     saved = save_checkpoint(
@@ -215,12 +212,12 @@ class Run:
                         learning_rate=lambda index: float(rates[index]),
                         evaluate=evaluate,
                         save=save,
-                        stop_everywhere=lambda wish: bool(world.sum(np.array([float(wish)]))[0]),
+                        stop_everywhere=world.agree,
                     )
                 except Stopped as stopped:
                     journal.say(str(stopped))
                     sys.exit(128 + stopped.signal_number)
-            if evaluate:
+            if evaluate and not world.agree(journal.evaluated(done)):
                 journal.evaluation_row(done, evaluate())
             journal.say(
                 f"done after {done} steps; the model is in {newest_checkpoint(self.checkpoint_dir) or self.start}"

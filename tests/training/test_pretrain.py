@@ -157,6 +157,7 @@ def test_resume_of_a_finished_run_changes_nothing(records_dir, tmp_path):
     train("eager", records_dir, tmp_path / "run", *words)
     before = [{k: v for k, v in row.items() if k != "time"} for row in read_rows(tmp_path / "run/metrics.jsonl")]
     train("eager", records_dir, tmp_path / "run", *words, "--resume")
+    assert any("eval_mlm_loss" in row for row in before)
     after = [{k: v for k, v in row.items() if k != "time"} for row in read_rows(tmp_path / "run/metrics.jsonl")]
     assert after == before
 

@@ -24,7 +24,7 @@ def losses(mode, config, batches, *, accumulation=1, flags=FLAGS, model=None, se
 
 
 def test_modes_agree_with_accumulation_clipping_and_two_groups(tiny_config, pretraining_batch):
-    batches = [pretraining_batch(8, seed) for seed in range(12)]
+    batches = [pretraining_batch(8, seed % 2) for seed in range(12)]
     eager, eager_model = losses("eager", tiny_config, batches, accumulation=2)
     graph, graph_model = losses("graph", tiny_config, batches, accumulation=2)
     for name in ("total_loss", "mlm_loss", "nsp_loss", "nsp_accuracy"):
