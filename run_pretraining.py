@@ -3,10 +3,12 @@
 from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
 from configs.training import RETIRED
+from utils import ranks
 
 
 def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
+    ranks.meet(config.device.join_timeout, config.device.stop_timeout)
     from training.pretrain import pretrain  # the framework is imported after --help and mistakes in flags
 
     pretrain(config, mode="graph")

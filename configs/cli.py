@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from utils import ranks
 from utils.errors import UserError
 
 Config = TypeVar("Config")
@@ -47,9 +48,30 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(config_class: type[Config]) -> Config:
-    """A dataclass field that holds another configuration, whose flags join this one's."""
+def section(config_class: type[Config], **defaults: Any) -> Config:
+    """A dataclass field that holds another configuration, whose flags join this one's.
+
+    `defaults` take the place of its flags' (or class attributes') values in this command.
+    """
+    if defaults:
+        config_class = _with_defaults(config_class, defaults)
     return typing.cast(Config, dataclasses.field(default_factory=config_class))
+
+
+def _with_defaults(config_class: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
+    hints = typing.get_type_hints(config_class)
+    known = {field.name: field for field in dataclasses.fields(typing.cast(Any, config_class))}
+    fields = [
+        (name, hints[name], dataclasses.field(default=value, metadata=known[name].metadata))
+        for name, value in defaults.items()
+        if name in known
+    ]
+    others = {name: value for name, value in defaults.items() if name not in known}
+    namespace = {"__doc__": config_class.__doc__, **others}
+    changed = dataclasses.make_dataclass(
+        config_class.__name__, fields, bases=(config_class,), frozen=True, namespace=namespace
+    )
+    return typing.cast("type[Config]", changed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +181,12 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         where = f" at {error.filename}" if error.filename else ""
         code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: nothing complete was lost; make room and run it again.", 2)
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(code)  # an orderly exit would wait for the other ranks, which wait for this one
+    except SystemExit as leaving:
+        if isinstance(leaving.code, int) and leaving.code > 128:  # stopped by a signal, on all ranks at the same step
+            ranks.leave(leaving.code)
+        ranks.fail(f"left early, with exit code {leaving.code}.", 1)
+        raise
+    ranks.leave(code)
     sys.exit(code)
 
 
@@ -189,6 +215,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(sentence: str, code: int) -> int:
+    ranks.fail(sentence, code)  # does not return where there are others
     print(f"error: {sentence}", file=sys.stderr)
     return code
 
@@ -199,7 +226,9 @@ def _flags_of(config_class: type, path: tuple[str, ...] = (), title: str = "") -
     for field in dataclasses.fields(config_class):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            flags += _flags_of(typing.cast(type, hint), (*path, field.name), (hint.__doc__ or "").split("\n")[0])
+            # The section's class itself, which may have other defaults than the annotation's.
+            kind = typing.cast(type, field.default_factory)
+            flags += _flags_of(kind, (*path, field.name), (kind.__doc__ or "").split("\n")[0])
             continue
         convert, many = _converter(hint)
         meta = field.metadata
@@ -313,7 +342,7 @@ def _build(config_class: type[Config], values: Mapping[str, Any], path: tuple[st
     for field in dataclasses.fields(typing.cast(Any, config_class)):
         name = (*path, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
-            arguments[field.name] = _build(typing.cast(type, hints[field.name]), values, name)
+            arguments[field.name] = _build(typing.cast(type, field.default_factory), values, name)
         elif ".".join(name) in values:
             value = values[".".join(name)]
             arguments[field.name] = tuple(value) if isinstance(value, list) else value

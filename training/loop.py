@@ -15,6 +15,7 @@ from configs.training import RunFlags
 from data.loader import Batch
 from training.journal import Journal
 from training.step import TrainStep
+from utils import ranks
 from utils.errors import UserError
 
 
@@ -125,14 +126,19 @@ def _row(values: dict[str, float], lr: float, rate: float, progress: Progress) -
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT while inside; the second one ends the process as if nothing were done about it."""
+    """Collects SIGTERM and SIGINT while inside.
+
+    Alone, the second one ends the process as if nothing were done about it. Ranks of a job get several for one Ctrl-C,
+    and end in bounded time anyway (utils/ranks.py).
+    """
     received: list[int] = []
     previous: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        if ranks.size() == 1:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         previous[number] = signal.signal(number, note)
