@@ -54,7 +54,7 @@ class FillMask:
         assert example.masked_lm_positions is not None
         best = []
         for logits in outputs["prediction_scores"][: len(example.masked_lm_positions), : len(self.tokens)]:  # [V]
-            ids = np.argpartition(-logits, min(self.top_k, len(logits) - 1))[: self.top_k]
+            ids = np.argpartition(logits, -min(self.top_k, len(logits)))[-self.top_k :]
             ids = ids[np.argsort(-logits[ids], kind="stable")]
             best.append((ids, softmax(logits)[ids]))
         return best
