@@ -201,7 +201,7 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
 
 def warn(sentence: str) -> None:
     """One warning on standard error, by the first process only."""
-    if os.environ.get("RANK", "0") == "0":
+    if ranks.rank() <= 0:  # importing the framework sets RANK to -1 where there is no launcher
         print(f"warning: {sentence}", file=sys.stderr)
 
 
