@@ -12,13 +12,27 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from data.ofrecord import RecordSet
 from utils.errors import UserError
 
 Batch = dict[str, np.ndarray]
+
+
+class RecordSource(Protocol):
+    """Records by number, wherever they come from."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """{feature: [len(indices), L]}."""
+        ...
+
+    def location(self, index: int) -> str:
+        """Where a record stands, for messages."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Records:
     process for some values out of range, and silently computes nonsense for others.
     """
 
-    source: RecordSet
+    source: RecordSource
     first: int = 0
     count: int | None = None
     below: Mapping[str, int] = field(default_factory=dict)

@@ -16,7 +16,7 @@ import numpy as np
 from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
-from data.loader import Records, evaluation_batches
+from data.loader import Records
 from data.ofrecord import RecordSet, open_records, squad_schema
 from data.squad import (
     SquadExample,
@@ -27,11 +27,10 @@ from data.squad import (
     read_squad_examples,
     read_squad_json,
 )
-from data.tokenization import check_casing, load_tokenizer, load_vocab, vocab_path, vocab_sha256
+from data.tokenization import load_tokenizer, load_vocab, vocab_sha256
 from evaluation.squad import check_gold, evaluate
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
-from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE
 from training.run import Run, Task
 from training.step import Mode, build_eval_step
 from utils.errors import UserError
@@ -51,22 +50,13 @@ def finetune_squad(config: SquadConfig) -> None:
     records = _records_to_answer(config, run, features, bert, questions) if questions else None
     model = run.build_model(BertForQuestionAnswering, bert)
     eval_step = build_eval_step(run.mode, model, run.world, outputs=("start_logits", "end_logits"))
-    rows = config.batch.val_rows(run.world.size) * run.world.size
 
     def judge(say: Callable[[str], None]) -> dict[str, float]:
         assert questions and records
-        logits = np.empty((2, len(records), features.max_seq_length), np.float32)
-        batches = math.ceil(len(records) / rows)
-        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=run.shard)):
-            outputs = eval_step({name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")})
-            here = slice(number * rows, min((number + 1) * rows, len(records)))
-            for edge, name in enumerate(("start_logits", "end_logits")):
-                logits[edge, here] = outputs[name][: here.stop - here.start]
-            if (number + 1) % config.run.val_print_every_n_iters == 0:
-                say(f"evaluation: batch {number + 1} of {batches}")
+        outputs = run.outputs(eval_step, records, ("start_logits", "end_logits"), say)
         if run.world.rank:
             return {}
-        scores = questions.answer(logits)
+        scores = questions.answer(np.stack([outputs["start_logits"], outputs["end_logits"]]))
         say(f"answered {len(questions.examples)} questions: {Path(flags.output_dir) / 'predictions.json'}")
         return scores
 
@@ -137,23 +127,8 @@ class Questions:
 
 def _checked_features(config: SquadConfig, run: Run) -> FeatureFlags:
     """The feature flags with the vocabulary found; raises UserError where they are not the model's."""
-    own = run.start_file(VOCAB_FILE)
-    vocab_file = vocab_path(config.features.vocab_file) if config.features.vocab_file else own
-    if vocab_file is None:
-        raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
-    features = dataclasses.replace(config.features, vocab_file=str(vocab_file))
-    check_casing(load_vocab(vocab_file), features.do_lower_case, str(vocab_file))
-    if own and vocab_sha256(own) != vocab_sha256(vocab_file):
-        raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
-    saved = run.start_file(TOKENIZER_FILE)
-    if saved:
-        lower = json.loads(saved.read_text(encoding="utf-8")).get("do_lower_case", features.do_lower_case)
-        if lower != features.do_lower_case:
-            raise UserError(
-                f"--do_lower_case {features.do_lower_case} contradicts {saved}, which says {lower}: pass "
-                f"--do_lower_case {lower}."
-            )
-    return features
+    vocab_file = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
+    return dataclasses.replace(config.features, vocab_file=str(vocab_file))
 
 
 def _check_sizes(bert: BertConfig, features: FeatureFlags, vocab_size: int) -> None:

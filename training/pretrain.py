@@ -67,6 +67,7 @@ class PretrainingData:
     """The shards to train and to evaluate on, and what they and the flags agree on."""
 
     flags: PretrainingDataFlags
+    source: RecordSet
     training: Records
     evaluation: Records | None
     seq_length: int
@@ -106,17 +107,17 @@ class PretrainingData:
             if flags.train_dataset_size > len(training):
                 warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
             training = dataclasses.replace(training, count=min(flags.train_dataset_size, len(training)))
-        return cls(flags, training, evaluation, *lengths)
+        return cls(flags, source, training, evaluation, *lengths)
 
     @property
     def vocab_size(self) -> int | None:
         """The vocabulary's size, where the data knows it."""
-        return self.training.source.metadata.get("vocab_size")
+        return self.source.metadata.get("vocab_size")
 
     @property
     def do_lower_case(self) -> bool:
         """Whether the text was lower-cased."""
-        stored = self.training.source.metadata.get("do_lower_case")
+        stored = self.source.metadata.get("do_lower_case")
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
             raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.flags.ofrecord_path}.")
         return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
@@ -145,7 +146,7 @@ class PretrainingData:
 
     def find_vocab(self, bert: BertConfig, start: Path | None) -> Path | None:
         """The vocabulary to save with the model; raises UserError if it is not the one the data was made with."""
-        directories = [Path(self.training.source.directory), *([start] if start else [])]
+        directories = [Path(self.source.directory), *([start] if start else [])]
         beside = [directory / VOCAB_FILE for directory in directories]
         named = Path(self.flags.vocab_file) if self.flags.vocab_file else None
         path = named or next((path for path in beside if path.exists()), None)
@@ -155,7 +156,7 @@ class PretrainingData:
         size = len(load_vocab(path))
         if size > bert.vocab_size:
             raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
-        digest = self.training.source.metadata.get("vocab_sha256")
+        digest = self.source.metadata.get("vocab_sha256")
         if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
             raise UserError(f"--vocab_file {path} is not the vocabulary that {self.flags.ofrecord_path} was made with.")
         return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,10 +20,12 @@ from configs.cli import to_flat_dict, warn
 from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
-from data.loader import Records, Shard, training_batches
-from modeling.pretrained import PretrainedModel
+from data.loader import Batch, Records, Shard, evaluation_batches, training_batches
+from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import (
     TrainingState,
+    checkpoints,
     load_training_state,
     model_directory,
     newest_checkpoint,
@@ -94,13 +96,16 @@ class Run:
         flags, named = config.run, config.model.init_checkpoint
         self.checkpoint_dir = Path(flags.checkpoint_path or flags.output_dir)
         self.log_dir = Path(flags.log_dir or flags.output_dir)
-        if flags.do_train:
+        if flags.do_train and self.world.rank == 0:
             self._check_directories()
+        self.world.wait()  # the first rank begins to write when all have looked at what there is
         own = flags.resume or not (flags.do_train or named)  # whoever only evaluates means the run that is there
         self.checkpoint = newest_checkpoint(self.checkpoint_dir) if own else None
         if self.checkpoint is None and named is None and not flags.do_train:
             raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
         self.start = self.checkpoint or (model_directory(named) if named else None)
+        if not self.world.agrees(len(checkpoints(self.checkpoint_dir)) if flags.resume else 0):
+            raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")
         self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
 
@@ -112,6 +117,29 @@ class Run:
     def start_file(self, name: str) -> Path | None:
         """A file that lies beside the weights to start from, for example `vocab.txt`."""
         return self._weights.file(name) if self._weights else None
+
+    def vocabulary(self, named: str | None, do_lower_case: bool) -> Path:
+        """The vocabulary's file: the named one, or what lies beside the weights to start from.
+
+        Raises:
+            UserError: there is none, or it (or the casing) is not the weights'.
+        """
+        own = self.start_file(VOCAB_FILE)
+        vocab_file = vocab_path(named) if named else own
+        if vocab_file is None:
+            raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
+        check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
+        if own and vocab_sha256(own) != vocab_sha256(vocab_file):
+            raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
+        saved = self.start_file(TOKENIZER_FILE)
+        if saved:
+            lower = json.loads(saved.read_text(encoding="utf-8")).get("do_lower_case", do_lower_case)
+            if lower != do_lower_case:
+                raise UserError(
+                    f"--do_lower_case {do_lower_case} contradicts {saved}, which says {lower}: pass "
+                    f"--do_lower_case {lower}."
+                )
+        return vocab_file
 
     def build_model(self, kind: type[Model], config: BertConfig) -> Model:
         """The model with its first weights, or those to start from, on the run's device.
@@ -132,6 +160,24 @@ class Run:
         step = load_training_state(self.checkpoint)[0].step if self.checkpoint else 0
         with Journal(self.log_dir, first_step=None, total_steps=0, active=self.world.rank == 0) as journal:
             journal.evaluation_row(step, judge(journal.say))
+
+    def outputs(
+        self,
+        eval_step: Callable[[Batch], dict[str, np.ndarray]],
+        records: Records,
+        names: Sequence[str],
+        say: Callable[[str], None],
+    ) -> dict[str, np.ndarray]:
+        """The named outputs of a model for all records, in their order: {name: [len(records), ...]}, on every rank."""
+        rows = self.config.batch.val_rows(self.world.size) * self.world.size
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=self.shard), 1):
+            outputs = eval_step({name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")})
+            for name in names:
+                parts[name].append(outputs[name])
+            if number % self.config.run.val_print_every_n_iters == 0:
+                say(f"evaluation: batch {number} of {-(-len(records) // rows)}")
+        return {name: np.concatenate(each)[: len(records)] for name, each in parts.items()}
 
     def train(self, model: PretrainedModel, task: Task) -> None:
         """Trains `model` as the flags say, evaluates it, and leaves checkpoints, logs and metrics."""
@@ -299,7 +345,7 @@ class Run:
 
 def _of_a_run(directory: Path) -> list[Path]:
     """What runs leave in a directory; nothing else is ever removed."""
-    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png")
+    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best")
     return [*(directory / name for name in names), *directory.glob("checkpoint-*"), *directory.glob(".checkpoint-*")]
 
 
