@@ -73,7 +73,9 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
         return False
     compiler = os.environ.get("CXX") or "g++"
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        raise BuildError(f"the CPU kernels are written for x86-64 Linux, and this is {platform.machine()} {sys.platform}")
+        raise BuildError(
+            f"the CPU kernels are written for x86-64 Linux, and this is {platform.machine()} {sys.platform}"
+        )
     if shutil.which(compiler) is None:
         raise BuildError(f"no C++ compiler ({compiler}) on PATH: install g++ (on Debian: apt install g++) or set CXX")
     if not (ENVIRONMENT / "include" / "dnnl.h").is_file():
@@ -102,7 +104,17 @@ def _precompile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
 
 def _compile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
     return [
-        [*flags, *isa, f"-I{work / name}", "-include", "kernel.h", "-c", str(path), "-o", str(work / name / f"{path.stem}.o")]
+        [
+            *flags,
+            *isa,
+            f"-I{work / name}",
+            "-include",
+            "kernel.h",
+            "-c",
+            str(path),
+            "-o",
+            str(work / name / f"{path.stem}.o"),
+        ]
         for path in sources()
         for name, isa in INSTRUCTION_SETS.items()
     ]

@@ -9,7 +9,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import build
+from kernels import build, settings
 
 # What each build needs of the CPU, best first.
 NEEDED_FEATURES = {
@@ -22,6 +22,8 @@ ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX51
 SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
 ONEFLOW_VERSION = "0.9.0"  # whose binary interface the kernels are compiled against
 ONEDNN_VERSION = 302  # 3.2
+
+_dropout_seed = (0, 0)  # the run's, and the rank
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,18 @@ class Status:
 
 @functools.cache
 def load() -> Status:
-    """Registers the kernels with OneFlow, once. Never raises: without kernels everything runs on stock ones, slower."""
+    """Registers the kernels with OneFlow, once, and gives compiled graphs one stream of them.
+
+    Never raises: without the kernels everything runs on stock ones, slower.
+    """
     features = _cpu_features()
     shown = tuple(name for name in SHOWN_FEATURES if name in features)
 
     def without(reason: str) -> Status:
         return Status(False, f"stock CPU kernels, several times slower: {reason}", cpu_features=shown)
 
+    if not settings.enabled_by_caller:
+        return without("ours are switched off")
     if platform.machine() != "x86_64":
         return without(f"ours are written for x86-64, and this is {platform.machine()}")
     isa = next((name for name, needed in NEEDED_FEATURES.items() if needed <= features and _allowed(name)), None)
@@ -59,6 +66,7 @@ def load() -> Status:
         return without(f"{error}; `python -m kernels build` builds ours anew")
     if library.kernels_onednn_version() != ONEDNN_VERSION:
         return without("another version of oneDNN answers; `make setup` installs the right one")
+    settings.configure_graph()
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
@@ -84,24 +92,23 @@ def set_bf16(on: bool) -> bool:
 
 
 def set_dropout_seed(run_seed: int, rank: int = 0) -> None:
-    """Seeds the dropout of a run. Every mask is then a function of this seed, the step, the layer, how often the layer
-    ran within the step, and the element.
+    """Seeds the dropout of a run, from the next step on. Every mask is then a function of this seed, the step, the
+    layer, how often the layer ran within the step, and the element.
 
     Args:
         run_seed: any integer.
         rank: this process's number where each process holds its own equal part of the batch (data parallel in eager
             mode); the ranks' masks are then the parts of one whole. Global tensors know their part by themselves.
     """
-    if is_loaded():
-        wait_for_kernels()
-        library().kernels_set_dropout_seed(run_seed % 2**64, rank)
+    global _dropout_seed
+    _dropout_seed = (run_seed % 2**64, rank)
 
 
 def push_dropout_step(step: int) -> None:
     """Begins an optimizer step: call it once before the step's first forward pass, in either mode."""
     if is_loaded():
         wait_for_kernels()
-        library().kernels_set_dropout_step(step)
+        library().kernels_begin_dropout_step(*_dropout_seed, step)
 
 
 def wait_for_kernels() -> None:
@@ -115,8 +122,7 @@ def wait_for_kernels() -> None:
 def library() -> ctypes.CDLL:
     """The loaded kernels' own functions."""
     library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
-    library.kernels_set_dropout_seed.argtypes = [ctypes.c_uint64, ctypes.c_int64]
-    library.kernels_set_dropout_step.argtypes = [ctypes.c_uint64]
+    library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library
 

@@ -9,14 +9,19 @@ import sys
 # milliseconds, starves whatever else runs on two cores; sleeping at once costs a wake-up for every kernel.
 SPIN_COUNT = "1000"
 
+enabled_by_caller = True
+_settings: dict[str, str] | None = None  # of the first configure()
 
-def configure(threads: int | None = None) -> dict[str, str]:
+
+def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
     """Sets what OneFlow and OpenMP read from the environment as they start; call it before `import oneflow`.
 
     What is exported already stays, except for the one thread per process that OneFlow's launcher chooses by itself.
+    The first call decides; later ones change nothing.
 
     Args:
         threads: threads for each process's kernels (default: this host's cores shared out between its processes).
+        enabled: False leaves everything on stock kernels.
 
     Returns:
         The settings in force, for the log.
@@ -24,23 +29,24 @@ def configure(threads: int | None = None) -> dict[str, str]:
     Raises:
         RuntimeError: OneFlow is imported already, so that nothing would take effect.
     """
-    if "oneflow" in sys.modules:
-        raise RuntimeError("kernels.configure() comes too late: OneFlow is imported already")
-    launched = "LOCAL_RANK" in os.environ
-    if threads is None and launched and os.environ.get("OMP_NUM_THREADS") == "1":
-        threads = _fair_share()
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    wanted = {
-        "OMP_NUM_THREADS": str(_fair_share()),
-        # Otherwise the framework's scheduler spins beside a worker thread, and takes a core for itself.
-        "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "0",
-        "GOMP_SPINCOUNT": SPIN_COUNT,
-        "GLOG_minloglevel": "2",  # errors only
-    }
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    return {name: os.environ[name] for name in wanted}
+    global _settings, enabled_by_caller
+    if _settings is None:
+        if "oneflow" in sys.modules:
+            raise RuntimeError("kernels.configure() comes too late: OneFlow is imported already")
+        enabled_by_caller = enabled
+        launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+        if threads is not None or launched:
+            os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
+        wanted = {
+            "OMP_NUM_THREADS": str(_fair_share()),
+            # Otherwise the framework's scheduler spins beside a worker thread, and takes a core for itself.
+            "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "0",
+            "GOMP_SPINCOUNT": SPIN_COUNT,
+        }
+        for name, value in wanted.items():
+            os.environ.setdefault(name, value)
+        _settings = {name: os.environ[name] for name in wanted}
+    return _settings
 
 
 def configure_graph() -> None:

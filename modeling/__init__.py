@@ -5,9 +5,14 @@ on a laptop. Whoever wants them sets GLOG_minloglevel.
 """
 
 import os
+import sys
+
+import kernels
 
 
 def _import_framework() -> None:
+    if "oneflow" not in sys.modules:
+        kernels.configure()  # unless the command did, with its flags
     if "GLOG_minloglevel" in os.environ:
         return
     os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak
@@ -23,6 +28,7 @@ def _import_framework() -> None:
 
 
 _import_framework()
+kernels.load()
 
 from modeling.bert import BertModel  # noqa: E402
 from modeling.heads import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification  # noqa: E402

@@ -13,11 +13,8 @@ import oneflow as flow
 from oneflow import nn
 
 from configs.model import BertConfig
-from modeling import ops
+from modeling import dropout, ops
 from modeling.pretrained import PretrainedModel
-
-# Added to the scores of positions not to be attended to, as Google does.
-MASKED_SCORE = -10000.0
 
 
 class BertModel(PretrainedModel):
@@ -43,18 +40,12 @@ class BertModel(PretrainedModel):
             `sequence_output` [B, S, H] and `pooled_output` [B, H].
         """
         batch, length = input_ids.shape
+        dropout.restart()
         hidden = self.embeddings(input_ids, segment_ids)  # [B*S, H]
-        hidden = self.encoder(hidden, batch, attention_mask(input_mask))  # [B*S, H]
+        keep = flow.ones_like(input_ids) if input_mask is None else input_mask
+        hidden = self.encoder(hidden, batch, keep.to(flow.bool).reshape(batch, 1, 1, length))  # [B*S, H]
         sequence_output = hidden.reshape(batch, length, -1)  # [B, S, H]
         return {"sequence_output": sequence_output, "pooled_output": self.pooler(sequence_output)}
-
-
-def attention_mask(input_mask: flow.Tensor | None) -> flow.Tensor | None:
-    """[B, S] of ones and zeros -> [B, 1, 1, S] to be added to attention scores; None: attend everywhere."""
-    if input_mask is None:
-        return None
-    batch, length = input_mask.shape
-    return ((1.0 - input_mask.to(flow.float32)) * MASKED_SCORE).reshape(batch, 1, 1, length)
 
 
 class Embeddings(nn.Module):
@@ -88,10 +79,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
-        """[B*S, H] -> [B*S, H]."""
+    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
+        """hidden [B*S, H], keep bool [B, 1, 1, S] (false: not to be attended to) -> [B*S, H]."""
         for layer in self.layer:
-            hidden = layer(hidden, batch, mask)
+            hidden = layer(hidden, batch, keep)
         return hidden
 
 
@@ -104,9 +95,9 @@ class Layer(nn.Module):
         self.intermediate = Dense(config.hidden_size, config.intermediate_size)
         self.output = ResidualOutput(config.intermediate_size, config)
 
-    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
-        attended = self.attention(hidden, batch, mask)  # [B*S, H]
+        attended = self.attention(hidden, batch, keep)  # [B*S, H]
         dense = self.intermediate.dense
         expanded = ops.bias_gelu(flow._C.matmul(attended, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
         return self.output(expanded, attended)
@@ -120,9 +111,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config.hidden_size, config)
 
-    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
-        return self.output(self.self(hidden, batch, mask), hidden)
+        return self.output(self.self(hidden, batch, keep), hidden)
 
 
 class SelfAttention(nn.Module):
@@ -137,13 +128,14 @@ class SelfAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(config.hidden_size // config.num_attention_heads)
         self.dropout_rate = config.attention_probs_dropout_prob
 
-    def forward(self, hidden: flow.Tensor, batch: int, mask: flow.Tensor | None) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
         query, key, value = (
-            self._split_heads(linear(hidden), batch) for linear in (self.query, self.key, self.value)
+            self._split_heads(ops.linear(hidden, linear.weight, linear.bias), batch)
+            for linear in (self.query, self.key, self.value)
         )  # [B, N, S, D]
         scores = flow._C.matmul(query, key, transpose_b=True)  # [B, N, S, S]
-        probs = ops.attention_probs(scores, mask, self.scale, self.dropout_rate if self.training else 0.0)
+        probs = ops.attention_probs(scores, keep, self.scale, self.dropout_rate if self.training else 0.0)
         context = flow._C.matmul(probs, value)  # [B, N, S, D]
         return context.permute(0, 2, 1, 3).reshape(hidden.shape[0], hidden.shape[1])  # [B*S, H]
 

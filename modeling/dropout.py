@@ -1,4 +1,7 @@
-"""Dropout masks drawn outside the model, for compiled jobs whose own dropout can be neither seeded nor resumed.
+"""Dropout that can be seeded and resumed in both modes.
+
+With our CPU kernels every application of dropout within a forward pass has a number, which a generator carries to the
+kernel; the kernel's masks follow from the run's seed, the step and this number (see kernels/src/dropout.cpp).
 
 OneFlow's stock dropout inside `nn.Graph` ignores every seed and starts its sequence anew with each compilation. Where
 no seedable kernel stands in for it, the masks are drawn in numpy and handed to the job as inputs, in the order in which
@@ -15,6 +18,8 @@ import numpy as np
 import oneflow as flow
 import oneflow.nn.functional as F
 
+import kernels
+
 
 @dataclass(frozen=True)
 class Site:
@@ -26,16 +31,42 @@ class Site:
 
 _recorded: list[Site] | None = None
 _fed: Iterator[flow.Tensor] | None = None
+_generators: list[flow.Generator] = []  # one for each application of dropout in a forward pass
+_applied = 0
 
 
 def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
-    """x with each element zeroed at `rate` and the rest scaled by 1 / (1 - rate); rate 0 leaves x as it is."""
+    """x, of two axes or more where our kernels run, with each element zeroed at `rate` and the rest scaled by
+    1 / (1 - rate); rate 0 leaves x as it is."""
     if not rate:
         return x
     if _recorded is not None:
         _recorded.append(Site(tuple(x.shape), rate))
         return x
-    return F.dropout(x, rate) if _fed is None else x * next(_fed)
+    if _fed is not None:
+        return x * next(_fed)
+    if kernels.is_loaded() and not x.is_cuda:
+        # The fused op, whose masks have a seed, with nothing to fuse.
+        return flow._C.fused_bias_add_dropout(x, flow._C.zeros_like(x[0]), p=rate, axis=1, generator=generator(x))
+    return F.dropout(x, rate)
+
+
+def restart() -> None:
+    """Begins a forward pass: the next application of dropout is its first."""
+    global _applied
+    _applied = 0
+
+
+def generator(x: flow.Tensor) -> flow.Generator | None:
+    """The generator for the next application of dropout to x: on a CPU its seed is the application's number."""
+    global _applied
+    if x.is_cuda:
+        return None
+    if _applied == len(_generators):
+        _generators.append(flow.Generator("cpu"))
+        _generators[-1].manual_seed(_applied)
+    _applied += 1
+    return _generators[_applied - 1]
 
 
 @contextmanager

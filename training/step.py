@@ -22,6 +22,7 @@ import oneflow as flow
 from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
+import kernels
 from data.loader import Batch
 from modeling import dropout
 from modeling.pretrained import PretrainedModel, to_numpy
@@ -125,6 +126,7 @@ class EagerTrainStep:
 
     def __call__(self, batch: Batch) -> Metrics:
         world = self.options.world
+        _begin_step(self.options, self.step)
         tensors = to_tensors(normalized(batch, world), world.device)
         rows = len(batch["input_ids"]) // self.options.grad_acc_steps
         sums: dict[str, flow.Tensor] = {}
@@ -171,6 +173,7 @@ class GraphTrainStep:
 
     def __call__(self, batch: Batch) -> Metrics:
         world, accumulation = self.options.world, self.options.grad_acc_steps
+        _begin_step(self.options, self.step)
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches where eager mode adds.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
@@ -283,7 +286,13 @@ _MASK = "dropout_mask_"
 
 def _stock_dropout(world: World) -> bool:
     """Whether compiled dropout would be the framework's own, which cannot be seeded; on CUDA it is left at that."""
-    return world.device == "cpu"
+    return world.device == "cpu" and not kernels.is_loaded()
+
+
+def _begin_step(options: StepOptions, step: int) -> None:
+    """Tells our CPU kernels which step's dropout masks to draw."""
+    kernels.set_dropout_seed(options.seed, options.world.rank)
+    kernels.push_dropout_step(step)
 
 
 class EagerEvalStep:

@@ -209,17 +209,13 @@ REGISTER("fused_bias_add_mask_scale", fused_bias_add_mask_scale)
 }  // namespace
 }  // namespace kernels
 
-EXPORTED void kernels_set_dropout_seed(uint64_t seed, int64_t rank) {
-  std::lock_guard<std::mutex> lock(kernels::dropout_state.mutex);
-  kernels::dropout_state.seed = seed;
-  kernels::dropout_state.rank = rank;
-  kernels::dropout_state.runs.clear();
-}
-
-EXPORTED void kernels_set_dropout_step(uint64_t step) {
-  std::lock_guard<std::mutex> lock(kernels::dropout_state.mutex);
-  kernels::dropout_state.step = step;
-  kernels::dropout_state.runs.clear();
+EXPORTED void kernels_begin_dropout_step(uint64_t seed, int64_t rank, uint64_t step) {
+  auto& state = kernels::dropout_state;
+  std::lock_guard<std::mutex> lock(state.mutex);
+  state.seed = seed;
+  state.rank = rank;
+  state.step = step;
+  state.runs.clear();
 }
 
 // Philox's four words of one block, for tests against published values.

@@ -1,13 +1,17 @@
-// Copies that change the order of a tensor's elements.
+// Copies that change the order of a tensor's elements: heads of attention split and merged, slices, expansions.
 #include "kernel.h"
-#include "onednn.h"
 
 namespace kernels {
 namespace {
 
-// The same for repeated elements (strides of 0, as `expand` makes), which oneDNN does not describe.
-void copy_repeated(const float* from, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                   float* to) {
+// from (sizes, strides in elements, 0 where elements repeat) -> to, row-major in the same sizes. oneDNN's reorder
+// refuses repeated and interleaved rows; rows of a head's width are copied as fast by hand.
+void copy_strided(const float* from, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                  float* to) {
+  if (sizes.empty()) {
+    *to = *from;
+    return;
+  }
   const int64_t columns = sizes.back(), step = strides.back(), rows = product(sizes, 0, sizes.size() - 1);
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < rows; ++row) {
@@ -15,20 +19,12 @@ void copy_repeated(const float* from, const std::vector<int64_t>& sizes, const s
     for (size_t axis = sizes.size() - 1; axis-- > 0; index /= sizes[axis]) {
       offset += index % sizes[axis] * strides[axis];
     }
-    for (int64_t c = 0; c < columns; ++c) { to[row * columns + c] = from[offset + c * step]; }
+    if (step == 1) {
+      std::memcpy(to + row * columns, from + offset, 4 * columns);
+    } else {
+      for (int64_t c = 0; c < columns; ++c) { to[row * columns + c] = from[offset + c * step]; }
+    }
   }
-}
-
-// from (sizes, strides in elements) -> to, row-major in the same sizes
-void copy_strided(const float* from, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                  float* to) {
-  if (sizes.empty() || std::count(strides.begin(), strides.end(), 0)) {
-    return sizes.empty() ? void(*to = *from) : copy_repeated(from, sizes, strides, to);
-  }
-  onednn::Key key = {static_cast<int64_t>(sizes.size())};
-  key.insert(key.end(), sizes.begin(), sizes.end());
-  key.insert(key.end(), strides.begin(), strides.end());
-  onednn::reorder(from, onednn::Layout(sizes, strides), to, onednn::Layout(sizes), key);
 }
 
 void transpose(Context* ctx) {
