@@ -27,24 +27,10 @@ class Rows(NamedTuple):
     labels: np.ndarray  # [R]: 1 where B is from elsewhere
 
 
-class _Draws:
-    """Single random numbers from a generator, fetched in bulk."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._numbers = self._endless(rng)
-
-    @staticmethod
-    def _endless(rng: np.random.Generator) -> Iterator[float]:
-        while True:
-            yield from rng.random(4096).tolist()
-
-    def share(self) -> float:
-        """From 0 to below 1."""
-        return next(self._numbers)
-
-    def between(self, first: int, last: int) -> int:
-        """A whole number, both ends included."""
-        return first + int(next(self._numbers) * (last - first + 1))
+def _shares(rng: np.random.Generator) -> Iterator[float]:
+    """Random numbers from 0 to below 1, fetched in bulk."""
+    while True:
+        yield from rng.random(4096).tolist()
 
 
 def draw_rows(
@@ -75,7 +61,7 @@ def draw_rows(
     piece = store.piece(number)
     first_document = int(store.corpus.documents[number])
     documents = int(store.corpus.documents[-1])
-    draws = _Draws(rng)
+    share = _shares(rng).__next__
     special = SPECIAL_TOKENS_OF_PAIR if objective == "nsp" else SPECIAL_TOKENS_OF_ONE
     longest = seq_length - special
     spans: list[tuple[int, int, int, int, int]] = []  # A's tokens, B's piece and tokens (piece -1: no B)
@@ -83,7 +69,7 @@ def draw_rows(
     starts: list[int] = piece.sentence_starts.tolist()
     borders: list[int] = piece.document_starts.tolist()
     for document, (here, stop) in enumerate(pairwise(borders), first_document):
-        target = draws.between(2, longest) if draws.share() < short_seq_prob else longest
+        target = 2 + int(share() * (longest - 1)) if share() < short_seq_prob else longest
         while here < stop:
             # The sentences [here, end) reach the target length, or are the document's last.
             end = min(bisect_left(starts, starts[here] + target, here + 1, stop + 1), stop)
@@ -92,16 +78,16 @@ def draw_rows(
                 labels.append(0)
                 here = end
                 continue
-            a_end = draws.between(here + 1, end - 1) if end - here > 1 else end
+            a_end = here + 1 + int(share() * (end - here - 1)) if end - here > 1 else end
             a_tokens = starts[a_end] - starts[here]
-            is_random = end - here == 1 or draws.share() < 0.5
+            is_random = end - here == 1 or share() < 0.5
             if is_random:
                 other = document
                 for _ in range(10):  # as in Google's code, in ten tries it may remain the same document
-                    other = draws.between(0, documents - 1)
+                    other = int(share() * documents)
                     if other != document:
                         break
-                b = store.sentence_run(other, draws.share(), target - a_tokens)
+                b = store.sentence_run(other, share(), target - a_tokens)
             else:
                 b = number, starts[a_end], starts[end]
             spans.append((starts[here], starts[a_end], *b))

@@ -83,17 +83,19 @@ def _choose_words(
 ) -> np.ndarray:
     """bool [R, S]: the tokens to predict, `wanted` [R] at most."""
     records, length = input_ids.shape
-    # A word's tokens share a number. As in Google's code a ## piece joins the last word even across a [SEP].
     if continues_word is None:
-        word = np.broadcast_to(np.arange(length), input_ids.shape)
-        size = candidates.astype(np.int64)  # [R, words]
-    else:
-        begins = candidates & ~continues_word[input_ids]
-        begins |= candidates & (np.cumsum(candidates, 1) == 1)
-        word = np.maximum(np.cumsum(begins, 1) - 1, 0)
-        flat = word + np.arange(records)[:, None] * length
-        size = np.bincount(flat[candidates], minlength=records * length).reshape(records, length)
-    order = np.argsort(np.where(size > 0, rng.random((records, length), np.float32), 2), axis=1)
+        first = _random_order(rng, candidates)[:, : wanted.max(initial=0)]
+        taken = np.arange(first.shape[1]) < np.minimum(wanted, candidates.sum(1))[:, None]
+        chosen = np.zeros(input_ids.shape, bool)
+        np.put_along_axis(chosen, first, taken, 1)
+        return chosen
+    # A word's tokens share a number. As in Google's code a ## piece joins the last word even across a [SEP].
+    begins = candidates & ~continues_word[input_ids]
+    begins |= candidates & (np.cumsum(candidates, 1) == 1)
+    word = np.maximum(np.cumsum(begins, 1) - 1, 0)
+    flat = word + np.arange(records)[:, None] * length
+    size = np.bincount(flat[candidates], minlength=records * length).reshape(records, length)  # tokens [R, words]
+    order = _random_order(rng, size > 0)
     taken = np.zeros((records, length), bool)  # by word
     count = np.zeros(records, np.int64)
     open_rows = np.arange(records)
@@ -107,3 +109,15 @@ def _choose_words(
         taken[open_rows, words] = fits
         count[open_rows] += np.where(fits, sizes, 0)
     return np.take_along_axis(taken, word, 1) & candidates
+
+
+def _random_order(rng: np.random.Generator, among: np.ndarray) -> np.ndarray:
+    """int64 [R, S]: the columns where `among` [R, S] holds, in random order, and then the others.
+
+    A column's number in the low bits of a random number: sorting numbers is several times as fast as argsort.
+    """
+    bits = (among.shape[1] - 1).bit_length()
+    numbers = rng.integers(0, 1 << 64, among.shape, np.uint64) >> np.uint64(bits + 1) << np.uint64(bits)
+    numbers |= np.arange(among.shape[1], dtype=np.uint64)
+    numbers |= (~among).astype(np.uint64) << np.uint64(63)
+    return (np.sort(numbers, axis=1) & np.uint64((1 << bits) - 1)).astype(np.int64)

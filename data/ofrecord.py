@@ -29,6 +29,7 @@ INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after
 FORMAT_VERSION = 1
 MAX_RECORD_BYTES = 1 << 26
 _MAX_OPEN_FILES = 128
+_BATCH = 1024  # records coded at once
 _LIST_TAGS = {"float": (0x12,), "int32": (0x22, 0x2A)}  # field of Feature; int64 lists are read as int32
 _DTYPES = {"float": np.float32, "int32": np.int32}
 
@@ -72,85 +73,67 @@ def squad_schema(seq_length: int, is_training: bool) -> Schema:
 def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[bytes, np.ndarray]:
     """Serializes R records, each with its length before it.
 
+    A record becomes a row of bytes wide enough for any of them, and the bytes that its numbers do not need are left
+    out at the end.
+
     Args:
         examples: each feature of the schema as [R, L].
 
     Returns:
         the bytes, and the R + 1 offsets of the records in them.
     """
-    features: list[tuple[bytes, np.ndarray, np.ndarray]] = []  # name, units [R, U], bytes of each unit [R, U]
+    columns: list[tuple[np.ndarray, np.ndarray | None]] = []  # bytes uint8 [R, n], and which of them count (all: None)
+    total = np.zeros((1, 1), np.int64)
     for name, (kind, length) in schema.items():
-        values = np.ascontiguousarray(examples[name])
+        values = np.asarray(examples[name])
         if values.ndim != 2 or values.shape[1] != length:
             raise ValueError(f"{name} has shape {values.shape}, not [R, {length}]")
         if kind == "float":
-            units = values.astype("<f4").view(np.uint8).astype(np.uint64)
-            features.append((name.encode(), units, np.ones(units.shape, np.uint8)))
+            payload: tuple[np.ndarray, np.ndarray | None] = np.ascontiguousarray(values, "<f4").view(np.uint8), None
         else:
-            units = values.astype(np.int64).view(np.uint64)
-            features.append((name.encode(), units, _varint_bytes(units)))
-    records = len(features[0][1])
-
-    # A message is written as a row of units: a varint, or one raw byte. Lengths come before what they measure, so the
-    # columns are laid down from the innermost outwards.
-    columns: list[np.ndarray] = []
-    widths: list[np.ndarray] = []
-    total = np.zeros(records, np.uint64)
-
-    def put(units: np.ndarray, width: np.ndarray) -> None:
-        columns.append(units)
-        widths.append(width)
-
-    def put_constant(data: bytes) -> None:
-        put(
-            np.broadcast_to(np.frombuffer(data, np.uint8), (records, len(data))),
-            np.ones((records, len(data)), np.uint8),
-        )
-
-    for (encoded, units, width), (kind, _) in zip(features, schema.values(), strict=True):
-        key = b"\n" + bytes([len(encoded)]) + encoded
-        payload = width.sum(1, dtype=np.uint64)[:, None]
-        lists = payload + 1 + _varint_bytes(payload)  # tag, length, values
-        feature = lists + 1 + _varint_bytes(lists)
-        entry = feature + 1 + _varint_bytes(feature) + len(key)
-        put_constant(b"\n")
-        put(entry, _varint_bytes(entry))
-        put_constant(key + b"\x12")
-        put(feature, _varint_bytes(feature))
-        put_constant(bytes(_LIST_TAGS[kind][:1]))
-        put(lists, _varint_bytes(lists))
-        put_constant(b"\n")
-        put(payload, _varint_bytes(payload))
-        put(units, width)
-        total += (entry + 1 + _varint_bytes(entry))[:, 0]
-    header = total.astype("<u8")[:, None].view(np.uint8)
-    units = np.concatenate([header, *columns], axis=1)
-    width = np.concatenate([np.ones(header.shape, np.uint8), *widths], axis=1)
-    return _write_varints(units.ravel(), width.ravel()), np.concatenate([[0], np.cumsum(total + 8)]).astype(np.uint64)
+            payload = _varints(values)
+        size = _size(payload)
+        # Each level of the message is a tag, the length of what follows, and what follows.
+        parts = [payload]
+        key = b"\n" + bytes([len(name)]) + name.encode()
+        for head in (b"\n", bytes(_LIST_TAGS[kind][:1]), key + b"\x12", b"\n"):
+            length_bytes = _varints(size)
+            parts[:0] = [(np.frombuffer(head, np.uint8)[None], None), length_bytes]
+            size = size + len(head) + _size(length_bytes)
+        columns += parts
+        total = total + size
+    total = np.broadcast_to(total, (len(values), 1))
+    columns.insert(0, (np.ascontiguousarray(total, "<i8").view(np.uint8), None))
+    ends = np.cumsum([data.shape[1] for data, _ in columns])
+    row = np.empty((len(values), ends[-1]), np.uint8)
+    counts = np.ones(row.shape, bool)
+    for (data, used), end in zip(columns, ends, strict=True):
+        row[:, end - data.shape[1] : end] = data
+        if used is not None:
+            counts[:, end - data.shape[1] : end] = used
+    return row[counts].tobytes(), np.append(0, np.cumsum(total + 8)).astype(np.uint64)
 
 
-def _varint_bytes(values: np.ndarray) -> np.ndarray:
-    """How many bytes each value takes as a varint (a negative int32 takes ten)."""
-    width = np.ones(values.shape, np.uint8)
-    for bits in range(7, 64, 7):
-        longer = values >= np.uint64(1 << bits)
-        if not longer.any():
-            break
-        width += longer
-    return width
+def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values [R, L] as varints of seven bits a byte: bytes [R, L · widest], and which of them count."""
+    if values.size == 0 or (values.min() >= 0 and values.max() < 0x80):
+        return values.astype(np.uint8), None
+    wide = values.astype(np.int64).view(np.uint64) if values.min() < 0 else values.astype(np.uint32)
+    widest = next(width for width in range(1, 11) if width == 10 or int(wide.max()) < 1 << 7 * width)
+    data = np.empty((*values.shape, widest), np.uint8)
+    used = np.ones((*values.shape, widest), bool)
+    for byte in range(widest):
+        rest = wide >> wide.dtype.type(7 * byte)
+        if byte:
+            used[:, :, byte] = rest > 0
+        data[:, :, byte] = (rest & wide.dtype.type(0x7F)) | (rest > 0x7F) * wide.dtype.type(0x80)
+    return data.reshape(len(values), -1), used.reshape(len(values), -1)
 
 
-def _write_varints(values: np.ndarray, width: np.ndarray) -> bytes:
-    """Values of the given widths in bytes, one after the other; a value of width 1 is written as it is."""
-    ends = np.cumsum(width, dtype=np.int64)
-    out = np.empty(ends[-1], np.uint8)
-    out[ends - width] = np.where(width > 1, values & np.uint64(0x7F) | np.uint64(0x80), values)
-    for byte in range(1, int(width.max())):
-        (longer,) = np.nonzero(width > byte)
-        rest = values[longer] >> np.uint64(7 * byte)
-        more = np.where(width[longer] > byte + 1, np.uint64(0x80), np.uint64(0))
-        out[(ends - width)[longer] + byte] = rest & np.uint64(0x7F) | more
-    return out.tobytes()
+def _size(column: tuple[np.ndarray, np.ndarray | None]) -> Any:
+    """How many bytes of a column count, [R, 1] or, alike in all rows, [1, 1]."""
+    data, used = column
+    return np.full((1, 1), data.shape[1]) if used is None else used.sum(1)[:, None]
 
 
 class CorruptRecord(ValueError):
@@ -324,15 +307,15 @@ class ShardWriter:
         """Adds one record: each feature of the schema as [L]."""
         self._rows.append(example)
         self.count += 1
-        if len(self._rows) == 256:
+        if len(self._rows) == _BATCH:
             self._flush_rows()
 
     def write_batch(self, examples: Mapping[str, np.ndarray]) -> None:
         """Adds R records: each feature of the schema as [R, L]."""
         self._flush_rows()
         records = len(next(iter(examples.values())))
-        for start in range(0, records, 256):
-            self._put({name: values[start : start + 256] for name, values in examples.items()})
+        for start in range(0, records, _BATCH):
+            self._put({name: values[start : start + _BATCH] for name, values in examples.items()})
         self.count += records
 
     def _flush_rows(self) -> None:

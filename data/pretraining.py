@@ -12,9 +12,12 @@ random order, how many of its rows go to each part of the output is drawn from t
 whole would give, and each part is shuffled by itself.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,7 @@ from data.token_store import Corpus, TokenStore, token_dtype, write_piece
 from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
 
-_PAIRS, _SPLIT, _SHUFFLE, _MASK = range(4)  # streams of random numbers
+_PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
 _ROWS_AT_ONCE = 2048
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
 _SPEED_FLAGS = ("num_workers", "overwrite_output_dir")
@@ -66,11 +69,11 @@ def prepare(config: PretrainingDataConfig) -> None:
     corpus = _corpus(tokenized, vocab)
     _check_corpus(corpus, config)
 
-    tasks = [(number, dupe) for dupe in range(config.example.dupe_factor) for number in range(len(pieces))]
+    tasks = _pair_tasks(corpus, config)
     drawn = run_pieces(
         work, "pairs", _draw_piece,
-        [(number, dupe, corpus, config.example, vocab["[CLS]"], vocab["[SEP]"]) for number, dupe in tasks],
-        num_workers=workers, sizes=[tokenized[number]["tokens"] for number, _ in tasks], unit="tokens",
+        [(number, dupes, corpus, config.example, vocab["[CLS]"], vocab["[SEP]"]) for number, dupes in tasks],
+        num_workers=workers, sizes=[corpus.tokens[number] * len(dupes) for number, dupes in tasks], unit="tokens",
     )  # fmt: skip
     layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
 
@@ -107,20 +110,15 @@ def prepare(config: PretrainingDataConfig) -> None:
 def _tokenize_piece(
     work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool
 ) -> Result:
-    vocab = load_vocab(vocab_file)
-    tokenizer = _bulk_tokenizer(vocab_file, do_lower_case)
+    tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     return write_piece(work / _token_file(index), read_documents(piece, text), tokenizer, len(vocab), vocab["[UNK]"])
 
 
-_tokenizers: dict[tuple[str, bool], BulkTokenizer] = {}
-
-
-def _bulk_tokenizer(vocab_file: str, do_lower_case: bool) -> BulkTokenizer:
+@lru_cache(maxsize=1)
+def _bulk_tokenizer(vocab_file: str, do_lower_case: bool) -> tuple[BulkTokenizer, dict[str, int]]:
     """One tokenizer a process: it gets faster with every word it has seen."""
-    key = vocab_file, do_lower_case
-    if key not in _tokenizers:
-        _tokenizers[key] = BulkTokenizer(load_vocab(vocab_file), do_lower_case)
-    return _tokenizers[key]
+    vocab = load_vocab(vocab_file)
+    return BulkTokenizer(vocab, do_lower_case), vocab
 
 
 def _token_file(number: int) -> str:
@@ -152,20 +150,37 @@ def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
 # ---- 2. pairs -------------------------------------------------------------------------------------------------------
 
 
+def _pair_tasks(corpus: Corpus, config: PretrainingDataConfig) -> list[tuple[int, range]]:
+    """(piece, which of its duplications) for each task: as many at once as an eighth of the memory holds."""
+    dupe_factor = config.example.dupe_factor
+    tasks = []
+    for number, tokens in enumerate(corpus.tokens):
+        at_once = max(1, (config.work.memory_mb << 17) // max(1, 2 * tokens * corpus.token_bytes))
+        tasks += [(number, range(first, min(first + at_once, dupe_factor))) for first in range(0, dupe_factor, at_once)]
+    return tasks
+
+
 def _draw_piece(
-    work: Path, index: int, number: int, dupe: int, corpus: Corpus, example: ExampleFlags, cls_id: int, sep_id: int
+    work: Path, index: int, number: int, dupes: range, corpus: Corpus, example: ExampleFlags, cls_id: int, sep_id: int
 ) -> Result:
-    rng = _generator(example, _PAIRS, dupe, number)
-    store = TokenStore(work, corpus)
-    try:
-        rows = draw_rows(
-            rng, store, number, objective=example.objective, seq_length=example.max_seq_length,
-            short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
-        )  # fmt: skip
-    finally:
-        store.close()
-    table = np.concatenate([rows.input_ids, rows.lengths, rows.labels[:, None]], 1).astype(rows.input_ids.dtype)
-    rng.permutation(table).tofile(work / _row_file(index))
+    tables = []
+    with closing(TokenStore(work, corpus)) as store:
+        for dupe in dupes:
+            rows = draw_rows(
+                _generator(example, _PAIRS, dupe, number), store, number, objective=example.objective,
+                seq_length=example.max_seq_length, short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
+            )  # fmt: skip
+            table = np.concatenate(
+                [rows.input_ids, rows.lengths, rows.labels[:, None]], 1, dtype=rows.input_ids.dtype, casting="unsafe"
+            )
+            tables.append(table)
+    table = np.concatenate(tables)
+    order = _generator(example, _ORDER, index).permutation(len(table))
+    with (work / _row_file(index)).open("wb") as file:
+        for start in range(0, len(table), _ROWS_AT_ONCE):
+            table[order[start : start + _ROWS_AT_ONCE]].tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
     return {"rows": len(table)}
 
 

@@ -6,7 +6,7 @@ just the bytes it needs: mapped files would count as memory.
 """
 
 import os
-from collections import OrderedDict
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -97,8 +97,9 @@ class TokenStore:
     def __init__(self, work: Path, corpus: Corpus) -> None:
         self.corpus = corpus
         self._work = work
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._document_starts: list[np.ndarray | None] = [None] * len(corpus.files)
+        self._open: dict[int, int] = {}
+        self._documents: list[int] = corpus.documents.tolist()
+        self._document_starts: list[memoryview | None] = [None] * len(corpus.files)
 
     def piece(self, number: int) -> Piece:
         """A whole piece."""
@@ -119,23 +120,20 @@ class TokenStore:
         Returns:
             the piece, the first token, and the token after the last.
         """
-        number = int(np.searchsorted(self.corpus.documents, document, "right")) - 1
+        number = bisect_right(self._documents, document) - 1
         starts = self._document_starts[number]
         if starts is None:  # few bytes for each document: these stay in memory
             base = self._base(number) + 4 * (self.corpus.sentences[number] + 1)
-            count = int(self.corpus.documents[number + 1] - self.corpus.documents[number]) + 1
-            starts = np.frombuffer(os.pread(self._file(number), 4 * count, base), "<u4")
+            count = self._documents[number + 1] - self._documents[number] + 1
+            starts = memoryview(os.pread(self._file(number), 4 * count, base)).cast("I")
             self._document_starts[number] = starts
-        local = document - int(self.corpus.documents[number])
-        first, last = int(starts[local]), int(starts[local + 1])
+        local = document - self._documents[number]
+        first, last = starts[local], starts[local + 1]
         first += int(start * (last - first))
         # Each sentence has a token: so many sentences are enough.
-        count = min(last - first, max(length, 1)) + 1
-        data = os.pread(self._file(number), 4 * count, self._base(number) + 4 * first)
-        ends = np.frombuffer(data, "<u4")
-        begin = int(ends[0])
-        sentences = max(1, int(np.searchsorted(ends, begin + length)))
-        return number, begin, int(ends[min(sentences, count - 1)])
+        count = min(last - first, max(length, 1))
+        ends = memoryview(os.pread(self._file(number), 4 * count + 4, self._base(number) + 4 * first)).cast("I")
+        return number, ends[0], ends[min(bisect_left(ends, ends[0] + max(length, 1)), count)]
 
     def tokens(self, piece: int, begin: int, end: int) -> np.ndarray:
         """Some of a piece's token ids."""
@@ -147,12 +145,11 @@ class TokenStore:
         return self.corpus.tokens[number] * self.corpus.token_bytes
 
     def _file(self, number: int) -> int:
-        descriptor = self._open.pop(number, None)
+        descriptor = self._open.get(number)
         if descriptor is None:
-            if len(self._open) >= _OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            descriptor = os.open(self._work / self.corpus.files[number], os.O_RDONLY)
-        self._open[number] = descriptor
+            if len(self._open) >= _OPEN_FILES:  # draws are random: which one goes does not matter
+                os.close(self._open.popitem()[1])
+            descriptor = self._open[number] = os.open(self._work / self.corpus.files[number], os.O_RDONLY)
         return descriptor
 
     def close(self) -> None:

@@ -113,6 +113,7 @@ def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokeni
     return tokenizer
 
 
+_ASCII_PARTS = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
 # Control characters that separate words for str.split, and that BERT removes instead.
 _CONTROL_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 
@@ -123,20 +124,49 @@ class BulkTokenizer:
     No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other.
     """
 
-    def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 1_000_000) -> None:
+    def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
         self._tokenizer = build_tokenizer(vocab, do_lower_case)
+        self._do_lower_case = do_lower_case
         self._words_kept = words_kept
-        self._ids: dict[str, list[int]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ids_of_part: dict[str, list[int]] = {}
+        self._numbers: dict[str, int] = {}  # of words
+        self._ids = np.empty(0, np.int32)  # of all words, one after the other
+        self._starts = np.zeros(1, np.int64)  # where each word's begin, and the end
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
-        words = [_CONTROL_SPACES.sub("", line).split() for line in lines]
-        if len(self._ids) > self._words_kept:
-            self._ids = {}
-        ids = self._ids
-        new = list(set(chain.from_iterable(words)).difference(ids))
-        for word, encoding in zip(new, self._tokenizer.encode_batch_fast(new), strict=True):
-            ids[word] = encoding.ids
-        tokens = [list(chain.from_iterable(map(ids.__getitem__, line))) for line in words]
-        counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
-        return np.fromiter(chain.from_iterable(tokens), np.int32, int(counts.sum())), counts
+        if any(map(_CONTROL_SPACES.search, lines)):
+            lines = [_CONTROL_SPACES.sub("", line) for line in lines]
+        words = [line.split() for line in lines]
+        if len(self._numbers) > self._words_kept:
+            self._forget()
+        self._learn(list(set(chain.from_iterable(words)).difference(self._numbers)))
+
+        numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(words)), np.int64)
+        first, counts = self._starts[numbers], np.diff(self._starts)[numbers]
+        ends = np.append(0, np.cumsum(counts))  # after each word
+        ids = self._ids[np.arange(ends[-1]) + np.repeat(first - ends[:-1], counts)]
+        line_ends = np.append(0, np.cumsum(np.fromiter(map(len, words), np.int64, len(words))))
+        return ids, np.diff(ends[line_ends])
+
+    def _learn(self, words: list[str]) -> None:
+        # In printable ASCII the rules come to: lower-case, and part letters and digits from each of the other
+        # characters. What is left after that are fewer, shorter words, and the full rules for the others.
+        parts = [self._parts(word) for word in words]
+        new = list(set(chain.from_iterable(parts)).difference(self._ids_of_part))
+        encodings = self._tokenizer.encode_batch_fast(new)
+        self._ids_of_part.update((part, encoding.ids) for part, encoding in zip(new, encodings, strict=True))
+
+        ids = [list(chain.from_iterable(map(self._ids_of_part.__getitem__, word))) for word in parts]
+        self._numbers.update(zip(words, range(len(self._numbers), len(self._numbers) + len(words)), strict=True))
+        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(ids), np.int32)])
+        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
+        self._starts = np.concatenate([self._starts, self._starts[-1] + ends])
+
+    def _parts(self, word: str) -> list[str]:
+        if word.isascii() and word.isprintable():
+            return _ASCII_PARTS.findall(word.lower() if self._do_lower_case else word)
+        return [word]

@@ -5,10 +5,10 @@ import struct
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.protobuf_records import OFRecord
 from data.ofrecord import (
     CorruptRecord,
     ShardWriter,
@@ -23,49 +23,6 @@ from data.ofrecord import (
 from utils.errors import UserError
 
 SCHEMA = {"input_ids": ("int32", 7), "a_long_name_of_weights": ("float", 5), "label": ("int32", 1)}
-
-
-def of_record_class():
-    """OFRecord as its .proto describes it, in a pool of its own."""
-    file = descriptor_pb2.FileDescriptorProto(name="record.proto", package="reference")
-    label = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, *fields, parent=file.message_type):
-        result = parent.add(name=name)
-        for number, (field, kind, repeated) in enumerate(fields, 1):
-            entry = result.field.add(name=field, number=number)
-            entry.label = label.LABEL_REPEATED if repeated else label.LABEL_OPTIONAL
-            if isinstance(kind, str):
-                entry.type, entry.type_name = label.TYPE_MESSAGE, kind
-            else:
-                entry.type = kind
-                entry.options.packed = repeated and kind != label.TYPE_BYTES
-        return result
-
-    message("BytesList", ("value", label.TYPE_BYTES, True))
-    message("FloatList", ("value", label.TYPE_FLOAT, True))
-    message("DoubleList", ("value", label.TYPE_DOUBLE, True))
-    message("Int32List", ("value", label.TYPE_INT32, True))
-    message("Int64List", ("value", label.TYPE_INT64, True))
-    kinds = ("bytes", "float", "double", "int32", "int64")
-    feature = message("Feature", *((f"{k}_list", f".reference.{k.title()}List", False) for k in kinds))
-    feature.oneof_decl.add(name="kind")
-    for field in feature.field:
-        field.oneof_index = 0
-    record = message("OFRecord", ("feature", ".reference.OFRecord.FeatureEntry", True))
-    entry = message(
-        "FeatureEntry",
-        ("key", label.TYPE_STRING, False),
-        ("value", ".reference.Feature", False),
-        parent=record.nested_type,
-    )
-    entry.options.map_entry = True
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.MessageFactory(pool).GetPrototype(pool.FindMessageTypeByName("reference.OFRecord"))
-
-
-OFRecord = of_record_class()
 
 
 def examples(records, schema=SCHEMA, seed=3):

@@ -121,12 +121,15 @@ def test_line_number_is_the_id(tmp_path):
 
 @settings(max_examples=500, deadline=None)
 @given(
-    st.lists(st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*ODD, *PIECES, " "])), max_size=9), max_size=4)
+    st.lists(st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*ODD, *PIECES, " "])), max_size=9), max_size=4),
+    st.booleans(),
 )
-def test_bulk_tokenizer_is_the_tokenizer(parts):
+def test_bulk_tokenizer_is_the_tokenizer(parts, lower):
     lines = ["".join(line).encode("utf-8", "ignore").decode() for line in parts]
-    ids, counts = BulkTokenizer(VOCAB, True, words_kept=7).encode(lines)
-    expected = [TOKENIZERS[True].encode(line).ids for line in lines]
+    bulk = BulkTokenizer(VOCAB, lower, words_kept=7)
+    bulk.encode(lines[:2])
+    ids, counts = bulk.encode(lines)
+    expected = [TOKENIZERS[lower].encode(line).ids for line in lines]
     assert ids.tolist() == [i for line in expected for i in line]
     assert counts.tolist() == [len(line) for line in expected]
 

@@ -1,0 +1,51 @@
+"""OFRecord as protobuf's own classes read and write it: what tests and benchmarks hold our codec against.
+
+The message is built from its description (oneflow/core/record/record.proto), in a pool of its own.
+"""
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+
+def _of_record_class() -> Any:
+    """OFRecord as its .proto describes it, in a pool of its own."""
+    file = descriptor_pb2.FileDescriptorProto(name="record.proto", package="reference")
+    label = descriptor_pb2.FieldDescriptorProto
+
+    def message(name: str, *fields: tuple[str, Any, bool], parent: Any = file.message_type) -> Any:
+        result = parent.add(name=name)
+        for number, (field, kind, repeated) in enumerate(fields, 1):
+            entry = result.field.add(name=field, number=number)
+            entry.label = label.LABEL_REPEATED if repeated else label.LABEL_OPTIONAL
+            if isinstance(kind, str):
+                entry.type, entry.type_name = label.TYPE_MESSAGE, kind
+            else:
+                entry.type = kind
+                entry.options.packed = repeated and kind != label.TYPE_BYTES
+        return result
+
+    message("BytesList", ("value", label.TYPE_BYTES, True))
+    message("FloatList", ("value", label.TYPE_FLOAT, True))
+    message("DoubleList", ("value", label.TYPE_DOUBLE, True))
+    message("Int32List", ("value", label.TYPE_INT32, True))
+    message("Int64List", ("value", label.TYPE_INT64, True))
+    kinds = ("bytes", "float", "double", "int32", "int64")
+    feature = message("Feature", *((f"{k}_list", f".reference.{k.title()}List", False) for k in kinds))
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    record = message("OFRecord", ("feature", ".reference.OFRecord.FeatureEntry", True))
+    entry = message(
+        "FeatureEntry",
+        ("key", label.TYPE_STRING, False),
+        ("value", ".reference.Feature", False),
+        parent=record.nested_type,
+    )
+    entry.options.map_entry = True
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.MessageFactory(pool).GetPrototype(pool.FindMessageTypeByName("reference.OFRecord"))
+
+
+OFRecord: Any = _of_record_class()
