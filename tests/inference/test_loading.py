@@ -1,0 +1,85 @@
+"""What `load` takes, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conversion import read_checkpoint, write_checkpoint
+from inference import load
+from utils.errors import UserError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
+TEXT = "the cat [MASK] on a tree."
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return shutil.copytree(FIXTURES / "pretraining", tmp_path / "model")
+
+
+@pytest.mark.parametrize("target", ["hf", "lazy", "oneflow", "tf"])
+def test_every_format_answers_the_same(tmp_path, target):
+    if target == "tf":
+        pytest.importorskip("tensorflow")
+    expected = load(FIXTURES / "pretraining", mode="eager").fill_mask(TEXT)
+    write_checkpoint(read_checkpoint(FIXTURES / "pretraining"), tmp_path / target, target)
+    assert load(tmp_path / target, mode="eager", trust_checkpoint=True).fill_mask(TEXT) == expected
+
+
+def test_a_runs_directory(directory):
+    run = directory.parent / "run"
+    shutil.copytree(directory, run / "checkpoint-7")
+    (run / "latest").write_text("checkpoint-7\n")
+    assert load(run, mode="eager").fill_mask(TEXT) == load(directory, mode="eager").fill_mask(TEXT)
+
+
+def test_the_vocabulary(directory):
+    vocabulary = directory / "vocab.txt"
+    other = vocabulary.rename(directory.parent / "words.txt")
+    with pytest.raises(UserError, match="--vocab_file"):
+        load(directory, mode="eager").fill_mask(TEXT)
+    assert load(directory, mode="eager", vocab_file=other).fill_mask(TEXT)
+    ids, best = load(directory, mode="eager").fixed_example(top_k=3)
+    assert max(ids) < 97 and len(best) == 3 and best[0][1] >= best[1][1]
+    other.write_text(other.read_text() + "more\n")
+    with pytest.raises(UserError, match="has 98 tokens and the model 97"):
+        load(directory, mode="eager", vocab_file=other)
+    with pytest.raises(UserError, match="cannot read vocabulary"):
+        load(directory, mode="eager", vocab_file=directory / "none.txt")
+
+
+def test_casing(directory):
+    upper = (directory / "vocab.txt").read_text().replace("\ncat\n", "\nCat\n").replace("\ndog\n", "\nDog\n")
+    (directory / "vocab.txt").write_text(upper.replace("\ntree\n", "\nTree\n").replace("\nriver\n", "\nRiver\n"))
+    assert load(directory, mode="eager")._encoder.encode("Cat cat").tokens[0] == "Cat"
+    with pytest.raises(UserError, match="--do_lower_case True contradicts"):
+        load(directory, mode="eager", do_lower_case=True)
+    (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with pytest.raises(UserError, match="contradicts"):
+        load(directory, mode="eager")
+    (directory / "tokenizer_config.json").write_text("[")
+    with pytest.raises(UserError, match="not a tokenizer's configuration"):
+        load(directory, mode="eager")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "--device tpu"),
+        ({"device": "cuda:99"}, "not usable"),
+        ({"seq_length": 54}, "at most the model's longest input, 53"),
+        ({"seq_length": 3}, "above 3"),
+        ({"sizes": {"hidden_size": 16}}, "--hidden_size 16 contradicts"),
+        ({"source": "lazy"}, "holds no variable"),
+    ],
+)
+def test_contradictions(directory, options, message):
+    with pytest.raises(UserError, match=message):
+        load(directory, **options)
+
+
+def test_seq_length_bounds_the_input(directory):
+    with pytest.raises(UserError, match="at most 5"):
+        load(directory, mode="eager", seq_length=5).fill_mask(TEXT)
