@@ -3,10 +3,12 @@
 from configs.cli import parse, run
 from configs.squad import SquadConfig
 from configs.training import RETIRED
+from utils import ranks
 
 
 def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
+    ranks.meet(config.device.join_timeout, config.device.stop_timeout)
     from training.finetune import finetune_squad  # the framework is imported after --help and mistakes in flags
 
     finetune_squad(config)
