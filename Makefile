@@ -13,7 +13,7 @@ export UV_DEFAULT_INDEX := $(PIP_INDEX_URL)
 endif
 EXTRAS ?=
 
-setup: .venv/.ready $(foreach extra,$(EXTRAS),.venv/.extra-$(extra))
+setup: .venv/.ready .venv/.kernels $(foreach extra,$(EXTRAS),.venv/.extra-$(extra))
 
 $(UV): requirements-uv.txt
 	@python3 -m venv .tools/uv || { echo "make: python3 needs its venv module (on Debian: apt install python3-venv)"; exit 1; }
@@ -23,6 +23,11 @@ $(UV): requirements-uv.txt
 .venv/.ready: requirements.txt requirements-dev.txt $(UV)
 	@$(UV) venv -q --allow-existing --python 3.10 .venv
 	$(UV) pip install -q --python $(PYTHON) --require-hashes -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+# The kernels are an extra: without a compiler everything runs, slower, and one line says so.
+.venv/.kernels: .venv/.ready $(wildcard kernels/*.py kernels/src/* kernels/src/*/*)
+	@$(PYTHON) -m kernels build || true
 	@touch $@
 
 .venv/.extra-%: requirements-%.txt .venv/.ready
@@ -41,7 +46,7 @@ lint: setup
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache build demo_output
+	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache build demo_output
 
 # Pins move only on purpose: edit pyproject.toml, `make lock`, read the diff.
 COMPILE = $(UV) pip compile -q --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml

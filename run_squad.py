@@ -1,5 +1,6 @@
 """BERT for SQuAD 1.1 and 2.0: fine-tune, evaluate, answer. `python3 run_squad.py --help`."""
 
+import kernels
 from configs.cli import parse, run
 from configs.squad import SquadConfig
 from configs.training import RETIRED
@@ -9,6 +10,7 @@ from utils import ranks
 def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
     ranks.meet(config.device.join_timeout, config.device.stop_timeout)
+    kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from training.finetune import finetune_squad  # the framework is imported after --help and mistakes in flags
 
     finetune_squad(config)

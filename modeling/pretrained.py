@@ -26,6 +26,7 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
     "vocab.txt",
     "tokenizer_config.json",
 )
+ENCODER = "bert."
 # In Hugging Face's files, and held elsewhere or computed here.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
@@ -70,8 +71,11 @@ class PretrainedModel(nn.Module):
             UserError: a tensor has another shape than the model's, or one of the encoder's is missing.
         """
         parameters = dict(self.named_parameters())
+        if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
+            arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
         fresh = sorted(set(parameters) - set(arrays))
-        encoder = [name for name in fresh if name.split(".")[0] in ("bert", "embeddings", "encoder")]
+        # Not the pooler: Hugging Face's models for questions and for masks have none.
+        encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
             raise UserError(f"{source} lacks {len(encoder)} tensors of the encoder, first {encoder[0]}.")
         for name in sorted(set(parameters) & set(arrays)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from data.loader import Records, evaluation_batches
 from data.ofrecord import RecordSet, open_records, pretraining_schema
-from data.tokenization import load_vocab
+from data.tokenization import load_vocab, vocab_sha256
 from evaluation.masked_lm import pretraining_metrics
 from modeling import BertForPreTraining
 from modeling.pretrained import VOCAB_FILE
@@ -31,7 +30,7 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
     records, held_out = data.bounded(bert)
-    vocab_file = data.find_vocab(bert, run.start)
+    vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
     model = run.build_model(BertForPreTraining, bert)
     eval_step = build_eval_step(mode, model, run.world)
     eval_rows = config.batch.val_rows(run.world.size) * run.world.size
@@ -59,7 +58,12 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
         do_lower_case=data.do_lower_case,
         evaluate=evaluate if held_out else None,
     )
-    run.train(model, task)
+    if config.run.do_train:
+        run.train(model, task)
+    elif task.evaluate:
+        run.evaluate(task.evaluate)
+    else:
+        raise UserError("--do_train False leaves nothing to do: give --val_ofrecord_path or --val_fraction.")
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,15 @@ class PretrainingData:
         evaluation = dataclasses.replace(self.evaluation, below=below) if self.evaluation else None
         return dataclasses.replace(self.training, below=below), evaluation
 
-    def find_vocab(self, bert: BertConfig, start: Path | None) -> Path | None:
-        """The vocabulary to save with the model; raises UserError if it is not the one the data was made with."""
-        directories = [Path(self.source.directory), *([start] if start else [])]
-        beside = [directory / VOCAB_FILE for directory in directories]
+    def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
+        """The vocabulary to save with the model: the named one, the data's, or the one it starts with.
+
+        Raises:
+            UserError: it is not the one the data was made with, or larger than the model's.
+        """
+        beside = Path(self.source.directory) / VOCAB_FILE
         named = Path(self.flags.vocab_file) if self.flags.vocab_file else None
-        path = named or next((path for path in beside if path.exists()), None)
+        path = named or (beside if beside.exists() else starts_with)
         if path is None:
             warn("the model is saved without a vocabulary: --vocab_file names it.")
             return None
@@ -157,7 +164,7 @@ class PretrainingData:
         if size > bert.vocab_size:
             raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
         digest = self.source.metadata.get("vocab_sha256")
-        if digest and digest != hashlib.sha256(path.read_bytes()).hexdigest():
+        if digest and digest != vocab_sha256(path):
             raise UserError(f"--vocab_file {path} is not the vocabulary that {self.flags.ofrecord_path} was made with.")
         return path
 

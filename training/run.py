@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import oneflow as flow
 
+import kernels
 from configs.cli import to_flat_dict, warn
 from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -93,6 +95,9 @@ class Run:
                 "sum of its micro-batches; take --clip norm."
             )
         self.world = join(config.device)
+        self.bf16 = self.world.device == "cpu" and config.device.use_fp16 and kernels.set_bf16(True)
+        if self.world.device == "cpu" and config.device.use_fp16 and not self.bf16:
+            warn("--use_fp16 changes nothing here: this CPU, or the stock kernels, multiply in fp32 alone.")
         flags, named = config.run, config.model.init_checkpoint
         self.checkpoint_dir = Path(flags.checkpoint_path or flags.output_dir)
         self.log_dir = Path(flags.log_dir or flags.output_dir)
@@ -248,18 +253,19 @@ class Run:
             done = state.step
             if flags.do_train and done < total_steps:
                 try:
-                    done = train(
-                        step,
-                        batches,
-                        first_step=done,
-                        progress=progress,
-                        flags=flags,
-                        journal=journal,
-                        learning_rate=lambda index: float(rates[index]),
-                        evaluate=evaluate,
-                        save=save,
-                        stop_everywhere=world.agree,
-                    )
+                    with self._profiled(journal):
+                        done = train(
+                            step,
+                            batches,
+                            first_step=done,
+                            progress=progress,
+                            flags=flags,
+                            journal=journal,
+                            learning_rate=lambda index: float(rates[index]),
+                            evaluate=evaluate,
+                            save=save,
+                            stop_everywhere=world.agree,
+                        )
                 except Stopped as stopped:
                     journal.say(str(stopped))
                     sys.exit(128 + stopped.signal_number)
@@ -325,6 +331,23 @@ class Run:
             nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,
         )
 
+    def _device_description(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in kernels.configure().items())
+        if self.world.device != "cpu":
+            return settings
+        products = "bf16 products with fp32 sums" if self.bf16 else "fp32 products"
+        return f"{kernels.load().reason}; {products}; {settings}"
+
+    @contextmanager
+    def _profiled(self, journal: Journal) -> Iterator[None]:
+        """Inside, the time of each operation is counted if --profile asks for it, and told at the end."""
+        if not self.config.device.profile:
+            yield
+            return
+        with kernels.profile() as report:
+            yield
+        journal.say(report.table())
+
     def _description(self, model: PretrainedModel, task: Task, total_steps: int, state: TrainingState) -> str:
         shape = model.config
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -336,6 +359,7 @@ class Run:
                 f"{parameters / 1e6:.1f} million parameters",
                 f"{self.mode} mode, {self.world.size} process(es) on {self.world.device.split(':')[0]}, "
                 f"OneFlow {flow.__version__}",
+                self._device_description(),
                 f"{len(task.records):,} records of {task.seq_length} tokens; one update takes {per_rank} rows x "
                 f"{self.world.size} ranks x {self.config.batch.grad_acc_steps} micro-batches",
                 f"{begin} at step {state.step} of {total_steps}",
