@@ -8,7 +8,6 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
-from utils import ranks
 from utils.errors import UserError
 
 
@@ -36,6 +35,15 @@ class World:
         """Whether any rank wishes it, on every rank."""
         return bool(self.sum(np.array([float(wish)]))[0])
 
+    def wait(self) -> None:
+        """Goes on when all ranks have come here."""
+        self.sum(np.zeros(1))
+
+    def agrees(self, value: float) -> bool:
+        """Whether all ranks have the same value; False on every rank where they do not."""
+        total, squares = self.sum(np.array([value, value * value]))
+        return bool(np.isclose(squares * self.size, total * total))
+
     def gather_rows(self, tensor: flow.Tensor) -> np.ndarray:
         """All ranks' rows of `tensor` [B, ...], in the ranks' order, on every rank."""
         return np.array(self.split(tensor).numpy(), copy=True)
@@ -58,7 +66,6 @@ def join(flags: DeviceFlags) -> World:
         UserError: CUDA is asked for and not usable, or a device number does not exist.
     """
     rank, size = flow.env.get_rank(), flow.env.get_world_size()
-    ranks.joined()
     usable = flow.cuda.is_available()
     wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
     if wanted and not usable:

@@ -145,5 +145,6 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if not received or ranks.size() == 1:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

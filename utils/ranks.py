@@ -1,19 +1,19 @@
 """The processes of one job: how they find each other, and how they end together.
 
-The framework waits without limit for a rank that never comes, and a rank whose neighbour is gone may wait for minutes.
-So, before the framework is imported, every rank connects to the first one at the launcher's address and port, and the
-connections stay: whoever fails says so on them, a closed one is a rank that was lost, and the kernel's keep-alive
-notices a host that vanished. A thread in each rank listens. It needs no cooperation of a main thread that is stuck.
+The framework waits without limit for a rank that never comes, and a rank whose neighbour is gone waits for long or
+aborts with lines that explain nothing. So, before the framework is imported, every rank connects to the first one at
+the launcher's address and port, and forks a small watcher that keeps the connection: whoever fails says so on it, a
+closed one is a rank that was lost, and the kernel's keep-alive notices a host that vanished. The watcher of the first
+rank has the last word. Being processes of their own, watchers act while a rank is stuck inside the framework.
 
-Messages are lines of JSON: hello (a rank to the first), start (back, when all are there), error (both ways, ends the
-job), done (a rank to the first), leave (back, when all are done).
+Messages are lines of JSON: hello (a rank to the first), start (back, when all are there), error (ends the job), done
+(towards the first), leave (back, when all are done).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
 import json
 import os
 import select
@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -36,7 +35,7 @@ LONGEST_MESSAGE = 8192  # bytes
 
 def rank() -> int:
     """This process's number in its job."""
-    return max(0, int(os.environ.get("RANK", "0")))  # alone, the framework sets it to -1
+    return int(os.environ.get("RANK", "0"))
 
 
 def size() -> int:
@@ -57,27 +56,30 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
         UserError: the others did not come in time, the port is taken, or the ranks do not fit together.
     """
     global _job
-    if size() == 1:
+    if size() == 1 or _job:
         return
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    peers = _gather(host, port, join_timeout) if rank() == 0 else {0: _reach(host, port, join_timeout)}
+    peers = _gather(host, port, join_timeout) if rank() == 0 else [_reach(host, port, join_timeout)]
     _job = _Job(peers, stop_timeout)
     sys.excepthook = _fail_with_traceback
     # The launcher's end is a SIGTERM to its ranks, however it came about.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # The framework's import waits for the other ranks and lets no thread run meanwhile: bounded from outside.
-    faulthandler.dump_traceback_later(max(join_timeout, 1), exit=True)
-
-
-def joined() -> None:
-    """To be called when the framework is imported."""
-    faulthandler.cancel_dump_traceback_later()
 
 
 def fail(sentence: str, code: int) -> None:
-    """Ends the whole job with one sentence; alone, or before the ranks have met, it does nothing."""
+    """Ends the whole job with one sentence; alone it does nothing, with others it does not return."""
+    if size() == 1:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
     if _job:
-        _job.fail(sentence, code)
+        _job.fail(sentence)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    launcher = _end_launcher(os.getppid())
+    if launcher is not None:
+        select.select([launcher], [], [], 3)
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def leave(code: int) -> None:
@@ -90,24 +92,26 @@ def leave(code: int) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
-_SIG_IGN = 1
 _job: _Job | None = None
 
 
-@dataclass
-class _Peer:
-    rank: int
-    where: str
-    socket: socket.socket
-    buffer: bytes = b""
-    done: bool = False
+class _Line:
+    """A connection that carries messages."""
+
+    def __init__(self, connection: socket.socket, rank: int, where: str) -> None:
+        self.socket, self.rank, self.where = connection, rank, where
+        self.buffer = b""
+        self.done = False  # the rank at the other end is
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
 
     def send(self, **message: Any) -> None:
         with contextlib.suppress(OSError):  # whoever is gone is noticed by reading
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """What has come; raises OSError when the connection is closed, or talks nonsense."""
+        """What has come; raises OSError where the connection is closed, or carries something else."""
         data = self.socket.recv(4096)
         if not data or len(self.buffer) > LONGEST_MESSAGE:
             raise ConnectionResetError
@@ -120,138 +124,170 @@ class _Peer:
 
 
 class _Job:
-    def __init__(self, peers: dict[int, _Peer], stop_timeout: float) -> None:
-        self.peers, self.stop_timeout = peers, stop_timeout
-        self.done = False
-        self.all_done, self.ended = threading.Event(), threading.Event()
-        self._ending = threading.Lock()
-        signals, wakeup = socket.socketpair()
-        for end in (signals, wakeup):
-            end.setblocking(False)
-        self._signals, self._wakeup = signals, wakeup
-        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, daemon=True, name="ranks").start()
+    """A rank's side: its line to its watcher, and the pipe by which its signals are known there."""
 
-    def fail(self, sentence: str, code: int) -> NoReturn:
-        if rank() == 0:
-            self._end(sentence, code)
-        self.peers[0].send(kind="error", sentence=f"rank {rank()} on {socket.gethostname()}: {sentence}"[:4096])
-        if not self.ended.wait(2):  # normally the first rank says it, and ends this one
-            self._end(sentence, code, speaks=True)
-        time.sleep(5)  # until the listening thread has ended the process
-        os._exit(code)
+    def __init__(self, peers: list[_Line], stop_timeout: float) -> None:
+        ours, theirs = socket.socketpair()
+        wakeup, signals = socket.socketpair()
+        launcher, me = os.getppid(), os.getpid()
+        if os.fork() == 0:
+            try:
+                ours.close()
+                wakeup.close()
+                where = f"pid {me} on {socket.gethostname()}"
+                _Watcher(_Line(theirs, rank(), where), signals, peers, launcher, stop_timeout)
+            finally:
+                os._exit(1)  # whatever happens, a second rank must not go on from here
+        theirs.close()
+        signals.close()
+        for peer in peers:
+            peer.socket.close()
+        self._watcher = _Line(ours, rank(), "watcher")
+        self._wakeup = wakeup
+        wakeup.setblocking(False)
+        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        self._all_done = threading.Event()
+        threading.Thread(target=self._listen, daemon=True, name="watcher").start()
+
+    def fail(self, sentence: str) -> NoReturn:
+        self._watcher.send(kind="error", sentence=sentence[:4096])
+        time.sleep(20)  # the watcher ends this process
+        os._exit(1)
 
     def leave(self, code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
-        self.done = True
-        if rank() == 0:
-            self._see_who_is_done()
-        else:
-            self.peers[0].send(kind="done")
-        self.all_done.wait()
+        self._watcher.send(kind="done")
+        self._all_done.wait()
         os._exit(code)
 
     def _listen(self) -> None:
+        try:
+            while not any(message.get("kind") == "leave" for message in self._watcher.receive()):
+                pass
+            self._all_done.set()
+        except OSError:
+            os._exit(1)  # nobody watches any more: the others believe that this rank is gone
+
+
+class _Watcher:
+    """The process beside a rank that ends with it: `peers` are all other ranks' watchers, or the first one's."""
+
+    def __init__(
+        self, own: _Line, signals: socket.socket, peers: list[_Line], launcher: int, stop_timeout: float
+    ) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self.own, self.peers, self.launcher = own, peers, launcher
+        self.rank_process = os.getppid()
+        self.leaving = False
         deadline = float("inf")
         while True:
-            sources: dict[socket.socket, _Peer] = {peer.socket: peer for peer in self.peers.values()}
             wait = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([*sources, self._signals], [], [], wait)
+            sources: list[Any] = [*self.peers, signals, own]  # a word from another rank comes before this one's end
+            ready = select.select(sources, [], [], wait)[0]
             if time.monotonic() >= deadline:
-                self._end(f"no checkpoint within {self.stop_timeout:g} s of the signal to stop.", 128 + signal.SIGTERM)
+                self._end(f"no checkpoint within {stop_timeout:g} s of the signal to stop.")
             for source in ready:
-                if source is self._signals:
-                    self._signals.recv(64)
-                    deadline = min(deadline, time.monotonic() + self.stop_timeout)
-                else:
-                    self._hear(sources[source])
+                if source is not signals:
+                    self._hear(source)
+                elif signals.recv(64):
+                    deadline = min(deadline, time.monotonic() + stop_timeout)
 
-    def _hear(self, peer: _Peer) -> None:
+    def _hear(self, line: _Line) -> None:
         try:
-            messages = peer.receive()
+            messages = line.receive()
         except OSError:
-            if peer.done or self.all_done.is_set():
-                del self.peers[peer.rank]
+            if self.leaving and line is self.own:
+                os._exit(0)
+            if self.leaving:
+                self.peers.remove(line)
                 return
             self._end(
-                f"rank {peer.rank} ({peer.where}) is gone: it was killed, it crashed, or its host cannot be reached. "
+                f"rank {line.rank} ({line.where}) is gone: it was killed, it crashed, or its host cannot be reached; "
                 "--resume goes on from the last checkpoint.",
-                1,
-                speaks=rank() <= 1 or os.environ.get("LOCAL_RANK") == "0",  # the first rank may be the one that is gone
+                speaks=rank() == 1 and line is not self.own,  # it is the first rank's watcher that is gone
             )
         for message in messages:
-            kind = message.get("kind")
-            if kind == "error":
-                self._end(str(message.get("sentence")), 1)
+            kind, sentence = message.get("kind"), str(message.get("sentence"))
+            if kind == "error" and line is self.own and rank():
+                self._end(f"rank {rank()} on {socket.gethostname()}: {sentence}")
+            elif kind == "error":
+                self._end(self._own_mistake() or sentence)
             elif kind == "done":
-                peer.done = True
-                self._see_who_is_done()
+                line.done = True
             elif kind == "leave":
-                self.all_done.set()
+                self._leave()
+        if rank() == 0 and all(each.done for each in (self.own, *self.peers)):
+            self._leave()
+        elif rank() and line is self.own and line.done:
+            self.peers[0].send(kind="done")
 
-    def _see_who_is_done(self) -> None:
-        if self.done and all(peer.done for peer in self.peers.values()):
-            for peer in self.peers.values():
-                peer.send(kind="leave")
-            self.all_done.set()
+    def _own_mistake(self) -> str | None:
+        # Where all ranks were given the same wrong flag, the first one says so in its own name.
+        if self.own.fileno() in select.select([self.own.fileno()], [], [], 0.5)[0]:
+            with contextlib.suppress(OSError):
+                for message in self.own.receive():
+                    if message.get("kind") == "error":
+                        return str(message.get("sentence"))
+        return None
 
-    def _end(self, sentence: str, code: int, speaks: bool | None = None) -> NoReturn:
-        """Tells the others, waits for the launcher's last words, and (by default the first rank) says the last ones."""
-        if not self._ending.acquire(blocking=False):
-            time.sleep(60)  # another thread is at it, and ends the process
-        self.ended.set()
-        ctypes.CDLL(None).signal(signal.SIGTERM, _SIG_IGN)  # the launcher is about to send it
-        if rank() == 0:
-            for peer in self.peers.values():
-                peer.send(kind="error", sentence=sentence)
-        _end_launcher()
-        if rank() == 0 if speaks is None else speaks:
+    def _leave(self) -> None:
+        self.leaving = True
+        for line in (self.own, *self.peers) if rank() == 0 else (self.own,):
+            line.send(kind="leave")
+
+    def _end(self, sentence: str, speaks: bool = False) -> NoReturn:
+        """Tells the others, ends launcher and rank, and has the last word on its host (or where it `speaks`)."""
+        for peer in self.peers:
+            peer.send(kind="error", sentence=sentence)
+        launcher = _end_launcher(self.launcher)
+        with contextlib.suppress(OSError):
+            if os.getppid() == self.rank_process:
+                os.kill(self.rank_process, signal.SIGKILL)
+        if launcher is not None:
+            select.select([launcher], [], [], 3)
+        if speaks or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {sentence}", file=sys.stderr, flush=True)
-        os._exit(code)
+        os._exit(1)
 
 
-def _end_launcher() -> None:
-    # Asked to stop it leaves at once, and without a traceback of its own below the rank's error.
-    parent = os.getppid()
-    try:
-        if LAUNCHER not in Path(f"/proc/{parent}/cmdline").read_bytes():
-            return
-        os.kill(parent, signal.SIGTERM)
-    except OSError:
-        return
-    patience = time.monotonic() + 3
-    while os.getppid() == parent and time.monotonic() < patience:
-        time.sleep(0.01)
+def _end_launcher(pid: int) -> int | None:
+    """Asks the launcher to stop, which it does at once and without a traceback of its own; returns its pidfd."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        if LAUNCHER in Path(f"/proc/{pid}/cmdline").read_bytes():
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            return handle
+    return None
 
 
 def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
     fail("".join(traceback.format_exception_only(kind, error)).strip(), 1)
 
 
-def _gather(host: str, port: int, timeout: float) -> dict[int, _Peer]:
+def _gather(host: str, port: int, timeout: float) -> list[_Line]:
     """The first rank's part: waits for all others."""
     deadline = time.monotonic() + timeout
-    peers: dict[int, _Peer] = {}
+    peers: list[_Line] = []
     with _listening_socket(host, port) as listener:
         while len(peers) < size() - 1:
             listener.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection, address = listener.accept()
             except TimeoutError:
-                missing = ", ".join(str(r) for r in range(1, size()) if r not in peers)
+                missing = ", ".join(str(r) for r in range(1, size()) if r not in [peer.rank for peer in peers])
                 raise UserError(
                     f"rank {missing} of {size()} did not come to {host}:{port} within {timeout:g} s: start the "
                     "launcher on every host, with the same --nnodes, --master_addr and --master_port."
                 ) from None
             try:
                 connection.settimeout(5)
-                peer = _Peer(-1, "", connection)
+                peer = _Line(connection, -1, "")
                 (hello,) = peer.receive()
                 peer.rank, peer.where = int(hello["rank"]), f"pid {int(hello['pid'])} on {address[0]}"
-                if hello["size"] != size() or not 0 < peer.rank < size() or peer.rank in peers:
+                if hello["size"] != size() or not 0 < peer.rank < size() or peer.rank in [p.rank for p in peers]:
                     raise UserError(
                         f"rank {peer.rank} of {hello['size']} from {address[0]} does not fit into this job of "
                         f"{size()}: give every host the same --nnodes and --nproc_per_node, and its own --node_rank."
@@ -259,8 +295,8 @@ def _gather(host: str, port: int, timeout: float) -> dict[int, _Peer]:
             except (OSError, ValueError, KeyError, TypeError):
                 connection.close()  # a stranger
                 continue
-            peers[peer.rank] = peer
-    for peer in peers.values():
+            peers.append(peer)
+    for peer in peers:
         _keep_alive(peer.socket)
         peer.send(kind="start")
     return peers
@@ -278,10 +314,10 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     raise UserError(f"the launcher's --master_port {port} cannot be used here ({reason}): give it another one.")
 
 
-def _reach(host: str, port: int, timeout: float) -> _Peer:
+def _reach(host: str, port: int, timeout: float) -> _Line:
     """Another rank's part: tries until the first one answers."""
     start, reason = time.monotonic(), "no answer"
-    peer: _Peer | None = None
+    peer: _Line | None = None
     while (left := timeout - (time.monotonic() - start)) > 0:
         try:
             connection = socket.create_connection((host, port), timeout=min(left, 5))
@@ -289,7 +325,7 @@ def _reach(host: str, port: int, timeout: float) -> _Peer:
                 # This was the framework, listening in the first rank: whoever knocks before waits ten seconds or more.
                 connection.close()
                 return peer
-            candidate = _Peer(0, f"{host}:{port}", connection)
+            candidate = _Line(connection, 0, f"{host}:{port}")
             candidate.send(kind="hello", rank=rank(), size=size(), pid=os.getpid())
             connection.settimeout(left)
             if candidate.receive()[0].get("kind") == "start":
