@@ -10,10 +10,11 @@ import numpy as np
 
 from inference.pipelines import Row
 from inference.runner import POSITIONS_PER_EXAMPLE, Example, Outputs
-from inference.text import TextEncoder, field, softmax
+from inference.text import TextEncoder, field
 from utils.errors import UserError
 
 MASK = "[MASK]"
+_BLOCK = 128
 
 
 @dataclass
@@ -52,12 +53,8 @@ class FillMask:
     def reduce(self, example: Example, outputs: Outputs) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each position the best ids and their probabilities."""
         assert example.masked_lm_positions is not None
-        best = []
-        for logits in outputs["prediction_scores"][: len(example.masked_lm_positions), : len(self.tokens)]:  # [V]
-            ids = np.argpartition(logits, -min(self.top_k, len(logits)))[-self.top_k :]
-            ids = ids[np.argsort(-logits[ids], kind="stable")]
-            best.append((ids, softmax(logits)[ids]))
-        return best
+        scores = outputs["prediction_scores"][: len(example.masked_lm_positions), : len(self.tokens)]  # [P, V]
+        return [_best(logits, self.top_k) for logits in scores]
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
         pieces = row["text"].split(MASK)
@@ -76,6 +73,17 @@ class FillMask:
                 ]
             )
         return answers[0] if len(answers) == 1 else answers
+
+
+def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of the largest logits [V], in order, and their probabilities."""
+    blocks = np.maximum.reduceat(logits, np.arange(0, len(logits), _BLOCK))
+    # At least `count` logits reach the block maximum of rank `count`, and few do: no need to sort the vocabulary.
+    floor = np.partition(blocks, -count)[-count] if count <= len(blocks) else -np.inf
+    ids = np.flatnonzero(logits >= floor)
+    ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
+    largest = logits[ids[0]]
+    return ids, np.exp(logits[ids] - largest) / np.exp(logits - largest).sum()
 
 
 def _put(before: str, token: str, after: str) -> str:
