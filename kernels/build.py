@@ -29,7 +29,7 @@ INSTRUCTION_SETS = {
 # The ABI of OneFlow's wheel: the old C++ strings and no assertions. No errno and no trapping leave NaN and infinity
 # as they are and let square roots and selections become vector instructions.
 FLAGS = (
-    "-std=c++17 -O3 -fopenmp -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -w "
+    "-std=c++17 -O2 -fopenmp -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -w "
     "-DNDEBUG -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0"
 ).split()
 # The wheel's include folder holds a whole system's headers; these are the ones that kernels need.
@@ -73,9 +73,7 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
         return False
     compiler = os.environ.get("CXX") or "g++"
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        raise BuildError(
-            f"the CPU kernels are written for x86-64 Linux, and this is {platform.machine()} {sys.platform}"
-        )
+        raise BuildError(f"the CPU kernels are for x86-64 Linux, and this is {platform.machine()} {sys.platform}")
     if shutil.which(compiler) is None:
         raise BuildError(f"no C++ compiler ({compiler}) on PATH: install g++ (on Debian: apt install g++) or set CXX")
     if not (ENVIRONMENT / "include" / "dnnl.h").is_file():
@@ -104,19 +102,9 @@ def _precompile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
 
 def _compile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
     return [
-        [
-            *flags,
-            *isa,
-            f"-I{work / name}",
-            "-include",
-            "kernel.h",
-            "-c",
-            str(path),
-            "-o",
-            str(work / name / f"{path.stem}.o"),
-        ]
+        [*flags, *isa, f"-I{objects}", "-include", "kernel.h", "-c", str(path), "-o", str(objects / f"{path.stem}.o")]
         for path in sources()
-        for name, isa in INSTRUCTION_SETS.items()
+        for objects, isa in ((work / name, isa) for name, isa in INSTRUCTION_SETS.items())
     ]
 
 
@@ -125,12 +113,10 @@ def _link(compiler: str, objects: Path, name: str, sanitize: bool) -> None:
     libraries = [next(wheel.glob(f"lib{stem}-*")).name for stem in ("oneflow", "of_protoobj", "protobuf")]
     target = LIB / f"kernels_{name}.so"
     unfinished = target.with_suffix(".so.tmp")
-    _run(
-        [compiler, "-shared", "-fopenmp", *(["-fsanitize=address"] if sanitize else [])]
-        + [*map(str, sorted(objects.glob("*.o"))), "-o", str(unfinished)]
-        + [f"-L{wheel}", *(f"-l:{library}" for library in libraries), f"-L{ENVIRONMENT / 'lib'}", "-l:libdnnl.so.3"]
-        + [f"-Wl,-rpath,{wheel}", f"-Wl,-rpath,{ENVIRONMENT / 'lib'}", "-Wl,--allow-shlib-undefined"]
-    )
+    link = [f"-L{wheel}", *(f"-l:{library}" for library in libraries), f"-L{ENVIRONMENT / 'lib'}", "-l:libdnnl.so.3"]
+    link += [f"-Wl,-rpath,{wheel}", f"-Wl,-rpath,{ENVIRONMENT / 'lib'}", "-Wl,--allow-shlib-undefined"]
+    link += ["-fsanitize=address"] if sanitize else []
+    _run([compiler, "-shared", "-fopenmp", *map(str, sorted(objects.glob("*.o"))), "-o", str(unfinished), *link])
     unfinished.rename(target)
 
 

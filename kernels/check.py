@@ -261,7 +261,7 @@ def reduce_sum(rng: np.random.Generator, rows: int, columns: int) -> Results:
 def add_n(rng: np.random.Generator, rows: int, columns: int) -> Results:
     terms = [draw(rng, rows, columns) for _ in range(5)]
     for number in (2, 3, 5):
-        yield flow.add(*[flow.tensor(term) for term in terms[:number]]).numpy(), sum(terms[:number])
+        yield flow.add(*[flow.tensor(term) for term in terms[:number]]).numpy(), np.sum(terms[:number], axis=0)
 
 
 @case
@@ -273,7 +273,7 @@ def gather(rng: np.random.Generator, rows: int, columns: int) -> Results:
         y = flow._C.gather(tensor, flow.tensor(picks), axis=0)
         (dtable,) = backward(y, slope, tensor)
         expected = np.zeros_like(table)
-        np.add.at(expected, picks, slope)
+        np.add.at(expected, picks.astype(np.intp), slope)
         yield y.numpy(), table[picks]
         yield dtable, expected
         picks = rng.integers(0, columns, 5).astype(kind)
@@ -312,7 +312,8 @@ def _trajectory(
     kind = flow.optim.LAMB if lamb else flow.optim.AdamW
     options = {} if lamb else {"do_bias_correction": correct}
     optimizer = kind([parameter], lr=0.1, betas=(0.9, 0.99), eps=1e-6, weight_decay=decay, **options)
-    wide, m, v = w.astype(np.float64), 0.0, 0.0
+    wide = w.astype(np.float64)
+    m = v = np.zeros(shape)
     for step in range(1, steps + 1):
         g = draw(rng, *shape)
         parameter.grad = flow.tensor(g)

@@ -36,8 +36,7 @@ _applied = 0
 
 
 def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
-    """x, of two axes or more where our kernels run, with each element zeroed at `rate` and the rest scaled by
-    1 / (1 - rate); rate 0 leaves x as it is."""
+    """x [R, H] with each element zeroed at `rate` and the rest scaled by 1 / (1 - rate); rate 0 leaves x as it is."""
     if not rate:
         return x
     if _recorded is not None:
@@ -47,7 +46,8 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
         return x * next(_fed)
     if kernels.is_loaded() and not x.is_cuda:
         # The fused op, whose masks have a seed, with nothing to fuse.
-        return flow._C.fused_bias_add_dropout(x, flow._C.zeros_like(x[0]), p=rate, axis=1, generator=generator(x))
+        nothing = x.new_zeros(x.shape[1:], sbp=flow.sbp.broadcast if x.is_global else None)
+        return flow._C.fused_bias_add_dropout(x, nothing, p=rate, axis=1, generator=generator(x))
     return F.dropout(x, rate)
 
 

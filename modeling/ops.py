@@ -24,27 +24,31 @@ def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: floa
         return flow._C.layer_norm_affine(x, weight, bias, begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
     # Stock CPU kernels broadcast a column some 30 times slower than a row: row means are matrix products here.
     width = x.shape[1]
-    average = flow.full((width, 1), 1.0 / width, dtype=x.dtype, device=x.device)
-    spread = flow.ones((1, width), dtype=x.dtype, device=x.device)
-    if x.is_global:
-        average, spread = (t.to_global(placement=x.placement, sbp=flow.sbp.broadcast) for t in (average, spread))
+    everywhere = flow.sbp.broadcast if x.is_global else None
+    average = x.new_full((width, 1), 1.0 / width, sbp=everywhere)
+    spread = x.new_ones((1, width), sbp=everywhere)
     centered = x - flow.matmul(flow.matmul(x, average), spread)  # [R, H]
     variance = flow.matmul(centered * centered, average)  # [R, 1]
     return centered * flow.matmul(flow.rsqrt(variance + eps), spread) * weight + bias
 
 
-def linear(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor) -> flow.Tensor:
-    """x weightᵀ + bias; x [R, I], weight [H, I], bias [H] -> [R, H]."""
-    return flow._C.bias_add(flow._C.matmul(x, weight, transpose_b=True), bias, axis=1)
+def linear(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
+    """x weightᵀ + bias; x [R, I], weight [H, I], bias [H] or none -> [R, H]."""
+    product = flow._C.matmul(x, weight, transpose_b=True)
+    return product if bias is None else flow._C.bias_add(product, bias, axis=1)
 
 
-def bias_gelu(x: flow.Tensor, bias: flow.Tensor) -> flow.Tensor:
-    """GELU (Hendrycks & Gimpel 2016, the erf form) of x + bias; x [R, H], bias [H]."""
+def bias_gelu(x: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
+    """GELU (Hendrycks & Gimpel 2016, the erf form) of x + bias; x [R, H], bias [H] or none."""
+    if bias is None:
+        return F.gelu(x)
     return flow._C.fused_bias_add_gelu(x, bias, axis=1) if _fused(x) else F.gelu(x + bias)
 
 
-def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor, residual: flow.Tensor, rate: float) -> flow.Tensor:
-    """residual + dropout(x + bias); x and residual [R, H], bias [H]."""
+def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor | None, residual: flow.Tensor, rate: float) -> flow.Tensor:
+    """residual + dropout(x + bias); x and residual [R, H], bias [H] or none."""
+    if bias is None:
+        return residual + dropout(x, rate)
     if rate and _fused(x):
         return residual + flow._C.fused_bias_add_dropout(x, bias, p=rate, axis=1, generator=sites.generator(x))
     return residual + dropout(flow._C.bias_add(x, bias, axis=1), rate)
