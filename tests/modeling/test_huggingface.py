@@ -135,6 +135,10 @@ def test_gradients(name, mode):
     found = gradients(model, reference, INPUTS + labels, mode)
     expected = {key.removeprefix("grad:"): value for key, value in reference.items() if key.startswith("grad:")}
     assert len(expected) > 5
+    # PyTorch's embedding holds the padding token's row fixed (padding_idx); Google's code trains it, and so do we.
+    words = "bert.embeddings.word_embeddings.weight"
+    if name != "pretraining" and words in found:
+        found[words][0] = 0
     for parameter, gradient in expected.items():
         np.testing.assert_allclose(found[parameter], gradient, rtol=TOLERANCE, atol=TOLERANCE, err_msg=parameter)
     if name == "pretraining":  # every parameter is reached
