@@ -70,7 +70,7 @@ def train(
     if evaluate and flags.eval_at_start and not first_step:
         journal.evaluation_row(0, evaluate())
     with _signals() as stop:
-        while done < progress.total_steps and not stop_everywhere(bool(stop)):
+        while not (stopped := stop_everywhere(bool(stop))) and done < progress.total_steps:
             metrics = step(next(feed))
             current, done = done, done + 1
             journal.advance()
@@ -98,8 +98,8 @@ def train(
 
         if saved_step != done:
             save(done)
-        if stop:
-            raise Stopped(done, stop[0])
+        if stopped:
+            raise Stopped(done, stop[0] if stop else signal.SIGTERM)  # the signal may have come to another rank
     return done
 
 

@@ -159,6 +159,8 @@ class _Job:
         sys.stderr.flush()
         self._watcher.send(kind="done")
         self._all_done.wait()
+        if code:
+            _end_launcher(os.getppid())
         os._exit(code)
 
     def _listen(self) -> None:
@@ -187,7 +189,9 @@ class _Watcher:
             sources: list[Any] = [*self.peers, signals, own]  # a word from another rank comes before this one's end
             ready = select.select(sources, [], [], wait)[0]
             if time.monotonic() >= deadline:
-                self._end(f"no checkpoint within {stop_timeout:g} s of the signal to stop.")
+                self._end(
+                    f"still busy {stop_timeout:g} s after the signal to stop; --resume goes on from the last checkpoint."
+                )
             for source in ready:
                 if source is not signals:
                     self._hear(source)
