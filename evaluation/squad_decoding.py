@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def decode_predictions(
     feature_of, start_of, end_of, score_of = _candidates(features, starts, ends, settings)
     order = np.lexsort((-score_of, owner[feature_of]))  # stable: ties stay in Google's order
     feature_of, start_of, end_of, score_of = (a[order] for a in (feature_of, start_of, end_of, score_of))
-    bounds = np.searchsorted(owner[feature_of], np.arange(len(examples) + 1))
+    bounds = np.searchsorted(owner[feature_of], np.arange(len(examples) + 1)).tolist()
+    spans_of = list(zip(feature_of.tolist(), start_of.tolist(), end_of.tolist(), strict=True))
     windows = np.searchsorted(owner, np.arange(len(examples) + 1))
     null_scores = starts[:, 0] + ends[:, 0]
     texts = _Texts(tokenizer, settings.verbose_logging)
@@ -111,7 +112,7 @@ def decode_predictions(
                 nbest.setdefault("", null)
             if c == last or len(nbest) >= settings.n_best_size:
                 break
-            f, s, e = feature_of[c], start_of[c], end_of[c]
+            f, s, e = spans_of[c]
             text = texts.answer(example, features[f], s, e)
             if text not in nbest:
                 nbest[text] = _Span(text, float(starts[f, s]), float(ends[f, e]))
@@ -171,36 +172,35 @@ class _Texts:
     """Turns spans of tokens into the original text, keeping what each word looks like to the tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
-        self._tokens = {index: token for token, index in tokenizer.get_vocab().items()}
-        self._basic = basic_tokenizer(tokenizer)
-        self._basic_of_word: dict[str, str] = {}
+        self._token = {index: token for token, index in tokenizer.get_vocab().items()}
+        self._basic = _BasicWords(tokenizer)
         self._verbose = verbose
 
     def answer(self, example: SquadExample, feature: SquadFeature, start: int, end: int) -> str:
         """The words of the context that hold tokens `start` to `end` (inclusive), less what the span leaves out."""
-        pieces = " ".join(self._tokens[index] for index in feature.input_ids[start : end + 1].tolist())
+        pieces = " ".join(map(self._token.__getitem__, feature.input_ids[start : end + 1].tolist()))
         pred_text = " ".join(pieces.replace(" ##", "").replace("##", "").split())
         first_word = feature.token_to_orig_map[start - feature.doc_offset]
         last_word = feature.token_to_orig_map[end - feature.doc_offset]
         words = example.doc_tokens[first_word : last_word + 1]
-        for word in words:
-            if word not in self._basic_of_word:
-                self._basic_of_word[word] = " ".join(self._basic(word))
-        tok_text = " ".join(filter(None, (self._basic_of_word[word] for word in words)))
+        tok_text = " ".join(filter(None, map(self._basic.__getitem__, words)))
         text, failure = get_final_text(pred_text, " ".join(words), tok_text)
         if failure and self._verbose:
             print(f"{example.qas_id}: {failure}", file=sys.stderr)
         return text
 
 
-def basic_tokenizer(tokenizer: Tokenizer) -> Callable[[str], list[str]]:
-    """Google's BasicTokenizer: the tokenizer's words, normalized and split, before they are cut into pieces."""
+class _BasicWords(dict[str, str]):
+    """Each word as Google's BasicTokenizer writes it, which is before it is cut into pieces; kept once looked up."""
 
-    def tokenize(text: str) -> list[str]:
-        normalized = tokenizer.normalizer.normalize_str(text)
-        return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._normalizer, self._pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
 
-    return tokenize
+    def __missing__(self, word: str) -> str:
+        pieces = self._pre_tokenizer.pre_tokenize_str(self._normalizer.normalize_str(word))
+        self[word] = " ".join(piece for piece, _ in pieces)
+        return self[word]
 
 
 def get_final_text(pred_text: str, orig_text: str, tok_text: str) -> tuple[str, str]:

@@ -1,0 +1,114 @@
+"""How fast SQuAD features are made and answers decoded: `python -m benchmarks.squad_data [--squad_file dev-v1.1.json]`.
+
+Features are timed per core, from the JSON file to padded windows, against the stand-in of Google's converter, on the
+same questions. Without a file of one's own the questions are about Python's documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import google_squad_features as google
+from benchmarks.google_tokenization import FullTokenizer
+from configs.prepare import TextFlags, VocabConfig
+from configs.squad import DecodingFlags, FeatureFlags
+from data.squad import SquadFeature, convert_examples_to_features, read_squad_examples
+from data.tokenization import load_tokenizer, load_vocab
+from data.vocabulary import make_vocab
+from evaluation.squad_decoding import decode_predictions
+from examples.sample_questions import articles
+
+REFERENCE_QUESTIONS = 1000  # the stand-in takes seconds for these
+
+
+def main() -> None:
+    """Prints one line of JSON per figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--squad_file", help="a SQuAD 1.1 file, such as dev-v1.1.json")
+    parser.add_argument("--vocab_file", help="an uncased vocabulary, needed with --squad_file")
+    arguments = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # figures are per core
+    with tempfile.TemporaryDirectory() as directory:
+        squad, vocab = arguments.squad_file, arguments.vocab_file
+        if squad is None or vocab is None:
+            squad, vocab = sample(Path(directory))
+        report(features_per_second(squad, vocab))
+        report(decoding_seconds(squad, vocab))
+
+
+def report(figures: dict[str, float | str]) -> None:
+    """One line of JSON."""
+    print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in figures.items()}), flush=True)
+
+
+def sample(directory: Path) -> tuple[str, str]:
+    """Questions and a vocabulary of their own."""
+    squad, text, vocab = (directory / name for name in ("squad.json", "text.txt", "vocab.txt"))
+    data = articles(4000, seed=5, version_2=False)
+    squad.write_text(json.dumps({"version": "1.1", "data": data}), encoding="utf-8")
+    text.write_text("\n\n".join(p["context"] for a in data for p in a["paragraphs"]) + "\n", encoding="utf-8")
+    make_vocab(VocabConfig(text=TextFlags((str(text),)), vocab_file=str(vocab), vocab_size=8000))
+    return str(squad), str(vocab)
+
+
+def features_per_second(squad: str, vocab: str) -> dict[str, float | str]:
+    """Windows per second of one core, ours and the stand-in's."""
+    google_tokenizer = FullTokenizer(load_vocab(vocab))
+    started = time.process_time()
+    reference = sum(
+        1 for _ in google.convert(google.read_examples(squad, False, False)[:REFERENCE_QUESTIONS], google_tokenizer)
+    )
+    reference_rate = reference / (time.process_time() - started)
+    started = time.process_time()
+    examples = read_squad_examples(squad, is_training=False, version_2_with_negative=False)
+    features = convert_examples_to_features(examples, FeatureFlags(vocab), num_workers=1)
+    count = sum(1 for feature in features if feature.record(384))
+    rate = count / (time.process_time() - started)
+    return {
+        "benchmark": "SQuAD features per second and core",
+        "features": str(count),
+        "ours": rate,
+        "google_stand_in": reference_rate,
+        "times_as_fast": rate / reference_rate,
+    }
+
+
+def decoding_seconds(squad: str, vocab: str) -> dict[str, float | str]:
+    """Seconds to turn the logits of all windows into answers, n-best lists included."""
+    examples = read_squad_examples(squad, is_training=False, version_2_with_negative=False)
+    features = list(convert_examples_to_features(examples, FeatureFlags(vocab)))
+    logits = peaked_logits(features)
+    started = time.perf_counter()
+    decode_predictions(
+        examples, features, logits[0], logits[1], load_tokenizer(vocab), DecodingFlags(), version_2_with_negative=False
+    )
+    seconds = time.perf_counter() - started
+    return {
+        "benchmark": "SQuAD decoding",
+        "features": str(len(features)),
+        "seconds": seconds,
+        "seconds_for_10833_features": seconds * 10833 / len(features),
+    }
+
+
+def peaked_logits(features: list[SquadFeature]) -> np.ndarray:
+    """[2, features, 384]: noise, with six likely answers in every window, as a model would see them."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, len(features), 384)).astype(np.float32) * 3
+    for row, feature in enumerate(features):
+        last = feature.doc_offset + len(feature.token_to_orig_map) - 1
+        starts = rng.integers(feature.doc_offset, last + 1, 6)
+        logits[0, row, starts] += 8
+        logits[1, row, np.minimum(starts + rng.integers(0, 6, 6), last)] += 8
+    return logits
+
+
+if __name__ == "__main__":
+    main()
