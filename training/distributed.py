@@ -51,7 +51,7 @@ class World:
     def sum_gradients(self, parameters: list[flow.nn.Parameter]) -> None:
         """Replaces each parameter's gradient with the sum over ranks."""
         if self.size > 1:
-            for parameter in parameters:
+            for parameter in (p for p in parameters if p.grad is not None):  # question answering pools nothing
                 parameter.grad = flow._C.local_all_reduce(parameter.grad)
 
     def split(self, tensor: flow.Tensor) -> flow.Tensor:
