@@ -46,7 +46,7 @@ lint: setup
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache build demo_output
+	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache .hypothesis build demo_output squad_output
 
 # Pins move only on purpose: edit pyproject.toml, `make lock`, read the diff.
 COMPILE = $(UV) pip compile -q --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import textwrap
 import tokenize
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ SENTENCES = (
     "if the file does not [MASK] , an error is raised .",
     "this function returns true if the string is [MASK] .",
 )
-# What fits into five minutes on two cores: with the CPU kernels, and without them.
-FAST = ("--model_size", "mini", "--max_steps", "900")
-SLOW = ("--model_size", "tiny", "--max_steps", "600")
+TRAINING_SECONDS = 240
+MOST_STEPS, FEWEST_STEPS = 1500, 300
+ROWS = 32  # of one update
 
 
 def main() -> None:
@@ -56,8 +57,10 @@ def main() -> None:
         python("prepare_data.py", "pretraining", "--input_file", source, "--output_dir", out / name, *flags)
     run = out / "run"
     flags = ["--ofrecord_path", out / "train", "--val_ofrecord_path", out / "held_out", "--output_dir", run]
-    flags += ["--train-batch-size", "32", "--lr", "1e-3", "--loss_print_every_n_iters", "10", "--overwrite_output_dir"]
-    python("run_pretraining.py", *flags, "--max_position_embeddings", "64", *(FAST if kernels_loaded() else SLOW))
+    flags += ["--train-batch-size", str(ROWS), "--lr", "1e-3", "--max_position_embeddings", "64"]
+    size, steps = what_fits(flags)
+    length = ["--model_size", size, "--max_steps", str(steps), "--loss_print_every_n_iters", "10"]
+    python("run_pretraining.py", *flags, *length, "--overwrite_output_dir")
     python("utils/draw_loss_curve.py", run, "--output", out / "loss_curve.png")
     for sentence in SENTENCES if arguments.text is None else own_sentences(held_out):
         python("run_infer.py", "--model_path", run, "--task", "fill-mask", "--text", sentence)
@@ -73,10 +76,19 @@ def python(script: str, *words: object) -> None:
         sys.exit(result.returncode)
 
 
-def kernels_loaded() -> bool:
-    """Whether the CPU kernels are there, which decides how large a model the minutes allow."""
-    probe = "import kernels, sys; sys.exit(not kernels.load().loaded)"
-    return subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=False).returncode == 0
+def what_fits(flags: list[object]) -> tuple[str, int]:
+    """The model's size and the steps that this machine makes in the minutes we have, after a few steps for measure."""
+    for size in ("mini", "tiny"):
+        print(f"\nHow fast is this machine with BERT-{size}? A few steps tell.", flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            short = ["--model_size", size, "--max_steps", "24", "--loss_print_every_n_iters", "8", "--do_eval", "False"]
+            command = [sys.executable, ROOT / "run_pretraining.py", *flags, *short, "--output_dir", scratch]
+            subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
+            rows = (Path(scratch) / "metrics.jsonl").read_text().splitlines()
+        steps = int(TRAINING_SECONDS * json.loads(rows[-1])["throughput"] / ROWS) // 10 * 10
+        if steps >= FEWEST_STEPS:
+            break
+    return size, max(min(steps, MOST_STEPS), 100)
 
 
 def write_python_documentation(directory: Path) -> None:
