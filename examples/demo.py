@@ -62,8 +62,8 @@ def main() -> None:
     length = ["--model_size", size, "--max_steps", str(steps), "--loss_print_every_n_iters", "10"]
     python("run_pretraining.py", *flags, *length, "--overwrite_output_dir")
     python("utils/draw_loss_curve.py", run, "--output", out / "loss_curve.png")
-    for sentence in SENTENCES if arguments.text is None else own_sentences(held_out):
-        python("run_infer.py", "--model_path", run, "--task", "fill-mask", "--text", sentence)
+    asked = SENTENCES if arguments.text is None else own_sentences(held_out)
+    python("run_infer.py", "--model_path", run, "--task", "fill-mask", "--mode", "eager", "--text", *asked)
     summarize(run, out)
 
 
