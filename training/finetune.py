@@ -162,15 +162,13 @@ def _records_to_answer(
     data = config.data
     directory = data.eval_data_dir or _cached(config, run, features, data.predict_file or "", is_training=False)
     source = _open(directory, data.eval_data_part_num, features, is_training=False)
-    for expected, what in (
-        (data.eval_example_num, "--eval_example_num"),
-        (len(questions.features), f"{data.predict_file} makes"),
-    ):
-        if expected not in (None, len(source)):
-            raise UserError(
-                f"{what} {expected} features, but {directory} holds {len(source)}: they must be of the same file, "
-                "--max_seq_length, --doc_stride and --max_query_length."
-            )
+    if data.eval_example_num not in (None, len(source)):
+        warn(f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all count.")
+    if len(questions.features) != len(source):
+        raise UserError(
+            f"{data.predict_file} makes {len(questions.features)} features, but {directory} holds {len(source)}: they "
+            "must be of the same file, --max_seq_length, --doc_stride and --max_query_length."
+        )
     for first in range(0, len(source), 1024):
         numbers = np.arange(first, min(first + 1024, len(source)))
         held = source.read(numbers)["input_ids"]
