@@ -20,6 +20,21 @@ PRESETS = {
     "base": (12, 768),
     "large": (24, 1024),
 }
+# A variant of base: simple, and stable to train in a single pass over the data.
+MINIMAL_NAME = "bert-minimal"
+MINIMAL: dict[str, Any] = {
+    "norm": "pre",
+    "final_norm": True,
+    "linear_bias": False,
+    "position_embeddings": "sinusoidal",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+# Fields of BertConfig that BERT does not have, each with BERT's own value as its default.
+VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
+
+
+_LINEAR = ("query", "key", "value", "dense")
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,11 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2
+    norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward, not after
+    embedding_norm: bool = True
+    final_norm: bool = False  # a LayerNorm after the last layer
+    linear_bias: bool = True  # in the encoder, the pooler and the masked-LM transform
+    position_embeddings: str = "learned"  # or "sinusoidal": fixed
 
     def __post_init__(self) -> None:
         counts = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -59,6 +79,10 @@ class BertConfig:
                 f"hidden_act {self.hidden_act!r} is not BERT's: only 'gelu' (the erf form) is computed here."
             )
 
+        for name, choices in (("norm", ("post", "pre")), ("position_embeddings", ("learned", "sinusoidal"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name} must be {' or '.join(choices)}, not {getattr(self, name)}.")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
         """From config.json's content; keys that do not shape the model are left alone."""
@@ -71,7 +95,7 @@ class BertConfig:
             value = kept.get(field.name, field.default)
             if kind is float and isinstance(value, int):
                 kept[field.name] = value = float(value)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r}.")
         return cls(**kept)
 
@@ -87,6 +111,14 @@ class BertConfig:
         if not isinstance(values, dict):
             raise UserError(f"{path} must hold one JSON object.")
         return cls.from_dict(values)
+
+    def has_parameter(self, name: str) -> bool:
+        """Whether a parameter of BERT's, or of a variant, is in this model's encoder and masked-LM transform."""
+        if name.startswith("bert.encoder.LayerNorm."):
+            return self.final_norm
+        if name.startswith("bert.embeddings.LayerNorm."):
+            return self.embedding_norm
+        return self.linear_bias or name.split(".")[-2:] not in [[part, "bias"] for part in _LINEAR]
 
     def forward_flops(self, seq_length: int, predictions: int = 0) -> int:
         """Floating-point operations of the matrix products for one sequence; training takes three times as many.
@@ -104,17 +136,29 @@ class BertConfig:
         """config.json's content, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)
         labels = values.pop("num_labels")
+        kind = "bert"
+        for field in dataclasses.fields(self):
+            if field.name in VARIANTS:
+                if values[field.name] == field.default:
+                    del values[field.name]
+                else:
+                    kind = "bert-variant"  # transformers would compute something else, and is not to know it
         if architecture == "BertForSequenceClassification":
             values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
             values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
-        return {"architectures": [architecture], "model_type": "bert", **values, "torch_dtype": "float32"}
+        return {"architectures": [architecture], "model_type": kind, **values, "torch_dtype": "float32"}
 
 
 @dataclass(frozen=True)
 class ModelFlags:
     """Model."""
 
-    model_size: str | None = flag(None, "Google's sizes; single flags win over it", choices=tuple(PRESETS))
+    model_size: str | None = flag(
+        None,
+        "Google's sizes, or bert-minimal: base size, pre-LayerNorm, sinusoids, no biases, no dropout; single flags "
+        "win over it",
+        choices=(*PRESETS, MINIMAL_NAME),
+    )
     num_hidden_layers: int | None = flag(None, "encoder layers (default: 24)")
     num_attention_heads: int | None = flag(None, "attention heads (default: 16)")
     hidden_size_per_head: int | None = flag(None, "head size; the hidden size is heads x this (default: 64)")
@@ -126,8 +170,19 @@ class ModelFlags:
     type_vocab_size: int | None = flag(None, "segment types (default: 2)")
     attention_probs_dropout_prob: float | None = flag(None, "dropout on attention probabilities (default: 0.1)")
     hidden_dropout_prob: float | None = flag(None, "dropout on hidden states (default: 0.1)")
+    norm: str | None = flag(
+        None, "LayerNorm after or before attention and feed-forward (default: post)", choices=("post", "pre")
+    )
+    embedding_norm: bool | None = flag(None, "a LayerNorm on the embeddings (default: True)")
+    final_norm: bool | None = flag(None, "a LayerNorm after the last layer (default: False)")
+    linear_bias: bool | None = flag(None, "biases in the encoder's linear layers (default: True)")
+    position_embeddings: str | None = flag(
+        None, "trained, or fixed sines and cosines (default: learned)", choices=("learned", "sinusoidal")
+    )
     init_checkpoint: str | None = flag(
-        None, "start from these weights: a model directory or a run's output directory", aliases=("model_load_dir",)
+        None,
+        "start from these weights: a model directory or a run's output directory",
+        aliases=("model_load_dir", "model_name_or_path"),
     )
 
     def bert_config(self, base: BertConfig | None = None, *, vocab_size: int | None = None) -> BertConfig:
@@ -142,7 +197,7 @@ class ModelFlags:
         """
         if base is not None:
             return self._checked_against(base)
-        layers, hidden = PRESETS.get(self.model_size or "", (24, 1024))
+        layers, hidden = self._preset or (24, 1024)
         head_size = 64 if self.hidden_size_per_head is None else self.hidden_size_per_head
         heads = hidden // 64 if self.num_attention_heads is None else self.num_attention_heads
         if not self.model_size or self.hidden_size_per_head is not None:
@@ -153,17 +208,23 @@ class ModelFlags:
             "type_vocab_size": self.type_vocab_size,
             "attention_probs_dropout_prob": self.attention_probs_dropout_prob,
             "hidden_dropout_prob": self.hidden_dropout_prob,
+            **{name: getattr(self, name) for name in VARIANTS},
         }
+        minimal = MINIMAL if self.model_size == MINIMAL_NAME else {}
         return BertConfig(
             hidden_size=hidden,
             num_hidden_layers=self.num_hidden_layers if self.num_hidden_layers is not None else layers,
             num_attention_heads=heads,
             intermediate_size=4 * hidden if self.intermediate_size is None else self.intermediate_size,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            **{**minimal, **{name: value for name, value in given.items() if value is not None}},
         )
 
+    @property
+    def _preset(self) -> tuple[int, int] | None:
+        return PRESETS.get("base" if self.model_size == MINIMAL_NAME else self.model_size or "")
+
     def _checked_against(self, base: BertConfig) -> BertConfig:
-        layers, hidden = PRESETS.get(self.model_size or "", (None, None))
+        layers, hidden = self._preset or (None, None)
         asked = {
             "num_hidden_layers": self.num_hidden_layers or layers,
             "hidden_size": hidden,
@@ -172,7 +233,10 @@ class ModelFlags:
             "max_position_embeddings": self.max_position_embeddings,
             "vocab_size": self.vocab_size,
             "type_vocab_size": self.type_vocab_size,
+            **{name: getattr(self, name) for name in VARIANTS},
         }
+        if self.model_size == MINIMAL_NAME:
+            asked |= {name: MINIMAL[name] for name in VARIANTS if name in MINIMAL and asked[name] is None}
         if self.hidden_size_per_head is not None:
             asked["hidden_size"] = base.num_attention_heads * self.hidden_size_per_head
         for name, value in asked.items():

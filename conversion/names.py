@@ -69,6 +69,7 @@ def rows(layers: int) -> list[Row]:
     transform = "cls/predictions/transform"
     return [
         *table,
+        *_norm("bert.encoder.LayerNorm", ENCODER, "bert/encoder/LayerNorm"),  # of a variant, see BertConfig.final_norm
         *_dense("bert.pooler.dense", "HH", POOLER, "bert/pooler/dense"),
         *_dense("cls.predictions.transform.dense", "HH", MASKED_LM, f"{transform}/dense"),
         *_norm("cls.predictions.transform.LayerNorm", MASKED_LM, f"{transform}/LayerNorm"),
@@ -266,7 +267,9 @@ def from_scheme(
     groups = {ENCODER, *(row.group for row, _, _ in known.values())}
     if groups & {NEXT_SENTENCE, CLASSIFIER}:
         groups.add(POOLER)
-    wanted = [row.name for row in rows(shape.num_hidden_layers) if row.group in groups]
+    wanted = [
+        row.name for row in rows(shape.num_hidden_layers) if row.group in groups and shape.has_parameter(row.name)
+    ]
     missing = [name for name in wanted if name not in known]
     beyond = sorted(source for name, (_, _, source) in known.items() if name not in set(wanted))
     mismatched += [f"{source} lies beyond the configuration's {shape.num_hidden_layers} layers" for source in beyond]
@@ -299,7 +302,7 @@ def _sizes(
     def count(name: str) -> int:
         return stored[known[name][2]].size if name in known else 0
 
-    hidden = count("bert.embeddings.LayerNorm.weight")
+    hidden = count("bert.embeddings.LayerNorm.weight") or count("bert.encoder.layer.0.output.LayerNorm.weight")
     words = count("bert.embeddings.word_embeddings.weight")
     if not hidden or not words:
         raise UserError(
@@ -310,7 +313,7 @@ def _sizes(
         "vocab_size": words // hidden,
         "hidden_size": hidden,
         "num_hidden_layers": count_layers(known),
-        "intermediate_size": count("bert.encoder.layer.0.intermediate.dense.bias") or 4 * hidden,
+        "intermediate_size": count("bert.encoder.layer.0.intermediate.dense.weight") // hidden or 4 * hidden,
         "max_position_embeddings": count("bert.embeddings.position_embeddings.weight") // hidden or 512,
         "type_vocab_size": count("bert.embeddings.token_type_embeddings.weight") // hidden or 2,
     }
@@ -322,6 +325,8 @@ def _sizes(
                 "configuration file (convert_checkpoint.py --config, run_infer.py --num_attention_heads)."
             )
         found["num_attention_heads"] = hidden // head_size
+    if "bert.encoder.LayerNorm.weight" in known:
+        found["final_norm"] = True
     if "classifier.bias" in known:
         found["num_labels"] = count("classifier.bias")
     config = BertConfig.from_dict({**found, **given})

@@ -56,7 +56,8 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config)
+        self.LayerNorm = LayerNorm(config) if config.embedding_norm else nn.Identity()
+        self.position_embeddings.weight.requires_grad = config.position_embeddings == "learned"
         self.dropout_rate = config.hidden_dropout_prob
 
     def forward(self, input_ids: flow.Tensor, segment_ids: flow.Tensor | None) -> flow.Tensor:
@@ -78,28 +79,33 @@ class Encoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
+        self.LayerNorm = LayerNorm(config) if config.final_norm else nn.Identity()
 
     def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """hidden [B*S, H], keep bool [B, 1, 1, S] (false: not to be attended to) -> [B*S, H]."""
         for layer in self.layer:
             hidden = layer(hidden, batch, keep)
-        return hidden
+        return self.LayerNorm(hidden)
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each followed by dropout, the residual and LayerNorm."""
+    """Attention and feed-forward, each followed by dropout, the residual and LayerNorm.
+
+    With `norm` "pre" the LayerNorm comes first instead, beside the residual (Xiong et al. 2020); names stay.
+    """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.intermediate = Dense(config.hidden_size, config.intermediate_size)
+        self.intermediate = Dense(config.hidden_size, config.intermediate_size, config)
         self.output = ResidualOutput(config.intermediate_size, config)
 
     def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
         attended = self.attention(hidden, batch, keep)  # [B*S, H]
         dense = self.intermediate.dense
-        expanded = ops.bias_gelu(flow._C.matmul(attended, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
+        read = self.output.norm_before(attended)  # [B*S, H]
+        expanded = ops.bias_gelu(flow._C.matmul(read, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
         return self.output(expanded, attended)
 
 
@@ -113,7 +119,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
-        return self.output(self.self(hidden, batch, keep), hidden)
+        return self.output(self.self(self.output.norm_before(hidden), batch, keep), hidden)
 
 
 class SelfAttention(nn.Module):
@@ -121,9 +127,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=config.linear_bias)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.linear_bias)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.linear_bias)
         self.num_heads = config.num_attention_heads
         self.scale = 1.0 / math.sqrt(config.hidden_size // config.num_attention_heads)
         self.dropout_rate = config.attention_probs_dropout_prob
@@ -146,31 +152,37 @@ class SelfAttention(nn.Module):
 class Dense(nn.Module):
     """A linear layer called `dense`, as the published checkpoints name it."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(in_features, out_features)
+        self.dense = nn.Linear(in_features, out_features, bias=config.linear_bias)
 
 
 class ResidualOutput(Dense):
-    """LayerNorm(residual + dropout(dense(x)))."""
+    """LayerNorm(residual + dropout(dense(x))), or with `norm` "pre" without the LayerNorm, which then comes before."""
 
     def __init__(self, in_features: int, config: BertConfig) -> None:
-        super().__init__(in_features, config.hidden_size)
+        super().__init__(in_features, config.hidden_size, config)
         self.LayerNorm = LayerNorm(config)
+        self.pre_norm = config.norm == "pre"
         self.dropout_rate = config.hidden_dropout_prob
 
     def forward(self, x: flow.Tensor, residual: flow.Tensor) -> flow.Tensor:
         """x [B*S, in_features], residual [B*S, H] -> [B*S, H]."""
         projected = flow._C.matmul(x, self.dense.weight, transpose_b=True)  # [B*S, H]
         rate = self.dropout_rate if self.training else 0.0
-        return self.LayerNorm(ops.bias_dropout_add(projected, self.dense.bias, residual, rate))
+        added = ops.bias_dropout_add(projected, self.dense.bias, residual, rate)
+        return added if self.pre_norm else self.LayerNorm(added)
+
+    def norm_before(self, hidden: flow.Tensor) -> flow.Tensor:
+        """What attention or feed-forward reads: with `norm` "pre" LayerNorm(hidden), else hidden itself; [B*S, H]."""
+        return self.LayerNorm(hidden) if self.pre_norm else hidden
 
 
 class Pooler(Dense):
     """tanh of a linear layer on the first token."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config.hidden_size, config.hidden_size)
+        super().__init__(config.hidden_size, config.hidden_size, config)
 
     def forward(self, sequence_output: flow.Tensor) -> flow.Tensor:
         """[B, S, H] -> [B, H]."""
@@ -198,11 +210,25 @@ def init_weights(module: nn.Module, config: BertConfig, seed: int) -> None:
     """
     generator = np.random.default_rng(seed)
     for name, parameter in module.named_parameters():
-        if parameter.dim() > 1:
+        if not parameter.requires_grad:  # position embeddings that are not learned
+            values = sinusoids(config.max_position_embeddings, config.hidden_size, config.initializer_range)
+        elif parameter.dim() > 1:
             values = truncated_normal(generator, tuple(parameter.shape), config.initializer_range)
         else:
             values = np.full(tuple(parameter.shape), float(name.endswith("LayerNorm.weight")), np.float32)
         parameter.data.copy_(flow.from_numpy(values))
+
+
+def sinusoids(positions: int, width: int, stddev: float) -> np.ndarray:
+    """float32 [positions, width]: sines and cosines of falling frequency (Vaswani et al. 2017), side by side.
+
+    Scaled to a standard deviation of `stddev`, as word embeddings begin with; at their full size of 1 they would drown
+    those.
+    """
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    angles = np.arange(positions)[:, None] * frequencies  # [positions, width / 2 rounded up]
+    table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(positions, -1)[:, :width]
+    return (table * math.sqrt(2) * stddev).astype(np.float32)
 
 
 def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], stddev: float) -> np.ndarray:

@@ -106,7 +106,7 @@ class MaskedLMTransform(Dense):
     """LayerNorm(GELU(dense(x)))."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config.hidden_size, config.hidden_size)
+        super().__init__(config.hidden_size, config.hidden_size, config)
         self.LayerNorm = LayerNorm(config)
 
     def forward(self, hidden: flow.Tensor) -> flow.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,19 @@ import oneflow as flow
 from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
+import kernels
 from configs.training import OptimizerFlags
 from modeling.pretrained import to_numpy
+from utils.errors import UserError
 
 
-def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
-    """Adam, AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py."""
-    named = list(model.named_parameters())
+def build_optimizer(model: nn.Module, flags: OptimizerFlags, mode: str = "eager") -> Optimizer:
+    """Adam, AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py.
+
+    Raises:
+        UserError: LAMB is asked for where only another formula is to be had.
+    """
+    named = trained_parameters(model)
     groups = [
         {"params": [p for name, p in named if decays(name)], "weight_decay": flags.weight_decay},
         {"params": [p for name, p in named if not decays(name)], "weight_decay": 0.0},
@@ -30,10 +37,22 @@ def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
         if flags.norm_limit:  # read by graph mode; eager mode clips in its step
             group |= {"clip_grad_max_norm": flags.norm_limit, "clip_grad_norm_type": 2.0}
     if flags.optim_name == "lamb":
+        if mode == "graph" and not flags.stock_lamb and not _lamb_kernel(named[0][1]):
+            raise UserError(
+                "--optim_name lamb in graph mode would be OneFlow's own here, which leaves weight decay out of the "
+                "trust ratio and scales biases too: --stock_lamb takes it, eager mode or the CPU kernels have the real."
+            )
+        # Parameters that are not decayed are not adapted either; the smallest decay marks those that are.
+        groups[0]["weight_decay"] = max(flags.weight_decay, 1e-30)
         return Lamb(groups, **shared)
     if flags.optim_name == "adam":  # AdamW without weight decay is Adam (Kingma & Ba 2015)
         groups = [{**group, "weight_decay": 0.0} for group in groups]
     return AdamW(groups, **shared, do_bias_correction=flags.optim_name != "bert_adam")
+
+
+def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that are updated, by name."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def decays(name: str) -> bool:
@@ -63,13 +82,46 @@ class AdamW(_OneGroupInGraph, flow.optim.AdamW):
 
 
 class Lamb(_OneGroupInGraph, flow.optim.LAMB):
-    """LAMB (You et al. 2020)."""
+    """LAMB (You et al. 2020) as TensorFlow Addons computes it: bias-corrected, the decay inside the update whose norm
+    divides the trust ratio, and a ratio of 1 for parameters without decay. OneFlow's own kernel does neither of the
+    last two; ours for the CPU has the same name, and elsewhere eager mode composes it."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        if _lamb_kernel(self.param_groups[0].parameters[0]):
+            super().step(closure)
+            return
+        with flow.no_grad():
+            self._state["step"] += 1
+            for group in self.param_groups:
+                for parameter in group.parameters:
+                    self._update(parameter, group, self._state["step"])
+
+    def _update(self, parameter: nn.Parameter, group: Any, step: int) -> None:
+        (beta1, beta2), decay = group["betas"], group["weight_decay"]
+        moments = self._state[parameter]
+        if not moments:
+            moments |= {name: flow.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        mean, square = moments["exp_avg"], moments["exp_avg_sq"]
+        mean.mul_(beta1).add_(parameter.grad * (1 - beta1))
+        square.mul_(beta2).add_(parameter.grad * parameter.grad * (1 - beta2))
+        update = mean / (1 - beta1**step) / (flow.sqrt(square / (1 - beta2**step)) + group["eps"]) + decay * parameter
+        if decay:
+            norm, update_norm = parameter.norm(), update.norm()
+            ratio = flow.where(norm * update_norm > 0, norm / update_norm, flow.ones_like(norm))
+            update = update * ratio
+        parameter.sub_(update * group["lr"])
+
+
+def _lamb_kernel(parameter: flow.Tensor) -> bool:
+    """Whether the op `lamb_update` is ours on the parameter's device."""
+    device = parameter.placement.type if parameter.is_global else parameter.device.type
+    return device == "cpu" and kernels.is_loaded()
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndarray]:
     """{"<parameter>.m", "<parameter>.v": copies of the eager optimizer's moments}."""
     state: dict[str, np.ndarray] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained_parameters(model):
         moments = optimizer._state[parameter]
         if moments:
             state[f"{name}.m"], state[f"{name}.v"] = to_numpy(moments["exp_avg"]), to_numpy(moments["exp_avg_sq"])
@@ -78,7 +130,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndar
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, np.ndarray], step: int) -> None:
     """Puts moments, as `optimizer_state` gives them, into the eager optimizer, whose next update is number `step`."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained_parameters(model):
         if f"{name}.m" in state:
             optimizer._state[parameter] = {
                 moment: flow.tensor(state[f"{name}.{letter}"], device=parameter.device)

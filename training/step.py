@@ -27,7 +27,7 @@ from data.loader import Batch
 from modeling import dropout
 from modeling.pretrained import PretrainedModel, to_numpy
 from training.distributed import World
-from training.optimizer import load_optimizer_state, optimizer_state
+from training.optimizer import load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
 
 Mode = Literal["eager", "graph"]
@@ -120,7 +120,7 @@ class EagerTrainStep:
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
         self.model, self.optimizer, self.options = model, optimizer, options
-        self.parameters = list(model.parameters())
+        self.parameters = [parameter for _, parameter in trained_parameters(model)]
         self.scheduler = TableScheduler(optimizer, rates)
         self.step = 0
 
@@ -276,7 +276,7 @@ class _TrainGraph(nn.Graph):
             outputs = scalars(self.model(**batch, loss_reduction="sum"))
         outputs["total_loss"].backward()
         if self.clip_value:
-            for parameter in self.model.to(nn.Module).parameters():
+            for parameter in filter(lambda p: p.requires_grad, self.model.to(nn.Module).parameters()):
                 parameter.grad = parameter.grad.clamp(-self.clip_value, self.clip_value)
         return outputs
 
