@@ -112,6 +112,13 @@ class BertConfig:
             raise UserError(f"{path} must hold one JSON object.")
         return cls.from_dict(values)
 
+    @property
+    def is_variant(self) -> bool:
+        """Whether this is another encoder than BERT's, which other programs would take for BERT's."""
+        return any(
+            getattr(self, field.name) != field.default for field in dataclasses.fields(self) if field.name in VARIANTS
+        )
+
     def has_parameter(self, name: str) -> bool:
         """Whether a parameter of BERT's, or of a variant, is in this model's encoder and masked-LM transform."""
         if name.startswith("bert.encoder.LayerNorm."):
@@ -136,13 +143,10 @@ class BertConfig:
         """config.json's content, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)
         labels = values.pop("num_labels")
-        kind = "bert"
+        kind = "bert-variant" if self.is_variant else "bert"  # transformers would compute something else unawares
         for field in dataclasses.fields(self):
-            if field.name in VARIANTS:
-                if values[field.name] == field.default:
-                    del values[field.name]
-                else:
-                    kind = "bert-variant"  # transformers would compute something else, and is not to know it
+            if field.name in VARIANTS and values[field.name] == field.default:
+                del values[field.name]
         if architecture == "BertForSequenceClassification":
             values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
             values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}

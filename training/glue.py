@@ -211,7 +211,7 @@ class _Best:
 
 def _epoch(config: GlueConfig, training: GlueExamples) -> int:
     sizes = BatchSchedule.of(config.batch, ranks.size())
-    return max(1, len(training) // (sizes.micro_rows * sizes.peak))
+    return math.ceil(len(training) / (sizes.micro_rows * sizes.peak))
 
 
 def _check_sizes(bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:
