@@ -26,7 +26,8 @@ def case(function: Case) -> Case:
 
 
 def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
-    """The largest difference of a case's results from numpy's, relative to the largest value of each.
+    """The largest difference of a case's results from numpy's, relative to the largest value of each (or to 1, about
+    which everything is drawn).
 
     Raises:
         AssertionError: a shape differs.
@@ -35,7 +36,7 @@ def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
     for ours, expected in CASES[name](np.random.default_rng(seed), rows, columns):
         assert ours.shape == expected.shape, f"{name}: shape {ours.shape}, not {expected.shape}"
         if ours.size:
-            scale = max(np.abs(expected).max(), 1e-30)
+            scale = max(np.abs(expected).max(), 1.0)
             errors.append(float(np.abs(ours.astype(np.float64) - expected).max() / scale))
     return max(errors) if not any(map(math.isnan, errors)) else math.nan
 
