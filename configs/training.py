@@ -127,7 +127,7 @@ class OptimizerFlags:
     lr_for_batch: int | None = flag(
         None, "--lr is for updates of so many sequences; other sizes scale it by the square root of their ratio"
     )
-    stock_lamb: bool = flag(False, "take OneFlow's own LAMB, which leaves weight decay out of the trust ratio")
+    stock_lamb: bool = flag(False, "graph mode without CPU kernels: OneFlow's LAMB, whose trust ratio is another")
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate"):

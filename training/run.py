@@ -209,7 +209,7 @@ class Run:
 
         update_rows = batch_sizes.micro_rows * batch_sizes.peak
         rates = learning_rates(config.optimizer, max(total_steps, 1), update_rows)
-        optimizer = build_optimizer(model, config.optimizer)
+        optimizer = build_optimizer(model, config.optimizer, self.mode)
         step = build_train_step(self.mode, model, optimizer, rates, self._step_options())
         if self.checkpoint:
             step.load_state(moments, state.step)
