@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,9 +110,7 @@ class PretrainedModel(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(
-            self.to_arrays() if arrays is None else arrays, str(directory / WEIGHTS_FILE), metadata={"format": "pt"}
-        )
+        write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
         if vocab_file is not None:
             shutil.copyfile(vocab_file, directory / VOCAB_FILE)
             tokenizer = {
@@ -126,6 +126,16 @@ def to_numpy(tensor: flow.Tensor) -> np.ndarray:
     if tensor.is_global:
         tensor = tensor.to_global(sbp=flow.sbp.broadcast).to_local()
     return np.array(tensor.detach().numpy(), copy=True)
+
+
+def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file that Hugging Face transformers reads; raises OSError where the disk is full."""
+    try:
+        save_file(arrays, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:

@@ -17,9 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from modeling.pretrained import PretrainedModel, read_weights
+from modeling.pretrained import PretrainedModel, read_weights, write_weights
 from utils.errors import UserError
 
 LATEST = "latest"
@@ -54,12 +53,16 @@ def save_checkpoint(
     final = directory / f"checkpoint-{state.step}"
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, arrays, vocab_file=vocab_file, do_lower_case=do_lower_case)
-    (partial / STATE_FILE).parent.mkdir()
-    save_file(optimizer_state, str(partial / OPTIMIZER_FILE))
-    (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
-    for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+    try:
+        model.save_pretrained(partial, arrays, vocab_file=vocab_file, do_lower_case=do_lower_case)
+        (partial / STATE_FILE).parent.mkdir()
+        write_weights(partial / OPTIMIZER_FILE, optimizer_state)
+        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        raise
     if final.exists():  # a run that was resumed from an older one comes by again
         shutil.rmtree(final)
     partial.rename(final)
