@@ -55,21 +55,25 @@ class SquadExample:
     is_impossible: bool = False
 
 
+def read_json(path: str | Path) -> Any:
+    """A JSON file's content; raises UserError where it cannot be read or is not JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+
+
 def read_squad_json(path: str | Path) -> list[dict[str, Any]]:
     """The articles of a SQuAD file, its form checked down to every question.
 
     Raises:
         UserError: the file cannot be read, is not JSON or not SQuAD; the message says where.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
     place = str(path)
-    articles = _field(content, "data", list, place)
+    articles = _field(read_json(path), "data", list, place)
     for i, article in enumerate(articles):
         for j, paragraph in enumerate(_field(article, "paragraphs", list, f"{place}: data[{i}]")):
             place_of_paragraph = f"{place}: data[{i}].paragraphs[{j}]"
@@ -149,6 +153,11 @@ def _field(value: Any, name: str, kind: type, place: str, *, optional: bool = Fa
         return kind()
     if not isinstance(value.get(name), kind) or isinstance(value.get(name), bool):
         raise UserError(f"{place} has no {name!r} that is {what}: this is not a SQuAD file.")
+    if kind is str and not value[name].isascii():
+        try:
+            value[name].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{place}: {name!r} is no text at character {error.start}: a lone surrogate.") from None
     return value[name]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.cli import run, warn
-from data.squad import questions, read_squad_json
+from data.squad import questions, read_json, read_squad_json
 from utils.errors import UserError
 
 Scores = dict[str, float]  # question id → score in [0, 1]
@@ -246,12 +246,7 @@ def _draw_histogram(values: Sequence[float], directory: Path, name: str) -> None
 
 def read_id_map(path: str | Path) -> dict[str, Any]:
     """A JSON object of question id → prediction or probability; raises UserError for anything else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold one JSON object, question id → value.")
     return content

@@ -19,6 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.squad import DecodingFlags
+from data.ofrecord import write_atomically
 from data.squad import SquadExample, SquadFeature
 from utils.errors import UserError
 
@@ -40,7 +41,7 @@ class Decoded:
         for field in dataclasses.fields(self):
             content = getattr(self, field.name)
             if content:
-                (directory / f"{field.name}.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+                write_atomically(directory / f"{field.name}.json", json.dumps(content, indent=4).encode() + b"\n")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
 from data.loader import Records
-from data.ofrecord import RecordSet, open_records, squad_schema
+from data.ofrecord import RecordSet, open_records, squad_schema, write_atomically
 from data.squad import (
     SquadExample,
     SquadFeature,
@@ -121,7 +121,7 @@ class Questions:
             na_probs=decoded.null_odds or None,
             na_prob_thresh=math.inf,
         )
-        (output / "eval_results.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_atomically(output / "eval_results.json", json.dumps(scores, indent=2).encode() + b"\n")
         return {f"eval_{name}": float(value) for name, value in scores.items()}
 
 

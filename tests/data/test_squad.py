@@ -37,7 +37,7 @@ def question(context, text, number, impossible=None, start=None):
 def squad(tmp_path, *paragraphs, name="squad.json"):
     """A SQuAD file of (context, questions) paragraphs."""
     data = [{"paragraphs": [{"context": context, "qas": qas}]} for context, qas in paragraphs]
-    (tmp_path / name).write_text(json.dumps({"data": data}), encoding="utf-8")
+    (tmp_path / name).write_text(json.dumps({"data": data}))
     return str(tmp_path / name)
 
 
@@ -222,6 +222,8 @@ def test_bad_files_say_where(tmp_path):
         read(squad(tmp_path, (CONTEXT, [good, {"id": "q1", "question": 5}])))
     with pytest.raises(UserError, match=r"qas\[0\]\.answers\[0\] has no 'answer_start' that is a whole number"):
         read(squad(tmp_path, (CONTEXT, [good | {"answers": [{"text": "Paris"}]}])))
+    with pytest.raises(UserError, match="'question' is no text at character 3: a lone surrogate"):
+        read(squad(tmp_path, (CONTEXT, [good | {"question": "Why\ud800?"}])))
     with pytest.raises(UserError, match="cannot be read"):
         read(str(tmp_path / "nothing.json"))
     (tmp_path / "text.json").write_text("Paris")
