@@ -129,6 +129,7 @@ class Layers(nn.Module):
 class TrainGraph(nn.Graph):
     def __init__(self, model, accumulation):
         super().__init__()
+        model.weight.grad = None  # a graph cannot add to the gradient of another mode
         self.model = model
         self.add_optimizer(flow.optim.SGD(model.parameters(), lr=0.0))
         if accumulation > 1:
