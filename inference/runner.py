@@ -20,6 +20,8 @@ from modeling.pretrained import PretrainedModel
 Mode = Literal["graph", "eager"]
 Outputs = dict[str, np.ndarray]
 
+# More tokens at once compute no faster, and every compiled shape keeps memory of its own.
+_TOKENS_PER_BATCH = 4096
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 POSITIONS_PER_EXAMPLE = 8  # an example has one masked position, or up to this many
 _ALONG_THE_SEQUENCE = ("sequence_output", "start_logits", "end_logits")
@@ -72,8 +74,9 @@ class Runner:
         """
         order = sorted(range(len(examples)), key=lambda i: (examples[i].num_positions, len(examples[i].input_ids)))
         while order:
-            kind = examples[order[-1]].num_positions  # from the longest down: memory is at its largest at once
-            chosen = [i for i in order[-self.batch_size :] if examples[i].num_positions == kind]
+            longest = examples[order[-1]]  # from the longest down: memory is at its largest at once
+            rows = self._rows(self._length(len(longest.input_ids)))
+            chosen = [i for i in order[-rows:] if examples[i].num_positions == longest.num_positions]
             del order[-len(chosen) :]
             outputs = self._forward([examples[i] for i in chosen], tuple(names))
             for row, index in enumerate(chosen):
@@ -91,13 +94,18 @@ class Runner:
             self.graphs[shape] = _Graph(self.model, names)
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
+    def _length(self, longest: int) -> int:
+        """What a batch with such a longest row is padded to."""
+        return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
+
+    def _rows(self, length: int) -> int:
+        """How many rows of that length make a batch."""
+        return max(1, min(self.batch_size, _TOKENS_PER_BATCH // length))
+
     def _batch(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-        rows = longest = max(len(example.input_ids) for example in examples)
-        if self.mode == "graph":
-            longest = next(length for length in self.lengths if length >= longest)
-            rows = 1 if len(examples) == 1 else self.batch_size
-        else:
-            rows = len(examples)
+        rows, longest = len(examples), self._length(max(len(example.input_ids) for example in examples))
+        if self.mode == "graph" and rows > 1:
+            rows = self._rows(longest)
         input_ids, input_mask, segment_ids = np.zeros((3, rows, longest), np.int32)  # [B, S]
         input_mask[:, 0] = 1  # a row that fills up attends to something
         positions = np.zeros((rows, examples[0].num_positions), np.int32)  # [B, P]
