@@ -1,0 +1,167 @@
+"""Processes of a job meet in bounded time and end together; no framework is needed for that, but its launcher."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = [sys.executable, "-m", "oneflow.distributed.launch", "--nnodes", "1", "--node_rank", "0"]
+
+MEMBER = """
+import os, signal, socket, sys, time
+from configs.cli import run
+from utils import ranks
+from utils.errors import UserError
+
+def main():
+    ranks.meet(join_timeout=20, stop_timeout=1)
+    if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
+        global server
+        server = socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"])))
+    print(f"rank {ranks.rank()} is process {os.getpid()}", flush=True)
+    kind = sys.argv[1]
+    if kind == "late" and ranks.rank() == 1:
+        time.sleep(1)
+    elif kind == "mistake":
+        raise UserError("--lr is wrong.")
+    elif kind == "deaf":
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        while True:
+            time.sleep(0.1)
+    elif kind != "late":
+        if ranks.rank() == 1:
+            time.sleep(0.5)
+            {"raise": lambda: 1 / 0, "exit": lambda: sys.exit(0), "kill": lambda: os.kill(os.getpid(), 9),
+             "sleep": lambda: None}[kind]()
+        while True:
+            time.sleep(60)
+
+run(main)
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A function that starts a job of two ranks; whatever is left of it is an error."""
+    script = tmp_path / "member.py"
+    script.write_text(MEMBER)
+    started = []
+
+    def start(kind):
+        words = ["--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+        process = subprocess.Popen(
+            [*LAUNCH, *words, str(script), kind],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    assert not any(left_behind(process) for process in started)
+
+
+def left_behind(process):
+    """Whether processes of the job still live after seconds; they do no longer when this returns."""
+    try:
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def lines_after(process):
+    """What a job said until all of its processes were gone."""
+    output, _ = process.communicate(timeout=60)
+    return output.strip().splitlines()
+
+
+def wait_until_met(process):
+    met = 0
+    while met < 2:
+        met += process.stdout.readline().startswith("rank")
+
+
+def test_a_rank_that_is_done_waits_for_the_others(job):
+    process = job("late")
+    lines = lines_after(process)
+    assert process.returncode == 0
+    assert sum(line.startswith("rank") for line in lines) == 2
+
+
+def test_an_exception_is_the_last_word(job):
+    process = job("raise")
+    lines = lines_after(process)
+    assert process.returncode != 0
+    assert lines[-1].startswith("error: rank 1 on ") and lines[-1].endswith("ZeroDivisionError: division by zero")
+    assert "Traceback (most recent call last):" in lines
+
+
+@pytest.mark.parametrize(("kind", "words"), [("exit", "left early"), ("kill", "rank 1 (pid ")])
+def test_a_rank_that_ends_ends_the_job(job, kind, words):
+    process = job(kind)
+    lines = lines_after(process)
+    assert process.returncode != 0
+    assert lines[-1].startswith("error: ") and words in lines[-1]
+
+
+def test_a_mistake_of_all_ranks_is_told_once(job):
+    process = job("mistake")
+    lines = lines_after(process)
+    assert process.returncode != 0
+    assert lines[-1] == "error: --lr is wrong."
+    assert sum("--lr is wrong" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("kind", "number"), [("sleep", signal.SIGKILL), ("deaf", signal.SIGTERM)])
+def test_ranks_end_with_their_launcher_within_the_stop_timeout(job, kind, number):
+    process = job(kind)
+    wait_until_met(process)
+    time.sleep(0.3)
+    process.send_signal(number)
+    lines = lines_after(process)
+    assert process.returncode != 0
+    assert kind == "sleep" or "after the signal to stop" in lines[-1]
+
+
+def alone(rank, size, port, seconds):
+    code = f"from configs.cli import run; from utils import ranks; run(lambda: ranks.meet({seconds}, 1))"
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in names.items()}}
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(("rank", "words"), [(0, "rank 1 of 2 did not come to"), (1, "could not reach the first rank")])
+def test_a_rank_that_waits_in_vain_names_the_address_and_the_time(rank, words):
+    port = free_port()
+    process = alone(rank, 2, port, seconds=0.5)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert words in said and f"127.0.0.1:{port}" in said and "within 0.5 s" in said
+
+
+def test_a_taken_port_and_ranks_of_another_job_are_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = alone(0, 2, taken.getsockname()[1], seconds=5)
+        assert "--master_port" in process.communicate(timeout=30)[1]
+    port = free_port()
+    first, stray = alone(0, 2, port, seconds=5), alone(1, 3, port, seconds=1)
+    assert "does not fit into this job of 2" in first.communicate(timeout=30)[1]
+    assert "could not reach" in stray.communicate(timeout=30)[1]
