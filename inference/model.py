@@ -104,9 +104,9 @@ def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
 
 def groups(checkpoint: Checkpoint) -> set[str]:
     """The parts of BERT whose parameters a checkpoint holds."""
-    names = rows(checkpoint.config.num_hidden_layers)
-    missing = {row.group for row in names if row.name not in checkpoint.state}
-    return {row.group for row in names} - missing
+    config = checkpoint.config
+    wanted = [row for row in rows(config.num_hidden_layers) if config.has_parameter(row.name)]
+    return {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
 
 
 class Model:

@@ -1,13 +1,16 @@
 """What `load` takes, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from configs.model import BertConfig
 from conversion import read_checkpoint, write_checkpoint
 from inference import load
+from modeling import BertForPreTraining
 from utils.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
@@ -83,3 +86,17 @@ def test_contradictions(directory, options, message):
 def test_seq_length_bounds_the_input(directory):
     with pytest.raises(UserError, match="at most 5"):
         load(directory, mode="eager", seq_length=5).fill_mask(TEXT)
+
+
+@pytest.mark.parametrize("target", ["hf", "lazy", "oneflow"])
+def test_a_variant_of_the_encoder(directory, target):
+    """Pre-norm, no biases, a final norm: read, converted and asked like any other."""
+    shape = {"norm": "pre", "final_norm": True, "linear_bias": False, "embedding_norm": False}
+    config = dataclasses.replace(BertConfig.from_json(directory / "config.json"), **shape)
+    BertForPreTraining(config, seed=3).save_pretrained(directory, vocab_file=FIXTURES / "pretraining" / "vocab.txt")
+    expected = load(directory, mode="eager")
+    assert expected.config == config and expected.tasks[0] == "fill-mask"
+    write_checkpoint(read_checkpoint(directory), directory.parent / target, target)
+    found = load(directory.parent / target, mode="eager", trust_checkpoint=True)
+    assert found.config == config
+    assert found.fill_mask(TEXT) == expected.fill_mask(TEXT)
