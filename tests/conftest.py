@@ -57,7 +57,16 @@ def pretraining_batch():
 @pytest.fixture
 def records_dir(tmp_path):
     """A directory of three shards with 47 records in all, and a vocabulary."""
-    directory = tmp_path / "records"
+    return write_records(tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def shared_records_dir(tmp_path_factory):
+    """The same for a whole file of tests, which must not change it."""
+    return write_records(tmp_path_factory.mktemp("shared") / "records")
+
+
+def write_records(directory):
     directory.mkdir()
     schema, shards = pretraining_schema(SEQ_LENGTH, PREDICTIONS), []
     for number, count in enumerate((19, 17, 11)):

@@ -190,7 +190,7 @@ class _Watcher:
             ready = select.select(sources, [], [], wait)[0]
             if time.monotonic() >= deadline:
                 self._end(
-                    f"still busy {stop_timeout:g} s after the signal to stop; --resume goes on from the last checkpoint."
+                    f"still busy {stop_timeout:g} s after the signal to stop; --resume goes on from the checkpoint."
                 )
             for source in ready:
                 if source is not signals:

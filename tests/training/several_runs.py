@@ -1,0 +1,49 @@
+"""Run by the launcher in each rank: several runs one after the other, as a JSON file lists them.
+
+[["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], …]
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from configs.cli import parse, run
+from configs.pretraining import PretrainingConfig
+from utils import ranks
+
+
+def main():
+    config = parse(PretrainingConfig, [])
+    ranks.meet(config.device.join_timeout, config.device.stop_timeout)
+    from training import loop
+    from training.pretrain import pretrain
+
+    for kind, words in json.loads(Path(sys.argv[1]).read_text()):
+        if kind == "copy":
+            if ranks.rank() == 0:
+                source, target = map(Path, words)
+                shutil.copytree(source, target / source.name)
+        elif kind == "die":
+            if ranks.rank() == 1:
+                loop.Journal.advance = dying_at(int(words[0]))
+        else:
+            pretrain(parse(PretrainingConfig, words), kind)
+
+
+def dying_at(steps):
+    """A `Journal.advance` that is the end of the process when called so often."""
+    calls = []
+
+    def advance(journal):
+        calls.append(journal)
+        if len(calls) == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return advance
+
+
+if __name__ == "__main__":
+    run(main)

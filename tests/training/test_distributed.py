@@ -1,0 +1,118 @@
+"""Two processes are one: the same losses and figures however a batch is split, with resume and dropout."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+
+from configs.cli import parse
+from configs.pretraining import PretrainingConfig
+from training.journal import read_rows
+from training.pretrain import pretrain
+from utils.errors import UserError
+
+SMALL = (
+    "--num_hidden_layers 2 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 "
+    "--weight_decay 0.1 --max_grad_norm 0.5 --loss_print_every_n_iters 1 --seed 5 --val-batch-size 3 --keep_last 0"
+).split()
+WITHOUT_DROPOUT = "--attention_probs_dropout_prob 0 --hidden_dropout_prob 0".split()
+MODES = ("eager", "graph")
+SPLITS = ((6, 1), (3, 2), (2, 3))  # rows of a micro-batch on each of two ranks, micro-batches
+STEPS = 9  # of 12 rows: past the first epoch's 47 records
+
+
+def rows_of(directory):
+    return read_rows(directory / "metrics.jsonl")
+
+
+def losses(directory):
+    return np.array([row["total_loss"] for row in rows_of(directory) if "total_loss" in row])
+
+
+def evaluation(directory):
+    return {name: value for name, value in rows_of(directory)[-1].items() if name.startswith("eval_")}
+
+
+@pytest.fixture(scope="module")
+def runs(two_ranks, shared_records_dir, tmp_path_factory):
+    """The directory in which one job of two ranks left its runs."""
+    root = tmp_path_factory.mktemp("runs")
+    data = ["--ofrecord_path", str(shared_records_dir), "--val_ofrecord_path", str(shared_records_dir)]
+    listing = []
+    for mode, (rows, micro_batches) in itertools.product(MODES, SPLITS):
+        flags = ["--train-batch-size", str(rows), "--grad-acc-steps", str(micro_batches)]
+        flags += ["--output_dir", str(root / f"{mode}-{rows}x{micro_batches}"), "--max_steps", str(STEPS)]
+        listing.append([mode, [*SMALL, *WITHOUT_DROPOUT, *data, *flags, "--model_save_every_n_iter", "4"]])
+    for mode in MODES:
+        flags = [*SMALL, *data, "--train-batch-size", "2", "--grad-acc-steps", "2", "--max_steps", "4"]
+        flags += ["--model_save_every_n_iter", "2", "--do_eval", "False", "--output_dir"]
+        whole, resumed = root / f"{mode}-dropout", root / f"{mode}-dropout-resumed"
+        listing.append([mode, [*flags, str(whole)]])
+        listing.append(["copy", [str(whole / "checkpoint-2"), str(resumed)]])
+        listing.append([mode, [*flags, str(resumed), "--resume"]])
+    job = two_ranks(root, listing)
+    output, _ = job.communicate(timeout=280)
+    assert job.returncode == 0, output[-3000:]
+    return root
+
+
+def one_process(mode, records_dir, output_dir, *words):
+    flags = ["--ofrecord_path", str(records_dir), "--val_ofrecord_path", str(records_dir), "--max_steps", str(STEPS)]
+    flags += ["--output_dir", str(output_dir), *words]
+    pretrain(parse(PretrainingConfig, [*SMALL, *WITHOUT_DROPOUT, *flags]), mode)
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def alone(shared_records_dir, tmp_path_factory):
+    """The same run in one process."""
+    return one_process("eager", shared_records_dir, tmp_path_factory.mktemp("alone"), "--train-batch-size", "12")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_gives_one_process_losses(runs, alone, mode, split):
+    rows, micro_batches = split
+    np.testing.assert_allclose(losses(runs / f"{mode}-{rows}x{micro_batches}"), losses(alone), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_counts_each_record_once(runs, alone, mode):
+    expected = evaluation(alone)
+    assert expected["eval_nsp_accuracy"] * 47 == pytest.approx(round(expected["eval_nsp_accuracy"] * 47))
+    assert evaluation(runs / f"{mode}-3x2") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_of_two_ranks_goes_on_with_one(runs, alone, mode, shared_records_dir, tmp_path):
+    shutil.copytree(runs / f"{mode}-3x2" / "checkpoint-4", tmp_path / "checkpoint-4")
+    split = ("--train-batch-size", "4", "--grad-acc-steps", "3", "--resume")
+    resumed = one_process(mode, shared_records_dir, tmp_path, *split)
+    np.testing.assert_allclose(losses(resumed), losses(alone)[4:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_dropout_a_resumed_run_repeats_every_digit(runs, mode):
+    whole, resumed = losses(runs / f"{mode}-dropout"), losses(runs / f"{mode}-dropout-resumed")
+    assert len(whole) == 4
+    assert whole[2:].tolist() == resumed.tolist()
+
+
+def test_checkpoints_know_nothing_of_ranks(runs, alone):
+    def files(directory):
+        return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+    assert files(runs / "graph-6x1" / f"checkpoint-{STEPS}") == files(alone / f"checkpoint-{STEPS}")
+
+
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        ("--train-global-batch-size 7", "cannot be shared by 2 ranks"),
+        ("--train-global-batch-size 8 --train-batch-size 3", "give one of them"),
+    ],
+)
+def test_contradicting_batch_sizes_are_mistakes(words, mistake):
+    with pytest.raises(UserError, match=mistake):
+        parse(PretrainingConfig, words.split()).batch.train_rows(2)
