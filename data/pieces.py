@@ -11,9 +11,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
     return work
+
+
+class WorkerLostError(UserError):
+    """A worker process was killed: what is done stays done."""
+
+
+@contextmanager
+def discarded_on_mistake(work: Path) -> Iterator[None]:
+    """Removes the work directory where the user has to change input or flags, which would be another plan."""
+    try:
+        yield
+    except WorkerLostError:
+        raise
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def plan_sha256(work: Path) -> str:
@@ -123,7 +140,7 @@ def _wait(pool: Executor, jobs: Mapping["Future[None]", int], finished: Callable
             job.result()
             finished(jobs[job])
     except BrokenProcessPool:
-        raise UserError(
+        raise WorkerLostError(
             "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
             "command again to go on."
         ) from None

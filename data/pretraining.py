@@ -19,15 +19,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from configs.cli import to_flat_dict
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
-from data.instances import SPECIAL_TOKENS_OF_ONE, SPECIAL_TOKENS_OF_PAIR, draw_rows
+from data.instances import draw_rows, special_tokens
 from data.masking import Masking, mask_tokens
 from data.ofrecord import Schema, Shard, ShardWriter, pretraining_schema, write_dataset_json
-from data.pieces import Result, finish, plan_sha256, run_pieces
+from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, run_pieces
 from data.text import Span, open_input, read_documents, span_bytes
 from data.token_store import Corpus, TokenStore, token_dtype, write_piece
 from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
@@ -35,6 +36,7 @@ from utils.errors import UserError
 
 _PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
 _ROWS_AT_ONCE = 2048
+_CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
 _SPEED_FLAGS = ("num_workers", "overwrite_output_dir")
 
@@ -59,8 +61,16 @@ def prepare(config: PretrainingDataConfig) -> None:
         print(f"{output_dir} is complete already")
         return
     work, pieces = opened
-    workers = config.work.num_workers
+    with discarded_on_mistake(work):
+        _prepare(config, work, pieces, vocab, settings)
 
+
+def _prepare(
+    config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocab: dict[str, int],
+    settings: dict[str, Any],
+) -> None:  # fmt: skip
+    output_dir = Path(config.output_dir)
+    workers = config.work.num_workers
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
         [(piece, config.text, config.vocab_file, config.do_lower_case) for piece in pieces],
@@ -95,6 +105,7 @@ def prepare(config: PretrainingDataConfig) -> None:
         seq_length=config.example.max_seq_length,
         max_predictions_per_seq=config.example.max_predictions_per_seq,
         objective=config.example.objective,
+        masking=config.example.masking,
         vocab_size=max(vocab.values()) + 1,
         **settings,
         made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
@@ -168,7 +179,8 @@ def _draw_piece(
         for dupe in dupes:
             rows = draw_rows(
                 _generator(example, _PAIRS, dupe, number), store, number, objective=example.objective,
-                seq_length=example.max_seq_length, short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
+                swap=example.masking == "static", seq_length=example.max_seq_length,
+                short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
             )  # fmt: skip
             table = np.concatenate(
                 [rows.input_ids, rows.lengths, rows.labels[:, None]], 1, dtype=rows.input_ids.dtype, casting="unsafe"
@@ -209,8 +221,8 @@ def _lay_out(work: Path, task_rows: Sequence[int], config: PretrainingDataConfig
     if total >= 10**9:
         raise UserError("the input gives over a billion records; prepare it in several parts.")
     row_bytes = (config.example.max_seq_length + _EXTRA) * token_bytes
-    cells_per_shard = -(-total * row_bytes // config.num_shards // (config.work.memory_mb << 16))  # a 16th of memory
-    cells_per_shard = max(1, cells_per_shard)
+    cell_bytes = (config.work.memory_mb << 20) // _CELL_SHARE
+    cells_per_shard = max(1, -(-total * row_bytes // (config.num_shards * cell_bytes)))
     shard_rows = _shares(total, config.num_shards)
     cell_rows = [rows for shard in shard_rows for rows in _shares(shard, cells_per_shard)]
     cells = np.arange(len(cell_rows)).reshape(config.num_shards, cells_per_shard)
@@ -248,10 +260,10 @@ def _write_shard(
             table = _generator(example, _SHUFFLE, cell).permutation(_read_cell(work, layout, cell, dtype))
             rng = _generator(example, _MASK, cell)
             for start in range(0, len(table), _ROWS_AT_ONCE):
-                features = _features(rng, table[start : start + _ROWS_AT_ONCE], example.objective, masking)
+                features = _features(rng, table[start : start + _ROWS_AT_ONCE], example, masking)
                 writer.write_batch(features)
                 lengths += np.bincount(features["input_mask"].sum(1), minlength=len(lengths))
-                predictions += int(features["masked_lm_weights"].sum())
+                predictions += int(features.get("masked_lm_weights", np.zeros(1)).sum())
                 random_next += int(features["next_sentence_labels"].sum())
     shard = writer.shard
     assert shard.offsets is not None
@@ -278,15 +290,21 @@ def _read_cell(work: Path, layout: _Layout, cell: int, dtype: type[np.unsignedin
     return np.concatenate(parts).reshape(-1, columns)
 
 
-def _features(rng: np.random.Generator, table: np.ndarray, objective: str, masking: Masking) -> dict[str, np.ndarray]:
+def _features(
+    rng: np.random.Generator, table: np.ndarray, example: ExampleFlags, masking: Masking
+) -> dict[str, np.ndarray]:
     """The features of R records from their rows."""
     ids, (a, b, labels) = table[:, :-_EXTRA], table[:, -_EXTRA:].astype(np.int32).T[:, :, None]
-    special = SPECIAL_TOKENS_OF_PAIR if objective == "nsp" else SPECIAL_TOKENS_OF_ONE
-    length = a + b + special
+    length = a + b + special_tokens(example.objective)
     place = np.arange(ids.shape[1], dtype=np.int32)
     used = place < length
     candidates = used & (place != 0) & (place != a + 1) & (place != length - 1)
-    return mask_tokens(rng, ids, candidates, length[:, 0], masking) | {
+    tokens = (
+        mask_tokens(rng, ids, candidates, length[:, 0], masking)
+        if example.masking == "static"
+        else {"input_ids": ids.astype(np.int32)}
+    )
+    return tokens | {
         "input_mask": used.astype(np.int32),
         "segment_ids": (used & (place > a + 1)).astype(np.int32),
         "next_sentence_labels": labels,
@@ -295,6 +313,7 @@ def _features(rng: np.random.Generator, table: np.ndarray, objective: str, maski
 
 def _schema(example: ExampleFlags) -> Schema:
     schema = pretraining_schema(example.max_seq_length, example.max_predictions_per_seq)
-    if example.objective == "none":
-        del schema["next_sentence_labels"]
-    return schema
+    left_out = set() if example.objective != "none" else {"next_sentence_labels"}
+    if example.masking == "dynamic":
+        left_out |= {name for name in schema if name.startswith("masked_lm_")}
+    return {name: kind for name, kind in schema.items() if name not in left_out}

@@ -17,18 +17,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
 from configs.cli import warn
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
-from data.pieces import Result, check_finished, finish, open_work, run_pieces
+from data.pieces import Result, check_finished, discarded_on_mistake, finish, open_work, run_pieces
 from utils.errors import UserError
 
 Document = list[str]  # its sentences
 
+SMALLEST_PIECE = 1 << 18  # bytes
 MAX_LINE = 1 << 16  # a longer line is cut at a space: no sentence is that long
+_BLOCK = 1 << 20
 _COMPRESSED = {".gz", ".bz2", ".zst"}
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
 _DOCUMENT_START = {"text": _BLANK_LINE, "wiki": re.compile(rb"\n(?=<doc )"), "jsonl": re.compile(rb"\n")}
@@ -92,8 +94,8 @@ def unpack(work: Path, files: Sequence[Path]) -> list[Path]:
         if not target.exists():
             temporary = target.with_suffix(".tmp")
             try:
-                with _open_packed(file) as source, temporary.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
+                with temporary.open("wb") as sink:
+                    _unpack_file(file, sink)
             except (EOFError, ValueError, OSError, zstandard.ZstdError) as error:
                 if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                     raise
@@ -110,14 +112,22 @@ def unpacked(files: Sequence[Path], directory: Path) -> Iterator[list[Path]]:
         yield unpack(Path(work), files)
 
 
-def _open_packed(file: Path) -> Any:
+def _unpack_file(file: Path, sink: BinaryIO) -> None:
     if str(file) == "-":
-        return sys.stdin.buffer
-    if file.suffix == ".zst":
-        return zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            file.open("rb"), read_across_frames=True
-        )
-    return gzip.open(file, "rb") if file.suffix == ".gz" else bz2.open(file, "rb")
+        shutil.copyfileobj(sys.stdin.buffer, sink, _BLOCK)
+    elif file.suffix != ".zst":
+        with gzip.open(file, "rb") if file.suffix == ".gz" else bz2.open(file, "rb") as source:
+            shutil.copyfileobj(source, sink, _BLOCK)
+    else:
+        with file.open("rb") as packed:
+            data = packed.read(_BLOCK)
+            while data:  # frame by frame: the library's own reader does not notice that a file is cut short
+                frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                while not frame.eof:
+                    if not data:
+                        raise EOFError("it is cut short")
+                    sink.write(frame.decompress(data))
+                    data = frame.unused_data or packed.read(_BLOCK)
 
 
 def detect_format(file: Path, text_field: str) -> str:
@@ -307,13 +317,18 @@ def open_input(
     work = open_work(output_dir, {**plan, "memory_mb": work_flags.memory_mb}, overwrite=work_flags.overwrite_output_dir)
     if work is None:
         return None
-    files = unpack(work, files)
+    with discarded_on_mistake(work):
+        pieces = _plan(unpack(work, files), text, work_flags)
+    return work, pieces
+
+
+def _plan(files: Sequence[Path], text: TextFlags, work_flags: WorkFlags) -> list[list[Span]]:
     total = sum(file.stat().st_size for file in files)
     largest = (work_flags.memory_mb << 20) // 32
-    pieces = plan_spans(files, text.text_field, min(max(total // 64, 1 << 18), largest), largest)
+    pieces = plan_spans(files, text.text_field, min(max(total // 64, SMALLEST_PIECE), largest), largest)
     if not pieces:
         raise UserError(f"--input_file {' '.join(text.input_file)}: nothing but empty files.")
-    return work, pieces
+    return pieces
 
 
 def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
@@ -327,6 +342,12 @@ def clean(config: CleanConfig) -> None:
     opened = open_input(config.text, config.work, output_dir, {"command": "clean", "documents": config.documents})
     assert opened is not None  # its output has no dataset.json
     work, pieces = opened
+    with discarded_on_mistake(work):
+        _clean(config, work, pieces)
+
+
+def _clean(config: CleanConfig, work: Path, pieces: Sequence[Sequence[Span]]) -> None:
+    output_dir = Path(config.output_dir)
     results = run_pieces(
         work, "clean", _clean_piece, [(piece, config) for piece in pieces],
         num_workers=config.work.num_workers, sizes=span_bytes(pieces), unit="B",

@@ -66,17 +66,22 @@ def google_tokens(text, lower=True, vocab=VOCAB):
     return tokens
 
 
+# Python 3.10 knows the characters of Unicode 13; in version 14 these two became spacing marks.
+CHARACTERS = st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="\u1734\U0001171e")
 TOKENIZERS = {lower: build_tokenizer(VOCAB, lower) for lower in (True, False)}
 ODD = (
     "\0\ufffd\u2028\u2029\x85\x0b\x1c\xad\u200b\u200d\ufeff\u00a0\u3000\ue000\U000f0000\U0002b8ff\U0001f970"
     "ΣΌσÅªʰⅠİıẞǅßéÅ\u0301\u0345'.漢葛\U0002f800한각"
 )
+PARTS = [*ODD, *PIECES, "[MASK]", " ", "ΟΔΟΣ", "Unaffable"]
 
 
 @settings(max_examples=1500, deadline=None)
 @given(
     st.lists(
-        st.one_of(st.text(max_size=6), st.sampled_from([*ODD, *PIECES, "[MASK]", " ", "ΟΔΟΣ", "Unaffable"])),
+        st.one_of(
+            st.text(CHARACTERS, max_size=6), st.sampled_from([*ODD, *PIECES, "[MASK]", " ", "ΟΔΟΣ", "Unaffable"])
+        ),
         max_size=12,
     ),
     st.booleans(),
@@ -89,8 +94,10 @@ def test_equals_google_on_any_text(parts, lower):
 
 
 @pytest.mark.parametrize("lower", [True, False])
-def test_equals_google_on_every_assigned_character(lower):
-    characters = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")]
+def test_equals_google_on_characters_of_every_kind(lower):
+    """All assigned characters, but of letters without case and of private ones (nine in ten) every 23rd."""
+    kinds = [(chr(c), unicodedata.category(chr(c))) for c in range(0x110000)]
+    characters = [c for c, kind in kinds if kind not in ("Cs", "Cn") and (kind not in ("Lo", "Co") or ord(c) % 23 == 0)]
     texts = [f"a{c}b {c}" for c in characters]
     got = [encoding.tokens for encoding in TOKENIZERS[lower].encode_batch(texts)]
     different = [
@@ -98,7 +105,7 @@ def test_equals_google_on_every_assigned_character(lower):
         for c, text, tokens in zip(characters, texts, got, strict=True)
         if tokens != google_tokens(text, lower)
     ]
-    # Two vowel signs became spacing marks in Unicode 14, which is newer than Python 3.10's tables.
+    # Spacing marks since Unicode 14, which is newer than Python 3.10's tables.
     assert set(different) <= {"0x1734", "0x1171e"}
 
 
@@ -121,7 +128,10 @@ def test_line_number_is_the_id(tmp_path):
 
 @settings(max_examples=500, deadline=None)
 @given(
-    st.lists(st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*ODD, *PIECES, " "])), max_size=9), max_size=4),
+    st.lists(
+        st.lists(st.one_of(st.text(CHARACTERS, max_size=5), st.sampled_from([*ODD, *PIECES, " "])), max_size=9),
+        max_size=4,
+    ),
     st.booleans(),
 )
 def test_bulk_tokenizer_is_the_tokenizer(parts, lower):

@@ -1,0 +1,262 @@
+"""`prepare_data.py pretraining` from text to records: what they hold, and that nothing but the flags decides it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from configs.cli import parse
+from configs.prepare import InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
+from data import pieces, pretraining
+from data import text as text_module
+from data.inspection import inspect, verify
+from data.ofrecord import open_records
+from data.pretraining import prepare
+from data.tokenization import load_vocab
+from data.vocabulary import make_vocab
+from tests.data.corpus import VOCAB, documents, write_corpus
+from utils.errors import UserError
+
+S, P = 37, 7
+
+
+@pytest.fixture(autouse=True)
+def many_pieces(monkeypatch):
+    """The small corpus is cut into several pieces, and a shard into several parts that are shuffled in memory."""
+    monkeypatch.setattr(text_module, "SMALLEST_PIECE", 700)
+    monkeypatch.setattr(pretraining, "_CELL_SHARE", 1 << 16)
+
+
+def run(text, vocab, output, *more):
+    flags = ["--input_file", text, "--vocab_file", vocab, "--output_dir", output, "--max_seq_length", S]
+    flags += ["--max_predictions_per_seq", P, "--dupe_factor", 3, "--num_shards", 4, "--num_workers", 1, *more]
+    prepare(parse(PretrainingDataConfig, list(map(str, flags))))
+    return output
+
+
+def content(directory):
+    """{file: bytes}, without what says how it was made."""
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "dataset.json"}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "in")
+
+
+def test_records_are_pairs_of_the_corpus(tmp_path, corpus):
+    records = open_records(run(*corpus, tmp_path / "out"))
+    counts = [shard["records"] for shard in records.metadata["shards"]]
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) == len(records)
+    batch = records.read(np.arange(len(records)))
+    used = batch["masked_lm_weights"] > 0
+    rows, columns = np.nonzero(used)
+    ids = batch["input_ids"].copy()
+    ids[rows, batch["masked_lm_positions"][rows, columns]] = batch["masked_lm_ids"][rows, columns]
+    tokens = {index: token for token, index in VOCAB.items()}
+    texts = [" ".join(document).replace(" w", " w") for document in documents()]
+    whole = [" ".join(text.split()) for text in texts]
+    for row in range(len(records)):
+        length = int(batch["input_mask"][row].sum())
+        assert batch["input_mask"][row].tolist() == [1] * length + [0] * (S - length)
+        second = int(batch["segment_ids"][row].sum())
+        assert batch["segment_ids"][row].tolist() == [0] * (length - second) + [1] * second + [0] * (S - length)
+        words = [tokens[i] for i in ids[row, :length].tolist()]
+        assert (words[0], words[length - second - 1], words[-1]) == ("[CLS]", "[SEP]", "[SEP]")
+        for part in (words[1 : length - second - 1], words[length - second : -1]):
+            assert part
+            assert any(" ".join(part).replace(" ##", "").removeprefix("##") in document for document in whole)
+        assert used[row].sum() == min(P, max(1, round(length * 0.15)))
+    assert 0.3 < batch["next_sentence_labels"].mean() < 0.8
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["objective"] == "nsp"
+    assert load_vocab(tmp_path / "out") == VOCAB
+
+
+@pytest.mark.parametrize("more", [(), ("--do_whole_word_mask",), ("--objective", "none")])
+def test_the_number_of_workers_changes_nothing(tmp_path, corpus, more):
+    one = content(run(*corpus, tmp_path / "one", *more))
+    assert one == content(run(*corpus, tmp_path / "three", "--num_workers", 3, *more))
+    assert one != content(run(*corpus, tmp_path / "other", "--random_seed", 2, *more))
+
+
+def test_the_whole_corpus_is_shuffled(tmp_path, corpus):
+    """Each document's records spread over the shards as chance would have it."""
+    records = open_records(run(*corpus, tmp_path / "out", "--dupe_factor", 40, "--objective", "none"))
+    starts = np.append(records.shard_starts, len(records))
+    first = records.read(np.arange(len(records)))["input_mask"].sum(1)
+    means = [first[i:j].mean() for i, j in pairwise(starts)]
+    assert np.abs(np.array(means) - first.mean()).max() < 4.5 * first.std() / np.sqrt(len(records) / 4)
+    order = np.arange(len(records))
+    assert abs(np.corrcoef(order, first)[0, 1]) < 4.5 / np.sqrt(len(records))
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 4.5 / np.sqrt(len(records))
+
+
+@pytest.mark.parametrize("stage", ["_tokenize_piece", "_draw_piece", "_write_shard"])
+def test_an_interrupted_preparation_goes_on_and_ends_with_the_same_bytes(tmp_path, corpus, monkeypatch, stage):
+    undisturbed = content(run(*corpus, tmp_path / "one"))
+    function, calls = getattr(pretraining, stage), []
+
+    def fails_at_third(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    monkeypatch.setattr(pretraining, stage, fails_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(*corpus, tmp_path / "two")
+    with pytest.raises(UserError, match=r"interrupted|finished"):
+        open_records(tmp_path / "two")
+    with pytest.raises(UserError, match="unfinished preparation"):
+        run(*corpus, tmp_path / "two", "--random_seed", 3)
+    run(*corpus, tmp_path / "two")
+    assert calls.count(0) == calls.count(1) == 1  # the finished pieces were not done again
+    assert content(tmp_path / "two") == undisturbed
+
+
+def test_killed_at_random_moments(tmp_path, corpus):
+    """SIGKILL of the whole process group, several times, with two workers."""
+    text, vocab = corpus
+    command = [sys.executable, "prepare_data.py", "pretraining", "--input_file", text, "--vocab_file", vocab]
+    command += ["--output_dir", tmp_path / "killed", "--max_seq_length", S, "--max_predictions_per_seq", P]
+    command += ["--dupe_factor", 400, "--num_shards", 9]
+    command = list(map(str, command))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*command, "--num_workers", "2"],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "killed/.work").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.4)
+        with suppress(ProcessLookupError):  # done already
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--num_workers", "1"], check=True, capture_output=True)
+    killed = content(tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed")
+    subprocess.run([*command, "--num_workers", "2"], check=True, capture_output=True)
+    assert content(tmp_path / "killed") == killed
+
+
+def test_a_complete_set_is_left_alone_and_another_is_refused(tmp_path, corpus, capsys):
+    output = run(*corpus, tmp_path / "out")
+    before = content(output)
+    run(*corpus, output, "--num_workers", 2)
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        run(*corpus, output, "--random_seed", 2)
+    assert content(output) == before
+    run(*corpus, output, "--num_shards", 3, "--overwrite_output_dir")
+    assert len(open_records(output).shards) == 3
+
+
+def dies_once(work, index, *arguments):
+    """Stands in for stage 2: the third piece's first process is killed."""
+    if index == 2 and not (work.parent.parent / "died").exists():
+        (work.parent.parent / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw_piece(work, index, *arguments)
+
+
+draw_piece = pretraining._draw_piece
+
+
+def test_a_worker_that_is_killed_is_one_sentence_and_nothing_is_lost(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(pretraining, "_draw_piece", dies_once)
+    with pytest.raises(UserError, match="run the same command again"):
+        run(*corpus, tmp_path / "out", "--num_workers", 2)
+    assert len(open_records(run(*corpus, tmp_path / "out"))) > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "words"),
+    [
+        (lambda text, vocab: text.unlink(), (), "text.txt does not exist"),
+        (lambda text, vocab: text.write_text(""), (), "nothing but empty files"),
+        (lambda text, vocab: text.write_text(" \n \n"), (), "holds no text"),
+        (lambda text, vocab: text.write_text("wa wb\nwc\n"), (), "single document"),
+        (lambda text, vocab: text.write_bytes(b"\x89PNG\0\0" * 99), (), "not UTF-8 text"),
+        (lambda text, vocab: vocab.unlink(), (), "vocab.txt"),
+        (lambda text, vocab: vocab.write_text("wa\nwb\n"), (), "lacks"),
+        (lambda text, vocab: vocab.write_text(vocab.read_text() + "Wa\nWb\nWc\nWd\n"), (), "--do_lower_case"),
+        (lambda text, vocab: None, ("--num_shards", 99_999), "--num_shards"),
+        (lambda text, vocab: None, ("--max_seq_length", 3), "--max_seq_length"),
+        (lambda text, vocab: None, ("--masked_lm_prob", 1.5), "--masked_lm_prob"),
+        (lambda text, vocab: None, ("--output_dir", "/dev/null/x"), "--output_dir"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, corpus, change, flags, words):
+    change(*corpus)
+    with pytest.raises(UserError, match=words):
+        run(*corpus, tmp_path / "out", *flags)
+    assert not (tmp_path / "out/.work").exists()
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
+    output = run(*corpus, tmp_path / "out")
+    inspect(parse(InspectConfig, ["--input_dir", str(output), "--num_samples", "2"]))
+    shown = capsys.readouterr().out
+    assert "input_ids              int32[37]" in shown
+    assert shown.count("[CLS]") == 2
+    assert "masked: " in shown
+    check = parse(VerifyConfig, ["--input_dir", str(output), "--num_workers", "2"])
+    verify(check)
+    assert "sound" in capsys.readouterr().out
+    shard = output / "part-00002"
+    data = bytearray(shard.read_bytes())
+    place = data.index(b"segment_ids") + 20
+    assert data[place] == 0
+    data[place] = 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="part-00002: its checksum"):
+        verify(check)
+    data[place] = 2
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="part-00002: record 0: segment_ids holds 2"):
+        verify(check)
+
+
+def test_vocabularies_are_the_same_every_time(tmp_path, corpus):
+    text, _ = corpus
+    command = [sys.executable, "prepare_data.py", "vocab", "--input_file", str(text), "--vocab_size", "101"]
+    for name in ("a", "b"):  # in processes of their own: hash tables differ between them
+        subprocess.run([*command, "--vocab_file", str(tmp_path / name)], check=True, capture_output=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    vocab = load_vocab(tmp_path / "a")
+    assert list(vocab)[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert len(vocab) <= 101
+    assert {"wa", "wab"[0], "##a"} <= set(vocab)
+
+
+def test_a_vocabulary_is_taken_from_a_model_or_refused(tmp_path, corpus):
+    text, vocab = corpus
+    make_vocab(parse(VocabConfig, ["--input_file", str(vocab.parent), "--vocab_file", str(tmp_path / "new/v.txt")]))
+    assert (tmp_path / "new/v.txt").read_bytes() == vocab.read_bytes()
+    with pytest.raises(UserError, match="--vocab_size 100"):
+        text.write_text(" ".join(map(chr, range(0x4E00, 0x4E80))))
+        make_vocab(
+            parse(VocabConfig, ["--input_file", str(text), "--vocab_file", str(tmp_path / "v"), "--vocab_size", "100"])
+        )
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 11))
+    monkeypatch.setattr(pieces.time, "monotonic", lambda: next(clock))
+    with pieces.Progress("pairs", 200, "tokens") as progress:
+        progress.update(50)
+    assert capsys.readouterr().err == "pairs: 50 of 200 tokens, 2 tokens/s, 66 s left\n"

@@ -1,0 +1,190 @@
+"""Formats, pieces and sentences."""
+
+import bz2
+import gzip
+import json
+
+import pytest
+import zstandard
+
+from configs.cli import parse
+from configs.prepare import CleanConfig, TextFlags
+from data import text
+from data.text import clean, detect_format, input_files, plan_spans, read_documents, split_sentences, unpack
+from utils.errors import UserError
+
+PLAIN = "one a\none b\n\n \t\ntwo a\n\n\nthree a\nthree b\nthree c\n"
+DOCUMENTS = [["one a", "one b"], ["two a"], ["three a", "three b", "three c"]]
+WIKI = (
+    '<doc id="1" url="u" title="A &amp; B">\nA &amp; B\n\n'
+    "It is 3 &lt; 4. See Fig. 3 for more.\n\nMore by J. R. Smith.\n</doc>\n"
+    '<doc id="2" url="u" title="Only a title">\nOnly a title\n\n</doc>\n'
+    '<doc id="3" url="u" title="C">\nC\n\nLast one.\n</doc>\n'
+)
+
+
+def flags(*files, **other):
+    return TextFlags(input_file=tuple(map(str, files)), **other)
+
+
+def read(file, split=False, piece=10**6, whole_files=False):
+    return [
+        document
+        for spans in plan_spans([file], "text", piece, 10**6)
+        for document in read_documents(spans, flags(file), split=split, whole_files=whole_files)
+    ]
+
+
+def test_plain_text(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text(PLAIN)
+    assert read(file) == DOCUMENTS
+    file.write_bytes(b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode())
+    assert read(file) == DOCUMENTS
+
+
+def test_a_file_may_be_one_document_of_wrapped_paragraphs(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("It was a dark\nand stormy night. Rain\nfell.\n\nThe end.\n")
+    assert read(file, whole_files=True) == [["It was a dark and stormy night.", "Rain fell.", "The end."]]
+
+
+def test_wiki_extractor_output(tmp_path):
+    file = tmp_path / "wiki_00"
+    file.write_text(WIKI)
+    assert detect_format(file, "text") == "wiki"
+    assert read(file) == [["It is 3 < 4.", "See Fig. 3 for more.", "More by J. R. Smith."], ["Last one."]]
+
+
+def test_json_lines(tmp_path):
+    file = tmp_path / "a"
+    rows = [{"text": "First one. Second one.\nThird.", "id": 1}, {"text": ""}, {"text": "Other."}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert detect_format(file, "text") == "jsonl"
+    assert read(file) == [["First one.", "Second one.", "Third."], ["Other."]]
+    with pytest.raises(UserError, match="--text_field"):
+        detect_format(file, "body")
+    file.write_text(file.read_text() + '{"text": 3}\n')
+    with pytest.raises(UserError, match="not a JSON object"):
+        read(file)
+
+
+@pytest.mark.parametrize("content", [PLAIN, WIKI, "".join(json.dumps({"text": f"Nr {i}."}) + "\n" for i in range(9))])
+@pytest.mark.parametrize("piece", [1, 7, 30, 64])
+def test_pieces_hold_every_document_once(tmp_path, content, piece):
+    file = tmp_path / "a"
+    file.write_text(content)
+    pieces = plan_spans([file, file], "text", piece, 10**6)
+    assert [d for spans in pieces for d in read_documents(spans, flags(file))] == read(file) * 2
+    assert piece >= 30 or len(pieces) > 2
+
+
+@pytest.mark.parametrize("content", ["word " * 5000, "x" * 25_000, "ü" * 12_000, "a sentence\n" * 2000])
+def test_a_document_without_end_is_cut_and_nothing_is_lost(tmp_path, content):
+    file = tmp_path / "a"
+    file.write_text(content)
+    pieces = plan_spans([file], "text", 3000, 2000)
+    assert max(sum(span.end - span.start for span in spans) for spans in pieces) <= 5001
+    read_back = [d for spans in pieces for d in read_documents(spans, flags(file))]
+    assert len(read_back) > 4
+    assert "".join("".join(document) for document in read_back).replace(" ", "") == "".join(content.split())
+
+
+def test_a_long_line_is_cut_at_spaces(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MAX_LINE", 12)
+    file = tmp_path / "a"
+    file.write_text("word and words and so on\n" + "x" * 30)
+    assert read(file) == [["word and", "words and", "so on", "x" * 12, "x" * 12, "x" * 6]]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.gz", gzip.compress), ("a.bz2", bz2.compress), ("a.zst", zstandard.ZstdCompressor().compress)],
+)
+def test_compressed_files(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack(PLAIN.encode()))
+    (file,) = unpack(tmp_path, [tmp_path / name])
+    assert read(file) == DOCUMENTS
+    file.unlink()
+    (tmp_path / name).write_bytes(pack(PLAIN.encode())[:-9])
+    with pytest.raises(UserError, match=name):
+        unpack(tmp_path, [tmp_path / name])
+
+
+def test_standard_input(tmp_path, monkeypatch):
+    (tmp_path / "in").write_text(PLAIN)
+    with (tmp_path / "in").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        (file,) = unpack(tmp_path, input_files(["-"]))
+    assert read(file) == DOCUMENTS
+
+
+def test_paths_globs_and_directories(tmp_path):
+    for name in ("b.txt", "a.txt", "sub/c.txt", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    a, b, c = (tmp_path / name for name in ("a.txt", "b.txt", "sub/c.txt"))
+    assert input_files([str(tmp_path)]) == [a, b, c]
+    assert input_files([str(tmp_path / "*.txt"), str(b), str(c)]) == [a, b, c]
+    with pytest.raises(UserError, match=r"none\.txt does not exist"):
+        input_files([str(tmp_path / "none.txt")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no file"):
+        input_files([str(tmp_path / "empty")])
+    (tmp_path / ".work").mkdir()
+    with pytest.raises(UserError, match="interrupted"):
+        input_files([str(a)])
+
+
+def test_what_is_no_text(tmp_path):
+    file = tmp_path / "a"
+    for content in (bytes(range(256)) * 9, "Zürich ähnlich für öde Äcker".encode("utf-16"), b"\xe4\xf6\xfc " * 100):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="not UTF-8 text"):
+            detect_format(file, "text")
+    file.write_bytes(b"text\n" * 20_000 + b"\0")
+    with pytest.raises(UserError, match="NUL"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "sentences"),
+    [
+        ("Dr. Smith went to the U.S. in Jan. 2020. He left.", ["Dr. Smith went to the U.S. in Jan. 2020.", "He left."]),
+        ('He said "It works." Then he left.', ['He said "It works."', "Then he left."]),
+        ("“Stop! Now!” he said. She ran.", ["“Stop! Now!” he said.", "She ran."]),
+        ("Many, e.g. The Hobbit, sell. So it is.", ["Many, e.g. The Hobbit, sell.", "So it is."]),
+        ("1. First item. 2. Second item.", ["1. First item.", "2. Second item."]),
+        ("It costs 3.5 dollars at example.com now. So?", ["It costs 3.5 dollars at example.com now.", "So?"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_sentences(paragraph, sentences):
+    assert split_sentences(paragraph, "en") == sentences
+
+
+def run_clean(source, output, *more):
+    clean(parse(CleanConfig, ["--input_file", str(source), "--output_dir", str(output), *more]))
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_clean_writes_text_files_only(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(text, "SMALLEST_PIECE", 50)
+    (tmp_path / "wiki_00").write_text(WIKI)
+    run_clean(tmp_path / "wiki_00", tmp_path / "out", "--num_workers", workers)
+    files = sorted((tmp_path / "out").iterdir())
+    assert {file.suffix for file in files} == {".txt"}
+    assert len(files) > 1
+    assert [d for file in files for d in read(file)] == read(tmp_path / "wiki_00")
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        run_clean(tmp_path / "wiki_00", tmp_path / "out")
+    run_clean(tmp_path / "wiki_00", tmp_path / "out", "--overwrite_output_dir")
+
+
+def test_clean_refuses_what_holds_nothing(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        run_clean(tmp_path / "a", tmp_path / "out")
+    (tmp_path / "a").write_text(" \n \n")
+    with pytest.raises(UserError, match="no text"):
+        run_clean(tmp_path / "a", tmp_path / "out")
