@@ -97,7 +97,8 @@ def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_n
     """The questions of a SQuAD file as Google's read_squad_examples gives them.
 
     In training, a question whose answer cannot be found in the words at its offset is left out, as at Google's, and so
-    is one without text; a question with several answers is trained on the first. For evaluation every question stays.
+    is one without text. Of several answers (Google's takes one only) the first that stands alone in the text is
+    learnt, else the first. For evaluation every question stays.
 
     Raises:
         UserError: the file is not SQuAD, is empty, has the same id twice, or has unanswerable questions although
@@ -127,7 +128,7 @@ def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_n
                 if not example.question_text.strip():
                     continue
                 if not is_impossible:
-                    answered = _with_answer(example, question, len(paragraph["context"]), word_starts, path)
+                    answered = _with_answer(example, question, paragraph["context"], word_starts, path)
                     misplaced += answered is None
                     if answered is None:
                         continue
@@ -162,12 +163,22 @@ def _field(value: Any, name: str, kind: type, place: str, *, optional: bool = Fa
 
 
 def _with_answer(
-    example: SquadExample, question: dict[str, Any], context_length: int, word_starts: list[int], path: str | Path
+    example: SquadExample, question: dict[str, Any], context: str, word_starts: list[int], path: str | Path
 ) -> SquadExample | None:
-    """The example with its answer's words, or None where they are not at the answer's offset."""
-    if not question.get("answers"):
+    """The example with its answer's words, or None where the first answer's are not at its offset."""
+    answers = question.get("answers")
+    if not answers:
         raise UserError(f"{path}: question {example.qas_id!r} has no answer to train on.")
-    answer = question["answers"][0]
+    found = [_at_offset(example, answer, len(context), word_starts) for answer in answers]
+    if found[0] is None:
+        return None
+    whole = (e for e, answer in zip(found, answers, strict=True) if e and _stands_alone(answer, context))
+    return next(whole, found[0])
+
+
+def _at_offset(
+    example: SquadExample, answer: dict[str, Any], context_length: int, word_starts: list[int]
+) -> SquadExample | None:
     text, first = answer["text"], answer["answer_start"]
     last = first + len(text) - 1
     if not text.strip() or first < 0 or last >= context_length:
@@ -176,6 +187,14 @@ def _with_answer(
     if start < 0 or " ".join(text.split()) not in " ".join(example.doc_tokens[start : end + 1]):
         return None
     return SquadExample(example.qas_id, example.question_text, example.doc_tokens, text, start, end)
+
+
+def _stands_alone(answer: dict[str, Any], context: str) -> bool:
+    """Whether no letter or digit touches the answer: "8" in "20-18" is no good lesson where "eight" is right too."""
+    start = answer["answer_start"]
+    end = start + len(answer["text"])
+    around = (context[start - 1] if start else " ") + (context[end] if end < len(context) else " ")
+    return not any(character.isalnum() for character in around)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

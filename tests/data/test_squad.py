@@ -195,6 +195,24 @@ def test_answers_not_at_their_offset(tmp_path, vocab_file, capsys):
     assert len(read_squad_examples(path, is_training=False, version_2_with_negative=False)) == 6
 
 
+def test_of_several_answers_the_one_that_stands_alone(tmp_path):
+    context = "They won 20\u201318, the eighth time: 8 wins, or eight."
+
+    def answered(*answers):
+        texts = [
+            {"text": text, "answer_start": context.index(text) if start is None else start} for text, start in answers
+        ]
+        path = squad(tmp_path, (context, [question(context, "won", 0) | {"answers": texts}]))
+        (example,) = read_squad_examples(path, is_training=True, version_2_with_negative=False)
+        return example.orig_answer_text, example.doc_tokens[example.start_position]
+
+    assert answered(("8", None)) == ("8", "20\u201318,")
+    assert answered(("8", None), ("eight", None)) == ("8", "20\u201318,")  # "eighth" is no better
+    assert answered(("8", None), ("eight", context.rindex("eight"))) == ("eight", "eight.")
+    assert answered(("8", None), ("eight", 2), ("8", context.rindex("8"))) == ("8", "8")
+    assert answered(("They", None), ("eight", context.rindex("eight"))) == ("They", "They")
+
+
 def test_an_empty_question_is_answered_but_not_learnt(tmp_path, capsys):
     empty = question(CONTEXT, "Paris", 0) | {"question": " "}
     path = squad(tmp_path, (CONTEXT, [empty, question(CONTEXT, "Paris", 1)]))
