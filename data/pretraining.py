@@ -190,7 +190,7 @@ def _draw_piece(
     order = _generator(example, _ORDER, index).permutation(len(table))
     with (work / _row_file(index)).open("wb") as file:
         for start in range(0, len(table), _ROWS_AT_ONCE):
-            table[order[start : start + _ROWS_AT_ONCE]].tofile(file)
+            file.write(table[order[start : start + _ROWS_AT_ONCE]].tobytes())
         file.flush()
         os.fsync(file.fileno())
     return {"rows": len(table)}
@@ -267,7 +267,7 @@ def _write_shard(
                 random_next += int(features["next_sentence_labels"].sum())
     shard = writer.shard
     assert shard.offsets is not None
-    shard.offsets.tofile(work / f"offsets-{index:06d}")
+    (work / f"offsets-{index:06d}").write_bytes(shard.offsets.tobytes())
     return {
         "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
         "lengths": lengths.tolist(),

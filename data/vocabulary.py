@@ -1,5 +1,6 @@
 """`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, the same one every time."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def make_vocab(config: VocabConfig) -> None:
         target = target / "vocab.txt"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
     model = Path(config.text.input_file[0])
