@@ -62,6 +62,11 @@ class CleanConfig:
         "or a whole file (blank lines then part its paragraphs, whose lines are joined)",
         choices=("blank_line", "file"),
     )
+    remove_duplicates: str = flag(
+        "none",
+        "of documents, or lines, that are equal, keep the first in the whole input",
+        choices=("none", "documents", "lines", "both"),
+    )
 
     def __post_init__(self) -> None:
         _needed(self, "output_dir")
@@ -93,8 +98,14 @@ class ExampleFlags:
 
     objective: str = flag(
         "nsp",
-        "the second task: whether B follows A (nsp), or no second task, one segment (none)",
-        choices=("nsp", "none"),
+        "the second task: whether B follows A (nsp), whether A and B are swapped (sop), or no second task, one "
+        "segment (none)",
+        choices=("nsp", "sop", "none"),
+    )
+    masking: str = flag(
+        "static",
+        "whether records hold their masks, or are masked (for sop also swapped) anew each time training reads them",
+        choices=("static", "dynamic"),
     )
     max_seq_length: int = flag(128, "length of a record", aliases=("seq_length",), unit="tokens")
     max_predictions_per_seq: int = flag(20, "most masked tokens of a record", unit="tokens")

@@ -14,15 +14,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import zstandard
 
 from configs.cli import warn
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
+from data.duplicates import hash_texts, mark_duplicates
 from data.pieces import Result, check_finished, discarded_on_mistake, finish, open_work, run_pieces
 from utils.errors import UserError
 
@@ -339,25 +341,41 @@ def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
 def clean(config: CleanConfig) -> None:
     """`prepare_data.py clean`: any text becomes text files, a sentence per line, a blank line between documents."""
     output_dir = Path(config.output_dir)
-    opened = open_input(config.text, config.work, output_dir, {"command": "clean", "documents": config.documents})
+    opened = open_input(config.text, config.work, output_dir, _outcome(config))
     assert opened is not None  # its output has no dataset.json
     work, pieces = opened
     with discarded_on_mistake(work):
         _clean(config, work, pieces)
 
 
+def _outcome(config: CleanConfig) -> dict[str, Any]:
+    return {"command": "clean", "documents": config.documents, "remove_duplicates": config.remove_duplicates}
+
+
 def _clean(config: CleanConfig, work: Path, pieces: Sequence[Sequence[Span]]) -> None:
     output_dir = Path(config.output_dir)
+    workers, sizes = config.work.num_workers, span_bytes(pieces)
     results = run_pieces(
-        work, "clean", _clean_piece, [(piece, config) for piece in pieces],
-        num_workers=config.work.num_workers, sizes=span_bytes(pieces), unit="B",
-    )  # fmt: skip
+        work, "clean", _clean_piece, [(piece, config) for piece in pieces], num_workers=workers, sizes=sizes, unit="B"
+    )
     if not sum(result["documents"] for result in results):
         raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+    finished = "text"
+    if config.remove_duplicates != "none":
+        found = {}
+        for kind in _KINDS:
+            hashes, marks = ([work / f"{kind}-{name}-{n:05d}" for n in range(len(pieces))] for name in ("hash", "mark"))
+            found[kind] = mark_duplicates(hashes, marks) if config.remove_duplicates in (kind, "both") else 0
+        finished = "unique"
+        results = run_pieces(
+            work, "unique", _remove_duplicates, [(config.remove_duplicates,)] * len(pieces),
+            num_workers=workers, sizes=sizes, unit="B",
+        )  # fmt: skip
+        print(f"removed {found['documents']:,} duplicate documents and {found['lines']:,} duplicate lines")
     for number, result in enumerate(results):
-        file = work / f"text-{number:05d}.txt"
+        file = work / f"{finished}-{number:05d}.txt"
         if result["documents"] and file.exists():  # not moved before an interruption
-            file.rename(output_dir / file.name)
+            file.rename(output_dir / f"text-{number:05d}.txt")
     finish(output_dir)
     documents, sentences = (sum(result[key] for result in results) for key in ("documents", "sentences"))
     if documents == 1:
@@ -365,12 +383,50 @@ def _clean(config: CleanConfig, work: Path, pieces: Sequence[Sequence[Span]]) ->
     print(f"{documents:,} documents with {sentences:,} sentences in {output_dir}")
 
 
+_KINDS = ("documents", "lines")
+
+
 def _clean_piece(work: Path, index: int, piece: Sequence[Span], config: CleanConfig) -> Result:
-    documents = sentences = 0
-    target = work / f"text-{index:05d}.txt"
-    with open(target, "w", encoding="utf-8", newline="\n") as file:
-        for document in read_documents(piece, config.text, split=True, whole_files=config.documents == "file"):
-            file.write(("\n" if documents else "") + "\n".join(document) + "\n")
-            documents += 1
+    documents = read_documents(piece, config.text, split=True, whole_files=config.documents == "file")
+    if config.remove_duplicates == "none":
+        return _write_documents(work / f"text-{index:05d}.txt", documents)
+    hashes: dict[str, list[np.ndarray]] = {kind: [] for kind in _KINDS}
+
+    def noted() -> Iterator[Document]:
+        for document in documents:
+            hashes["documents"].append(hash_texts(["\n".join(document)]))
+            hashes["lines"].append(hash_texts(document))
+            yield document
+
+    result = _write_documents(work / f"text-{index:05d}.txt", noted())
+    for kind, values in hashes.items():
+        (work / f"{kind}-hash-{index:05d}").write_bytes(b"".join(value.tobytes() for value in values))
+    return result
+
+
+def _remove_duplicates(work: Path, index: int, which: str) -> Result:
+    marks = {kind: np.fromfile(work / f"{kind}-mark-{index:05d}", bool) for kind in _KINDS if which in (kind, "both")}
+
+    def kept() -> Iterator[Document]:
+        line = 0
+        content = (work / f"text-{index:05d}.txt").read_text(encoding="utf-8")
+        for number, document in enumerate(document for document in _plain_documents(content, None) if document):
+            lines = document
+            if "lines" in marks:
+                dropped = marks["lines"][line : line + len(document)]
+                lines = [text for text, drop in zip(document, dropped, strict=True) if not drop]
+            line += len(document)
+            if lines and not ("documents" in marks and marks["documents"][number]):
+                yield lines
+
+    return _write_documents(work / f"unique-{index:05d}.txt", kept())
+
+
+def _write_documents(target: Path, documents: Iterable[Document]) -> Result:
+    count = sentences = 0
+    with target.open("w", encoding="utf-8", newline="\n") as file:
+        for document in documents:
+            file.write(("\n" if count else "") + "\n".join(document) + "\n")
+            count += 1
             sentences += len(document)
-    return {"documents": documents, "sentences": sentences}
+    return {"documents": count, "sentences": sentences}

@@ -9,7 +9,7 @@ import zstandard
 
 from configs.cli import parse
 from configs.prepare import CleanConfig, TextFlags
-from data import text
+from data import duplicates, text
 from data.text import clean, detect_format, input_files, plan_spans, read_documents, split_sentences, unpack
 from utils.errors import UserError
 
@@ -188,3 +188,23 @@ def test_clean_refuses_what_holds_nothing(tmp_path):
     (tmp_path / "a").write_text(" \n \n")
     with pytest.raises(UserError, match="no text"):
         run_clean(tmp_path / "a", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("none", [["a.", "b."], ["c."], ["a.", "b."], ["a.", "d."]]),
+        ("documents", [["a.", "b."], ["c."], ["a.", "d."]]),
+        ("lines", [["a.", "b."], ["c."], ["d."]]),
+        ("both", [["a.", "b."], ["c."], ["d."]]),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 1 << 23])
+def test_duplicates_are_removed_over_all_pieces(tmp_path, monkeypatch, which, expected, at_once):
+    monkeypatch.setattr(text, "SMALLEST_PIECE", 4)
+    monkeypatch.setattr(duplicates, "_HASHES_AT_ONCE", at_once)
+    for name, content in (("1", "a.\nb.\n\nc.\n"), ("2", "a.\nb.\n"), ("3", "a.\nd.\n")):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text(content)
+    run_clean(tmp_path / "in", tmp_path / "out", "--remove_duplicates", which)
+    assert [document for file in sorted((tmp_path / "out").iterdir()) for document in read(file)] == expected
