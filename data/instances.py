@@ -24,7 +24,12 @@ class Rows(NamedTuple):
 
     input_ids: np.ndarray  # [R, S] with [CLS] and [SEP], 0 after the end
     lengths: np.ndarray  # [R, 2]: tokens of A and of B
-    labels: np.ndarray  # [R]: 1 where B is from elsewhere
+    labels: np.ndarray  # [R]: 1 where B is from elsewhere, or A and B are swapped
+
+
+def special_tokens(objective: str) -> int:
+    """How many special tokens a record of an objective has."""
+    return SPECIAL_TOKENS_OF_ONE if objective == "none" else SPECIAL_TOKENS_OF_PAIR
 
 
 def _shares(rng: np.random.Generator) -> Iterator[float]:
@@ -39,6 +44,7 @@ def draw_rows(
     number: int,
     *,
     objective: str,
+    swap: bool = True,
     seq_length: int,
     short_seq_prob: float,
     cls_id: int,
@@ -50,7 +56,8 @@ def draw_rows(
         rng: where every random choice comes from.
         store: the corpus; next-sentence negatives come from all of it.
         number: which piece.
-        objective: "nsp" pairs segments; "none" takes one segment a record.
+        objective: "nsp" and "sop" pair segments; "none" takes one segment a record.
+        swap: for "sop", whether half of the pairs are swapped (label 1), or none is.
         seq_length: S.
         short_seq_prob: share of documents that are cut to a random shorter length.
         cls_id, sep_id: the special tokens.
@@ -62,7 +69,7 @@ def draw_rows(
     first_document = int(store.corpus.documents[number])
     documents = int(store.corpus.documents[-1])
     share = _shares(rng).__next__
-    special = SPECIAL_TOKENS_OF_PAIR if objective == "nsp" else SPECIAL_TOKENS_OF_ONE
+    special = special_tokens(objective)
     longest = seq_length - special
     spans: list[tuple[int, int, int, int, int]] = []  # A's tokens, B's piece and tokens (piece -1: no B)
     labels: list[int] = []
@@ -76,6 +83,17 @@ def draw_rows(
             if objective == "none":
                 spans.append((starts[here], starts[end], -1, 0, 0))
                 labels.append(0)
+                here = end
+                continue
+            if objective == "sop":
+                end = max(end, min(here + 2, stop))
+                if end - here < 2:
+                    break  # a sentence alone has no order
+                middle = starts[here + 1 + int(share() * (end - here - 1))]
+                first, second = (starts[here], middle), (middle, starts[end])
+                swapped = swap and share() < 0.5
+                spans.append((*second, number, *first) if swapped else (*first, number, *second))
+                labels.append(int(swapped))
                 here = end
                 continue
             a_end = here + 1 + int(share() * (end - here - 1)) if end - here > 1 else end
@@ -98,7 +116,7 @@ def draw_rows(
     rows, (a, b) = np.arange(len(spans)), lengths.T
     input_ids[:, 0] = cls_id
     input_ids[rows, a + 1] = sep_id
-    if objective == "nsp":
+    if objective != "none":
         input_ids[rows, a + b + 2] = sep_id
     return Rows(input_ids, lengths, np.array(labels, np.int32))
 

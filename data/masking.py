@@ -3,7 +3,7 @@
 Shapes: `R` records, `S` sequence, `P` predictions, `V` vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,16 +52,37 @@ def mask_tokens(
     input_ids = input_ids.astype(np.int32)
     wanted = np.rint(lengths * masking.masked_lm_prob).astype(np.int64)  # half to even, as Python's round()
     wanted = np.minimum(np.maximum(wanted, 1), masking.max_predictions_per_seq)
-    chosen = _choose_words(rng, input_ids, candidates, wanted, masking.continues_word)  # [R, S]
-
+    chosen = choose_words(
+        lambda shape: rng.integers(0, 1 << 64, shape, np.uint64), input_ids, candidates, wanted, masking.continues_word
+    )  # [R, S]
     rows, columns = np.nonzero(chosen)
-    answers = input_ids[rows, columns]
     fate = rng.random(len(rows))
     random_tokens = rng.integers(0, masking.vocab_size, len(rows), dtype=np.int32)
+    return put_masks(input_ids, rows, columns, fate, random_tokens, masking)
+
+
+def put_masks(
+    input_ids: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    fate: np.ndarray,
+    random_tokens: np.ndarray,
+    masking: Masking,
+) -> dict[str, np.ndarray]:
+    """`mask_tokens`' result for M chosen tokens.
+
+    Args:
+        input_ids: int32 [R, S], written to.
+        rows, columns: int [M], the tokens to predict, by row, then by column.
+        fate: float [M] from 0 to below 1, what becomes of each.
+        random_tokens: int32 [M], what stands there if it is to be a random one.
+        masking: how.
+    """
+    answers = input_ids[rows, columns]
     input_ids[rows, columns] = np.where(fate < 0.8, masking.mask_id, np.where(fate < 0.9, answers, random_tokens))
 
     records, predictions = len(input_ids), masking.max_predictions_per_seq
-    counts = chosen.sum(1)
+    counts = np.bincount(rows, minlength=records)
     places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # a prediction's place in its row
     result = {
         "input_ids": input_ids,
@@ -74,17 +95,17 @@ def mask_tokens(
     return result
 
 
-def _choose_words(
-    rng: np.random.Generator,
+def choose_words(
+    draw: Callable[[tuple[int, ...]], np.ndarray],
     input_ids: np.ndarray,
     candidates: np.ndarray,
     wanted: np.ndarray,
     continues_word: np.ndarray | None,
 ) -> np.ndarray:
-    """bool [R, S]: the tokens to predict, `wanted` [R] at most."""
+    """bool [R, S]: the tokens to predict, `wanted` [R] at most; `draw` gives random uint64 of a shape [R, S]."""
     records, length = input_ids.shape
     if continues_word is None:
-        first = _random_order(rng, candidates)[:, : wanted.max(initial=0)]
+        first = _random_order(draw, candidates)[:, : wanted.max(initial=0)]
         taken = np.arange(first.shape[1]) < np.minimum(wanted, candidates.sum(1))[:, None]
         chosen = np.zeros(input_ids.shape, bool)
         np.put_along_axis(chosen, first, taken, 1)
@@ -95,7 +116,7 @@ def _choose_words(
     word = np.maximum(np.cumsum(begins, 1) - 1, 0)
     flat = word + np.arange(records)[:, None] * length
     size = np.bincount(flat[candidates], minlength=records * length).reshape(records, length)  # tokens [R, words]
-    order = _random_order(rng, size > 0)
+    order = _random_order(draw, size > 0)
     taken = np.zeros((records, length), bool)  # by word
     count = np.zeros(records, np.int64)
     open_rows = np.arange(records)
@@ -111,13 +132,13 @@ def _choose_words(
     return np.take_along_axis(taken, word, 1) & candidates
 
 
-def _random_order(rng: np.random.Generator, among: np.ndarray) -> np.ndarray:
+def _random_order(draw: Callable[[tuple[int, ...]], np.ndarray], among: np.ndarray) -> np.ndarray:
     """int64 [R, S]: the columns where `among` [R, S] holds, in random order, and then the others.
 
     A column's number in the low bits of a random number: sorting numbers is several times as fast as argsort.
     """
     bits = (among.shape[1] - 1).bit_length()
-    numbers = rng.integers(0, 1 << 64, among.shape, np.uint64) >> np.uint64(bits + 1) << np.uint64(bits)
+    numbers = draw(among.shape) >> np.uint64(bits + 1) << np.uint64(bits)
     numbers |= np.arange(among.shape[1], dtype=np.uint64)
     numbers |= (~among).astype(np.uint64) << np.uint64(63)
     return (np.sort(numbers, axis=1) & np.uint64((1 << bits) - 1)).astype(np.int64)

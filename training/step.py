@@ -12,7 +12,7 @@ Shapes: `A` micro-batches of an update, `B` rows of one micro-batch on one rank;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
@@ -139,8 +139,7 @@ class EagerTrainStep:
         world.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
         if self.options.clip_value:
-            for parameter in self.parameters:
-                parameter.grad = parameter.grad.clamp(-self.options.clip_value, self.options.clip_value)
+            _clip_values(self.parameters, self.options.clip_value)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -276,8 +275,7 @@ class _TrainGraph(nn.Graph):
             outputs = scalars(self.model(**batch, loss_reduction="sum"))
         outputs["total_loss"].backward()
         if self.clip_value:
-            for parameter in filter(lambda p: p.requires_grad, self.model.to(nn.Module).parameters()):
-                parameter.grad = parameter.grad.clamp(-self.clip_value, self.clip_value)
+            _clip_values(self.model.to(nn.Module).parameters(), self.clip_value)
         return outputs
 
 
@@ -350,6 +348,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def dropout_seed(*parts: int) -> int:
     """One 63-bit seed from a run's seed, the step, the rank and the micro-batch, spread by numpy's SeedSequence."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clamp(-limit, limit)
 
 
 def _detached(outputs: Mapping[str, flow.Tensor]) -> dict[str, flow.Tensor]:
