@@ -18,6 +18,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -35,7 +36,7 @@ from utils.errors import UserError
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its place in the data set
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace for contexts: these five and no others
-_EXAMPLES_PER_CHUNK = 512
+_WORDS_PER_CHUNK = 50_000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def convert_examples_to_features(
         settings: the tokenizer, and Google's three lengths.
         num_workers: processes (default: one per core).
     """
-    chunks = [(i, examples[i : i + _EXAMPLES_PER_CHUNK]) for i in range(0, len(examples), _EXAMPLES_PER_CHUNK)]
+    chunks = list(_chunks(examples))
     num_workers = min(num_workers or os.cpu_count() or 1, len(chunks))
     if num_workers < 2:
         converter = _Converter(settings)
@@ -255,12 +256,25 @@ def convert_examples_to_features(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, context, _start_worker, (settings,)) as pool:
         pending: deque[Future[list[SquadFeature]]] = deque()
-        for chunk in chunks:
-            pending.append(pool.submit(_convert_chunk, chunk))
-            if len(pending) > 2 * num_workers:  # no further ahead than this, so that memory stays flat
+        try:
+            for chunk in chunks:
+                pending.append(pool.submit(_convert_chunk, chunk))
+                if len(pending) > 2 * num_workers:  # no further ahead than this, so that memory stays flat
+                    yield from pending.popleft().result()
+            while pending:
                 yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
+        except BrokenProcessPool:
+            raise UserError("a worker process was killed (was memory short?); run the same command again.") from None
+
+
+def _chunks(examples: Sequence[SquadExample]) -> Iterator[tuple[int, Sequence[SquadExample]]]:
+    """Runs of examples of about the same work, each with the number of its first."""
+    first = words = 0
+    for number, example in enumerate(examples, 1):
+        words += len(example.doc_tokens)
+        if words >= _WORDS_PER_CHUNK or number == len(examples):
+            yield first, examples[first:number]
+            first, words = number, 0
 
 
 def doc_spans(num_tokens: int, max_tokens: int, doc_stride: int) -> list[tuple[int, int]]:

@@ -114,7 +114,8 @@ def test_other_lengths_are_googles(tmp_path, vocab_file, lengths):
     assert assert_google(path, vocab_file, training=True, lengths=lengths)
 
 
-def test_processes_change_nothing(tmp_path, vocab_file):
+def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
+    monkeypatch.setattr("data.squad._WORDS_PER_CHUNK", 3000)
     qas = [question(CONTEXT, "Paris", i) for i in range(700)]
     path = squad(tmp_path, (CONTEXT, qas), ("Paris in 1895", [question("Paris", "Paris", 800)]))
     assert assert_google(path, vocab_file, training=True, workers=3) > 3000
