@@ -25,6 +25,10 @@ class FeatureExtraction:
     fields = ("text", "text_pair")
     outputs = ("sequence_output",)
 
+    @property
+    def keeps_sequences(self) -> bool:
+        return self.pooling == "tokens"
+
     def encode(self, row: Row) -> list[Example]:
         return [self.encoder.text_or_pair(row)]
 

@@ -27,6 +27,7 @@ class FillMask:
 
     fields = ("text",)
     outputs = ("prediction_scores",)
+    keeps_sequences = False
 
     def __post_init__(self) -> None:
         self.tokens = self.encoder.tokens

@@ -42,7 +42,7 @@ _CLASSES: dict[str, type[PretrainedModel]] = {
     ENCODER: BertModel,
 }
 # Rows are answered in chunks: enough to sort by length, few enough for memory to stay flat.
-_ROWS_PER_CHUNK, _TOKENS_PER_CHUNK = 1024, 32768
+_ROWS_PER_CHUNK, _TOKENS_PER_CHUNK, _VECTORS_PER_CHUNK = 4096, 131072, 16384
 # Without a vocabulary: "[CLS] the capital of france is [MASK] . [SEP]" in BERT's published uncased one.
 _FIXED_IDS, _FIXED_POSITION = (101, 1996, 3007, 1997, 2605, 2003, 103, 1012, 102), 6
 
@@ -159,7 +159,7 @@ class Model:
         """
         pipeline = self.pipeline(task, **options)
         chunk: list[tuple[Any, list[Example] | UserError]] = []
-        tokens = 0
+        tokens, most_tokens = 0, _VECTORS_PER_CHUNK if pipeline.keeps_sequences else _TOKENS_PER_CHUNK
         for row in rows:
             try:
                 encoded = row if isinstance(row, UserError) else pipeline.encode(row)
@@ -167,7 +167,7 @@ class Model:
                 encoded = error
             chunk.append((row, encoded))
             tokens += sum(len(example.input_ids) for example in encoded) if isinstance(encoded, list) else 0
-            if len(chunk) >= _ROWS_PER_CHUNK or tokens >= _TOKENS_PER_CHUNK:
+            if len(chunk) >= _ROWS_PER_CHUNK or tokens >= most_tokens:
                 yield from self._answers(pipeline, chunk)
                 chunk, tokens = [], 0
         yield from self._answers(pipeline, chunk)

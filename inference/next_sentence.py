@@ -21,6 +21,7 @@ class NextSentence:
 
     fields = ("text", "text_pair")
     outputs = ("seq_relationship_score",)
+    keeps_sequences = False
 
     def encode(self, row: Row) -> list[Example]:
         field(row, "text_pair")

@@ -16,10 +16,12 @@ class Pipeline(Protocol):
     Attributes:
         fields: the texts that a row has, the first of them always.
         outputs: the model's outputs that are needed.
+        keeps_sequences: whether `reduce` keeps a vector for each token: fewer rows are then in flight.
     """
 
     fields: tuple[str, ...]
     outputs: tuple[str, ...]
+    keeps_sequences: bool
 
     def encode(self, row: Row) -> list[Example]:
         """A row's examples, at least one; raises UserError for a row that cannot be answered."""

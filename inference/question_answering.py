@@ -42,6 +42,7 @@ class QuestionAnswering:
 
     fields = ("question", "context")
     outputs = ("start_logits", "end_logits")
+    keeps_sequences = False
 
     def encode(self, row: Row) -> list[Example]:
         question, context = (

@@ -1,7 +1,7 @@
 """Runs a model over examples of mixed lengths, in few shapes.
 
-In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold either one
-row or all rows; the rest is padding. Eager mode pads to the longest row of the batch and no further.
+In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
+or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further.
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -72,18 +72,20 @@ class Runner:
             examples: rows of any lengths up to the model's longest.
             names: the model's outputs to give, each without the batch axis and without padding.
         """
-        order = sorted(range(len(examples)), key=lambda i: (examples[i].num_positions, len(examples[i].input_ids)))
-        while order:
-            longest = examples[order[-1]]  # from the longest down: memory is at its largest at once
-            rows = self._rows(self._length(len(longest.input_ids)))
-            chosen = [i for i in order[-rows:] if examples[i].num_positions == longest.num_positions]
-            del order[-len(chosen) :]
-            outputs = self._forward([examples[i] for i in chosen], tuple(names))
-            for row, index in enumerate(chosen):
-                yield index, self._row(outputs, row, examples[index])
+        kinds: dict[tuple[int, int], list[int]] = {}
+        for index in sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids)):
+            kinds.setdefault(self._kind(examples[index]), []).append(index)
+        for indices in kinds.values():  # from the longest down: memory is at its largest at once
+            while indices:
+                rows = self._rows(self._length(len(examples[indices[0]].input_ids)))
+                chosen, indices = indices[:rows], indices[rows:]
+                padded_rows = rows if self.mode == "graph" and len(examples) > 1 else len(chosen)
+                outputs = self._forward([examples[i] for i in chosen], padded_rows, tuple(names))
+                for row, index in enumerate(chosen):
+                    yield index, self._row(outputs, row, examples[index])
 
-    def _forward(self, examples: Sequence[Example], names: tuple[str, ...]) -> Outputs:
-        batch = self._batch(examples)
+    def _forward(self, examples: Sequence[Example], rows: int, names: tuple[str, ...]) -> Outputs:
+        batch = self._batch(examples, rows)
         tensors = {name: flow.from_numpy(array).to(self.device) for name, array in batch.items()}
         if self.mode == "eager":
             with flow.no_grad():
@@ -94,6 +96,10 @@ class Runner:
             self.graphs[shape] = _Graph(self.model, names)
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
+    def _kind(self, example: Example) -> tuple[int, int]:
+        """What examples of one batch have in common: P, and in graph mode the rounded length."""
+        return example.num_positions, self._length(len(example.input_ids)) if self.mode == "graph" else 0
+
     def _length(self, longest: int) -> int:
         """What a batch with such a longest row is padded to."""
         return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
@@ -102,10 +108,8 @@ class Runner:
         """How many rows of that length make a batch."""
         return max(1, min(self.batch_size, _TOKENS_PER_BATCH // length))
 
-    def _batch(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-        rows, longest = len(examples), self._length(max(len(example.input_ids) for example in examples))
-        if self.mode == "graph" and rows > 1:
-            rows = self._rows(longest)
+    def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
+        longest = self._length(max(len(example.input_ids) for example in examples))
         input_ids, input_mask, segment_ids = np.zeros((3, rows, longest), np.int32)  # [B, S]
         input_mask[:, 0] = 1  # a row that fills up attends to something
         positions = np.zeros((rows, examples[0].num_positions), np.int32)  # [B, P]

@@ -27,6 +27,7 @@ class TextClassification:
 
     fields = ("text", "text_pair")
     outputs = ("logits",)
+    keeps_sequences = False
 
     def encode(self, row: Row) -> list[Example]:
         return [self.encoder.text_or_pair(row)]
