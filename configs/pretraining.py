@@ -15,21 +15,51 @@ class PretrainingDataFlags:
     """Data."""
 
     ofrecord_path: str | None = flag(
-        None, "directory of the training shards, as `prepare_data.py pretraining` writes it"
+        None,
+        "directory of the training shards, as `prepare_data.py pretraining` writes it",
+        aliases=("train_file",),
     )
-    val_ofrecord_path: str | None = flag(None, "directory of the evaluation shards")
+    val_ofrecord_path: str | None = flag(None, "directory of the evaluation shards", aliases=("validation_file",))
     val_fraction: float = flag(0.0, "without evaluation shards: the share of the training shards to hold out")
     train_data_part: int | None = flag(None, "use this many shards (default: all)", unit="shards")
     train_dataset_size: int | None = flag(None, "records of one epoch (default: all)", unit="records")
     seq_length: int | None = flag(None, "tokens of a record (default: the data's)", aliases=("max_seq_length",))
-    max_predictions_per_seq: int | None = flag(None, "masked tokens of a record, at most (default: the data's)")
-    vocab_file: str | None = flag(None, "the vocabulary to save with the model (default: the data's)")
+    max_predictions_per_seq: int | None = flag(
+        None, "masked tokens of a record, at most (default: the data's, or 20 where masks are drawn anew)"
+    )
+    objective: str | None = flag(
+        None,
+        "the task beside masked-LM: next sentence, sentence order or none (default: the data's)",
+        choices=("nsp", "sop", "none"),
+    )
+    skip_nsp: bool = flag(False, "leave the second task out of the loss", aliases=("skip_sop",))
+    skip_mlm: bool = flag(False, "leave masked-LM out of the loss")
+    masking: str | None = flag(
+        None,
+        "the data's own masks, or masks drawn anew each time a record is read (default: the data's way)",
+        choices=("static", "dynamic"),
+    )
+    masked_lm_prob: float = flag(0.15, "masking dynamic: share of the tokens that are masked")
+    do_whole_word_mask: bool = flag(False, "masking dynamic: mask all pieces of a word together")
+    eval_only_mlm: bool = flag(False, "evaluate masked-LM alone: loss, accuracy, perplexity")
+    max_train_samples: int | None = flag(None, "train on the first so many records (default: all)", unit="records")
+    max_val_samples: int | None = flag(
+        None, "evaluate on the first so many records (default: all)", aliases=("max_eval_samples",), unit="records"
+    )
+    vocab_file: str | None = flag(
+        None, "the vocabulary to save with the model (default: the data's)", aliases=("tokenizer",)
+    )
     do_lower_case: bool | None = flag(None, "whether the vocabulary is uncased (default: the data's, else True)")
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val_fraction must be at least 0 and below 1, not {self.val_fraction}.")
-        for name in ("train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq"):
+        if self.skip_nsp and self.skip_mlm:
+            raise UserError("--skip_nsp and --skip_mlm leave nothing to learn: drop one of them.")
+        if not 0 < self.masked_lm_prob < 1:
+            raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
+        counts = ("train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
+        for name in (*counts, "max_train_samples", "max_val_samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
 

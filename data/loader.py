@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,7 @@ class Records:
     first: int = 0
     count: int | None = None
     below: Mapping[str, int] = field(default_factory=dict)
+    transform: Callable[[Batch, np.ndarray], Batch] | None = None  # of a batch and its records' places, see read_batch
 
     def __len__(self) -> int:
         return len(self.source) - self.first if self.count is None else self.count
@@ -105,7 +106,7 @@ def training_batches(
                 return
             positions = np.arange(position, position + count, dtype=np.int64)[shard.rows(count)]
             real = positions < end if end is not None else np.ones(len(positions), bool)
-            yield read_batch(records, shuffled(positions, len(records), seed), real)
+            yield read_batch(records, shuffled(positions, len(records), seed), real, positions)
             position += count
 
     return read_ahead(batches())
@@ -117,14 +118,21 @@ def evaluation_batches(records: Records, *, rows: int, shard: Shard = Shard()) -
     def batches() -> Iterator[Batch]:
         for position in range(0, len(records), rows):
             positions = np.arange(position, position + rows, dtype=np.int64)[shard.rows(rows)]
-            yield read_batch(records, np.minimum(positions, len(records) - 1), positions < len(records))
+            indices = np.minimum(positions, len(records) - 1)
+            yield read_batch(records, indices, positions < len(records), indices)
 
     return read_ahead(batches())
 
 
-def read_batch(records: Records, indices: np.ndarray, real: np.ndarray) -> Batch:
-    """The records at `indices`, with `example_weights` [B]; rows that are not `real` weigh nothing in any loss."""
+def read_batch(records: Records, indices: np.ndarray, real: np.ndarray, places: np.ndarray) -> Batch:
+    """The records at `indices`, with `example_weights` [B]; rows that are not `real` weigh nothing in any loss.
+
+    `places` [B] say which reading of which record each row is: training's numbers in the endless sequence, evaluation's
+    record numbers. What is drawn anew at each reading is drawn from them.
+    """
     batch = records.read(indices)
+    if records.transform:
+        batch = records.transform(batch, places)
     batch["example_weights"] = real.astype(np.float32)
     if "masked_lm_weights" in batch:
         batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None].astype(np.float32)
@@ -147,7 +155,7 @@ def shuffled(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
         int64 [n], each in `range(count)`.
     """
     epochs, numbers = np.divmod(positions.astype(np.uint64), np.uint64(count))
-    keys = _mix(_mix(np.uint64(seed)) ^ epochs)
+    keys = mix(mix(np.uint64(seed)) ^ epochs)
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     pending = np.arange(len(numbers))
@@ -155,13 +163,13 @@ def shuffled(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
         left, right = numbers[pending] >> half, numbers[pending] & mask
         for stage in range(len(_STAGE_KEYS)):
             key = keys[pending] ^ _STAGE_KEYS[stage]
-            left, right = right, left ^ (_mix(right ^ key) & mask)
+            left, right = right, left ^ (mix(right ^ key) & mask)
         numbers[pending] = (left << half) | right
         pending = pending[numbers[pending] >= count]
     return numbers.astype(np.int64)
 
 
-def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
+def mix(x: np.ndarray | np.uint64) -> np.ndarray:
     """SplitMix64's finalizer (Steele et al. 2014): every bit of the result depends on every bit of x."""
     with np.errstate(over="ignore"):
         x = np.asarray(x, np.uint64)
@@ -170,7 +178,7 @@ def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
         return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-_STAGE_KEYS = _mix(np.arange(1, 7, dtype=np.uint64) << np.uint64(32))
+_STAGE_KEYS = mix(np.arange(1, 7, dtype=np.uint64) << np.uint64(32))
 
 
 def read_ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:

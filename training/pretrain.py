@@ -13,15 +13,20 @@ import numpy as np
 from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
-from data.loader import Records, evaluation_batches
+from data.dynamic_masking import DynamicMasking
+from data.loader import Batch, Records, evaluation_batches
+from data.masking import Masking
 from data.ofrecord import RecordSet, open_records, pretraining_schema
 from data.tokenization import load_vocab, vocab_sha256
 from evaluation.masked_lm import pretraining_metrics
 from modeling import BertForPreTraining
 from modeling.pretrained import VOCAB_FILE
+from training.checkpoint import write_text_atomically
 from training.run import Run, Task
 from training.step import Mode, build_eval_step
 from utils.errors import UserError
+
+EVALUATION_FILE = "eval_results.txt"
 
 
 def pretrain(config: PretrainingConfig, mode: Mode) -> None:
@@ -29,8 +34,8 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     data = PretrainingData.open(config.data)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
-    records, held_out = data.bounded(bert)
     vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
+    records, held_out = data.for_model(bert, vocab_file, config.run.seed)
     model = run.build_model(BertForPreTraining, bert)
     eval_step = build_eval_step(mode, model, run.world)
     eval_rows = config.batch.val_rows(run.world.size) * run.world.size
@@ -43,12 +48,17 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
         for number, batch in enumerate(evaluation_batches(held_out, rows=eval_rows, shard=run.shard), 1):
             for name, value in eval_step(batch).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-            tokens += batch["masked_lm_weights"].sum(dtype=np.float64)
+            tokens += batch.get("masked_lm_weights", np.zeros(1)).sum(dtype=np.float64)
             examples += batch["example_weights"].sum(dtype=np.float64)
             if number % config.run.val_print_every_n_iters == 0:
                 say(f"evaluation: batch {number} of {batches}")
         tokens, examples = run.world.sum(np.array([tokens, examples]))
-        return pretraining_metrics(sums, tokens, examples)
+        metrics = pretraining_metrics(sums, tokens, examples)
+        if run.world.rank == 0:
+            lines = "".join(f"{name} = {value}\n" for name, value in metrics.items())
+            run.log_dir.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(run.log_dir / EVALUATION_FILE, lines)
+        return metrics
 
     task = Task(
         records=records,
@@ -84,9 +94,11 @@ class PretrainingData:
             raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
         source = open_records(flags.ofrecord_path, parts=flags.train_data_part)
         lengths = _lengths(source, flags.ofrecord_path)
+        _check_objective(flags, source)
+        dynamic = _is_dynamic(flags, source)
         for name, found in zip(("seq_length", "max_predictions_per_seq"), lengths, strict=True):
             asked = getattr(flags, name)
-            if asked is not None and asked != found:
+            if asked is not None and asked != found and not (dynamic and name == "max_predictions_per_seq"):
                 raise UserError(
                     f"--{name} {asked} disagrees with {flags.ofrecord_path}, whose records have {found}: "
                     "leave the flag out or prepare the data anew."
@@ -94,8 +106,11 @@ class PretrainingData:
         training, evaluation = Records(source), None
         if flags.val_ofrecord_path is not None:
             held_out = open_records(flags.val_ofrecord_path)
-            if _lengths(held_out, flags.val_ofrecord_path) != lengths:
-                raise UserError(f"--val_ofrecord_path {flags.val_ofrecord_path} has records of other lengths.")
+            if _lengths(held_out, flags.val_ofrecord_path) != lengths or set(held_out.schema) != set(source.schema):
+                raise UserError(
+                    f"--val_ofrecord_path {flags.val_ofrecord_path} has records of other lengths or another objective "
+                    f"than {flags.ofrecord_path}."
+                )
             evaluation = Records(held_out)
         elif flags.val_fraction:
             shards = len(source.shards)
@@ -107,11 +122,14 @@ class PretrainingData:
                 )
             boundary = int(source.shard_starts[kept])
             training, evaluation = Records(source, 0, boundary), Records(source, boundary)
-        if flags.train_dataset_size is not None:
-            if flags.train_dataset_size > len(training):
-                warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
-            training = dataclasses.replace(training, count=min(flags.train_dataset_size, len(training)))
-        return cls(flags, source, training, evaluation, *lengths)
+        if flags.train_dataset_size is not None and flags.train_dataset_size > len(training):
+            warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
+        count = min(flags.train_dataset_size or len(training), flags.max_train_samples or len(training), len(training))
+        training = dataclasses.replace(training, count=count)
+        if evaluation and flags.max_val_samples:
+            evaluation = dataclasses.replace(evaluation, count=min(flags.max_val_samples, len(evaluation)))
+        predictions = flags.max_predictions_per_seq if dynamic else None
+        return cls(flags, source, training, evaluation, lengths[0], predictions or lengths[1])
 
     @property
     def vocab_size(self) -> int | None:
@@ -126,8 +144,9 @@ class PretrainingData:
             raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.flags.ofrecord_path}.")
         return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
 
-    def bounded(self, bert: BertConfig) -> tuple[Records, Records | None]:
-        """The records, checked against the model's tables as they are read."""
+    def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
+        """The records to train and to evaluate on, checked against the model's tables as they are read, masked where
+        masks are drawn anew, and without what the flags leave out of the loss."""
         if self.seq_length > bert.max_position_embeddings:
             raise UserError(
                 f"--max_position_embeddings {bert.max_position_embeddings} is less than the data's sequences of "
@@ -145,8 +164,30 @@ class PretrainingData:
             "masked_lm_positions": self.seq_length,
             "next_sentence_labels": 2,
         }
-        evaluation = dataclasses.replace(self.evaluation, below=below) if self.evaluation else None
-        return dataclasses.replace(self.training, below=below), evaluation
+        masking = self._masking(vocab_file, seed)
+        labels = {"next_sentence_labels"}
+        left_out = (labels if self.flags.skip_nsp else set()) | (_ANSWERS if self.flags.skip_mlm else set())
+        training = dataclasses.replace(self.training, below=below, transform=_transform(masking, left_out))
+        if self.evaluation is None:
+            return training, None
+        left_out = left_out | labels if self.flags.eval_only_mlm else left_out
+        return training, dataclasses.replace(self.evaluation, below=below, transform=_transform(masking, left_out))
+
+    def _masking(self, vocab_file: Path | None, seed: int) -> DynamicMasking | None:
+        flags = self.flags
+        if not _is_dynamic(flags, self.source):
+            return None
+        if vocab_file is None:
+            raise UserError("--masking dynamic needs the vocabulary: name it with --vocab_file.")
+        vocab = load_vocab(vocab_file)
+        masking = Masking.of_vocab(
+            vocab,
+            max_predictions_per_seq=self.max_predictions_per_seq,
+            masked_lm_prob=flags.masked_lm_prob,
+            whole_words=flags.do_whole_word_mask,
+        )
+        swaps = _objective(self.source) == "sop" and "masked_lm_ids" not in self.source.schema
+        return DynamicMasking.of_vocab(vocab, masking, seed, swaps=swaps)
 
     def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
         """The vocabulary to save with the model: the named one, the data's, or the one it starts with.
@@ -169,13 +210,62 @@ class PretrainingData:
         return path
 
 
+_ANSWERS = {"masked_lm_ids", "masked_lm_weights"}
+
+
+def _transform(masking: DynamicMasking | None, left_out: set[str]) -> Callable[[Batch, np.ndarray], Batch] | None:
+    """Masks a batch and leaves features out; None where nothing is to be done."""
+    if masking is None and not left_out:
+        return None
+
+    def transform(batch: Batch, places: np.ndarray) -> Batch:
+        batch = masking(batch, places) if masking else batch
+        batch = {name: array for name, array in batch.items() if name not in left_out}
+        if left_out >= _ANSWERS:
+            batch["masked_lm_positions"] = batch["masked_lm_positions"][:, :1]  # without any, all would be decoded
+        return batch
+
+    return transform
+
+
+def _objective(source: RecordSet) -> str:
+    """What the records were made for; the published sets do not say, and hold next-sentence labels."""
+    return source.metadata.get("objective", "nsp" if "next_sentence_labels" in source.schema else "none")
+
+
+def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
+    """Whether masks are drawn anew at each reading."""
+    return flags.masking == "dynamic" or "masked_lm_ids" not in source.schema
+
+
+def _check_objective(flags: PretrainingDataFlags, source: RecordSet) -> None:
+    found = _objective(source)
+    if flags.masking == "static" and _is_dynamic(flags, source):
+        raise UserError(f"--masking static: {flags.ofrecord_path} holds no masks; leave the flag out.")
+    if flags.objective == "none" and found != "none" and not flags.skip_nsp:
+        raise UserError(
+            f"--objective none, but {flags.ofrecord_path} has labels for {found}: --skip_nsp leaves them out."
+        )
+    if flags.objective not in (None, "none", found):
+        raise UserError(
+            f"--objective {flags.objective} disagrees with {flags.ofrecord_path}, which was made for {found}: prepare "
+            "the data anew."
+        )
+    if flags.skip_mlm and found == "none":
+        raise UserError(f"--skip_mlm leaves nothing to learn: {flags.ofrecord_path} holds no other task.")
+
+
 def _lengths(source: RecordSet, path: str) -> tuple[int, int]:
-    """(seq_length, max_predictions_per_seq) of pretraining records."""
+    """(seq_length, max_predictions_per_seq) of pretraining records; of the latter, 20 where they hold no masks."""
     schema = source.schema
-    if not {"input_ids", "masked_lm_positions"} <= set(schema):
+    masked = "masked_lm_positions" in schema
+    pretraining = masked or "masking" in source.metadata
+    if "input_ids" not in schema or not pretraining:
         raise UserError(f"{path} holds records of {', '.join(schema)}, not of pretraining: name another directory.")
-    lengths = schema["input_ids"][1], schema["masked_lm_positions"][1]
+    predictions = schema["masked_lm_positions"][1] if masked else source.metadata.get("max_predictions_per_seq", 20)
+    lengths = schema["input_ids"][1], predictions
     for name, feature in pretraining_schema(*lengths).items():
-        if schema.get(name) != feature:
+        optional = name == "next_sentence_labels" or (name.startswith("masked_lm_") and not masked)
+        if schema.get(name) != feature and not (optional and name not in schema):
             raise UserError(f"{path}: the feature {name} is {schema.get(name)}, but should be {feature}.")
     return lengths
