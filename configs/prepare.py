@@ -154,10 +154,14 @@ class InspectConfig:
     vocab_file: str = flag("", "vocabulary to show the samples with (default: the set's own)")
     num_samples: int = flag(3, "records to show")
     sample_seed: int = flag(0, "decides which")
+    report: bool = flag(True, "count over all records and write report.html and report.json, where there are none")
+    report_dir: str = flag("", "where (default: the set's directory)")
+    num_workers: int | None = flag(None, "processes (default: one per core)")
 
     def __post_init__(self) -> None:
         _needed(self, "input_dir")
         _at_least(self, 0, "num_samples", "sample_seed")
+        _at_least(self, 1, "num_workers")
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,30 @@
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
 from data.ofrecord import RecordSet, open_records
 from data.pieces import Progress
+from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
 from data.tokenization import load_vocab
 from utils.errors import UserError
 
 _RECORDS_AT_ONCE = 1024
-_LINE = 110
 
 
 def inspect(config: InspectConfig) -> None:
-    """Prints schema, counts, how the set was made, and a few decoded records."""
+    """Prints schema, counts, how the set was made, and a few decoded records; writes a report where there is none.
+
+    Raises:
+        UserError: the set cannot be opened, or a record of it is corrupt.
+    """
     records = open_records(config.input_dir)
     print(f"{config.input_dir}: {len(records):,} records in {len(records.shards)} shards\n")
     for name, (kind, length) in records.schema.items():
@@ -33,55 +38,76 @@ def inspect(config: InspectConfig) -> None:
         print("\nno dataset.json: the set was made elsewhere, and its schema is that of its first record")
     if "input_ids" not in records.schema:
         return
-    tokens = _tokens(records, config.vocab_file)
+    vocab = _vocab(records, config.vocab_file)
+    tokens = {index: token for token, index in vocab.items()}
     count = min(config.num_samples, len(records))
     chosen = np.random.default_rng(config.sample_seed).choice(len(records), count, replace=False)
-    for index, row in zip(chosen.tolist(), range(count), strict=True):
-        record = {name: values[row] for name, values in records.read(chosen).items()}
-        print(f"\n{records.location(index)}\n{describe(record, tokens)}")
+    batch = records.read(chosen)
+    samples = [describe({name: values[row] for name, values in batch.items()}, tokens) for row in range(count)]
+    for index, sample in zip(chosen.tolist(), samples, strict=True):
+        print(f"\n{records.location(index)}\n{sample}")
+    if config.report:
+        _report(config, records, vocab, samples)
 
 
-def _tokens(records: RecordSet, vocab_file: str) -> Mapping[int, str]:
-    """Ids to tokens; without a vocabulary ids stay numbers."""
+def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], samples: Sequence[str]) -> None:
+    directory = Path(config.report_dir or config.input_dir)
+    if (directory / REPORT_JSON).exists():
+        print(f"\nthe report is {directory / REPORT_HTML}")
+        return
+    size = max(vocab.values(), default=records.metadata.get("vocab_size", 1 << 18) - 1) + 1
+    statistics = RecordStatistics(records.schema["input_ids"][1], size)
+    jobs = [(config.input_dir, shard, size, vocab.get("[MASK]")) for shard in range(len(records.shards))]
+    for part in _over_shards("inspect", records, _shard_statistics, jobs, config.num_workers):
+        statistics.merge(part)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = write_report(
+            directory, statistics.summary(vocab), samples, f"{records.directory.name}: {len(records):,} records"
+        )
+    except PermissionError as error:
+        raise UserError(f"the report cannot be written to {directory}: {error.strerror}; give --report_dir.") from None
+    for warning in found:
+        warn(warning)
+    print(f"\nthe report is {directory / REPORT_HTML}")
+
+
+def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int | None) -> RecordStatistics:
+    records = open_records(directory)
+    statistics = RecordStatistics(records.schema["input_ids"][1], vocab_size)
+    for indices in _chunks(records, shard):
+        statistics.add(records.read(indices), mask_id)
+    return statistics
+
+
+def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
+    """The numbers of a shard's records, some at a time."""
+    first, end = np.append(records.shard_starts, len(records))[shard : shard + 2].tolist()
+    for start in range(first, end, _RECORDS_AT_ONCE):
+        yield np.arange(start, min(start + _RECORDS_AT_ONCE, end))
+
+
+def _over_shards(
+    title: str, records: RecordSet, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None
+) -> Iterator[Any]:
+    """`function` of each job, shard after shard, in several processes."""
+    sizes = np.diff(np.append(records.shard_starts, len(records))).tolist()
+    with (
+        Progress(title, len(records), "records") as progress,
+        ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(jobs))) as pool,
+    ):
+        for result, size in zip(pool.map(function, *zip(*jobs, strict=True)), sizes, strict=True):
+            progress.update(size)
+            yield result
+
+
+def _vocab(records: RecordSet, vocab_file: str) -> dict[str, int]:
+    """Without a vocabulary ids stay numbers."""
     file = vocab_file or str(records.directory / "vocab.txt")
     if not vocab_file and not Path(file).exists():
         print("\nno vocabulary beside the shards: give --vocab_file to see tokens instead of ids")
         return {}
-    return {index: token for token, index in load_vocab(file).items()}
-
-
-def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str]) -> str:
-    """One record as text: its tokens, the answers to its masks, its labels."""
-
-    def show(index: int) -> str:
-        return tokens.get(index, str(index))
-
-    length = int(record["input_mask"].sum()) if "input_mask" in record else len(record["input_ids"])
-    words = [show(index) for index in record["input_ids"][:length].tolist()]
-    lines = _wrapped(" ".join(words))
-    if "masked_lm_positions" in record:
-        used = record["masked_lm_weights"] > 0
-        places, answers = (record[f"masked_lm_{name}"][used].tolist() for name in ("positions", "ids"))
-        shown = [f"{place}:{show(answer)}" for place, answer in zip(places, answers, strict=True)]
-        lines += _wrapped(f"masked: {' '.join(shown)}")
-    if "segment_ids" in record:
-        second = int(record["segment_ids"].sum())
-        lines.append(f"  {length} tokens, {length - second} in the first segment and {second} in the second")
-    if "next_sentence_labels" in record:
-        lines.append(f"  B {'comes from elsewhere' if record['next_sentence_labels'][0] else 'follows A'}")
-    for name in ("start_positions", "end_positions", "unique_ids", "label_ids"):
-        if name in record:
-            lines.append(f"  {name}: {record[name][0]}")
-    return "\n".join(lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        if len(lines[-1]) + len(word) > _LINE:
-            lines.append("")
-        lines[-1] += " " * bool(lines[-1]) + word
-    return [f"  {line}" for line in lines]
+    return load_vocab(file)
 
 
 def verify(config: VerifyConfig) -> None:
@@ -93,20 +119,16 @@ def verify(config: VerifyConfig) -> None:
     """
     records = open_records(config.input_dir)
     vocab_size = _vocab_size(records, config.vocab_file)
-    workers = min(config.num_workers or os.cpu_count() or 1, len(records.shards))
     damage: list[str] = []
-    sizes = np.diff(np.append(records.shard_starts, len(records))).tolist()
-    with Progress("verify", len(records), "records") as progress, ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_verify_shard, config.input_dir, shard, vocab_size) for shard in range(len(sizes))]
-        for job, size in zip(jobs, sizes, strict=True):
-            if problem := job.result():
-                damage.append(problem)
-                print(problem)
-            progress.update(size)
+    jobs = [(config.input_dir, shard, vocab_size) for shard in range(len(records.shards))]
+    for problem in _over_shards("verify", records, _verify_shard, jobs, config.num_workers):
+        if problem:
+            damage.append(problem)
+            print(problem)
     if damage:
-        raise UserError(f"{len(damage)} of {len(sizes)} shards in {config.input_dir} are damaged: {damage[0]}.")
+        raise UserError(f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {damage[0]}.")
     checked = "checksums match" if records.metadata else "no dataset.json, so no checksums to compare"
-    print(f"{len(records):,} records in {len(sizes)} shards are sound; {checked}")
+    print(f"{len(records):,} records in {len(jobs)} shards are sound; {checked}")
 
 
 def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
@@ -119,9 +141,7 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
     """What is wrong with a shard, "" if nothing is."""
     records = open_records(directory)
-    starts = np.append(records.shard_starts, len(records))
-    for start in range(int(starts[shard]), int(starts[shard + 1]), _RECORDS_AT_ONCE):
-        indices = np.arange(start, min(start + _RECORDS_AT_ONCE, int(starts[shard + 1])))
+    for indices in _chunks(records, shard):
         try:
             batch = records.read(indices)
         except UserError as error:
@@ -142,8 +162,6 @@ def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
                 crc = zlib.crc32(block, crc)
         if crc != listed["crc32"]:
             return f"{records.shards[shard]}: its checksum differs from dataset.json's"
-        if starts[shard + 1] - starts[shard] != listed["records"]:
-            return f"{records.shards[shard]}: its number of records differs from dataset.json's"
     return ""
 
 

@@ -14,7 +14,8 @@ whole would give, and each part is shuffled by itself.
 
 import os
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,13 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from configs.cli import to_flat_dict
+from configs.cli import to_flat_dict, warn
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
+from data.duplicates import duplicates_share, hash_texts
 from data.instances import draw_rows, special_tokens
 from data.masking import Masking, mask_tokens
 from data.ofrecord import Schema, Shard, ShardWriter, pretraining_schema, write_dataset_json
 from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, run_pieces
-from data.text import Span, open_input, read_documents, span_bytes
+from data.report import RecordStatistics, describe, write_report
+from data.text import Document, Span, open_input, read_documents, span_bytes
 from data.token_store import Corpus, TokenStore, token_dtype, write_piece
 from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
@@ -37,6 +40,7 @@ from utils.errors import UserError
 _PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
 _ROWS_AT_ONCE = 2048
 _CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
+_SAMPLES = 4  # records shown in the report
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
 _SPEED_FLAGS = ("num_workers", "overwrite_output_dir")
 
@@ -73,7 +77,7 @@ def _prepare(
     workers = config.work.num_workers
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
-        [(piece, config.text, config.vocab_file, config.do_lower_case) for piece in pieces],
+        [(piece, config.text, config.vocab_file, config.do_lower_case, _sampling_rate(pieces)) for piece in pieces],
         num_workers=workers, sizes=span_bytes(pieces), unit="B",
     )  # fmt: skip
     corpus = _corpus(tokenized, vocab)
@@ -97,6 +101,10 @@ def _prepare(
         Shard(**result["shard"], offsets=np.fromfile(work / f"offsets-{number:06d}", np.uint64))
         for number, result in enumerate(written)
     ]
+    title = f"{output_dir.name}: {sum(layout.cell_rows):,} records"
+    figures = _figures(work, tokenized, written, vocab) | {"do_lower_case": config.do_lower_case}
+    for warning in write_report(output_dir, figures, written[0]["samples"], title):
+        warn(warning)
     shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
     write_dataset_json(
         output_dir,
@@ -119,10 +127,45 @@ def _prepare(
 
 
 def _tokenize_piece(
-    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool
+    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool, rate: int
 ) -> Result:
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
-    return write_piece(work / _token_file(index), read_documents(piece, text), tokenizer, len(vocab), vocab["[UNK]"])
+    sampled: list[str] = []
+    capitals = 0
+
+    def watched() -> Iterator[Document]:
+        nonlocal capitals
+        for document in read_documents(piece, text):
+            # Which lines are looked at depends on the lines alone: equal ones are seen together.
+            sampled.extend(line for line in document if zlib.crc32(line.encode()) % rate == 0)
+            capitals += sum(line[0].isupper() for line in document)
+            yield document
+
+    counts = write_piece(work / _token_file(index), watched(), tokenizer, len(vocab), vocab["[UNK]"])
+    (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
+    return counts | {"capitals": capitals}
+
+
+def _sampling_rate(pieces: Sequence[Sequence[Span]]) -> int:
+    """One line in so many is looked at for duplicates: about a million, however large the input."""
+    return 1 + sum(span_bytes(pieces)) // (100 << 20)
+
+
+def _sample_file(number: int) -> str:
+    return f"sample-{number:06d}"
+
+
+def _figures(
+    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int]
+) -> dict[str, Any]:
+    """What the report tells."""
+    corpus = {name: sum(result[name] for result in tokenized) for name in tokenized[0]}
+    corpus["capitals_share"] = corpus.pop("capitals") / max(1, corpus["sentences"])
+    corpus["duplicate_lines_share"] = duplicates_share([work / _sample_file(n) for n in range(len(tokenized))])
+    statistics = RecordStatistics.from_json(written[0]["statistics"])
+    for result in written[1:]:
+        statistics.merge(RecordStatistics.from_json(result["statistics"]))
+    return {"corpus": corpus, **statistics.summary(vocab)}
 
 
 @lru_cache(maxsize=1)
@@ -209,7 +252,7 @@ class _Layout:
 
     shards: list[list[int]]  # the cells of each shard
     cell_rows: list[int]
-    counts_file: str  # int64 [tasks + 1, cells]: before each task, how many rows of a cell come from earlier ones
+    counts_file: str  # int64 [tasks, cells]: how many rows of each cell come from each task
     tasks: int
     row_bytes: int
 
@@ -227,12 +270,11 @@ def _lay_out(work: Path, task_rows: Sequence[int], config: PretrainingDataConfig
     cell_rows = [rows for shard in shard_rows for rows in _shares(shard, cells_per_shard)]
     cells = np.arange(len(cell_rows)).reshape(config.num_shards, cells_per_shard)
     rng = _generator(config.example, _SPLIT)
-    counts = np.zeros((len(task_rows) + 1, len(cell_rows)), np.int64)
+    counts = np.zeros((len(task_rows), len(cell_rows)), np.int64)
     left = np.array(cell_rows)
     for task, rows in enumerate(task_rows):
-        drawn = rng.multivariate_hypergeometric(left, rows, method="marginals")
-        counts[task + 1] = drawn
-        left -= drawn
+        counts[task] = rng.multivariate_hypergeometric(left, rows, method="marginals")
+        left -= counts[task]
     np.save(work / "layout.npy", counts)
     return _Layout(cells.tolist(), cell_rows, "layout.npy", len(task_rows), row_bytes)
 
@@ -253,8 +295,9 @@ def _write_shard(
         whole_words=example.do_whole_word_mask,
     )
     dtype = token_dtype(len(vocab))
-    lengths = np.zeros(example.max_seq_length + 1, np.int64)
-    predictions = random_next = 0
+    statistics = RecordStatistics(example.max_seq_length, max(vocab.values()) + 1)
+    tokens = {number: token for token, number in vocab.items()}
+    samples: list[str] = []
     with ShardWriter(output_dir / f"part-{index:05d}", _schema(example)) as writer:
         for cell in cells:
             table = _generator(example, _SHUFFLE, cell).permutation(_read_cell(work, layout, cell, dtype))
@@ -262,25 +305,27 @@ def _write_shard(
             for start in range(0, len(table), _ROWS_AT_ONCE):
                 features = _features(rng, table[start : start + _ROWS_AT_ONCE], example, masking)
                 writer.write_batch(features)
-                lengths += np.bincount(features["input_mask"].sum(1), minlength=len(lengths))
-                predictions += int(features.get("masked_lm_weights", np.zeros(1)).sum())
-                random_next += int(features["next_sentence_labels"].sum())
+                statistics.add(features, masking.mask_id)
+                if not samples and index == 0:
+                    samples = [
+                        describe({name: features[name][row] for name in writer.schema}, tokens)
+                        for row in range(min(_SAMPLES, len(features["input_ids"])))
+                    ]
     shard = writer.shard
     assert shard.offsets is not None
     (work / f"offsets-{index:06d}").write_bytes(shard.offsets.tobytes())
     return {
         "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
-        "lengths": lengths.tolist(),
-        "predictions": predictions,
-        "random_next": random_next,
+        "statistics": statistics.to_json(),
+        "samples": samples,
     }
 
 
 def _read_cell(work: Path, layout: _Layout, cell: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
     """The cell's rows [R, S + 3], task after task."""
     counts = np.load(work / layout.counts_file, mmap_mode="r")
-    wanted = counts[1:, cell].tolist()
-    skipped = counts[1:, :cell].sum(1).tolist()  # the rows of earlier cells come first in a task's file
+    wanted = counts[:, cell].tolist()
+    skipped = counts[:, :cell].sum(1).tolist()  # the rows of earlier cells come first in a task's file
     columns = layout.row_bytes // np.dtype(dtype).itemsize
     parts = [
         np.fromfile(work / _row_file(task), dtype, rows * columns, offset=skip * layout.row_bytes)
@@ -304,11 +349,11 @@ def _features(
         if example.masking == "static"
         else {"input_ids": ids.astype(np.int32)}
     )
-    return tokens | {
+    features = tokens | {
         "input_mask": used.astype(np.int32),
         "segment_ids": (used & (place > a + 1)).astype(np.int32),
-        "next_sentence_labels": labels,
     }
+    return features if example.objective == "none" else features | {"next_sentence_labels": labels}
 
 
 def _schema(example: ExampleFlags) -> Schema:

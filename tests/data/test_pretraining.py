@@ -43,8 +43,9 @@ def run(text, vocab, output, *more):
 
 
 def content(directory):
-    """{file: bytes}, without what says how it was made."""
-    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "dataset.json"}
+    """{file: bytes}, without those that name the directory."""
+    named = ("dataset.json", "report.html")
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in named}
 
 
 @pytest.fixture
@@ -213,6 +214,7 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
     shown = capsys.readouterr().out
     assert "input_ids              int32[37]" in shown
     assert shown.count("[CLS]") == 2
+    assert "the report is" in shown
     assert "masked: " in shown
     check = parse(VerifyConfig, ["--input_dir", str(output), "--num_workers", "2"])
     verify(check)
@@ -229,6 +231,47 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
     shard.write_bytes(data)
     with pytest.raises(UserError, match="part-00002: record 0: segment_ids holds 2"):
         verify(check)
+
+
+def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
+    output = run(*corpus, tmp_path / "out")
+    report = json.loads((output / "report.json").read_text())
+    records = open_records(output)
+    batch = records.read(np.arange(len(records)))
+    tokens = int(batch["input_mask"].sum())
+    used = batch["masked_lm_weights"] > 0
+    rows, columns = np.nonzero(used)
+    shown = batch["input_ids"][rows, batch["masked_lm_positions"][rows, columns]]
+    answers = batch["masked_lm_ids"][rows, columns]
+    assert report["records"] == len(records)
+    assert report["tokens"] == tokens
+    assert report["padding_share"] == pytest.approx(1 - tokens / batch["input_mask"].size)
+    assert report["length_histogram"] == np.bincount(batch["input_mask"].sum(1), minlength=S + 1).tolist()
+    assert report["label_1_share"] == pytest.approx(batch["next_sentence_labels"].mean())
+    assert report["predictions_per_record"] == pytest.approx(used.sum() / len(records))
+    assert report["shown_as_itself"] == pytest.approx((shown == answers).mean())
+    assert report["shown_as_mask"] == pytest.approx(((shown == VOCAB["[MASK]"]) & (shown != answers)).mean())
+    assert report["corpus"]["documents"] == len(documents())
+    assert report["corpus"]["sentences"] == sum(map(len, documents()))
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 1
+    assert "http" not in page.replace("http://www.w3.org", "")
+    # Counted anew from the records it is the same.
+    inspect(parse(InspectConfig, ["--input_dir", str(output), "--report_dir", str(tmp_path / "again")]))
+    again = json.loads((tmp_path / "again/report.json").read_text())
+    assert {name: again[name] for name in again if name not in ("samples", "warnings")} == {
+        name: report[name] for name in report if name not in ("samples", "warnings", "corpus", "do_lower_case")
+    }
+
+
+def test_what_ruins_training_is_warned_of(tmp_path, corpus, capsys):
+    text, vocab = corpus
+    text.write_text("\n\n".join(["wa wb. wc", "unheard of words", "wa wb"] * 20))
+    report = json.loads((run(text, vocab, tmp_path / "out") / "report.json").read_text())
+    told = capsys.readouterr().err
+    for words in ("[UNK]", "occur more than once", "are one sentence", "padding"):
+        assert words in " ".join(report["warnings"])
+        assert words in told
 
 
 def test_vocabularies_are_the_same_every_time(tmp_path, corpus):

@@ -1,0 +1,243 @@
+"""What a set of records holds, in numbers and pictures: report.json and a report.html that needs no other file."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.ofrecord import write_atomically
+
+REPORT_HTML, REPORT_JSON = "report.html", "report.json"
+_LINE = 110
+
+
+class RecordStatistics:
+    """Counts over records; those of different processes add up."""
+
+    def __init__(self, seq_length: int, vocab_size: int) -> None:
+        self.records = 0
+        self.lengths = np.zeros(seq_length + 1, np.int64)  # of [CLS] A [SEP] B [SEP]
+        self.second = np.zeros(seq_length + 1, np.int64)  # of B [SEP]
+        self.tokens = np.zeros(vocab_size, np.int64)  # before masking, padding left out
+        self.labels = np.zeros(2, np.int64)
+        self.predictions = np.zeros(seq_length + 1, np.int64)  # how many a record has
+        self.shown = np.zeros(3, np.int64)  # predictions shown as [MASK], as themselves, as another token
+
+    def add(self, batch: Mapping[str, np.ndarray], mask_id: int | None) -> None:
+        """Counts R records given as the features of the schema; ids must be below the vocabulary's size."""
+        ids, mask = batch["input_ids"], batch["input_mask"].astype(bool)
+        self.records += len(ids)
+        _count(self.lengths, mask.sum(1))
+        if "segment_ids" in batch:
+            _count(self.second, batch["segment_ids"].sum(1))
+        if "next_sentence_labels" in batch:
+            _count(self.labels, batch["next_sentence_labels"].ravel())
+        if "masked_lm_weights" in batch:
+            used = batch["masked_lm_weights"] > 0
+            _count(self.predictions, used.sum(1))
+            rows = np.nonzero(used)[0]
+            places, answers = batch["masked_lm_positions"][used], batch["masked_lm_ids"][used]
+            shown = ids[rows, places]
+            kinds = np.where(shown == answers, 1, np.where(shown == mask_id, 0, 2))
+            _count(self.shown, kinds)
+            ids = ids.copy()
+            ids[rows, places] = answers
+        _count(self.tokens, np.clip(ids[mask], 0, len(self.tokens) - 1))
+
+    def merge(self, other: "RecordStatistics") -> None:
+        """Adds another's counts."""
+        self.records += other.records
+        for name, counts in vars(other).items():
+            if name != "records":
+                vars(self)[name] += counts
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts."""
+        return {name: value if name == "records" else value.tolist() for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "RecordStatistics":
+        """The inverse of `to_json`."""
+        result = cls(len(content["lengths"]) - 1, len(content["tokens"]))
+        for name, value in content.items():
+            setattr(result, name, value if name == "records" else np.array(value, np.int64))
+        return result
+
+    def summary(self, vocab: Mapping[str, int]) -> dict[str, Any]:
+        """The figures of the report; shares are of 1."""
+        seq_length = len(self.lengths) - 1
+        tokens = int((np.arange(seq_length + 1) * self.lengths).sum())
+        predictions = int(self.shown.sum())
+        special = [vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", "[MASK]") if token in vocab]
+        text = self.tokens.copy()
+        text[special] = 0
+        text_tokens = max(1, int(text.sum()))
+        figures: dict[str, Any] = {
+            "records": self.records,
+            "tokens": tokens,
+            "mean_length": tokens / max(1, self.records),
+            "padding_share": 1 - tokens / max(1, self.records * seq_length),
+            "length_histogram": self.lengths.tolist(),
+            "vocabulary_size": len(self.tokens),
+            "vocabulary_used": int((self.tokens > 0).sum()),
+        }
+        if "[UNK]" in vocab:
+            figures["unknown_share"] = int(self.tokens[vocab["[UNK]"]]) / text_tokens
+        if self.labels.sum():
+            figures["label_1_share"] = int(self.labels[1]) / int(self.labels.sum())
+        if predictions:
+            figures |= {
+                "predictions_per_record": predictions / self.records,
+                "masked_share_of_tokens": predictions / tokens,
+                "shown_as_mask": int(self.shown[0]) / predictions,
+                "shown_as_itself": int(self.shown[1]) / predictions,
+                "shown_as_another": int(self.shown[2]) / predictions,
+            }
+        most = np.argsort(text)[::-1][:30]
+        tokens_of = {index: token for token, index in vocab.items()}
+        figures["most_frequent_tokens"] = {tokens_of.get(i, str(i)): int(text[i]) for i in most.tolist() if text[i]}
+        return figures
+
+
+def _count(counts: np.ndarray, values: np.ndarray) -> None:
+    counts += np.bincount(values, minlength=len(counts))
+
+
+def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str]) -> str:
+    """One record as text: its tokens, the answers to its masks, its labels."""
+
+    def show(index: int) -> str:
+        return tokens.get(index, str(index))
+
+    length = int(record["input_mask"].sum()) if "input_mask" in record else len(record["input_ids"])
+    words = [show(index) for index in record["input_ids"][:length].tolist()]
+    lines = _wrapped(" ".join(words))
+    if "masked_lm_positions" in record:
+        used = record["masked_lm_weights"] > 0
+        places, answers = (record[f"masked_lm_{name}"][used].tolist() for name in ("positions", "ids"))
+        shown = [f"{place}:{show(answer)}" for place, answer in zip(places, answers, strict=True)]
+        lines += _wrapped(f"masked: {' '.join(shown)}")
+    if "segment_ids" in record:
+        second = int(record["segment_ids"].sum())
+        lines.append(f"  {length} tokens, {length - second} in the first segment and {second} in the second")
+    if "next_sentence_labels" in record:
+        lines.append(f"  B {'comes from elsewhere' if record['next_sentence_labels'][0] else 'follows A'}")
+    for name in ("start_positions", "end_positions", "unique_ids", "label_ids"):
+        if name in record:
+            lines.append(f"  {name}: {record[name][0]}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + len(word) > _LINE:
+            lines.append("")
+        lines[-1] += " " * bool(lines[-1]) + word
+    return [f"  {line}" for line in lines]
+
+
+def warnings(figures: Mapping[str, Any]) -> list[str]:
+    """What ruins training, a sentence each."""
+    found = []
+    corpus = figures.get("corpus", {})
+    if figures.get("unknown_share", 0) > 0.01:
+        found.append(f"{figures['unknown_share']:.1%} of the tokens are [UNK]: the vocabulary does not fit the text.")
+    if corpus.get("duplicate_lines_share", 0) > 0.01:
+        found.append(
+            f"{corpus['duplicate_lines_share']:.1%} of the lines occur more than once: "
+            "`prepare_data.py clean --remove_duplicates both` leaves them out."
+        )
+    if corpus.get("single_sentence_documents", 0) > 0.1 * corpus.get("documents", 0):
+        found.append(
+            f"{corpus['single_sentence_documents']:,} of {corpus['documents']:,} documents are one sentence: is there "
+            "a sentence on every line, and a blank line between documents only?"
+        )
+    if corpus.get("capitals_share", 1) < 0.01 and not figures.get("do_lower_case", True):
+        found.append("the vocabulary is cased, and the text has no capitals: was it lower-cased before?")
+    if "label_1_share" in figures and not 0.3 < figures["label_1_share"] < 0.75:
+        found.append(f"{figures['label_1_share']:.0%} of the labels are 1: documents are too short or too few.")
+    if figures["padding_share"] > 0.3:
+        found.append(
+            f"{figures['padding_share']:.0%} of the positions are padding: a shorter --max_seq_length is cheaper."
+        )
+    return found
+
+
+def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str], title: str) -> list[str]:
+    """Writes report.json and report.html; returns the warnings."""
+    figures = {**figures, "warnings": warnings(figures)}
+    write_atomically(directory / REPORT_JSON, json.dumps({**figures, "samples": samples}, indent=1).encode() + b"\n")
+    write_atomically(directory / REPORT_HTML, _page(figures, samples, title).encode())
+    found: list[str] = figures["warnings"]
+    return found
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+table { border-collapse: collapse; } td { padding: .15em 1.5em .15em 0; border-bottom: 1px solid #ddd; }
+td + td { text-align: right; font-variant-numeric: tabular-nums; }
+.warning { background: #fff3cd; padding: .5em 1em; margin: .4em 0; }
+pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px; }
+img { max-width: 100%; }
+"""
+
+
+def _page(figures: Mapping[str, Any], samples: Sequence[str], title: str) -> str:
+    flat = {**figures.get("corpus", {}), **figures}
+    rows = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{_shown(name, value)}</td></tr>"
+        for name, value in flat.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    notes = "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in figures["warnings"])
+    texts = "".join(f"<pre>{html.escape(sample)}</pre>" for sample in samples)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{notes}<table>{rows}</table>"
+        f'<h2>Distributions</h2><img alt="length, frequency and masking" src="{_plots(figures)}">'
+        f"<h2>Samples</h2>{texts}</html>\n"
+    )
+
+
+def _shown(name: str, value: float) -> str:
+    if name.endswith(("_share", "share_of_tokens")) or name.startswith("shown_as"):
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _plots(figures: Mapping[str, Any]) -> str:
+    """A picture as a data URL."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    lengths = np.array(figures["length_histogram"])
+    width = max(1, len(lengths) // 64)
+    bins = np.add.reduceat(lengths, np.arange(0, len(lengths), width))
+    left.bar(np.arange(len(bins)) * width, bins, width=width, align="edge", color="#33608c")
+    left.set(title="tokens per record", xlabel="tokens", ylabel="records")
+    common = figures["most_frequent_tokens"]
+    counts = list(common.values())[:15]
+    middle.barh([name.replace("$", r"\\$") for name in list(common)[:15]][::-1], counts[::-1], color="#33608c")
+    middle.set(title="most frequent tokens")
+    middle.tick_params(labelsize=7)
+    if "shown_as_mask" in figures:
+        shares = [figures[f"shown_as_{name}"] for name in ("mask", "itself", "another")]
+        right.bar(["[MASK]", "itself", "another"], shares, color="#33608c")
+        right.axhline(0.8, color="#999", linewidth=0.8)
+        right.axhline(0.1, color="#999", linewidth=0.8)
+        right.set(title="a masked token is shown as", ylim=(0, 1))
+    else:
+        right.axis("off")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "the same file every time"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
