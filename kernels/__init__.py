@@ -3,7 +3,6 @@
     import kernels
     kernels.configure()          # before OneFlow is imported: threads and spinning
     status = kernels.load()      # registers the kernels; says why where it cannot
-    kernels.configure_graph()    # before the first nn.Graph
 
 A program works without any of this, slower. `python -m kernels` builds, reports and checks. See docs/cpu.md.
 """
@@ -11,6 +10,7 @@ A program works without any of this, slower. `python -m kernels` builds, reports
 from kernels.plugin import (
     Status,
     is_loaded,
+    last_gradient_norm,
     load,
     push_dropout_step,
     set_bf16,
@@ -25,6 +25,7 @@ __all__ = [
     "configure",
     "configure_graph",
     "is_loaded",
+    "last_gradient_norm",
     "load",
     "profile",
     "push_dropout_step",

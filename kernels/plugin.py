@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -111,6 +112,14 @@ def push_dropout_step(step: int) -> None:
         library().kernels_begin_dropout_step(*_dropout_seed, step)
 
 
+def last_gradient_norm() -> float | None:
+    """The global gradient norm that the last step of a compiled job clipped by; None without our kernels."""
+    if not is_loaded():
+        return None
+    wait_for_kernels()
+    return math.sqrt(library().kernels_last_power_sum())
+
+
 def wait_for_kernels() -> None:
     """Kernels run behind Python's back; those of the last step must have drawn their masks before the step changes."""
     import oneflow as flow
@@ -123,6 +132,7 @@ def library() -> ctypes.CDLL:
     """The loaded kernels' own functions."""
     library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
     library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
+    library.kernels_last_power_sum.restype = ctypes.c_double
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library
 

@@ -72,14 +72,15 @@ Stream next_stream(uint64_t layer) {
 }
 
 // mask[i] for the elements [begin, begin + size) of the whole tensor; each is 0 with probability `rate`.
-void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, bool* mask) {
+void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, uint8_t* mask) {
   const uint64_t threshold = std::llround(rate * 4294967296.0);
   const int64_t first_group = begin / kGroup, last_group = (begin + size + kGroup - 1) / kGroup;
 #pragma omp parallel for schedule(static)
   for (int64_t group = first_group; group < last_group; ++group) {
     uint32_t words[kGroup];
     philox(stream.key, group * kLanes, stream.step, words);
-    bool keep[kGroup];
+    uint8_t keep[kGroup];
+#pragma omp simd
     for (int i = 0; i < kGroup; ++i) { keep[i] = words[i] >= threshold; }
     const int64_t from = std::max(begin, group * kGroup), to = std::min(begin + size, (group + 1) * kGroup);
     std::memcpy(mask + (from - begin), keep + (from - group * kGroup), to - from);
@@ -122,20 +123,20 @@ class RandomMaskLike final : public user_op::OpKernel {
     const Stream stream = next_stream(ctx->Attr<int64_t>("seed"));
     const int64_t size = count(ctx, "out");
     draw_mask(stream, first_element(dynamic_cast<DropoutState*>(state), stream, size), size, ctx->Attr<float>("rate"),
-              ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>());
+              reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// y = mask ? scale * x : 0 (+ addend)
-void mask_and_scale(const float* x, const bool* mask, float scale, const float* addend, float* y, int64_t size) {
+// y = mask * scale * x (+ addend)
+void mask_and_scale(const float* x, const uint8_t* mask, float scale, const float* addend, float* y, int64_t size) {
   for_each_block(size, [=](int64_t begin, int64_t end) {
     if (addend) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) { y[i] = (mask[i] ? scale * x[i] : 0.f) + addend[i]; }
+      for (int64_t i = begin; i < end; ++i) { y[i] = x[i] * (scale * static_cast<float>(mask[i])) + addend[i]; }
     } else {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) { y[i] = mask[i] ? scale * x[i] : 0.f; }
+      for (int64_t i = begin; i < end; ++i) { y[i] = x[i] * (scale * static_cast<float>(mask[i])); }
     }
   });
 }
@@ -154,7 +155,7 @@ class Dropout final : public user_op::OpKernel {
     const Stream stream = next_stream(own ? own->layer : 0);
     const int64_t size = count(ctx, "out");
     const float rate = ctx->Attr<float>("rate");
-    bool* mask = ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>();
+    auto* mask = reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>());
     draw_mask(stream, first_element(own, stream, size), size, rate, mask);
     mask_and_scale(in(ctx, "in"), mask, rate < 1.f ? 1.f / (1.f - rate) : 0.f, in_or_null(ctx, "_add_to_output"),
                    out(ctx, "out"), size);
@@ -163,7 +164,7 @@ class Dropout final : public user_op::OpKernel {
 };
 
 void dropout_grad(Context* ctx) {
-  mask_and_scale(in(ctx, "dy"), tensor(ctx, "mask")->dptr<bool>(), ctx->Attr<float>("scale"), nullptr, out(ctx, "dx"),
+  mask_and_scale(in(ctx, "dy"), mask_of(ctx, "mask"), ctx->Attr<float>("scale"), nullptr, out(ctx, "dx"),
                  count(ctx, "dx"));
 }
 
@@ -176,25 +177,29 @@ void bias_add(Context* ctx) {
   });
 }
 
-// out = mask ? scale * (a + bias) : 0 (+ addend)
+// out = mask * scale * (a + bias) (+ addend)
 void fused_bias_add_mask_scale(Context* ctx) {
   const float *a = in(ctx, "a"), *b = in(ctx, "b"), *addend = in_or_null(ctx, "_add_to_output");
-  const bool* mask = tensor(ctx, "mask")->dptr<bool>();
+  const uint8_t* mask = mask_of(ctx, "mask");
   const float scale = ctx->Attr<float>("scale");
   float* result = out(ctx, "out");
   for_each_biased_row(ctx, b, [=](int64_t begin, int64_t size, const float* bias, auto step) {
+#pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
-      const float value = mask[begin + i] ? scale * (a[begin + i] + bias[i * step]) : 0.f;
-      result[begin + i] = addend ? value + addend[begin + i] : value;
+      result[begin + i] = (a[begin + i] + bias[i * step]) * (scale * static_cast<float>(mask[begin + i]));
+    }
+    if (addend) {
+#pragma omp simd
+      for (int64_t i = 0; i < size; ++i) { result[begin + i] += addend[begin + i]; }
     }
   });
 }
 
-auto mask_of(const char* argument) {
+auto bool_cpu(const char* argument) {
   return user_op::HobDeviceType() == DeviceType::kCPU && user_op::HobDataType(argument, 0) == DataType::kBool;
 }
 
-REGISTER_CLASS("random_mask_like", RandomMaskLike).SetIsMatchedHob(mask_of("out"));
+REGISTER_CLASS("random_mask_like", RandomMaskLike).SetIsMatchedHob(bool_cpu("out"));
 REGISTER_CLASS("dropout", Dropout)
     .SetIsMatchedHob(float_cpu("out"))
     .SetInplaceProposalFn(may_overwrite("out", "in"));

@@ -46,6 +46,10 @@ inline const float* in(Context* ctx, const char* name, int index = 0) { return t
 inline const float* in_or_null(Context* ctx, const char* name) {
   return ctx->has_input(name, 0) ? in(ctx, name) : nullptr;
 }
+// Booleans, one a byte, in the form that compilers vectorize.
+inline const uint8_t* mask_of(Context* ctx, const char* name) {
+  return reinterpret_cast<const uint8_t*>(tensor(ctx, name)->dptr<bool>());
+}
 inline float* out(Context* ctx, const char* name) { return ctx->Tensor4ArgNameAndIndex(name, 0)->mut_dptr<float>(); }
 inline int64_t count(Context* ctx, const char* name) { return tensor(ctx, name)->shape_view().elem_cnt(); }
 inline std::vector<int64_t> dims(Context* ctx, const char* name) {

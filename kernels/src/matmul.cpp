@@ -29,6 +29,23 @@ void pad_rank(Matrix& matrix, size_t rank) {
   matrix.strides.insert(matrix.strides.begin(), missing, product(matrix.dims, 0, matrix.dims.size()));
 }
 
+// The matrix's numbers rounded to the nearest bf16, ties to even, in the same order. (oneDNN's reorder does the same at
+// a third of the speed.)
+const void* to_bf16(const Matrix& matrix, Scratch slot) {
+  const int64_t size = product(matrix.dims, 0, matrix.dims.size());
+  auto* converted = static_cast<uint16_t*>(scratch(slot, 2 * size));
+  const float* from = matrix.data;
+  for_each_block(size, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const uint32_t bits = __builtin_bit_cast(uint32_t, from[i]);
+      const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+      converted[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded;  // not a number stays so
+    }
+  });
+  return converted;
+}
+
 dnnl_primitive_desc_t describe(const_dnnl_memory_desc_t a, const_dnnl_memory_desc_t b, const_dnnl_memory_desc_t out,
                                double alpha, const float* addend) {
   onednn::Attributes attributes;
@@ -72,16 +89,8 @@ void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector
   });
   const void *left = a.data, *right = b.data;
   if (bf16) {
-    auto convert = [&](const Matrix& matrix, int argument, Scratch slot) -> const void* {
-      const auto layout = primitive.layout_of(argument);
-      void* converted = scratch(slot, dnnl_memory_desc_get_size(layout));
-      onednn::Key conversion = key;
-      conversion.push_back(argument);
-      onednn::reorder(matrix.data, onednn::Layout(matrix.dims, matrix.strides), converted, layout, conversion);
-      return converted;
-    };
-    left = convert(a, DNNL_ARG_SRC, Scratch::kLeft);
-    right = convert(b, DNNL_ARG_WEIGHTS, Scratch::kRight);
+    left = to_bf16(a, Scratch::kLeft);
+    right = to_bf16(b, Scratch::kRight);
   }
   const int addend_argument =
       DNNL_ARG_ATTR_MULTIPLE_POST_OP(alpha == 1.0 ? 0 : 1) | DNNL_ARG_SRC_1;

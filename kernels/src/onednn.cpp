@@ -64,16 +64,13 @@ Primitive::~Primitive() {
   dnnl_primitive_desc_destroy(desc_);
 }
 
-const_dnnl_memory_desc_t Primitive::layout_of(int argument) const {
-  return dnnl_primitive_desc_query_md(desc_, dnnl_query_exec_arg_md, argument);
-}
-
 void Primitive::run(std::initializer_list<std::pair<int, const void*>> arguments) {
   std::vector<dnnl_exec_arg_t> bound;
   auto bind = [&](int argument, void* data) {
     dnnl_memory_t& memory = memories_[argument];
     if (memory == nullptr) {
-      check(dnnl_memory_create(&memory, layout_of(argument), engine(), DNNL_MEMORY_NONE), "memory");
+      check(dnnl_memory_create(&memory, dnnl_primitive_desc_query_md(desc_, dnnl_query_exec_arg_md, argument),
+                               engine(), DNNL_MEMORY_NONE), "memory");
     }
     check(dnnl_memory_set_data_handle(memory, data), "data");
     bound.push_back({argument, memory});
@@ -91,18 +88,6 @@ Primitive& cached(Key key, const std::function<dnnl_primitive_desc_t()>& make) {
     found = primitives.emplace(std::move(key), std::make_unique<Primitive>(make())).first;
   }
   return *found->second;
-}
-
-void reorder(const void* from, const_dnnl_memory_desc_t from_layout, void* to, const_dnnl_memory_desc_t to_layout,
-             const Key& key) {
-  Key whole = {kReorder};
-  whole.insert(whole.end(), key.begin(), key.end());
-  cached(std::move(whole), [&] {
-    dnnl_primitive_desc_t desc = nullptr;
-    check(dnnl_reorder_primitive_desc_create(&desc, from_layout, engine(), to_layout, engine(), Attributes()),
-          "reorder");
-    return desc;
-  }).run({{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
 }
 
 bool bf16() { return use_bf16; }

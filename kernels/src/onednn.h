@@ -37,13 +37,12 @@ class Primitive {
   ~Primitive();
   // Arguments are pairs of oneDNN's DNNL_ARG_* and the data.
   void run(std::initializer_list<std::pair<int, const void*>> arguments);
-  const_dnnl_memory_desc_t layout_of(int argument) const;
 
  private:
   dnnl_primitive_desc_t desc_;
   dnnl_primitive_t primitive_ = nullptr;
   size_t scratch_bytes_;
-  std::map<int, dnnl_memory_t> memories_;
+  std::map<int, dnnl_memory_t> memories_;  // by argument
 };
 
 using Key = std::vector<int64_t>;
@@ -62,15 +61,11 @@ class Attributes {
   dnnl_primitive_attr_t attributes_ = nullptr;
 };
 
-// Copies between two layouts of the same sizes, converting the type where it differs.
-void reorder(const void* from, const_dnnl_memory_desc_t from_layout, void* to, const_dnnl_memory_desc_t to_layout,
-             const Key& key);
-
 bool bf16();  // matrix products take bf16 operands (and give float32)
 void set_bf16(bool on);
 
 // First number of each primitive's key.
-enum Op : int64_t { kMatmul, kLayerNorm, kReorder, kReduction };
+enum Op : int64_t { kMatmul, kLayerNorm, kReduction };
 
 }  // namespace onednn
 }  // namespace kernels

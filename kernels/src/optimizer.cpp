@@ -80,8 +80,8 @@ void adam_update(Context* ctx) {
 void lamb_update(Context* ctx) {
   if (Update::skipped(ctx)) { return; }
   const Update u(ctx);
-  const auto step = [&u](int64_t i) { return u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]; };
-  const double step_norm = std::sqrt(sum_over_blocks(u.size, [&](int64_t begin, int64_t end) {
+  const auto step = [u](int64_t i) { return u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]; };
+  const double step_norm = std::sqrt(sum_over_blocks(u.size, [=](int64_t begin, int64_t end) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; ++i) {
@@ -93,7 +93,7 @@ void lamb_update(Context* ctx) {
   }));
   double ratio = 1;
   if (u.decay != 0.f) {
-    const double norm = std::sqrt(sum_over_blocks(u.size, [&](int64_t begin, int64_t end) {
+    const double norm = std::sqrt(sum_over_blocks(u.size, [=](int64_t begin, int64_t end) {
       double sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = begin; i < end; ++i) { sum += static_cast<double>(u.model[i]) * u.model[i]; }
@@ -102,7 +102,7 @@ void lamb_update(Context* ctx) {
     if (norm > 0 && step_norm > 0) { ratio = norm / step_norm; }
   }
   const float rate = static_cast<float>(u.rate * ratio);
-  for_each_block(u.size, [&](int64_t begin, int64_t end) {
+  for_each_block(u.size, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) { u.model[i] -= rate * step(i); }
   });

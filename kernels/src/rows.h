@@ -10,6 +10,8 @@
 
 namespace kernels {
 
+inline float power_of_2(int32_t exponent) { return __builtin_bit_cast(float, (exponent + 127) << 23); }
+
 // e^x to 2 units in the last place; 0 below the smallest normal number.
 inline float fast_exp(float x) {
   constexpr float kLog2E = 1.44269504f, kRound = 12582912.f;       // adding 1.5 * 2^23 rounds to an integer
@@ -27,10 +29,7 @@ inline float fast_exp(float x) {
   p = p * r + 1.f;
   // 2^power in two factors, as 2^128 has no float
   const int32_t half = static_cast<int32_t>(power) >> 1, rest = static_cast<int32_t>(power) - half;
-  const int32_t bits[2] = {(half + 127) << 23, (rest + 127) << 23};
-  float scale[2];
-  std::memcpy(scale, bits, sizeof(scale));
-  const float result = p * scale[0] * scale[1];
+  const float result = p * power_of_2(half) * power_of_2(rest);
   return x < -87.33f ? 0.f : result;
 }
 
@@ -57,10 +56,16 @@ inline Normal normal(float x) {
 }
 
 inline float row_max(const float* x, int64_t size) {
-  float largest = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : largest)
-  for (int64_t i = 0; i < size; ++i) { largest = std::max(largest, x[i]); }
-  return largest;
+  constexpr int kLanes = 16;  // compared side by side, as compilers do not reorder comparisons of floats themselves
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) { lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane]; }
+  }
+  for (; i < size; ++i) { lanes[0] = std::max(lanes[0], x[i]); }
+  return *std::max_element(lanes, lanes + kLanes);
 }
 
 // y = e^(x - shift), and its sum; y may be x.

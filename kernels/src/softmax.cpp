@@ -52,7 +52,7 @@ void softmax_grad(Context* ctx) {
 class Mask {
  public:
   Mask(Context* ctx, const char* scores)
-      : data_(tensor(ctx, "mask")->dptr<bool>()), sizes_(dims(ctx, scores)), strides_(sizes_.size(), 0) {
+      : data_(mask_of(ctx, "mask")), sizes_(dims(ctx, scores)), strides_(sizes_.size(), 0) {
     const std::vector<int64_t> own = dims(ctx, "mask");
     int64_t stride = 1;
     for (size_t back = 1; back <= own.size(); ++back) {  // the last axes are aligned
@@ -61,7 +61,7 @@ class Mask {
       stride *= size;
     }
   }
-  const bool* row(int64_t row) const {
+  const uint8_t* row(int64_t row) const {
     int64_t offset = 0;
     for (size_t axis = sizes_.size() - 1; axis-- > 0;) {
       offset += row % sizes_[axis] * strides_[axis];
@@ -72,23 +72,27 @@ class Mask {
   int64_t step() const { return strides_.back(); }  // 0: one value for the whole row
 
  private:
-  const bool* data_;
+  const uint8_t* data_;
   std::vector<int64_t> sizes_, strides_;
 };
 
 // result = mask ? scale * x : fill
-inline void masked_row(const float* x, const bool* mask, int64_t step, float scale, float fill, float* result,
+inline void masked_row(const float* x, const uint8_t* mask, int64_t step, float scale, float fill, float* result,
                        int64_t columns) {
   if (step == 0) {
     for (int64_t c = 0; c < columns; ++c) { result[c] = *mask ? scale * x[c] : fill; }
   } else {
 #pragma omp simd
-    for (int64_t c = 0; c < columns; ++c) { result[c] = mask[c] ? scale * x[c] : fill; }
+    for (int64_t c = 0; c < columns; ++c) {
+      const int32_t keep = mask[c];
+      const float scaled = scale * x[c];
+      result[c] = keep ? scaled : fill;
+    }
   }
 }
 
 // Both forward ops: softmax_y = softmax(mask ? x * scale : fill), y = dropout(softmax_y) unless `dropout_mask` is null.
-void masked_softmax(Context* ctx, float* softmax_y, const bool* dropout_mask, float dropout_scale, float* y) {
+void masked_softmax(Context* ctx, float* softmax_y, const uint8_t* dropout_mask, float dropout_scale, float* y) {
   const Shape shape = shape_of(ctx, "x");
   const Mask mask(ctx, "x");
   const float scale = ctx->Attr<float>("scale_value"), fill = ctx->Attr<float>("mask_fill_value");
@@ -102,7 +106,7 @@ void masked_softmax(Context* ctx, float* softmax_y, const bool* dropout_mask, fl
     if (dropout_mask) {
 #pragma omp simd
       for (int64_t c = 0; c < shape.columns; ++c) {
-        y[begin + c] = dropout_mask[begin + c] ? probs[c] * dropout_scale : 0.f;
+        y[begin + c] = probs[c] * (dropout_scale * static_cast<float>(dropout_mask[begin + c]));
       }
     }
   }
@@ -111,12 +115,12 @@ void masked_softmax(Context* ctx, float* softmax_y, const bool* dropout_mask, fl
 void fused_scale_mask_softmax(Context* ctx) { masked_softmax(ctx, out(ctx, "y"), nullptr, 1.f, nullptr); }
 
 void fused_scale_mask_softmax_dropout(Context* ctx) {
-  masked_softmax(ctx, out(ctx, "softmax_y"), tensor(ctx, "dropout_mask")->dptr<bool>(),
+  masked_softmax(ctx, out(ctx, "softmax_y"), mask_of(ctx, "dropout_mask"),
                  ctx->Attr<float>("dropout_scale_value"), out(ctx, "y"));
 }
 
 // Both backward ops: g = dropout's gradient of dy, dx = mask ? scale * y * (g - sum(g * y)) : 0.
-void masked_softmax_grad(Context* ctx, const float* y, const bool* dropout_mask, float dropout_scale) {
+void masked_softmax_grad(Context* ctx, const float* y, const uint8_t* dropout_mask, float dropout_scale) {
   const Shape shape = shape_of(ctx, "dy");
   const Mask mask(ctx, "dy");
   const float scale = ctx->Attr<float>("scale_value");
@@ -131,7 +135,7 @@ void masked_softmax_grad(Context* ctx, const float* y, const bool* dropout_mask,
     if (dropout_mask) {
 #pragma omp simd reduction(+ : dot)
       for (int64_t c = 0; c < shape.columns; ++c) {
-        const float g = dropout_mask[begin + c] ? dy[begin + c] * dropout_scale : 0.f;
+        const float g = dy[begin + c] * (dropout_scale * static_cast<float>(dropout_mask[begin + c]));
         result[c] = g;
         dot += g * probs[c];
       }
@@ -151,7 +155,7 @@ void masked_softmax_grad(Context* ctx, const float* y, const bool* dropout_mask,
 void fused_scale_mask_softmax_grad(Context* ctx) { masked_softmax_grad(ctx, in(ctx, "y"), nullptr, 1.f); }
 
 void fused_scale_mask_softmax_dropout_grad(Context* ctx) {
-  masked_softmax_grad(ctx, in(ctx, "softmax_y"), tensor(ctx, "dropout_mask")->dptr<bool>(),
+  masked_softmax_grad(ctx, in(ctx, "softmax_y"), mask_of(ctx, "dropout_mask"),
                       ctx->Attr<float>("dropout_scale_value"));
 }
 
