@@ -14,6 +14,7 @@ import difflib
 import errno
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -129,7 +130,8 @@ def parse(
     for name in retired:
         parser.add_argument(*_spellings(name), nargs="*", dest=f"retired {name}", help=argparse.SUPPRESS)
 
-    given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    words = [_plain(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given, unknown = parser.parse_known_args(words)
     if unknown:
         known = [spelling for spec in flags for name in spec.names for spelling in _spellings(name)]
         raise UserError(_unknown_message(unknown[0], known))
@@ -253,6 +255,11 @@ def _converter(hint: Any) -> tuple[Callable[[str], Any], bool]:
     return converters[hint], False
 
 
+def _plain(word: str) -> str:
+    """Flax's spelling `--config.learning_rate=1` as `--learning_rate=1`."""
+    return "--" + word.removeprefix("--config.") if word.startswith("--config.") else word
+
+
 def _boolean(text: str) -> bool:
     if text.lower() in ("true", "1", "yes", "on"):
         return True
@@ -304,6 +311,11 @@ def _unknown_message(word: str, known: Sequence[str]) -> str:
 
 def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -> dict[str, Any]:
     """{dotted path: value} from a JSON object of flags, each value checked like one on the command line."""
+    script = re.fullmatch(r".*\.py(:(.+))?", str(path))
+    if script:  # what Flax's scripts take
+        name = f" --init_checkpoint {script[2]} names its model." if script[2] else ""
+        warn(f"--config {path} is Python, and is not read: give its values as flags, or in a JSON file.{name}")
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -21,6 +21,8 @@ RETIRED = {
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",
     "model_type": "there is one model here, and --objective sop makes it learn ALBERT's sentence order.",
+    "squad_frequency": "run_squad.py --init_checkpoint CHECKPOINT judges any checkpoint of a run.",
+    "squad_version": "--version_2_with_negative True says that some questions have no answer (SQuAD 2.0).",
     "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
     **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
     "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps, 0 at the end alone.",
@@ -170,6 +172,16 @@ class RunFlags:
     log_dir: str | None = flag(
         None, "logs and metrics live here instead (default: --output_dir)", aliases=("logging_dir",)
     )
+    load_from: str | None = flag(
+        None,
+        "what to start from: nothing, --checkpoint_path (saving then goes to --output_dir), or --init_checkpoint, by "
+        "default Google's model of --model_size from the hub",
+        choices=("scratch", "checkpoint", "huggingface"),
+    )
+    load_optimizer_state: bool | None = flag(
+        None, "with --load_from checkpoint: go on with its optimizer and step, or begin at step 0 (default: True)"
+    )
+    run_name: str | None = flag(None, "the run's name in its log (default: composed of what it trains)")
     epochs: float = flag(1, "passes over the training data", aliases=("e", "num_epochs", "num_epoch"))
     max_steps: int | None = flag(None, "updates to make; wins over --epochs", aliases=("total_steps",), unit="steps")
     seed: int = flag(42, "decides the first weights, the order of the data and dropout")
@@ -200,6 +212,10 @@ class RunFlags:
             _at_least(self, name, 1)
         for name in ("keep_last", "eval_every_n_iters", "seed"):
             _at_least(self, name, 0)
+        if self.load_from == "checkpoint" and not self.checkpoint_path:
+            raise UserError("--load_from checkpoint needs --checkpoint_path: the checkpoint to start from.")
+        if self.load_optimizer_state is not None and self.load_from != "checkpoint":
+            raise UserError("--load_optimizer_state belongs to --load_from checkpoint; --resume goes on with a run.")
         if self.epochs <= 0:
             raise UserError(f"--epochs must be above 0, not {self.epochs}.")
 

@@ -22,6 +22,7 @@ from configs.cli import to_flat_dict, warn
 from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
+from conversion.hub import local_directory
 from data.loader import Batch, Records, Shard, evaluation_batches, training_batches
 from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
@@ -98,8 +99,8 @@ class Run:
         self.bf16 = self.world.device == "cpu" and config.device.use_fp16 and kernels.set_bf16(True)
         if self.world.device == "cpu" and config.device.use_fp16 and not self.bf16:
             warn("--use_fp16 changes nothing here: this CPU, or the stock kernels, multiply in fp32 alone.")
-        flags, named = config.run, config.model.init_checkpoint
-        self.checkpoint_dir = Path(flags.checkpoint_path or flags.output_dir)
+        flags, named = config.run, self._start_name()
+        self.checkpoint_dir = Path((None if flags.load_from else flags.checkpoint_path) or flags.output_dir)
         self.log_dir = Path(flags.log_dir or flags.output_dir)
         if flags.do_train and self.world.rank == 0:
             self._check_directories()
@@ -108,11 +109,25 @@ class Run:
         self.checkpoint = newest_checkpoint(self.checkpoint_dir) if own else None
         if self.checkpoint is None and named is None and not flags.do_train:
             raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
-        self.start = self.checkpoint or (model_directory(named) if named else None)
+        self.start = self.checkpoint or (model_directory(local_directory(named)) if named else None)
+        self.resumes = self.checkpoint is not None
+        if flags.load_from == "checkpoint" and flags.load_optimizer_state is not False:
+            self.checkpoint = self.start
         if not self.world.agrees(len(checkpoints(self.checkpoint_dir)) if flags.resume else 0):
             raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")
         self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
+
+    def _start_name(self) -> str | None:
+        """What the flags name to start from: a path, or a name on the hub."""
+        flags, named = self.config.run, self.config.model.init_checkpoint
+        if flags.load_from == "scratch":
+            return None
+        if flags.load_from == "checkpoint":
+            return flags.checkpoint_path
+        if flags.load_from == "huggingface":
+            return named or f"bert-{self.config.model.model_size or 'base'}-uncased"
+        return named
 
     @property
     def start_config(self) -> BertConfig | None:
@@ -130,7 +145,7 @@ class Run:
             UserError: there is none, or it (or the casing) is not the weights'.
         """
         own = self.start_file(VOCAB_FILE)
-        vocab_file = vocab_path(named) if named else own
+        vocab_file = vocab_path(local_directory(named)) if named else own
         if vocab_file is None:
             raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
         check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
@@ -194,7 +209,7 @@ class Run:
         moments: dict[str, np.ndarray] = {}
         if self.checkpoint:
             state, moments = load_training_state(self.checkpoint)
-            if state.seed != flags.seed:
+            if self.resumes and state.seed != flags.seed:
                 raise UserError(
                     f"--seed {flags.seed} is not the run's, which is {state.seed}: resume with the same seed."
                 )
@@ -353,8 +368,14 @@ class Run:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         per_rank = self.config.batch.train_rows(self.world.size)
         begin = f"resuming {self.checkpoint}" if self.checkpoint else f"starting from {self.start or 'fresh weights'}"
+        optimizer = self.config.optimizer
+        name = self.config.run.run_name or (
+            f"{'variant' if shape.is_variant else 'bert'}-{shape.num_hidden_layers}x{shape.hidden_size}-"
+            f"{optimizer.optim_name}-lr{optimizer.lr:g}-s{task.seq_length}-seed{self.config.run.seed}"
+        )
         return "\n".join(
             [
+                f"run {name}",
                 f"{type(model).__name__}: {shape.num_hidden_layers} layers, hidden size {shape.hidden_size}, "
                 f"{parameters / 1e6:.1f} million parameters",
                 f"{self.mode} mode, {self.world.size} process(es) on {self.world.device.split(':')[0]}, "
@@ -369,7 +390,7 @@ class Run:
 
 def _of_a_run(directory: Path) -> list[Path]:
     """What runs leave in a directory; nothing else is ever removed."""
-    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best")
+    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt")
     return [*(directory / name for name in names), *directory.glob("checkpoint-*"), *directory.glob(".checkpoint-*")]
 
 
