@@ -28,7 +28,7 @@ from data.squad import (
     read_squad_json,
 )
 from data.tokenization import load_tokenizer, load_vocab, vocab_sha256
-from evaluation.squad import check_gold, evaluate
+from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
 from training.run import Run, Task
@@ -45,16 +45,16 @@ def finetune_squad(config: SquadConfig) -> None:
     bert = config.model.bert_config(run.start_config, vocab_size=vocab_size)
     _check_sizes(bert, features, vocab_size)
     judged = flags.do_eval or config.do_predict
-    questions = Questions.read(config, features) if judged else None
+    questions = Questions.read(config, features) if judged and run.world.rank == 0 else None
     training = _training_records(config, run, features, bert) if flags.do_train else None
-    records = _records_to_answer(config, run, features, bert, questions) if questions else None
+    records = _records_to_answer(config, run, features, bert, questions) if judged else None
     model = run.build_model(BertForQuestionAnswering, bert)
     eval_step = build_eval_step(run.mode, model, run.world, outputs=("start_logits", "end_logits"))
 
     def judge(say: Callable[[str], None]) -> dict[str, float]:
-        assert questions and records
+        assert records
         outputs = run.outputs(eval_step, records, ("start_logits", "end_logits"), say)
-        if run.world.rank:
+        if questions is None:  # the first rank answers
             return {}
         scores = questions.answer(np.stack([outputs["start_logits"], outputs["end_logits"]]))
         say(f"answered {len(questions.examples)} questions: {Path(flags.output_dir) / 'predictions.json'}")
@@ -96,7 +96,8 @@ class Questions:
         examples = read_squad_examples(
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
-        return cls(config, settings, articles, examples, list(convert_examples_to_features(examples, settings)))
+        features = convert_examples_to_features(examples, settings, num_workers=1)  # seconds; no processes for that
+        return cls(config, settings, articles, examples, list(features))
 
     def answer(self, logits: np.ndarray) -> dict[str, float]:
         """Writes the answers that logits [2, features, S] mean, and their scores if asked; returns the scores."""
@@ -118,7 +119,7 @@ class Questions:
         scores = evaluate(
             self.articles,
             decoded.predictions,
-            na_probs=decoded.null_odds or None,
+            na_probs=decoded.null_odds if version_2 and is_version_2(self.articles) else None,
             na_prob_thresh=math.inf,
         )
         write_atomically(output / "eval_results.json", json.dumps(scores, indent=2).encode() + b"\n")
@@ -157,29 +158,36 @@ def _training_records(config: SquadConfig, run: Run, features: FeatureFlags, ber
 
 
 def _records_to_answer(
-    config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig, questions: Questions
+    config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig, questions: Questions | None
 ) -> Records:
     data = config.data
     directory = data.eval_data_dir or _cached(config, run, features, data.predict_file or "", is_training=False)
     source = _open(directory, data.eval_data_part_num, features, is_training=False)
     if data.eval_example_num not in (None, len(source)):
         warn(f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all count.")
+    if questions:
+        _check_same(source, questions, directory)
+    return Records(source, below=_bounds(bert, features))
+
+
+def _check_same(source: RecordSet, questions: Questions, directory: str) -> None:
+    """Raises UserError where shards are not the windows of the questions."""
+    path, settings = questions.config.data.predict_file, questions.settings
     if len(questions.features) != len(source):
         raise UserError(
-            f"{data.predict_file} makes {len(questions.features)} features, but {directory} holds {len(source)}: they "
-            "must be of the same file, --max_seq_length, --doc_stride and --max_query_length."
+            f"{path} makes {len(questions.features)} features, but {directory} holds {len(source)}: they must be of "
+            "the same file, --max_seq_length, --doc_stride and --max_query_length."
         )
     for first in range(0, len(source), 1024):
         numbers = np.arange(first, min(first + 1024, len(source)))
         held = source.read(numbers)["input_ids"]
-        made = np.stack([questions.features[i].record(features.max_seq_length)["input_ids"] for i in numbers])
+        made = np.stack([questions.features[i].record(settings.max_seq_length)["input_ids"] for i in numbers])
         different = (held != made).any(axis=1)
         if different.any():
             raise UserError(
-                f"{directory}: feature {first + int(different.argmax())} is not what {data.predict_file} and "
-                f"{features.vocab_file} make: it is of another file, vocabulary or casing."
+                f"{directory}: feature {first + int(different.argmax())} is not what {path} and {settings.vocab_file} "
+                "make: it is of another file, vocabulary or casing."
             )
-    return Records(source, below=_bounds(bert, features))
 
 
 def _cached(config: SquadConfig, run: Run, features: FeatureFlags, path: str, *, is_training: bool) -> str:
@@ -189,7 +197,7 @@ def _cached(config: SquadConfig, run: Run, features: FeatureFlags, path: str, *,
     directory = Path(config.run.output_dir) / "features" / f"{'train' if is_training else 'eval'}-{digest}"
     if run.world.rank == 0:
         prepare(dataclasses.replace(flags, output_dir=str(directory)))
-    run.world.sum(np.zeros(1))  # the others wait
+    run.world.wait()
     return str(directory)
 
 

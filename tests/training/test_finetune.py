@@ -99,6 +99,9 @@ def test_its_own_snapshots_come_back(tmp_path, files, capsys):
     capsys.readouterr()
     finetune("--do_eval", *answer, "--output_dir", str(tmp_path / "out"))
     assert "complete already" in capsys.readouterr().out  # the features are made once
+    finetune("--do_eval", *answer, "--output_dir", str(tmp_path / "out"), "--version_2_with_negative")
+    scores = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert list(scores) == ["exact_match", "f1"]  # a v1.1 file is scored as one, whatever may be answered
     for mode in ("graph", "eager"):
         start = ("--model_load_dir", str(tmp_path / "out"))
         finetune("--do_predict", *answer, *start, "--mode", mode, "--output_dir", str(tmp_path / mode))
