@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -223,7 +224,7 @@ def _plots(figures: Mapping[str, Any]) -> str:
     width = max(1, len(lengths) // 64)
     bins = np.add.reduceat(lengths, np.arange(0, len(lengths), width))
     left.bar(np.arange(len(bins)) * width, bins, width=width, align="edge", color="#33608c")
-    left.set(title="tokens per record", xlabel="tokens", ylabel="records")
+    left.set(title="tokens per record", xlabel="tokens", ylabel="records", yscale="log")
     common = figures["most_frequent_tokens"]
     counts = list(common.values())[:15]
     middle.barh([name.replace("$", r"\\$") for name in list(common)[:15]][::-1], counts[::-1], color="#33608c")
@@ -238,6 +239,7 @@ def _plots(figures: Mapping[str, Any]) -> str:
     else:
         right.axis("off")
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "the same file every time"}):
+    with matplotlib.rc_context({"svg.hashsalt": "the same file every time"}), catch_warnings():
+        simplefilter("ignore")  # of characters that the font lacks
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
