@@ -27,7 +27,9 @@ class TextFlags:
     """What is read."""
 
     input_file: tuple[str, ...] = flag(
-        (), "text files, globs, directories, or - for standard input; .gz, .bz2 and .zst are unpacked"
+        (),
+        "text files, globs, directories, or - for standard input; .gz, .bz2 and .zst are unpacked",
+        aliases=("model_name_or_path",),
     )
     text_field: str = flag("text", "where JSON lines hold the text of a document")
     language: str = flag("en", "decides how text that is not one sentence per line is split into sentences")
@@ -136,7 +138,7 @@ class PretrainingDataConfig:
     text: TextFlags = section(TextFlags)
     example: ExampleFlags = section(ExampleFlags)
     work: WorkFlags = section(WorkFlags)
-    output_dir: str = flag("", "directory for part-00000 … and dataset.json")
+    output_dir: str = flag("", "directory for part-00000 … and dataset.json", aliases=("output_file",))
     vocab_file: str = flag("", "vocabulary, or a model directory that holds one")
     do_lower_case: bool = flag(True, "lower-case the text and strip its accents, as an uncased vocabulary wants")
     num_shards: int = flag(8, "files to write, alike in size to one record")
