@@ -259,6 +259,23 @@ def reduce_sum(rng: np.random.Generator, rows: int, columns: int) -> Results:
 
 
 @case
+def broadcast(rng: np.random.Generator, rows: int, columns: int) -> Results:
+    shapes = [((rows, columns), (columns,)), ((rows, columns), (rows, 1)), ((1,), (rows, columns))]
+    shapes += [((2, 1, columns), (1, rows, 1)), ((2, rows, columns), (2, rows, 1)), ((rows, 1, 3), (columns, 1))]
+    for one, other in shapes:
+        a, b = draw(rng, *one), 2 + rng.random(other, np.float32)
+        x, y = flow.tensor(a), flow.tensor(b)
+        for ours, expected in ((x + y, a + b), (x - y, a - b), (x * y, a * b), (x / y, a / b)):
+            yield ours.numpy(), expected
+
+
+@case
+def norm(rng: np.random.Generator, rows: int, columns: int) -> Results:
+    x = draw(rng, rows, columns)
+    yield flow.linalg.vector_norm(flow.tensor(x), 2.0).numpy(), np.array(np.linalg.norm(x.astype(np.float64)))
+
+
+@case
 def add_n(rng: np.random.Generator, rows: int, columns: int) -> Results:
     terms = [draw(rng, rows, columns) for _ in range(5)]
     for number in (2, 3, 5):

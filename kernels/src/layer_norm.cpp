@@ -52,31 +52,37 @@ void layer_norm(Context* ctx) {
 // variance, which epsilon swallows where a row is constant; hence from inv_variance and by hand.
 void layer_norm_grad(Context* ctx) {
   const Shape shape = shape_of(ctx, "dy", "mean");
+  const int64_t columns = shape.columns;
   const float *dy = in(ctx, "dy"), *x = in(ctx, "x"), *gamma = in_or_null(ctx, "gamma");
   const float *mean = in(ctx, "mean"), *inv_variance = in(ctx, "inv_variance");
   const float* addend = in_or_null(ctx, "_add_to_output");
   float* dx = out(ctx, "dx");
-  const int64_t columns = shape.columns;
-#pragma omp parallel for
+  if (!gamma) {
+    float* ones = scratch_floats(Scratch::kRows, columns);
+    std::fill_n(ones, columns, 1.f);
+    gamma = ones;
+  }
+#pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < shape.rows; ++row) {
     const float *dy_row = dy + row * columns, *x_row = x + row * columns;
+    float* dx_row = dx + row * columns;
     const float center = mean[row], inv = inv_variance[row];
     float sum = 0.f, dot = 0.f;
 #pragma omp simd reduction(+ : sum, dot)
     for (int64_t c = 0; c < columns; ++c) {
-      const float g = gamma ? dy_row[c] * gamma[c] : dy_row[c];
+      const float g = dy_row[c] * gamma[c];
       sum += g;
-      dot += g * (x_row[c] - center) * inv;
+      dot += g * (x_row[c] - center);
     }
     sum /= columns;
-    dot /= columns;
-    float* dx_row = dx + row * columns;
-    const float* addend_row = addend ? addend + row * columns : nullptr;
+    dot *= inv * inv / columns;
 #pragma omp simd
     for (int64_t c = 0; c < columns; ++c) {
-      const float g = gamma ? dy_row[c] * gamma[c] : dy_row[c];
-      const float value = inv * (g - sum - (x_row[c] - center) * inv * dot);
-      dx_row[c] = addend_row ? value + addend_row[c] : value;
+      dx_row[c] = inv * (dy_row[c] * gamma[c] - sum - (x_row[c] - center) * dot);
+    }
+    if (addend) {
+#pragma omp simd
+      for (int64_t c = 0; c < columns; ++c) { dx_row[c] += addend[row * columns + c]; }
     }
   }
 }

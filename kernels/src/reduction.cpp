@@ -17,7 +17,14 @@ void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vect
   while (leading < sizes.size() && kept[leading] == 1) { ++leading; }
   const int64_t rows = product(sizes, 0, leading), columns = product(sizes, leading, sizes.size());
   const int64_t result = product(kept, 0, kept.size());
-  if (result == columns) {  // as a bias's gradient: whole rows are added up
+  if (result == 1) {
+    *y = sum_over_blocks(rows * columns, [=](int64_t begin, int64_t end) {
+      float sum = 0.f;  // of one block; blocks are added as doubles
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = begin; i < end; ++i) { sum += x[i]; }
+      return static_cast<double>(sum);
+    });
+  } else if (result == columns) {  // as a bias's gradient: whole rows are added up
     sum_rows(rows, columns, y, [=](int64_t row, float* sums) {
 #pragma omp simd
       for (int64_t c = 0; c < columns; ++c) { sums[c] += x[row * columns + c]; }
@@ -75,22 +82,31 @@ void add_n(Context* ctx) {
   });
 }
 
+double square_sum(const float* x, int64_t size) {
+  return sum_over_blocks(size, [=](int64_t begin, int64_t end) {
+    float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) { sum += x[i] * x[i]; }
+    return static_cast<double>(sum);
+  });
+}
+
+void sqrt_square_sum(Context* ctx) {
+  *out(ctx, "y") = static_cast<float>(std::sqrt(square_sum(in(ctx, "x"), count(ctx, "x"))));
+}
+
 // The sum over all inputs of |x|^p: the global gradient norm before its root.
 void multi_reduce_sum_pow_abs(Context* ctx) {
   const float power = ctx->Attr<float>("p");
   double total = 0;
   for (int i = 0; i < ctx->input_size("x"); ++i) {
     const float* x = in(ctx, "x", i);
-    total += sum_over_blocks(tensor(ctx, "x", i)->shape_view().elem_cnt(), [=](int64_t begin, int64_t end) {
-      double sum = 0;
-      if (power == 2.f) {
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = begin; j < end; ++j) { sum += static_cast<double>(x[j]) * x[j]; }
-      } else {
-        for (int64_t j = begin; j < end; ++j) { sum += std::pow(std::fabs(static_cast<double>(x[j])), power); }
-      }
-      return sum;
-    });
+    const int64_t size = tensor(ctx, "x", i)->shape_view().elem_cnt();
+    if (power == 2.f) {
+      total += square_sum(x, size);
+    } else {
+      for (int64_t j = 0; j < size; ++j) { total += std::pow(std::fabs(static_cast<double>(x[j])), power); }
+    }
   }
   *out(ctx, "y") = static_cast<float>(total);
   last_power_sum.store(total);
@@ -108,6 +124,7 @@ void scalar_mul_by_tensor(Context* ctx) {
 REGISTER("reduce_sum", reduce_sum).SetIsMatchedHob(float_cpu("output_tensor"));
 REGISTER("reduce_sum_like", reduce_sum_like).SetIsMatchedHob(float_cpu("y"));
 REGISTER("add_n", add_n).SetIsMatchedHob(float_cpu("out")).SetInplaceProposalFn(may_overwrite("out", "in"));
+REGISTER("sqrt_square_sum", sqrt_square_sum).SetIsMatchedHob(float_cpu("y"));
 REGISTER("multi_reduce_sum_pow_abs", multi_reduce_sum_pow_abs).SetIsMatchedHob(float_cpu("y"));
 REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
     .SetIsMatchedHob(float_cpu("y"))
