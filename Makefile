@@ -15,9 +15,14 @@ EXTRAS ?=
 
 setup: .venv/.ready .venv/.kernels $(foreach extra,$(EXTRAS),.venv/.extra-$(extra))
 
-$(UV): requirements-uv.txt
-	@python3 -m venv .tools/uv || { echo "make: python3 needs its venv module (on Debian: apt install python3-venv)"; exit 1; }
-	@.tools/uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
+# uv is a program in a Python package: any Python 3 installs it, whatever versions the package's own metadata asks for.
+$(UV): requirements-uv.txt requirements-pip.txt
+	@for python in python3 /usr/bin/python3 /usr/local/bin/python3; do \
+	  $$python -c 'import ensurepip, venv' 2>/dev/null && $$python -m venv .tools/uv && exit; done; \
+	  echo "make: no python3 with the venv module (on Debian: apt install python3-venv)"; exit 1
+	@for file in requirements-pip.txt requirements-uv.txt; do \
+	  .tools/uv/bin/python -m pip install -q --disable-pip-version-check --ignore-requires-python --require-hashes \
+	    -r $$file || exit; done
 	@touch $@
 
 .venv/.ready: requirements.txt requirements-dev.txt $(UV)
@@ -54,3 +59,4 @@ lock: $(UV)
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt
 	$(COMPILE) --extra tensorflow -c requirements.txt -o requirements-tensorflow.txt
+	$(COMPILE) --extra ray -c requirements.txt -o requirements-ray.txt
