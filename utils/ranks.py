@@ -58,12 +58,17 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
     global _job
     if size() == 1 or _job:
         return
+    # The launcher's end is a SIGTERM to its ranks, however it came about, or came about already.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1 and "local_rank_" in os.environ.get("GLOG_log_dir", "") and not _is_launcher(1):
+        raise UserError(f"the launcher of rank {rank()} is gone.")
+    deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     peers = _gather(host, port, join_timeout) if rank() == 0 else [_reach(host, port, join_timeout)]
     _job = _Job(peers, stop_timeout)
     sys.excepthook = _fail_with_traceback
-    # The launcher's end is a SIGTERM to its ranks, however it came about.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if rank():
+        _wait_for_framework(host, port, deadline)
 
 
 def fail(sentence: str, code: int) -> None:
@@ -260,10 +265,14 @@ def _end_launcher(pid: int) -> int | None:
     """Asks the launcher to stop, which it does at once and without a traceback of its own; returns its pidfd."""
     with contextlib.suppress(OSError):
         handle = os.pidfd_open(pid)
-        if LAUNCHER in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if _is_launcher(pid):
             signal.pidfd_send_signal(handle, signal.SIGTERM)
             return handle
     return None
+
+
+def _is_launcher(pid: int) -> bool:
+    return LAUNCHER in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -321,20 +330,15 @@ def _listening_socket(host: str, port: int) -> socket.socket:
 def _reach(host: str, port: int, timeout: float) -> _Line:
     """Another rank's part: tries until the first one answers."""
     start, reason = time.monotonic(), "no answer"
-    peer: _Line | None = None
     while (left := timeout - (time.monotonic() - start)) > 0:
         try:
             connection = socket.create_connection((host, port), timeout=min(left, 5))
-            if peer:
-                # This was the framework, listening in the first rank: whoever knocks before waits ten seconds or more.
-                connection.close()
-                return peer
-            candidate = _Line(connection, 0, f"{host}:{port}")
-            candidate.send(kind="hello", rank=rank(), size=size(), pid=os.getpid())
+            peer = _Line(connection, 0, f"{host}:{port}")
+            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid())
             connection.settimeout(left)
-            if candidate.receive()[0].get("kind") == "start":
+            if any(message.get("kind") == "start" for message in peer.receive()):
                 _keep_alive(connection)
-                peer = candidate
+                return peer
         except OSError as error:
             reason = error.strerror or str(error) or "the connection was closed"
             time.sleep(min(0.05, left))
@@ -342,6 +346,16 @@ def _reach(host: str, port: int, timeout: float) -> _Line:
         f"rank {rank()} could not reach the first rank at {host}:{port} within {timeout:g} s ({reason}): check the "
         "launcher's --master_addr and --master_port, and that it runs on the first host."
     )
+
+
+def _wait_for_framework(host: str, port: int, deadline: float) -> None:
+    # In the first rank it listens at the same place next; who asks before is told to wait for ten seconds and more.
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.05)
 
 
 def _keep_alive(connection: socket.socket) -> None:
