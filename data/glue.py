@@ -167,7 +167,7 @@ class GlueRecords:
         tokenizer = BulkTokenizer(vocab, do_lower_case)
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
         room = max_seq_length - 1 - len(encoded)
-        lengths = _fitting(np.stack([counts for _, counts in encoded]), room)  # [sentences, n]
+        lengths = fitting_lengths(np.stack([counts for _, counts in encoded]), room)  # [sentences, n]
         self._input_ids = np.zeros((len(examples), max_seq_length), np.int32)
         self._input_ids[:, 0] = vocab["[CLS]"]
         self._segment_start = np.full(len(examples), max_seq_length)  # where segment 1 begins
@@ -207,7 +207,7 @@ class GlueRecords:
         return batch
 
 
-def _fitting(counts: np.ndarray, room: int) -> np.ndarray:
+def fitting_lengths(counts: np.ndarray, room: int) -> np.ndarray:
     """[sentences, n] lengths that fit into `room`, shortened at the longer one's end, at a tie the second's."""
     if len(counts) == 1:
         return np.minimum(counts, room)
