@@ -27,7 +27,9 @@ esac
 output=${OUTPUT_DIR:-squad_output/$version}
 
 squad=${SQUAD_DIR:-}
-if [ -z "$squad" ]; then
+if [ -n "$squad" ]; then
+  [ -n "${PRETRAINED_MODEL:-}${VOCAB_FILE:-}" ] || { echo "error: set PRETRAINED_MODEL, or at least VOCAB_FILE." >&2; exit 2; }
+else
   squad=${OUTPUT_DIR:-squad_output}/sample
   "$PYTHON" examples/sample_questions.py --output_dir "$squad" --version $version
 fi
