@@ -50,9 +50,13 @@ class InferConfig:
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
     pooling: str = flag("tokens", "feature-extraction: vectors of what", choices=("tokens", "first", "mean"))
 
-    mode: str = flag("graph", "compile the model, or run it operation by operation", choices=("graph", "eager"))
+    mode: str | None = flag(
+        None,
+        "compile the model, or run it operation by operation (default: graph on CUDA, eager on a CPU)",
+        choices=("graph", "eager"),
+    )
     device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA if it is usable)")
-    batch_size: int = flag(32, "rows computed together")
+    batch_size: int = flag(32, "rows computed together, at most")
     seq_length: int | None = flag(
         None, "longest input (default: the model's; windows: 384)", aliases=("s",), unit="tokens"
     )

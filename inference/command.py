@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from tqdm import tqdm
 
 from configs.infer import InferConfig
 from inference.model import Model, load
 from inference.pipelines import Pipeline
+from inference.runner import Mode
 from utils.errors import UserError
 
 _MOST_LINE_BYTES = 16 << 20
@@ -29,7 +30,7 @@ def infer(config: InferConfig) -> None:
     """
     model = load(
         config.model_path,
-        mode="eager" if config.mode == "eager" else "graph",
+        mode=cast(Mode | None, config.mode),
         device=config.device,
         batch_size=config.batch_size,
         seq_length=config.seq_length,

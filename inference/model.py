@@ -50,7 +50,7 @@ _FIXED_IDS, _FIXED_POSITION = (101, 1996, 3007, 1997, 2605, 2003, 103, 1012, 102
 def load(
     path: str | Path,
     *,
-    mode: Mode = "graph",
+    mode: Mode | None = None,
     device: str | None = None,
     batch_size: int = 32,
     seq_length: int | None = None,
@@ -65,9 +65,10 @@ def load(
 
     Args:
         path: a model directory, a training run's directory, a weights file, a TensorFlow prefix, a lazy checkpoint.
-        mode: "graph" compiles each batch shape once; "eager" starts at once.
+        mode: "graph" compiles each batch shape once, "eager" starts at once and keeps less memory (default: graph on
+            CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
-        batch_size: rows of a batch.
+        batch_size: rows of a batch, at most.
         seq_length: longest input, in tokens (default: what the model can take).
         vocab_file: the vocabulary, in place of the one beside the weights.
         do_lower_case: whether it is an uncased one (default: what the model says, else what its words look like).
@@ -80,10 +81,11 @@ def load(
         UserError: the checkpoint, the vocabulary or the device cannot be used, or they contradict each other.
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
+    device = _device(device)
     return Model(
         checkpoint,
-        mode=mode,
-        device=_device(device),
+        mode=mode or ("eager" if device == "cpu" else "graph"),
+        device=device,
         batch_size=batch_size,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
     )

@@ -20,8 +20,8 @@ from modeling.pretrained import PretrainedModel
 Mode = Literal["graph", "eager"]
 Outputs = dict[str, np.ndarray]
 
-# More tokens at once compute no faster, and every compiled shape keeps memory of its own.
-_TOKENS_PER_BATCH = 4096
+# More tokens at once compute no faster; on a CPU a compiled shape keeps memory of its own for every operation.
+_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 POSITIONS_PER_EXAMPLE = 8  # an example has one masked position, or up to this many
 _ALONG_THE_SEQUENCE = ("sequence_output", "start_logits", "end_logits")
@@ -50,12 +50,13 @@ class Runner:
         model: any of `modeling`'s.
         mode: "graph" or "eager".
         device: "cpu", "cuda" or "cuda:I".
-        batch_size: rows of a batch.
+        batch_size: rows of a batch, at most.
     """
 
     def __init__(self, model: PretrainedModel, mode: Mode, device: str, batch_size: int) -> None:
         self.model = model.to(device).eval()
         self.mode, self.device, self.batch_size = mode, device, batch_size
+        self.most_tokens = _TOKENS_PER_BATCH[device.split(":")[0]]
         longest = model.config.max_position_embeddings
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
@@ -106,7 +107,7 @@ class Runner:
 
     def _rows(self, length: int) -> int:
         """How many rows of that length make a batch."""
-        return max(1, min(self.batch_size, _TOKENS_PER_BATCH // length))
+        return max(1, min(self.batch_size, self.most_tokens // length))
 
     def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
         longest = self._length(max(len(example.input_ids) for example in examples))
