@@ -1,6 +1,7 @@
 // One parameter's update by Adam (Kingma & Ba 2015, with decoupled decay as Loshchilov & Hutter 2019) and by LAMB (You
 // et al. 2020, as TensorFlow Addons computes it; OneFlow's stock LAMB leaves decay out of the update's norm).
 #include "kernel.h"
+#include "rows.h"
 
 namespace kernels {
 namespace {
@@ -80,31 +81,28 @@ void adam_update(Context* ctx) {
 void lamb_update(Context* ctx) {
   if (Update::skipped(ctx)) { return; }
   const Update u(ctx);
-  const auto step = [u](int64_t i) { return u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]; };
   const double step_norm = std::sqrt(sum_over_blocks(u.size, [=](int64_t begin, int64_t end) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
+    float steps[kBlock];
+#pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
       u.move_moments(i);
-      const double value = step(i);
-      sum += value * value;
+      steps[i - begin] = u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i];
     }
-    return sum;
+    return row_dot(steps, steps, end - begin);
   }));
   double ratio = 1;
   if (u.decay != 0.f) {
     const double norm = std::sqrt(sum_over_blocks(u.size, [=](int64_t begin, int64_t end) {
-      double sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = begin; i < end; ++i) { sum += static_cast<double>(u.model[i]) * u.model[i]; }
-      return sum;
+      return row_dot(u.model + begin, u.model + begin, end - begin);
     }));
     if (norm > 0 && step_norm > 0) { ratio = norm / step_norm; }
   }
   const float rate = static_cast<float>(u.rate * ratio);
   for_each_block(u.size, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) { u.model[i] -= rate * step(i); }
+    for (int64_t i = begin; i < end; ++i) {
+      u.model[i] -= rate * (u.adam_step(u.m[i], u.v[i]) + u.decay * u.model[i]);
+    }
   });
 }
 

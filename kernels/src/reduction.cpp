@@ -18,12 +18,7 @@ void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vect
   const int64_t rows = product(sizes, 0, leading), columns = product(sizes, leading, sizes.size());
   const int64_t result = product(kept, 0, kept.size());
   if (result == 1) {
-    *y = sum_over_blocks(rows * columns, [=](int64_t begin, int64_t end) {
-      float sum = 0.f;  // of one block; blocks are added as doubles
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = begin; i < end; ++i) { sum += x[i]; }
-      return static_cast<double>(sum);
-    });
+    *y = sum_over_blocks(rows * columns, [=](int64_t begin, int64_t end) { return row_sum(x + begin, end - begin); });
   } else if (result == columns) {  // as a bias's gradient: whole rows are added up
     sum_rows(rows, columns, y, [=](int64_t row, float* sums) {
 #pragma omp simd
@@ -83,12 +78,7 @@ void add_n(Context* ctx) {
 }
 
 double square_sum(const float* x, int64_t size) {
-  return sum_over_blocks(size, [=](int64_t begin, int64_t end) {
-    float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) { sum += x[i] * x[i]; }
-    return static_cast<double>(sum);
-  });
+  return sum_over_blocks(size, [=](int64_t begin, int64_t end) { return row_dot(x + begin, x + begin, end - begin); });
 }
 
 void sqrt_square_sum(Context* ctx) {

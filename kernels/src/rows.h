@@ -68,6 +68,20 @@ inline float row_max(const float* x, int64_t size) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
+// Over a row, or a block of a longer sum: its terms are added as floats, side by side.
+inline float row_sum(const float* x, int64_t size) {
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < size; ++i) { sum += x[i]; }
+  return sum;
+}
+inline float row_dot(const float* x, const float* y, int64_t size) {
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < size; ++i) { sum += x[i] * y[i]; }
+  return sum;
+}
+
 // y = e^(x - shift), and its sum; y may be x.
 inline float row_exp_sum(const float* x, float shift, float* y, int64_t size) {
   float sum = 0.f;

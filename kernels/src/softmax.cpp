@@ -40,9 +40,7 @@ void softmax_grad(Context* ctx) {
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < shape.rows; ++row) {
     const int64_t begin = row * shape.columns;
-    float dot = 0.f;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t c = 0; c < shape.columns; ++c) { dot += y[begin + c] * dy[begin + c]; }
+    const float dot = row_dot(y + begin, dy + begin, shape.columns);
 #pragma omp simd
     for (int64_t c = 0; c < shape.columns; ++c) { dx[begin + c] = y[begin + c] * (dy[begin + c] - dot); }
   }
@@ -131,21 +129,15 @@ void masked_softmax_grad(Context* ctx, const float* y, const uint8_t* dropout_ma
     const int64_t begin = row * shape.columns;
     const float* probs = y + begin;
     float* result = dx + begin;
-    float dot = 0.f;
     if (dropout_mask) {
-#pragma omp simd reduction(+ : dot)
+#pragma omp simd
       for (int64_t c = 0; c < shape.columns; ++c) {
-        const float g = dy[begin + c] * (dropout_scale * static_cast<float>(dropout_mask[begin + c]));
-        result[c] = g;
-        dot += g * probs[c];
+        result[c] = dy[begin + c] * (dropout_scale * static_cast<float>(dropout_mask[begin + c]));
       }
     } else {
-#pragma omp simd reduction(+ : dot)
-      for (int64_t c = 0; c < shape.columns; ++c) {
-        result[c] = dy[begin + c];
-        dot += result[c] * probs[c];
-      }
+      std::memmove(result, dy + begin, 4 * shape.columns);
     }
+    const float dot = row_dot(result, probs, shape.columns);
 #pragma omp simd
     for (int64_t c = 0; c < shape.columns; ++c) { result[c] = probs[c] * (result[c] - dot); }
     masked_row(result, mask.row(row), mask.step(), scale, 0.f, result, shape.columns);
