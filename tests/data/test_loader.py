@@ -73,7 +73,7 @@ def test_ranks_share_the_same_updates(world_size):
         taken(training_batches(records, rows=6, seed=7, end=74, shard=Shard(rank, world_size)))
         for rank in range(world_size)
     ]
-    assert [sum(update, []) for update in zip(*parts, strict=True)] == whole
+    assert [[n for part in update for n in part] for update in zip(*parts, strict=True)] == whole
 
 
 def test_a_later_start_continues_the_sequence():
