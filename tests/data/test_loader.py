@@ -10,8 +10,6 @@ from utils.errors import UserError
 class NumberedRecords:
     """A record set in memory whose records hold their own number."""
 
-    metadata: dict = {}
-
     def __init__(self, count):
         self.numbers = np.arange(count)
         self.shards = ["part-0"]
