@@ -113,11 +113,13 @@ def push_dropout_step(step: int) -> None:
 
 
 def last_gradient_norm() -> float | None:
-    """The global gradient norm that the last step of a compiled job clipped by; None without our kernels."""
+    """The global gradient norm that the last step of a compiled job clipped by, once its outputs have been read; None
+    without our kernels, or where nothing is clipped."""
     if not is_loaded():
         return None
     wait_for_kernels()
-    return math.sqrt(library().kernels_last_power_sum())
+    squared = library().kernels_last_power_sum()
+    return None if squared < 0 else math.sqrt(squared)
 
 
 def wait_for_kernels() -> None:

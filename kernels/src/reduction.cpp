@@ -8,7 +8,7 @@
 namespace kernels {
 namespace {
 
-std::atomic<double> last_power_sum{0};
+std::atomic<double> last_power_sum{-1};  // none yet
 
 void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vector<int32_t>& axes, float* y) {
   std::vector<int64_t> kept = sizes;  // the result's sizes, summed axes having size 1
@@ -99,7 +99,7 @@ void multi_reduce_sum_pow_abs(Context* ctx) {
     }
   }
   *out(ctx, "y") = static_cast<float>(total);
-  last_power_sum.store(total);
+  if (power == 2.f) { last_power_sum.store(total); }
 }
 
 void scalar_mul_by_tensor(Context* ctx) {
@@ -123,5 +123,5 @@ REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
 }  // namespace
 }  // namespace kernels
 
-// The last gradient norm before its root, which a compiled job computes where Python does not see it.
+// The last gradient norm before its root, which a compiled job computes where Python does not see it; -1: none yet.
 EXPORTED double kernels_last_power_sum() { return kernels::last_power_sum.load(); }
