@@ -44,6 +44,7 @@ class WorkFlags:
 
     num_workers: int | None = flag(None, "processes (default: one per core)")
     memory_mb: int = flag(512, "memory one process may take, about", unit="MB")
+    runner: str = flag("local", "whose processes: this machine's, or a Ray cluster's", choices=("local", "ray"))
     overwrite_output_dir: bool = flag(False, "delete what another preparation left in --output_dir")
 
     def __post_init__(self) -> None:

@@ -6,13 +6,14 @@ kept in the work directory as the sign that it is done. A preparation that is st
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.prepare import WorkFlags
 from data.ofrecord import WORK_DIRECTORY, read_dataset_json, write_atomically
 from utils.errors import UserError
 
@@ -100,13 +102,15 @@ def run_pieces(
     function: Callable[..., Result],
     arguments: Sequence[tuple[Any, ...]],
     *,
-    num_workers: int | None,
+    flags: WorkFlags,
     sizes: Sequence[int],
     unit: str,
 ) -> list[Result]:
-    """Calls `function(work, index, *arguments[index])` for every piece that is not done, in `num_workers` processes.
+    """Calls `function(work, index, *arguments[index])` for every piece that is not done, in several processes.
 
     Args:
+        work: the work directory; all machines of a cluster must see it under this name.
+        flags: how many processes, and whose.
         sizes: how large each piece is, in `unit`, for the progress display.
 
     Returns:
@@ -117,45 +121,82 @@ def run_pieces(
     """
     done = {index: _done_file(work, stage, index) for index in range(len(arguments))}
     open_pieces = [index for index, file in done.items() if not file.exists()]
-    workers = min(num_workers or os.cpu_count() or 1, len(open_pieces))
+    jobs = [(work, stage, function, index, arguments[index]) for index in open_pieces]
     with Progress(stage, sum(sizes), unit) as progress:
         progress.update(sum(sizes) - sum(sizes[index] for index in open_pieces))
-        if workers <= 1:
-            for index in open_pieces:
-                _run_piece(work, stage, function, index, arguments[index])
-                progress.update(sizes[index])
-        else:
-            with ProcessPoolExecutor(workers) as pool:
-                jobs = {
-                    pool.submit(_run_piece, work, stage, function, index, arguments[index]): index
-                    for index in open_pieces
-                }
-                _wait(pool, jobs, lambda index: progress.update(sizes[index]))
+        for index in _RUNNERS[flags.runner](jobs, flags.num_workers):
+            progress.update(sizes[index])
     return [json.loads(file.read_bytes()) for file in done.values()]
 
 
-def _wait(pool: Executor, jobs: Mapping["Future[None]", int], finished: Callable[[int], None]) -> None:
+_Job = tuple[Path, str, Callable[..., Result], int, tuple[Any, ...]]
+
+
+def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
+    """Runs the jobs in processes of this machine; yields the number of each piece that is done."""
+    workers = min(num_workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        yield from map(_run_piece, jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            for job in as_completed([pool.submit(_run_piece, job) for job in jobs]):
+                yield job.result()
+        except BrokenProcessPool:
+            raise WorkerLostError(
+                "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
+                "command again to go on."
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
+    """`_run_here` on the Ray cluster that RAY_ADDRESS names, or this machine belongs to; lost pieces are done again."""
+    if not jobs:
+        return
     try:
-        for job in as_completed(jobs):
-            job.result()
-            finished(jobs[job])
-    except BrokenProcessPool:
-        raise WorkerLostError(
-            "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
-            "command again to go on."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        import ray
+    except ImportError:
+        raise UserError("--runner ray needs Ray: `make setup EXTRAS=ray` installs it.") from None
+    if not ray.is_initialized():
+        try:
+            ray.init("auto", log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError:
+            raise UserError(
+                "--runner ray finds no cluster: start one with `ray start --head`, or name one in RAY_ADDRESS."
+            ) from None
+    run = ray.remote(num_cpus=1, max_retries=10)(_run_piece).options(
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent.parent)}}
+    )
+    at_once = num_workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: list[_Job] = list(reversed(jobs))
+    running: list[Any] = []
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            running.append(run.remote(waiting.pop()))
+        finished, running = ray.wait(running)
+        try:
+            yield from ray.get(finished)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.WorkerCrashedError:
+            raise WorkerLostError("a piece's worker was killed ten times; run the same command again.") from None
+
+
+_RUNNERS = {"local": _run_here, "ray": _run_on_ray}
 
 
 def _done_file(work: Path, stage: str, index: int) -> Path:
     return work / f"{stage}-{index:06d}.json"
 
 
-def _run_piece(work: Path, stage: str, function: Callable[..., Result], index: int, arguments: tuple[Any, ...]) -> None:
+def _run_piece(job: _Job) -> int:
+    work, stage, function, index, arguments = job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
     result = function(work, index, *arguments)
     write_atomically(_done_file(work, stage, index), json.dumps(result).encode())
+    return index
 
 
 class Progress:

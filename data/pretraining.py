@@ -42,7 +42,7 @@ _ROWS_AT_ONCE = 2048
 _CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
 _SAMPLES = 4  # records shown in the report
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
-_SPEED_FLAGS = ("num_workers", "overwrite_output_dir")
+_SPEED_FLAGS = ("num_workers", "runner", "overwrite_output_dir")
 
 
 def _generator(example: ExampleFlags, stream: int, *numbers: int) -> np.random.Generator:
@@ -74,11 +74,10 @@ def _prepare(
     settings: dict[str, Any],
 ) -> None:  # fmt: skip
     output_dir = Path(config.output_dir)
-    workers = config.work.num_workers
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
         [(piece, config.text, config.vocab_file, config.do_lower_case, _sampling_rate(pieces)) for piece in pieces],
-        num_workers=workers, sizes=span_bytes(pieces), unit="B",
+        flags=config.work, sizes=span_bytes(pieces), unit="B",
     )  # fmt: skip
     corpus = _corpus(tokenized, vocab)
     _check_corpus(corpus, config)
@@ -87,14 +86,14 @@ def _prepare(
     drawn = run_pieces(
         work, "pairs", _draw_piece,
         [(number, dupes, corpus, config.example, vocab["[CLS]"], vocab["[SEP]"]) for number, dupes in tasks],
-        num_workers=workers, sizes=[corpus.tokens[number] * len(dupes) for number, dupes in tasks], unit="tokens",
+        flags=config.work, sizes=[corpus.tokens[number] * len(dupes) for number, dupes in tasks], unit="tokens",
     )  # fmt: skip
     layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
 
     written = run_pieces(
         work, "shards", _write_shard,
         [(output_dir, layout, cells, config.example, vocab) for cells in layout.shards],
-        num_workers=workers, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
+        flags=config.work, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
         unit="records",
     )  # fmt: skip
     shards = [

@@ -354,9 +354,9 @@ def _outcome(config: CleanConfig) -> dict[str, Any]:
 
 def _clean(config: CleanConfig, work: Path, pieces: Sequence[Sequence[Span]]) -> None:
     output_dir = Path(config.output_dir)
-    workers, sizes = config.work.num_workers, span_bytes(pieces)
+    sizes = span_bytes(pieces)
     results = run_pieces(
-        work, "clean", _clean_piece, [(piece, config) for piece in pieces], num_workers=workers, sizes=sizes, unit="B"
+        work, "clean", _clean_piece, [(piece, config) for piece in pieces], flags=config.work, sizes=sizes, unit="B"
     )
     if not sum(result["documents"] for result in results):
         raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
@@ -369,7 +369,7 @@ def _clean(config: CleanConfig, work: Path, pieces: Sequence[Sequence[Span]]) ->
         finished = "unique"
         results = run_pieces(
             work, "unique", _remove_duplicates, [(config.remove_duplicates,)] * len(pieces),
-            num_workers=workers, sizes=sizes, unit="B",
+            flags=config.work, sizes=sizes, unit="B",
         )  # fmt: skip
         print(f"removed {found['documents']:,} duplicate documents and {found['lines']:,} duplicate lines")
     for number, result in enumerate(results):

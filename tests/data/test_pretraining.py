@@ -303,3 +303,15 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
     with pieces.Progress("pairs", 200, "tokens") as progress:
         progress.update(50)
     assert capsys.readouterr().err == "pairs: 50 of 200 tokens, 2 tokens/s, 66 s left\n"
+
+
+def test_ray_does_the_same_and_does_a_lost_piece_again(tmp_path, corpus, monkeypatch):
+    ray = pytest.importorskip("ray")
+    expected = content(run(*corpus, tmp_path / "here"))
+    monkeypatch.setattr(pretraining, "_draw_piece", dies_once)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        assert content(run(*corpus, tmp_path / "there", "--runner", "ray")) == expected
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "died").exists()
