@@ -2,8 +2,8 @@
 
 checkpoint-120/
   config.json model.safetensors vocab.txt tokenizer_config.json     a model directory, for Hugging Face too
-  training_state/state.json             step, records taken, loss scale
-  training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"
+  training_state/state.json             step, records taken, seed
+  training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale
 latest                                  the name of the newest one
 """
 

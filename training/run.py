@@ -341,7 +341,7 @@ class Run:
             micro_rows=config.batch.train_rows(self.world.size) if config.batch.grad_acc_ramp_steps else None,
             max_grad_norm=config.optimizer.norm_limit,
             clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
-            use_fp16=config.device.use_fp16,
+            use_fp16=config.device.use_fp16 and self.world.device != "cpu",
             nccl_fusion_threshold_mb=config.device.nccl_fusion_threshold_mb,
             nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,
         )

@@ -45,7 +45,7 @@ class StepOptions:
     micro_rows: int | None = None  # one rank's rows of a micro-batch, where their number grows; None: it is constant
     max_grad_norm: float = 1.0  # 0: never clip by norm
     clip_value: float = 0.0  # 0: never clip by value
-    use_fp16: bool = False
+    use_fp16: bool = False  # CUDA's: graph mode with dynamic loss scaling, eager mode without any
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
 
@@ -133,7 +133,8 @@ class EagerTrainStep:
         for micro in range(self.options.grad_acc_steps):
             flow.manual_seed(dropout_seed(self.options.seed, self.step, world.rank, micro))
             part = {name: tensor[micro * rows : (micro + 1) * rows] for name, tensor in tensors.items()}
-            outputs = scalars(self.model(**part, loss_reduction="sum"))
+            with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
+                outputs = scalars(self.model(**part, loss_reduction="sum"))
             outputs["total_loss"].backward()
             sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
         world.sum_gradients(self.parameters)
@@ -183,24 +184,34 @@ class GraphTrainStep:
         self.step += 1
 
         def read() -> dict[str, float]:
-            return {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
+            values = {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
+            norm = kernels.last_gradient_norm() if self.options.max_grad_norm else None
+            return values if norm is None else {**values, "grad_norm": norm}
 
         return read
 
     def state(self) -> dict[str, np.ndarray]:
-        prefix = f"{_TrainGraph.MODEL}."
-        return {
+        prefix, stored = f"{_TrainGraph.MODEL}.", self.graph.state_dict()
+        moments = {
             f"{name.removeprefix(prefix)[:-2]}.{name[-1]}": to_numpy(value)
-            for name, value in self.graph.state_dict().items()
+            for name, value in stored.items()
             if name.startswith(prefix) and name.endswith(("-m", "-v"))
         }
+        return moments | {name: to_numpy(stored[own]) for name, own in self._counters().items() if own in stored}
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         world = self.options.world
         loaded: dict[str, flow.Tensor | dict[str, flow.Tensor]] = {
-            f"{_TrainGraph.MODEL}.{name[:-2]}-{name[-1]}": self._whole(array) for name, array in state.items()
+            f"{_TrainGraph.MODEL}.{name[:-2]}-{name[-1]}": self._whole(array)
+            for name, array in state.items()
+            if name.endswith((".m", ".v"))
         }
-        loaded[_TrainGraph.STEP] = self._whole(np.array([step], np.int64), "cpu" if world.size == 1 else None)
+        # Mixed precision skips updates whose gradients overflowed: the job's own count may be less than the run's.
+        counters = {"updates": np.array([step], np.int64), **state}
+        for name, own in self._counters().items():
+            if name in counters:
+                on_cpu = name == "updates" and world.size == 1
+                loaded[own] = self._whole(counters[name], "cpu" if on_cpu else None)
         self.graph.load_state_dict(loaded)
         self.step = step
 
@@ -217,6 +228,14 @@ class GraphTrainStep:
             for micro in range(accumulation)
         ]
         return {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
+
+    def _counters(self) -> dict[str, str]:
+        """What the job counts, under the names of a checkpoint and the job's own."""
+        counters = {"updates": "System-Train-TrainStep"}
+        if self.options.use_fp16:
+            scaler = f"System-Train-DynamicLossScale-{self.graph.name}"
+            counters |= {"loss_scale": f"{scaler}-LossScale", "good_steps": f"{scaler}-GoodStepCounter"}
+        return counters
 
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
@@ -251,7 +270,7 @@ class GrowingTrainStep:
 
 
 class _TrainGraph(nn.Graph):
-    MODEL, STEP = "model", "System-Train-TrainStep"
+    MODEL = "model"
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: TableScheduler, options: StepOptions) -> None:
         super().__init__()
@@ -264,9 +283,9 @@ class _TrainGraph(nn.Graph):
         if options.world.device != "cpu":
             flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
             flow.boxing.nccl.set_fusion_max_ops_num(options.nccl_fusion_max_ops)
-            if options.use_fp16:
-                self.config.enable_amp(True)
-                self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
+        if options.use_fp16:
+            self.config.enable_amp(True)
+            self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
 
     def build(self, **inputs: flow.Tensor) -> dict[str, flow.Tensor]:
         batch = {name: tensor for name, tensor in inputs.items() if not name.startswith(_MASK)}
