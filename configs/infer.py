@@ -57,6 +57,8 @@ class InferConfig:
     )
     device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA if it is usable)")
     batch_size: int = flag(32, "rows computed together, at most")
+    num_threads: int | None = flag(None, "CPU threads (default: all cores)")
+    cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
     seq_length: int | None = flag(
         None, "longest input (default: the model's; windows: 384)", aliases=("s",), unit="tokens"
     )
@@ -77,7 +79,14 @@ class InferConfig:
     def __post_init__(self) -> None:
         if not self.model_path:
             raise UserError("--model_path is missing: name a model directory or a checkpoint.")
-        for name in ("batch_size", "max_answer_length", "top_k", "max_predictions_per_seq", *self.sizes()):
+        for name in (
+            "batch_size",
+            "num_threads",
+            "max_answer_length",
+            "top_k",
+            "max_predictions_per_seq",
+            *self.sizes(),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, not {value}.")

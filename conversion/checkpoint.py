@@ -82,6 +82,11 @@ def read_checkpoint(
         if settings.get(name, value) != value:
             raise UserError(f"--{name} {value} contradicts the configuration of {path}, which says {settings[name]}.")
     settings = {**settings, **(sizes or {})}
+    positions = settings.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise UserError(
+            f"{path} has {positions!r} position embeddings, which BERT has not: only 'absolute' can be computed."
+        )
     source = detect(path) if source == "auto" else source
     stored, flat = _read_stored(path, source, trust)
     try:
@@ -137,9 +142,14 @@ def write_checkpoint(
         vocab_file: a vocabulary to put in, in place of the one beside the weights that were read.
 
     Raises:
-        UserError: the directory is in use, there is no room, or what was read back differs.
+        UserError: the directory is in use, there is no room, what was read back differs, or the format cannot say
+            what this model computes.
     """
     directory = Path(directory)
+    if checkpoint.config.is_variant and target in ("tf", "lazy"):
+        raise UserError(
+            f"{checkpoint.path} is a variant of BERT's encoder, which programs that read {target} do not know."
+        )
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--output {directory} is a file: name a directory.")
     if directory.is_dir() and any(directory.iterdir()) and not overwrite:
@@ -211,8 +221,6 @@ def _directory(path: Path) -> Path:
 def _resolve(path: Path) -> Path:
     """A training run's directory stands for its newest checkpoint, which `latest` names."""
     latest = path / "latest"
-    if latest.is_symlink() or latest.is_dir():
-        return latest.resolve()
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
         if Path(name).name == name and (path / name).is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from tqdm import tqdm
 
+from configs.cli import warn
 from configs.infer import InferConfig
 from inference.model import Model, load
 from inference.pipelines import Pipeline
@@ -177,7 +177,7 @@ def _output(path: str) -> Iterator[TextIO]:
     if path == "-":
         yield sys.stdout
         return
-    partial = Path(path).with_name(f".{Path(path).name}.partial-{os.getpid()}")
+    partial = Path(path).with_name(f"{Path(path).name}.partial")
     try:
         file = partial.open("w", encoding="utf-8")
     except OSError as error:
@@ -187,7 +187,11 @@ def _output(path: str) -> Iterator[TextIO]:
             yield file
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            if partial.stat().st_size:
+                warn(f"the answers so far are in {partial}.")
+            else:
+                partial.unlink()
 
 
 def _table(task: str, row: Any, answer: Any) -> str:

@@ -191,6 +191,13 @@ def test_a_configuration_that_is_none(tmp_path, state, content):
         load_any(directory)
 
 
+def test_an_encoder_that_is_not_bert(tmp_path, state, config):
+    with pytest.raises(UserError, match="'relative_key' position embeddings"):
+        load_any(write_model(tmp_path / "m", state, config | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(UserError, match="gelu_new"):
+        load_any(write_model(tmp_path / "m", state, config | {"hidden_act": "gelu_new"}))
+
+
 def test_no_encoder(tmp_path):
     with pytest.raises(UserError, match="no BERT encoder"):
         load_any(write_model(tmp_path / "m", {"weight": np.zeros(3, np.float32)}))

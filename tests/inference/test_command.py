@@ -116,6 +116,19 @@ def test_nothing_to_answer(infer, tmp_path):
         infer("--text", "a [MASK]", "--output_path", tmp_path / "no" / "out")
 
 
+def test_an_interrupted_run_keeps_its_answers(infer, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        yield {"text": "a"}, "first"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inference.command._answered", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        infer("--input_path", "-", "--output_path", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    assert rows((tmp_path / "out.partial").read_text()) == [{"answer": "first"}]
+    assert "out.partial" in capsys.readouterr().err
+
+
 def test_a_conversation(infer, monkeypatch):
     said = iter(["the [MASK]", "no mask", "[MASK]", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
