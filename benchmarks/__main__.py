@@ -1,0 +1,208 @@
+"""Ours against Hugging Face's BERT-base on this machine's CPU: `make bench`, or `python -m benchmarks --help`.
+
+Both sides run at their best settings, in turns and in one run. The results are a table, lines for machines such as
+`pretraining_step_ratio_fp32_graph 1.52` (how many times faster than Hugging Face as it comes; with `_same_work` than
+Hugging Face doing only what we do), build/bench/results.json and build/bench/ratios.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.worker import LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, Worker, sentence_lengths
+from configs.cli import flag, parse, run
+from utils.errors import UserError
+
+TASKS = ("pretraining", "squad", "inference")
+OUTPUT = ROOT / "build" / "bench"
+PEER = ROOT / "build" / "peer"
+UV = ROOT / ".tools" / "uv" / "bin" / "uv"
+PEER_PACKAGES = ["torch==2.13.0", "transformers", "numpy"]
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What to measure, and how long."""
+
+    only: str = flag("", "one of the tasks", choices=("", *TASKS))
+    rounds: int = flag(5, "turns of each side")
+    compile: bool = flag(False, "also measure torch.compile (its compilation takes minutes)")
+    peer_python: str = flag("", "a Python that has torch and transformers (default: an environment under build/)")
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, not {self.rounds}.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table."""
+
+    name: str  # as machines read it: pretraining_step, squad_step, inference_batch_1, inference_batch_32
+    side: str  # ours or peer
+    kind: str
+    precision: str
+    seconds: float
+    items_per_second: float
+    peak_share: float  # of this run's GEMM speed; 0 where it is not counted
+    peak_bytes: float
+
+
+def main() -> None:
+    config = parse(BenchmarkConfig, prog="python -m benchmarks", description=__doc__)
+    peer_python = Path(config.peer_python) if config.peer_python else _peer_environment()
+    speeds = _gemm_speeds()
+    results: list[Result] = []
+    for task in (config.only,) if config.only else TASKS:
+        for case_task in ("inference_1", "inference_32") if task == "inference" else (task,):
+            for precision in speeds:
+                results += _measure(config, case_task, precision, speeds[precision], peer_python)
+    lines = _lines(results, speeds)
+    if config.only in ("", "pretraining"):
+        lines |= {f"two_processes_ratio_{p}": _two_processes(p, config.rounds) for p in speeds}
+    print(_table(results))
+    for name, value in lines.items():
+        print(f"{name} {value:.3g}")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    stored = {"rows": [vars(result) for result in results], "lines": lines}
+    (OUTPUT / "results.json").write_text(json.dumps(stored, indent=1) + "\n")
+    _plot(lines, OUTPUT / "ratios.png")
+
+
+def _peer_environment() -> Path:
+    """Python 3.11 with PyTorch and transformers under build/, made once."""
+    python = PEER / "bin" / "python"
+    if not (PEER / ".ready").exists():
+        print("benchmarks: setting up Hugging Face's environment in build/peer …", flush=True)
+        links = os.environ.get("PIP_FIND_LINKS")
+        install = ["pip", "install", "-q", "--python", str(python), *(["--find-links", links] if links else [])]
+        make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
+        for command in (make, [*install, *PEER_PACKAGES]):
+            if subprocess.run([str(UV), *command], check=False).returncode:
+                raise UserError("Hugging Face's environment cannot be set up; --peer_python names one that exists.")
+        (PEER / ".ready").touch()
+    return python
+
+
+def _gemm_speeds() -> dict[str, float]:
+    """Operations a second of a matrix product of BERT-base's sizes, for each precision that this CPU has."""
+    code = (
+        "import kernels; kernels.configure(); s = kernels.load(); from kernels.check import gemm_speed as g\n"
+        "print(g()); print(kernels.set_bf16(True) and g() or 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    fp32, bf16 = map(float, done.stdout.split())
+    return {"fp32": fp32, "bf16": bf16} if bf16 else {"fp32": fp32}
+
+
+def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, peer_python: Path) -> list[Result]:
+    """All kinds of one task and precision, in turns."""
+    bf16 = precision == "bf16"
+    peers = ["as_it_comes"] if task in ("squad", "inference_1") else ["as_it_comes", "same_work"]
+    workers: list[tuple[str, Worker]] = []
+    try:
+        for side, kind in [("ours", "eager"), ("ours", "graph"), *(("peer", k) for k in peers)] + (
+            [("peer", "compiled")] if config.compile else []
+        ):
+            python, script = (Path(sys.executable), "ours.py") if side == "ours" else (peer_python, "peer.py")
+            print(f"benchmarks: {task} {precision} {side} {kind} …", flush=True)
+            worker = Worker(python, script, Case(task, kind, bf16))
+            worker.wait()  # one warms up at a time
+            workers.append((side, worker))
+        for _ in range(config.rounds):
+            for _, worker in workers:
+                worker.ask(10 if task == "inference_1" else 1)
+                worker.wait()
+    finally:
+        for _, worker in workers:
+            worker.close()
+    name = f"{task}_step" if task in ("pretraining", "squad") else task.replace("inference", "inference_batch")
+    items = SENTENCES if task == "inference_32" else ROWS[task]
+    rows = []
+    for side, worker in workers:
+        seconds = statistics.median(worker.seconds)
+        share = _operations(task) / seconds / speed if side == "ours" else 0.0
+        rows.append(Result(name, side, worker.case.kind, precision, seconds, items / seconds, share, worker.peak_bytes))
+    return rows
+
+
+def _operations(task: str, hidden: int = 768, layers: int = 12, vocabulary: int = 30522) -> float:
+    """Floating-point operations of a step's matrix products: 2 for each weight and token, thrice that in training."""
+    lengths = sentence_lengths() if task == "inference_32" else [LENGTH[task]] * ROWS[task]
+    forward = sum(layers * (24 * hidden**2 + 4 * hidden * length) * length for length in lengths)
+    if task == "pretraining":
+        forward += 2 * ROWS[task] * PREDICTIONS * hidden * (hidden + vocabulary)
+    return forward * (3 if task in ("pretraining", "squad") else 1)
+
+
+def _two_processes(precision: str, rounds: int) -> float:
+    """Pretraining steps a second of two processes of one thread together, over those of one alone."""
+    case = Case("pretraining", "eager", precision == "bf16", threads=1)
+    pair = [Worker(Path(sys.executable), "ours.py", case) for _ in range(2)]
+    try:
+        for worker in pair:
+            worker.wait()
+        for _ in range(rounds):
+            pair[0].ask(1)
+            pair[0].wait()
+        alone = statistics.median(pair[0].seconds)
+        for worker in pair:
+            worker.seconds.clear()
+            worker.ask(rounds)
+        for worker in pair:
+            worker.wait()
+        return sum(alone / statistics.median(worker.seconds) for worker in pair)
+    finally:
+        for worker in pair:
+            worker.close()
+
+
+def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:
+    lines = {f"gemm_gflops_{precision}": speed / 1e9 for precision, speed in speeds.items()}
+    for ours in (result for result in results if result.side == "ours"):
+        same = [r for r in results if (r.side, r.name, r.precision) == ("peer", ours.name, ours.precision)]
+        key = f"{ours.name}_ratio_{ours.precision}_{ours.kind}"
+        lines[key] = next(r.seconds for r in same if r.kind == "as_it_comes") / ours.seconds
+        lines[f"{key}_same_work"] = min(r.seconds for r in same) / ours.seconds
+        lines[f"{ours.name}_gemm_share_{ours.precision}_{ours.kind}"] = ours.peak_share
+        peer_bytes = min(r.peak_bytes for r in same)
+        lines[f"{ours.name}_memory_ratio_{ours.precision}_{ours.kind}"] = ours.peak_bytes / peer_bytes
+    return lines
+
+
+def _table(results: list[Result]) -> str:
+    rows = [f"{'':<22}{'':<8}{'':<12}{'':<6}{'ms':>10}{'items/s':>10}{'of GEMM':>9}{'GB':>6}"]
+    for r in results:
+        side = "ours" if r.side == "ours" else "HF"
+        share = f"{r.peak_share:.0%}" if r.peak_share else ""
+        rows.append(
+            f"{r.name:<22}{side:<8}{r.kind:<12}{r.precision:<6}{r.seconds * 1e3:>10.1f}{r.items_per_second:>10.2f}"
+            f"{share:>9}{r.peak_bytes / 1e9:>6.1f}"
+        )
+    return "\n".join(rows)
+
+
+def _plot(lines: dict[str, float], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ratios = {name: value for name, value in lines.items() if "_ratio_" in name and "memory" not in name}
+    figure, axes = pyplot.subplots(figsize=(9, 0.35 * len(ratios) + 1.2))
+    axes.barh(list(ratios)[::-1], list(ratios.values())[::-1])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("times as fast (two_processes: times one process's throughput)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    run(main)

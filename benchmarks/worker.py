@@ -1,0 +1,104 @@
+"""A worker measures one case in a process of its own and does a few steps whenever it is asked, so that two can take
+turns: they meet the same state of the machine.
+
+It speaks JSON lines: {"ready": true, "peak_bytes": …} when warm, then for each number n on its input the seconds of n
+steps. Standard library only: Hugging Face's environment imports it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to measure. `kind` names the way it is done: ours "eager" or "graph"; the peer's "as_it_comes",
+    "same_work" or "compiled"."""
+
+    task: str  # pretraining | squad | inference_1 | inference_32
+    kind: str
+    bf16: bool = False
+    threads: int | None = None
+
+
+# Sizes of each task: BERT-base, rows of a step, sequence length, masked-LM predictions.
+ROWS = {"pretraining": 8, "squad": 4, "inference_1": 1, "inference_32": 32}
+LENGTH = {"pretraining": 128, "squad": 384, "inference_1": 128, "inference_32": 128}
+PREDICTIONS = 20
+SENTENCES = 128  # of mixed lengths, in one step of inference_32
+
+
+def sentence_lengths() -> list[int]:
+    """Tokens of each sentence: from 8 to 128, short ones more often, always the same."""
+    return [8 + (number * 7919 % 121) * (number * 104729 % 97) // 96 for number in range(SENTENCES)]
+
+
+def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
+    """Runs the case that the command line gives as JSON, until the input ends."""
+    case = Case(**json.loads(sys.argv[1]))
+    step = make_step(case)
+    for _ in range(2):
+        step()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers)
+
+
+class Worker:
+    """The other end: starts a worker and asks it for steps."""
+
+    def __init__(self, python: Path, script: str, case: Case) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if case.threads:
+            environment["OMP_NUM_THREADS"] = str(case.threads)
+        self.process = subprocess.Popen(
+            [str(python), str(ROOT / "benchmarks" / script), json.dumps(vars(case))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.case, self.seconds, self.peak_bytes = case, [], 0.0  # type: Case, list[float], float
+
+    def wait(self) -> None:
+        """Until it is warm, or has answered; keeps what it measured.
+
+        Raises:
+            RuntimeError: it ended.
+        """
+        assert self.process.stdout and self.process.stderr
+        while line := self.process.stdout.readline():
+            if line.startswith("{"):
+                answer = json.loads(line)
+                self.seconds += answer.get("seconds", [])
+                self.peak_bytes = answer.get("peak_bytes", self.peak_bytes)
+                return
+        raise RuntimeError(f"{self.case}: {self.process.stderr.read()[-2000:]}")
+
+    def ask(self, steps: int) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
