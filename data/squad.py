@@ -15,13 +15,13 @@ import json
 import multiprocessing
 import os
 import re
-from collections import deque
+import signal
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from utils.errors import UserError
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its place in the data set
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace for contexts: these five and no others
 _WORDS_PER_CHUNK = 50_000
+_Chunk = tuple[int, Sequence["SquadExample"]]  # the number of its first example, and its examples
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,22 +253,10 @@ def convert_examples_to_features(
         for chunk in chunks:
             yield from converter.features(*chunk)
         return
-    # Spawned, not forked: the parent may hold a framework's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (settings,)) as pool:
-        pending: deque[Future[list[SquadFeature]]] = deque()
-        try:
-            for chunk in chunks:
-                pending.append(pool.submit(_convert_chunk, chunk))
-                if len(pending) > 2 * num_workers:  # no further ahead than this, so that memory stays flat
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        except BrokenProcessPool:
-            raise UserError("a worker process was killed (was memory short?); run the same command again.") from None
+    yield from _in_processes(chunks, settings, num_workers)
 
 
-def _chunks(examples: Sequence[SquadExample]) -> Iterator[tuple[int, Sequence[SquadExample]]]:
+def _chunks(examples: Sequence[SquadExample]) -> Iterator[_Chunk]:
     """Runs of examples of about the same work, each with the number of its first."""
     first = words = 0
     for number, example in enumerate(examples, 1):
@@ -380,17 +369,44 @@ def improve_answer_span(doc_ids: np.ndarray, start: int, end: int, answer_ids: n
     return start, end
 
 
-_converter: _Converter
+def _in_processes(chunks: Sequence[_Chunk], settings: FeatureFlags, num_workers: int) -> Iterator[SquadFeature]:
+    """Chunk after chunk, each worker having one at a time, so that memory stays flat.
+
+    The library's executor hangs when a worker is killed while large arguments wait for it (Python 3.10); a pipe of its
+    own for each worker cannot.
+    """
+    context = multiprocessing.get_context("spawn")  # not forked: the parent may hold a framework's threads
+    workers: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for _ in range(num_workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, settings), daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+        for number in range(len(chunks) + num_workers):
+            _, pipe = workers[number % num_workers]
+            done = pipe.recv() if number >= num_workers else []
+            if number < len(chunks):
+                pipe.send(chunks[number])
+            yield from done
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise UserError("a worker process was lost (was memory short?); run the same command again.") from None
+    finally:
+        for worker, _ in workers:
+            worker.terminate()
+            worker.join()
 
 
-def _start_worker(settings: FeatureFlags) -> None:
-    global _converter
+def _work(pipe: Connection, settings: FeatureFlags) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already fill the cores
-    _converter = _Converter(settings)
-
-
-def _convert_chunk(chunk: tuple[int, Sequence[SquadExample]]) -> list[SquadFeature]:
-    return list(_converter.features(*chunk))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    converter = _Converter(settings)
+    try:
+        while True:
+            pipe.send(list(converter.features(*pipe.recv())))
+    except (EOFError, BrokenPipeError):
+        return  # the parent is gone
 
 
 # ---------------------------------------------------------------------------------------------------------------------
