@@ -306,6 +306,8 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 
 
 def test_ray_does_the_same_and_does_a_lost_piece_again(tmp_path, corpus, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token in the home directory
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     ray = pytest.importorskip("ray")
     expected = content(run(*corpus, tmp_path / "here"))
     monkeypatch.setattr(pretraining, "_draw_piece", dies_once)
