@@ -35,7 +35,7 @@ LONGEST_MESSAGE = 8192  # bytes
 
 def rank() -> int:
     """This process's number in its job."""
-    return int(os.environ.get("RANK", "0"))
+    return max(0, int(os.environ.get("RANK", "0")))  # alone, the framework sets it to -1
 
 
 def size() -> int:
