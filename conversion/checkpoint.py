@@ -53,6 +53,11 @@ class Checkpoint:
         path = _directory(self.path) / name
         return path if path.is_file() else None
 
+    def json(self, name: str) -> dict[str, Any]:
+        """The content of a small JSON file beside the weights, {} where there is none."""
+        file = self.file(name)
+        return _read_json(file) if file else {}
+
 
 def read_checkpoint(
     path: str | Path,
@@ -230,18 +235,19 @@ def _resolve(path: Path) -> Path:
 
 def _settings(path: Path, file: Path | None) -> dict[str, Any]:
     """The content of the configuration file, {} where there is none."""
-    files = [file] if file else [_directory(path) / name for name in _CONFIG_FILES]
-    for candidate in files:
-        if candidate.is_file():
-            try:
-                if candidate.stat().st_size > _MOST_CONFIG_BYTES:
-                    raise ValueError("too large")
-                settings = json.loads(candidate.read_text(encoding="utf-8"))
-                if not isinstance(settings, dict):
-                    raise ValueError("no JSON object")
-                return settings
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{candidate} is not a model configuration ({error}).") from None
-    if file:
+    if file and not file.is_file():
         raise UserError(f"--config {file} does not exist.")
-    return {}
+    files = [file] if file else [_directory(path) / name for name in _CONFIG_FILES]
+    return next((_read_json(candidate) for candidate in files if candidate.is_file()), {})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MOST_CONFIG_BYTES:
+            raise ValueError("too large")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not a configuration that can be read ({error}): copy it again.") from None

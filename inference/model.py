@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -284,30 +283,17 @@ def _encoder(
         )
     if len(vocab) < config.vocab_size:
         warn(f"the vocabulary {file} has {len(vocab)} tokens, fewer than the model's {config.vocab_size}.")
-    if do_lower_case is None:
-        do_lower_case = _said_lower_case(checkpoint)
-    if do_lower_case is None:
-        do_lower_case = _looks_uncased(vocab)
-    else:
+    said = checkpoint.json("tokenizer_config.json").get("do_lower_case")
+    if do_lower_case is not None:
         check_casing(vocab, do_lower_case, str(file))
+    else:
+        do_lower_case = said if isinstance(said, bool) else _looks_uncased(vocab)
     return TextEncoder(
         build_tokenizer(vocab, do_lower_case),
         vocab,
         seq_length or config.max_position_embeddings,
         config.type_vocab_size,
     )
-
-
-def _said_lower_case(checkpoint: Checkpoint) -> bool | None:
-    """What tokenizer_config.json says, if there is one."""
-    file = checkpoint.file("tokenizer_config.json")
-    if file is None:
-        return None
-    try:
-        said = json.loads(file.read_text(encoding="utf-8")).get("do_lower_case")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not a tokenizer's configuration ({error}): copy it again.") from None
-    return said if isinstance(said, bool) else None
 
 
 def _looks_uncased(vocab: dict[str, int]) -> bool:

@@ -60,10 +60,9 @@ def test_casing(directory):
     with pytest.raises(UserError, match="--do_lower_case True contradicts"):
         load(directory, mode="eager", do_lower_case=True)
     (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    with pytest.raises(UserError, match="contradicts"):
-        load(directory, mode="eager")
+    assert load(directory, mode="eager")._encoder.encode("Cat cat").tokens[0] != "Cat"
     (directory / "tokenizer_config.json").write_text("[")
-    with pytest.raises(UserError, match="not a tokenizer's configuration"):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not a configuration"):
         load(directory, mode="eager")
 
 
