@@ -45,6 +45,9 @@ demo: setup
 test: setup
 	$(PYTHON) -m pytest
 
+bench: setup
+	@$(PYTHON) -m benchmarks $(if $(ONLY),--only $(ONLY))
+
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
