@@ -95,6 +95,9 @@ class Run:
                 "--clip value with --grad_acc_steps above 1 works in eager mode alone: a compiled job cannot reach the "
                 "sum of its micro-batches; take --clip norm."
             )
+        if config.device.use_ddp if mode == "graph" else config.device.use_consistent:
+            flag, other = ("use_ddp", "eager") if mode == "graph" else ("use_consistent", "graph")
+            warn(f"--{flag} changes nothing here: it is {other} mode's; the launcher's processes work together anyway.")
         self.world = join(config.device)
         self.bf16 = self.world.device == "cpu" and config.device.use_fp16 and kernels.set_bf16(True)
         if self.world.device == "cpu" and config.device.use_fp16 and not self.bf16:
