@@ -390,7 +390,7 @@ def _in_processes(chunks: Sequence[_Chunk], settings: FeatureFlags, num_workers:
             if number < len(chunks):
                 pipe.send(chunks[number])
             yield from done
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, OSError):
         raise UserError("a worker process was lost (was memory short?); run the same command again.") from None
     finally:
         for worker, _ in workers:
@@ -405,7 +405,7 @@ def _work(pipe: Connection, settings: FeatureFlags) -> None:
     try:
         while True:
             pipe.send(list(converter.features(*pipe.recv())))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, OSError):
         return  # the parent is gone
 
 
