@@ -13,6 +13,7 @@ import numpy as np
 
 from configs.model import BertConfig
 from conversion import huggingface, lazy, oneflow_save, tensorflow
+from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
 from utils.errors import UserError
 
@@ -71,7 +72,7 @@ def read_checkpoint(
     """Reads a checkpoint.
 
     Args:
-        path: a model directory, a weights file, a TensorFlow prefix, or a training run's directory.
+        path: a model directory, a weights file, a TensorFlow prefix, a training run's directory, or a hub name.
         source: its format; "auto" finds out.
         config: a configuration file, or its content, in place of the one beside the weights.
         sizes: settings that a user gave besides; where the configuration tells them too they must agree.
@@ -81,7 +82,7 @@ def read_checkpoint(
     Raises:
         UserError: none of the formats, damaged, not trusted, no BERT, or tensors missing or of another shape.
     """
-    path = _resolve(Path(path))
+    path = _resolve(local_directory(str(path)))
     settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
     for name, value in (sizes or {}).items():
         if settings.get(name, value) != value:
