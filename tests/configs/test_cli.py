@@ -119,3 +119,13 @@ def test_run_ends_with_one_line(capsys, error, code, text):
         run(main)
     assert end.value.code == code
     assert text in capsys.readouterr().err
+
+
+def test_a_section_may_have_other_defaults():
+    @dataclass(frozen=True)
+    class Other:
+        inner: Inner = section(Inner, train_batch_size=7)
+
+    assert parse(Other, ["--kind", "b"]).inner == Other().inner.__class__(7, "b")
+    assert parse(Other, ["--batch", "9"]).inner.train_batch_size == 9
+    assert Outer().inner.train_batch_size == 8
