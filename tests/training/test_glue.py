@@ -1,0 +1,96 @@
+"""GLUE end to end on small tasks that can be learnt: scores, seeds, the best checkpoint, leaderboard files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.cli import parse
+from configs.glue import GlueConfig
+from training.glue import finetune_glue
+from utils.errors import UserError
+
+WORDS = [f"word{letter}" for letter in "abcdefghijkl"]
+
+
+@pytest.fixture
+def glue_dir(tmp_path):
+    """RTE and STS-B whose answers stand in the first word of the second sentence."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "glue"
+    for name, header, prefix in (
+        ("RTE", "index\tsentence1\tsentence2", ""),
+        (
+            "STS-B",
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2",
+            "\tg\tf\ty\to\ts\ts",
+        ),
+    ):
+        (root / name).mkdir(parents=True)
+        for split, rows in (("train", 48), ("dev", 20), ("test", 7)):
+            label = {"RTE": "label", "STS-B": "score"}[name]
+            lines = [header + ("" if split == "test" else f"\t{label}")]
+            for row in range(rows):
+                kind = int(rng.integers(2))
+                second = f"{WORDS[kind]} {' '.join(rng.choice(WORDS[2:], 2))}"
+                answer = {"RTE": ("entailment", "not_entailment")[kind], "STS-B": f"{4 * kind}.5"}[name]
+                fields = [f"{row}{prefix}", " ".join(rng.choice(WORDS[2:], 3)), second]
+                lines.append("\t".join(fields + ([] if split == "test" else [answer])))
+            (root / name / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    return root
+
+
+def finetune(glue_dir, output, task, *more):
+    words = ["--task_name", task, "--data_dir", glue_dir, "--vocab_file", glue_dir.parent / "vocab.txt"]
+    words += ["--output_dir", output, "--max_seq_length", 13, "--train_batch_size", 8, "--seed", 3]
+    if "--init_checkpoint" not in more and "False" not in more:
+        words += ["--num_hidden_layers", 2, "--num_attention_heads", 2, "--hidden_size_per_head", 16]
+    finetune_glue(parse(GlueConfig, [*map(str, words), *map(str, more)]))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_task_is_learnt_and_answered(glue_dir, tmp_path, capsys, mode):
+    output = tmp_path / "out"
+    finetune(glue_dir, output, "rte", "--epochs", 8, "--lr", 3e-3, "--mode", mode, "--do_predict")
+    results = json.loads((output / "eval_results.json").read_text())
+    assert results == {"accuracy": 1.0}
+    assert "rte    accuracy" in capsys.readouterr().out
+    lines = (output / "RTE.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 8
+    tests = [line.split("\t")[2] for line in (glue_dir / "RTE/test.tsv").read_text().splitlines()[1:]]
+    expected = ["entailment" if text.startswith("worda") else "not_entailment" for text in tests]
+    assert [line.split("\t")[1] for line in lines[1:]] == expected
+
+    (output / "eval_results.json").unlink()
+    finetune(glue_dir, output, "rte", "--do_train", "False", "--mode", mode)  # takes the best checkpoint that is there
+    assert json.loads((output / "eval_results.json").read_text()) == results
+
+
+def test_scores_and_several_seeds(glue_dir, tmp_path):
+    output = tmp_path / "out"
+    finetune(glue_dir, output, "stsb", "--epochs", 6, "--lr", 3e-3, "--seeds", 2, "--mode", "eager", "--do_predict")
+    summary = json.loads((output / "summary.json").read_text())["stsb"]
+    runs = [json.loads((output / f"seed-{number}/eval_results.json").read_text()) for number in range(2)]
+    for metric in ("pearson", "spearman"):
+        values = [run[metric] for run in runs]
+        assert summary[metric]["seeds"] == 2 and summary[metric]["median"] == pytest.approx(np.median(values))
+        assert (summary[metric]["min"], summary[metric]["max"]) == (min(values), max(values))
+        assert min(values) > 0.5
+    assert len((output / "seed-1/STS-B.tsv").read_text().splitlines()) == 8
+
+
+def test_a_resumed_run_keeps_its_best(glue_dir, tmp_path):
+    words = ("--epochs", 3, "--lr", 3e-3, "--mode", "eager")
+    finetune(glue_dir, tmp_path / "whole", "rte", *words)
+    finetune(glue_dir, tmp_path / "cut", "rte", *words, "--max_steps", 18, "--model_save_every_n_iter", 6)
+    best = json.loads((tmp_path / "cut/best/score.json").read_text())
+    finetune(glue_dir, tmp_path / "cut", "rte", *words, "--max_steps", 18, "--resume")
+    assert json.loads((tmp_path / "cut/best/score.json").read_text()) == best
+
+
+def test_a_missing_test_set_is_named(glue_dir, tmp_path):
+    (glue_dir / "RTE/test.tsv").unlink()
+    with pytest.raises(UserError, match=r"test\.tsv"):
+        finetune(glue_dir, tmp_path / "out", "rte", "--do_predict")
+    assert not (tmp_path / "out").exists()
