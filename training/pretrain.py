@@ -31,7 +31,7 @@ EVALUATION_FILE = "eval_results.txt"
 
 def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     """Trains and evaluates as the flags say; everything lands in the output directory."""
-    data = PretrainingData.open(config.data)
+    data = PretrainingData.open(config.data, config.run.do_train)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
     vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
@@ -88,8 +88,10 @@ class PretrainingData:
     max_predictions_per_seq: int
 
     @classmethod
-    def open(cls, flags: PretrainingDataFlags) -> PretrainingData:
+    def open(cls, flags: PretrainingDataFlags, do_train: bool = True) -> PretrainingData:
         """Opens the shards; raises UserError where they are not pretraining records or disagree with the flags."""
+        if not do_train and flags.ofrecord_path is None:
+            flags = dataclasses.replace(flags, ofrecord_path=flags.val_ofrecord_path)  # to evaluate takes one set
         if flags.ofrecord_path is None:
             raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
         source = open_records(flags.ofrecord_path, parts=flags.train_data_part)
