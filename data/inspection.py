@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
 from data.ofrecord import RecordSet, open_records
-from data.pieces import Progress
+from data.pieces import Progress, WorkerLostError
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
 from data.tokenization import load_vocab
 from utils.errors import UserError
@@ -96,9 +97,12 @@ def _over_shards(
         Progress(title, len(records), "records") as progress,
         ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(jobs))) as pool,
     ):
-        for result, size in zip(pool.map(function, *zip(*jobs, strict=True)), sizes, strict=True):
-            progress.update(size)
-            yield result
+        try:
+            for result, size in zip(pool.map(function, *zip(*jobs, strict=True)), sizes, strict=True):
+                progress.update(size)
+                yield result
+        except BrokenProcessPool:
+            raise WorkerLostError from None
 
 
 def _vocab(records: RecordSet, vocab_file: str) -> dict[str, int]:

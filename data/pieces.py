@@ -72,6 +72,12 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
 class WorkerLostError(UserError):
     """A worker process was killed: what is done stays done."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
+            "command again to go on."
+        )
+
 
 @contextmanager
 def discarded_on_mistake(work: Path) -> Iterator[None]:
@@ -138,17 +144,19 @@ def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
     if workers <= 1:
         yield from map(_run_piece, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        try:
-            for job in as_completed([pool.submit(_run_piece, job) for job in jobs]):
-                yield job.result()
-        except BrokenProcessPool:
-            raise WorkerLostError(
-                "a worker process was killed (was memory short? --num_workers and --memory_mb bound it); run the same "
-                "command again to go on."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(workers)
+    try:
+        for job in as_completed([pool.submit(_run_piece, job) for job in jobs]):
+            yield job.result()
+        pool.shutdown()
+    except BaseException as error:
+        # A broken pool may wait for its other workers for ever; and a piece can be interrupted anywhere.
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise WorkerLostError from None
+        raise
 
 
 def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
@@ -181,7 +189,7 @@ def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.WorkerCrashedError:
-            raise WorkerLostError("a piece's worker was killed ten times; run the same command again.") from None
+            raise WorkerLostError from None  # ten times
 
 
 _RUNNERS = {"local": _run_here, "ray": _run_on_ray}
