@@ -68,6 +68,8 @@ def load() -> Status:
     if library.kernels_onednn_version() != ONEDNN_VERSION:
         return without("another version of oneDNN answers; `make setup` installs the right one")
     settings.configure_graph()
+    if os.environ.get("ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD") == "0":
+        _find_scheduler(library)
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
@@ -145,6 +147,15 @@ def _open(path: Path) -> ctypes.CDLL:
 
     ctypes.CDLL(str(build.ENVIRONMENT / "lib" / "libdnnl.so.3"))
     return ctypes.CDLL(str(path))
+
+
+def _find_scheduler(library: ctypes.CDLL) -> None:
+    """Lets the kernels know the thread that waits impatiently for compiled jobs (kernels/src/runtime.cpp)."""
+    import oneflow as flow
+
+    flow._C.gelu(flow.ones(1))
+    wait_for_kernels()
+    library.kernels_find_scheduler()
 
 
 def _cpu_features() -> set[str]:
