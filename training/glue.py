@@ -206,6 +206,7 @@ class _Best:
             (partial / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
             partial.rename(self.directory)
+        self.run.world.wait()  # the others read it, too
         return True
 
 
