@@ -110,6 +110,12 @@ class ExampleFlags:
         "whether records hold their masks, or are masked (for sop also swapped) anew each time training reads them",
         choices=("static", "dynamic"),
     )
+    packing: str = flag(
+        "pairs",
+        "records end where documents do (pairs), or documents are joined and cut into full records without padding "
+        "(chunks, for --objective none)",
+        choices=("pairs", "chunks"),
+    )
     max_seq_length: int = flag(128, "length of a record", aliases=("seq_length",), unit="tokens")
     max_predictions_per_seq: int = flag(20, "most masked tokens of a record", unit="tokens")
     masked_lm_prob: float = flag(0.15, "share of the tokens that are masked")
@@ -126,6 +132,8 @@ class ExampleFlags:
                 raise UserError(f"--{name} is {getattr(self, name)}, but must be between 0 and 1.")
         if self.max_seq_length > 65535:
             raise UserError(f"--max_seq_length is {self.max_seq_length}, but must be at most 65535.")
+        if self.packing == "chunks" and self.objective != "none":
+            raise UserError("--packing chunks has no second sentence: give --objective none.")
         if self.max_predictions_per_seq > self.max_seq_length:
             raise UserError("--max_predictions_per_seq must not exceed --max_seq_length.")
         if self.random_seed < 0:

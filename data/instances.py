@@ -44,6 +44,7 @@ def draw_rows(
     number: int,
     *,
     objective: str,
+    packing: str = "pairs",
     swap: bool = True,
     seq_length: int,
     short_seq_prob: float,
@@ -57,6 +58,7 @@ def draw_rows(
         store: the corpus; next-sentence negatives come from all of it.
         number: which piece.
         objective: "nsp" and "sop" pair segments; "none" takes one segment a record.
+        packing: "chunks" cuts the joined documents into full records, from a random place on.
         swap: for "sop", whether half of the pairs are swapped (label 1), or none is.
         seq_length: S.
         short_seq_prob: share of documents that are cut to a random shorter length.
@@ -75,6 +77,11 @@ def draw_rows(
     labels: list[int] = []
     starts: list[int] = piece.sentence_starts.tolist()
     borders: list[int] = piece.document_starts.tolist()
+    if packing == "chunks":
+        tokens = len(piece.tokens)
+        firsts = range(int(share() * (1 + min(longest, tokens - longest))), tokens - longest + 1, longest)
+        spans = [(first, first + longest, -1, 0, 0) for first in firsts]
+        labels, borders = [0] * len(spans), []
     for document, (here, stop) in enumerate(pairwise(borders), first_document):
         target = 2 + int(share() * (longest - 1)) if share() < short_seq_prob else longest
         while here < stop:

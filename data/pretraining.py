@@ -221,7 +221,7 @@ def _draw_piece(
         for dupe in dupes:
             rows = draw_rows(
                 _generator(example, _PAIRS, dupe, number), store, number, objective=example.objective,
-                swap=example.masking == "static", seq_length=example.max_seq_length,
+                packing=example.packing, swap=example.masking == "static", seq_length=example.max_seq_length,
                 short_seq_prob=example.short_seq_prob, cls_id=cls_id, sep_id=sep_id,
             )  # fmt: skip
             table = np.concatenate(

@@ -155,3 +155,33 @@ def test_truncation_is_googles_loop(a, b, longest):
     truncate(tokens_a, tokens_b, longest, random.Random(0))
     cut = truncated_lengths(np.array([a]), np.array([b]), longest)
     assert [int(part[0]) for part in cut] == [len(tokens_a), len(tokens_b)]
+
+
+def test_chunks_are_full_and_cover_the_joined_documents(store):
+    rows = draw_rows(
+        np.random.default_rng(1), store, 1, objective="none", packing="chunks", seq_length=S, short_seq_prob=0.1,
+        cls_id=2, sep_id=3,
+    )  # fmt: skip
+    tokens = store.piece(1).tokens.tolist()
+    joined = rows.input_ids[:, 1:-1].ravel().tolist()
+    first = next(start for start in range(S) if tokens[start : start + len(joined)] == joined)
+    assert len(rows.labels) and len(tokens) - first - len(joined) < S - 2
+    assert (rows.input_ids[:, 0] == 2).all() and (rows.input_ids[:, -1] == 3).all()
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_sentence_order_pairs_are_neighbours(store, swap):
+    rows = draw_rows(
+        np.random.default_rng(1), store, 0, objective="sop", swap=swap, seq_length=S, short_seq_prob=0.1, cls_id=2,
+        sep_id=3,
+    )  # fmt: skip
+    assert set(rows.labels.tolist()) == ({0, 1} if swap else {0})
+    text = " ".join(map(str, store.piece(0).tokens.tolist()))
+    whole = 0
+    for _, a, b, label in segments(rows):
+        assert a and b
+        if len(a) + len(b) < S - 3:  # nothing was cut off
+            first, second = (b, a) if label else (a, b)
+            assert " ".join(map(str, first + second)) in text
+            whole += 1
+    assert whole
