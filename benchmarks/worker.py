@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,15 +69,18 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if case.threads:
             environment["OMP_NUM_THREADS"] = str(case.threads)
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
         self.process = subprocess.Popen(
             [str(python), str(ROOT / "benchmarks" / script), json.dumps(vars(case))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
             env=environment,
         )
-        self.case, self.seconds, self.peak_bytes = case, [], 0.0  # type: Case, list[float], float
+        self.case = case
+        self.seconds: list[float] = []
+        self.peak_bytes = 0.0
 
     def wait(self) -> None:
         """Until it is warm, or has answered; keeps what it measured.
@@ -84,14 +88,15 @@ class Worker:
         Raises:
             RuntimeError: it ended.
         """
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdout
         while line := self.process.stdout.readline():
             if line.startswith("{"):
                 answer = json.loads(line)
                 self.seconds += answer.get("seconds", [])
                 self.peak_bytes = answer.get("peak_bytes", self.peak_bytes)
                 return
-        raise RuntimeError(f"{self.case}: {self.process.stderr.read()[-2000:]}")
+        self.errors.seek(0)
+        raise RuntimeError(f"{self.case}: {self.errors.read()[-2000:]}")
 
     def ask(self, steps: int) -> None:
         assert self.process.stdin
@@ -102,3 +107,4 @@ class Worker:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
+        self.errors.close()
