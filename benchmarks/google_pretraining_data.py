@@ -9,6 +9,7 @@ compare distributions with it; run as a script it times both on the same text:
 from __future__ import annotations
 
 import random
+import resource
 import struct
 import subprocess
 import sys
@@ -223,14 +224,14 @@ def main() -> None:
             for name, value in flags.items()
             for word in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else (str(value),)))
         ]
-        started = time.monotonic()
         subprocess.run([sys.executable, "prepare_data.py", "pretraining", *words], check=True)
         from data.ofrecord import open_records
 
-        ours = (time.monotonic() - started) / len(open_records(config.output_dir))
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = (used.ru_utime + used.ru_stime) / len(open_records(config.output_dir))
         print(
-            f"Google's algorithm {1e6 * reference:.0f} µs a record, ours {1e6 * ours:.0f} µs on one process "
-            f"(start included): {reference / ours:.0f} times as fast"
+            f"of one core's time Google's algorithm takes {1e6 * reference:.0f} µs a record, ours {1e6 * ours:.0f} µs "
+            f"(start included): {reference / ours:.1f} times as fast"
         )
 
 

@@ -254,8 +254,8 @@ def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
     assert report["corpus"]["documents"] == len(documents())
     assert report["corpus"]["sentences"] == sum(map(len, documents()))
     page = (output / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 1
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert page.count('<div style="width: ') > 16
+    assert "http" not in page  # nothing is fetched
     # Counted anew from the records it is the same.
     inspect(parse(InspectConfig, ["--input_dir", str(output), "--report_dir", str(tmp_path / "again")]))
     again = json.loads((tmp_path / "again/report.json").read_text())
