@@ -44,7 +44,8 @@ def inspect(config: InspectConfig) -> None:
     count = min(config.num_samples, len(records))
     chosen = np.random.default_rng(config.sample_seed).choice(len(records), count, replace=False)
     batch = records.read(chosen)
-    samples = [describe({name: values[row] for name, values in batch.items()}, tokens) for row in range(count)]
+    rows = [{name: values[row] for name, values in batch.items()} for row in range(count)]
+    samples = [describe(row, tokens, records.metadata.get("objective", "nsp")) for row in rows]
     for index, sample in zip(chosen.tolist(), samples, strict=True):
         print(f"\n{records.location(index)}\n{sample}")
     if config.report:

@@ -307,7 +307,7 @@ def _write_shard(
                 statistics.add(features, masking.mask_id)
                 if not samples and index == 0:
                     samples = [
-                        describe({name: features[name][row] for name in writer.schema}, tokens)
+                        describe({name: features[name][row] for name in writer.schema}, tokens, example.objective)
                         for row in range(min(_SAMPLES, len(features["input_ids"])))
                     ]
     shard = writer.shard

@@ -106,8 +106,8 @@ def _count(counts: np.ndarray, values: np.ndarray) -> None:
     counts += np.bincount(values, minlength=len(counts))
 
 
-def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str]) -> str:
-    """One record as text: its tokens, the answers to its masks, its labels."""
+def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str], objective: str = "nsp") -> str:
+    """One record as text: its tokens, the answers to its masks, its labels (of which the objective is known)."""
 
     def show(index: int) -> str:
         return tokens.get(index, str(index))
@@ -124,7 +124,9 @@ def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str]) -> str
         second = int(record["segment_ids"].sum())
         lines.append(f"  {length} tokens, {length - second} in the first segment and {second} in the second")
     if "next_sentence_labels" in record:
-        lines.append(f"  B {'comes from elsewhere' if record['next_sentence_labels'][0] else 'follows A'}")
+        meanings = {"sop": ("A and B are in order", "A and B are swapped")}
+        meaning = meanings.get(objective, ("B follows A", "B comes from elsewhere"))
+        lines.append(f"  {meaning[int(record['next_sentence_labels'][0])]}")
     for name in ("start_positions", "end_positions", "unique_ids", "label_ids"):
         if name in record:
             lines.append(f"  {name}: {record[name][0]}")
