@@ -28,6 +28,8 @@ def infer(monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "argv", ["run_infer.py", "--mode", "eager", "--model_path", str(path), *map(str, flags)]
         )
+        # Settings of the process are decided when the first test imports the framework.
+        monkeypatch.setattr("kernels.configure", lambda *arguments, **options: {})
         run_infer.main()
         return capsys.readouterr().out
 
