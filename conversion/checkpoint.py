@@ -16,6 +16,7 @@ from conversion import huggingface, lazy, oneflow_save, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
 from utils.errors import UserError
+from utils.run_directory import model_directory
 
 FORMATS = ("hf", "oneflow", "lazy", "tf")
 _CONFIG_FILES = ("config.json", "bert_config.json")
@@ -82,7 +83,7 @@ def read_checkpoint(
     Raises:
         UserError: none of the formats, damaged, not trusted, no BERT, or tensors missing or of another shape.
     """
-    path = _resolve(local_directory(str(path)))
+    path = model_directory(local_directory(str(path)))
     settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
     for name, value in (sizes or {}).items():
         if settings.get(name, value) != value:
@@ -222,16 +223,6 @@ def _publish(partial: Path, directory: Path) -> None:
 
 def _directory(path: Path) -> Path:
     return path if path.is_dir() else path.parent
-
-
-def _resolve(path: Path) -> Path:
-    """A training run's directory stands for its newest checkpoint, which `latest` names."""
-    latest = path / "latest"
-    if latest.is_file():
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        if Path(name).name == name and (path / name).is_dir():
-            return path / name
-    return path
 
 
 def _settings(path: Path, file: Path | None) -> dict[str, Any]:

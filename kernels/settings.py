@@ -9,6 +9,7 @@ import sys
 # milliseconds, starves whatever else runs on two cores; sleeping at once costs a wake-up for every kernel.
 SPIN_COUNT = "1000"
 
+_NAMES = ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")
 enabled_by_caller = True
 _settings: dict[str, str] | None = None  # of the first configure()
 
@@ -25,27 +26,20 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
 
     Returns:
         The settings in force, for the log.
-
-    Raises:
-        RuntimeError: OneFlow is imported already, so that nothing would take effect.
     """
     global _settings, enabled_by_caller
     if _settings is None:
-        if "oneflow" in sys.modules:
-            raise RuntimeError("kernels.configure() comes too late: OneFlow is imported already")
         enabled_by_caller = enabled
+        if "oneflow" in sys.modules:  # too late: it has read what it reads
+            _settings = {name: os.environ.get(name, "unset") for name in _NAMES}
+            return _settings
         launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
         if threads is not None or launched:
             os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
-        wanted = {
-            "OMP_NUM_THREADS": str(_fair_share()),
-            # Otherwise the framework's scheduler spins beside a worker thread, and takes a core for itself.
-            "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "0",
-            "GOMP_SPINCOUNT": SPIN_COUNT,
-        }
-        for name, value in wanted.items():
+        # With a worker thread of its own the framework's scheduler spins beside it, and takes a core for itself.
+        for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
             os.environ.setdefault(name, value)
-        _settings = {name: os.environ[name] for name in wanted}
+        _settings = {name: os.environ[name] for name in _NAMES}
     return _settings
 
 

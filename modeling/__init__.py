@@ -5,14 +5,12 @@ on a laptop. Whoever wants them sets GLOG_minloglevel.
 """
 
 import os
-import sys
 
 import kernels
 
 
 def _import_framework() -> None:
-    if "oneflow" not in sys.modules:
-        kernels.configure()  # unless the command did, with its flags
+    kernels.configure()  # unless the command did, with its flags
     if "GLOG_minloglevel" in os.environ:
         return
     os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak

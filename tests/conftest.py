@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import modeling  # noqa: F401 - before any test imports the framework by itself, which would miss the settings
 from configs.model import BertConfig
 from data.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
 

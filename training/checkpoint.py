@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ import numpy as np
 
 from modeling.pretrained import PretrainedModel, read_weights, write_weights
 from utils.errors import UserError
+from utils.run_directory import LATEST, checkpoints
 
-LATEST = "latest"
 STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimizer.safetensors"
 
 
@@ -72,30 +71,6 @@ def save_checkpoint(
     return final
 
 
-def checkpoints(directory: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = {int(match[1]): path for path in directory.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
-    return [found[step] for step in sorted(found)]
-
-
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint that `latest` names, or the newest complete one."""
-    try:
-        named = directory / (directory / LATEST).read_text().strip()
-    except OSError:
-        named = None
-    if named is not None and _NAME.fullmatch(named.name) and named.is_dir():
-        return named
-    complete = checkpoints(directory)
-    return complete[-1] if complete else None
-
-
-def model_directory(path: str | Path) -> Path:
-    """The model directory that `path` means: itself, or the newest checkpoint of a run's output directory."""
-    path = Path(path)
-    return path if (path / "config.json").exists() else newest_checkpoint(path) or path
-
-
 def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.ndarray]]:
     """Where the run stood, and the optimizer's moments; raises UserError for a damaged checkpoint."""
     try:
@@ -112,9 +87,6 @@ def write_text_atomically(path: Path, text: str) -> None:
     _sync(partial)
     partial.rename(path)
     _sync(path.parent)
-
-
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def _sync(path: Path) -> None:

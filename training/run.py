@@ -28,10 +28,7 @@ from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import (
     TrainingState,
-    checkpoints,
     load_training_state,
-    model_directory,
-    newest_checkpoint,
     save_checkpoint,
     write_text_atomically,
 )
@@ -42,6 +39,7 @@ from training.optimizer import build_optimizer
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.errors import UserError
+from utils.run_directory import checkpoints, model_directory, newest_checkpoint
 
 RUN_FILE = "run.json"
 Model = TypeVar("Model", bound=PretrainedModel)

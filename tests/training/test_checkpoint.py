@@ -6,13 +6,11 @@ import pytest
 from modeling import BertForPreTraining
 from training.checkpoint import (
     TrainingState,
-    checkpoints,
     load_training_state,
-    model_directory,
-    newest_checkpoint,
     save_checkpoint,
 )
 from utils.errors import UserError
+from utils.run_directory import checkpoints, model_directory, newest_checkpoint
 
 
 def save(directory, model, step, keep_last=0):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from training.checkpoint import newest_checkpoint
 from training.journal import read_rows
+from utils.run_directory import newest_checkpoint
 
 SMALL = (
     "--num_hidden_layers 1 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 --seed 5 "

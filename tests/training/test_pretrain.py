@@ -15,10 +15,10 @@ import pytest
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from modeling import BertForPreTraining
-from training.checkpoint import checkpoints, newest_checkpoint
 from training.journal import read_rows
 from training.pretrain import pretrain
 from utils.errors import UserError
+from utils.run_directory import checkpoints, newest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
