@@ -10,6 +10,7 @@ import argparse
 import ast
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -106,7 +107,14 @@ def write_python_documentation(directory: Path) -> None:
     packages["help_topics"] = list(topics.topics.values())
     for name, texts in packages.items():
         if texts:
-            (directory / f"{name}.txt").write_text("\n\n".join(texts), encoding="utf-8")
+            documents = ["\n".join(paragraphs(text)) for text in texts]
+            (directory / f"{name}.txt").write_text("\n\n".join(filter(None, documents)), encoding="utf-8")
+
+
+def paragraphs(text: str) -> list[str]:
+    """A text's paragraphs, one a line, without examples of code and underlines of headings."""
+    parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    return [part for part in parts if part.count(" ") > 3 and not part.startswith(">>>")]
 
 
 def documentation(path: Path) -> Iterator[str]:
