@@ -12,6 +12,7 @@ Shapes: `A` micro-batches of an update, `B` rows of one micro-batch on one rank;
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -166,6 +167,7 @@ class GraphTrainStep:
     """Forward, backward and update compiled into one job at the first call."""
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
+        gc.collect()  # an earlier job torn down amid this one's compilation has corrupted the framework's memory
         self.model, self.options = model, options
         self.graph = _TrainGraph(model, optimizer, TableScheduler(optimizer, rates), options)
         self.sites: list[dropout.Site] | None = None
