@@ -167,8 +167,8 @@ def test_a_hidden_size_of_whole_heads_needs_no_configuration(tmp_path):
 
 
 def test_a_run_stands_for_its_latest_checkpoint(tmp_path, state, config):
-    write_model(tmp_path / "step-7", state, config)
-    (tmp_path / "latest").write_text("step-7\n")
+    write_model(tmp_path / "checkpoint-7", state, config)
+    (tmp_path / "latest").write_text("checkpoint-7\n")
     assert_same_state(load_any(tmp_path)[1], state)
     (tmp_path / "latest").write_text("../elsewhere\n")
     with pytest.raises(UserError, match="no checkpoint"):

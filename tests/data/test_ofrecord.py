@@ -111,7 +111,7 @@ def test_a_damaged_byte_never_gives_what_protobuf_would_not(seed, where, value):
         (lambda v: v.update(label=np.arange(2)), "label does not have 1 values"),
         (lambda v: v.update(input_ids=np.arange(200, 206)), "input_ids does not have 7 values"),
         (lambda v: v.update(a_long_name_of_weights=np.zeros(4)), "does not have 5 values"),
-        (lambda v: v.update(label=np.zeros(0, int)), "disagree"),
+        (lambda v: v.update(label=np.zeros(0, int)), "disagree|empty or not packed"),  # as the order of the map has it
     ],
 )
 def test_a_record_unlike_the_schema_is_named(change, reason):

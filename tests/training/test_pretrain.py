@@ -70,7 +70,8 @@ def test_a_run_leaves_what_it_promises(mode, records_dir, tmp_path, capsys):
     losses = train(mode, records_dir, out, "--epochs", "2", "--val_fraction", "0.3", "--eval_every_n_iters", "10")
     # 36 records in the first two shards, two epochs, 4 rows an update
     assert list(losses) == list(range(18))
-    assert {"checkpoint-18", "latest", "metrics.jsonl", "run.json", "tensorboard"} == {p.name for p in out.iterdir()}
+    names = {"checkpoint-18", "eval_results.txt", "latest", "metrics.jsonl", "run.json", "tensorboard"}
+    assert {path.name for path in out.iterdir()} == names
     assert list((out / "tensorboard").iterdir())
     rows = read_rows(out / "metrics.jsonl")
     evaluations = [row for row in rows if "eval_mlm_loss" in row]
@@ -173,7 +174,7 @@ def shorten(path, size):
         (["--seq_length", "12"], "--seq_length 12 disagrees"),
         (["--max_predictions_per_seq", "4"], "--max_predictions_per_seq 4 disagrees"),
         (["--max_position_embeddings", "10"], "--max_position_embeddings 10 is less"),
-        (["--vocab_size", "30"], "--vocab_size 30 is less"),
+        (["--vocab_size", "30"], "more than the model's 30|--vocab_size 30 is less"),
         (["--vocab_file", "tests/fixtures/huggingface/pretraining/vocab.txt"], "--vocab_file"),
         (["--num_attention_heads", "4", "--model_size", "tiny"], "--num_attention_heads 4|hidden"),
         (["--train_data_part", "7"], "7"),
