@@ -18,11 +18,11 @@ def checkpoints(directory: Path) -> list[Path]:
 def newest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint that `latest` names, or the newest complete one."""
     try:
-        named = directory / (directory / LATEST).read_text().strip()
+        named = (directory / LATEST).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        named = None
-    if named is not None and _NAME.fullmatch(named.name) and named.is_dir():
-        return named
+        named = ""
+    if _NAME.fullmatch(named) and (directory / named).is_dir():
+        return directory / named
     complete = checkpoints(directory)
     return complete[-1] if complete else None
 
