@@ -342,8 +342,8 @@ def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -
             raise UserError(f"--config {path}: {key}: {error}.") from None
         if spec.choices and not set(converted) <= set(spec.choices):
             raise UserError(f"--config {path}: {key} must be one of {', '.join(spec.choices)}.")
-        if isinstance(value, list) != spec.many:
-            raise UserError(f"--config {path}: {key} takes {'a list' if spec.many else 'one value'}.")
+        if isinstance(value, list) and not spec.many:
+            raise UserError(f"--config {path}: {key} takes one value.")
         values[".".join(spec.path)] = converted if spec.many else converted[0]
     return values
 

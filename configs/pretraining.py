@@ -14,12 +14,13 @@ from utils.errors import UserError
 class PretrainingDataFlags:
     """Data."""
 
-    ofrecord_path: str | None = flag(
-        None,
-        "directory of the training shards, as `prepare_data.py pretraining` writes it",
+    ofrecord_path: tuple[str, ...] = flag(
+        (),
+        "what to train on, several are mixed: directories that `prepare_data.py pretraining` wrote, single shards, "
+        "files of JSON lines",
         aliases=("train_file",),
     )
-    val_ofrecord_path: str | None = flag(None, "directory of the evaluation shards", aliases=("validation_file",))
+    val_ofrecord_path: tuple[str, ...] = flag((), "what to evaluate on, likewise", aliases=("validation_file",))
     val_fraction: float = flag(0.0, "without evaluation shards: the share of the training shards to hold out")
     train_data_part: int | None = flag(None, "use this many shards (default: all)", unit="shards")
     train_dataset_size: int | None = flag(None, "records of one epoch (default: all)", unit="records")

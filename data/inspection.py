@@ -12,8 +12,9 @@ import numpy as np
 
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
-from data.ofrecord import RecordSet, open_records
+from data.ofrecord import open_records
 from data.pieces import Progress, WorkerLostError
+from data.record_set import RecordSet
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
 from data.tokenization import load_vocab
 from utils.errors import UserError

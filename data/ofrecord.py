@@ -8,30 +8,30 @@ Shapes: `R` records, `L` the feature's length.
 """
 
 import json
-import mmap
 import os
 import re
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.record_set import CorruptRecord, IndexedRecords, Schema, map_file
 from utils.errors import UserError
-
-Schema = dict[str, tuple[str, int]]  # feature name → ("int32" | "float", length)
 
 DATASET_JSON = "dataset.json"
 INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after shard: big sets open at once
 FORMAT_VERSION = 1
 MAX_RECORD_BYTES = 1 << 26
-_MAX_OPEN_FILES = 128
 _BATCH = 1024  # records coded at once
 _LIST_TAGS = {"float": (0x12,), "int32": (0x22, 0x2A)}  # field of Feature; int64 lists are read as int32
 _DTYPES = {"float": np.float32, "int32": np.int32}
+
+
+# {feature: [R, L]} and their schema → the bytes of R records, and the R + 1 offsets of the records in them
+Encode = Callable[[Mapping[str, np.ndarray], Schema], tuple[bytes, np.ndarray]]
 
 
 class Shard(NamedTuple):
@@ -134,14 +134,6 @@ def _size(column: tuple[np.ndarray, np.ndarray | None]) -> Any:
     """How many bytes of a column count, [R, 1] or, alike in all rows, [1, 1]."""
     data, used = column
     return np.full((1, 1), data.shape[1]) if used is None else used.sum(1)[:, None]
-
-
-class CorruptRecord(ValueError):
-    """A record that is not what the schema says; `index` is its place in the batch."""
-
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(reason)
-        self.index = index
 
 
 def decode_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, schema: Schema) -> dict[str, np.ndarray]:
@@ -286,12 +278,13 @@ def _read_ints(data: np.ndarray, first: np.ndarray, last: np.ndarray, length: in
 class ShardWriter:
     """Writes one shard beside its final name; leaving the `with` block without an error puts it there.
 
-    `count` and `crc32` follow what was written; `shard` describes the finished file.
+    `count` and `crc32` follow what was written; `shard` describes the finished file. `encode` decides the format.
     """
 
-    def __init__(self, path: str | Path, schema: Schema) -> None:
+    def __init__(self, path: str | Path, schema: Schema, encode: Encode | None = None) -> None:
         self.path = Path(path)
         self.schema = schema
+        self._encode = encode or encode_records
         self.count = 0
         self.crc32 = 0
         self._bytes = 0
@@ -324,7 +317,7 @@ class ShardWriter:
             self._put({name: np.stack([np.asarray(row[name]) for row in rows]) for name in self.schema})
 
     def _put(self, examples: Mapping[str, np.ndarray]) -> None:
-        data, offsets = encode_records(examples, self.schema)
+        data, offsets = self._encode(examples, self.schema)
         self._file.write(data)
         self.crc32 = zlib.crc32(data, self.crc32)
         self._offsets.append(offsets[:-1] + np.uint64(self._bytes))
@@ -383,81 +376,20 @@ def write_dataset_json(directory: str | Path, *, schema: Schema, shards: Sequenc
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-class RecordSet:
-    """Every record of a directory of shards, by number; opened by `open_records`."""
+class OFRecords(IndexedRecords):
+    """OFRecord shards; opened by `open_records`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        shards: Sequence[Path],
-        offsets: Sequence[np.ndarray],
-        schema: Schema,
-        metadata: dict[str, Any],
-    ) -> None:
-        self.directory = directory
-        self.shards = list(shards)
-        self.schema = schema
-        self.metadata = metadata
-        self._offsets = offsets
-        self._first = np.concatenate([[0], np.cumsum([len(o) for o in offsets])])
-        self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
-
-    def __len__(self) -> int:
-        return int(self._first[-1])
-
-    @property
-    def shard_starts(self) -> np.ndarray:
-        """int64 [shards]: the number of each shard's first record."""
-        return self._first[:-1]
-
-    def location(self, index: int) -> str:
-        """Where a record stands, for messages."""
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        return f"{self.shards[shard]}: record {index - int(self._first[shard])}"
-
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads the records of these numbers, in this order.
-
-        Returns:
-            each feature of the schema as [len(indices), L], int32 or float32.
-
-        Raises:
-            UserError: a record is corrupt; the message names its file and its number there.
-        """
-        indices = np.asarray(indices, np.int64)
-        shards = np.searchsorted(self._first, indices, side="right") - 1
-        pieces: list[bytes] = []
-        for number, shard in zip((indices - self._first[shards]).tolist(), shards.tolist(), strict=True):
-            data = self._map(shard)
-            start = int(self._offsets[shard][number])
-            size = int.from_bytes(data[start : start + 8], "little", signed=True)
-            following = self._offsets[shard][number + 1] if number + 1 < len(self._offsets[shard]) else len(data)
-            if start + 8 + size != following:
-                raise self._corrupt(shard, number, "its length is not what the index says")
-            pieces.append(data[start + 8 : start + 8 + size])
-        ends = np.cumsum([len(piece) for piece in pieces])
-        starts = np.concatenate([[0], ends[:-1]])
-        try:
-            return decode_records(np.frombuffer(b"".join(pieces), np.uint8), starts, ends, self.schema)
-        except CorruptRecord as error:
-            shard = int(shards[error.index])
-            raise self._corrupt(shard, int(indices[error.index] - self._first[shard]), str(error)) from None
-
-    def _corrupt(self, shard: int, number: int, reason: str) -> UserError:
-        return UserError(f"{self.shards[shard]}: record {number} is corrupt: {reason}; copy or prepare this file again")
-
-    def _map(self, shard: int) -> mmap.mmap:
-        data = self._open.pop(shard, None)
-        if data is None:
-            if len(self._open) >= _MAX_OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            data = _map_file(self.shards[shard])
-        self._open[shard] = data
-        return data
+    def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:
+        for place, record in enumerate(records):
+            if int.from_bytes(record[:8], "little", signed=True) != len(record) - 8:
+                raise CorruptRecord(place, "its length is not what the index says")
+        ends = np.cumsum([len(record) for record in records])
+        starts = np.concatenate([[0], ends[:-1]]) + 8
+        return decode_records(np.frombuffer(b"".join(records), np.uint8), starts, ends, self.schema)
 
 
-def open_records(directory: str | Path, *, parts: int | None = None) -> RecordSet:
-    """Opens a directory of shards, named `part-N` or `part-0000N`.
+def open_records(path: str | Path, *, parts: int | None = None) -> OFRecords:
+    """Opens a directory of shards, named `part-N` or `part-0000N`, or one shard.
 
     With `dataset.json` nothing is read but the index; a set without it is scanned once.
 
@@ -468,38 +400,54 @@ def open_records(directory: str | Path, *, parts: int | None = None) -> RecordSe
         UserError: nothing there, an unfinished preparation, too few shards, or a shard that is empty, truncated or
             corrupt (the message names the file and the record).
     """
-    directory = Path(directory)
-    files = shard_files(directory)
-    metadata = read_dataset_json(directory)
-    if not files:
-        unfinished = any(directory.glob(".*.tmp")) or (directory / WORK_DIRECTORY).exists()
-        more = "its preparation was interrupted: run it again" if unfinished else "make some with prepare_data.py"
-        raise UserError(f"{directory} holds no part-… files; {more}")
-    if (directory / WORK_DIRECTORY).exists():
-        raise UserError(f"the preparation of {directory} was interrupted: run it again with the same flags")
-    if parts is not None:
-        if len(files) < parts:
-            raise UserError(f"{directory} holds {len(files)} part-… files, and {parts} were asked for")
-        files = files[:parts]
-    if metadata:
-        offsets = _offsets_by_index(directory, files, metadata)
-        schema: Schema = {name: (kind, length) for name, (kind, length) in metadata["schema"].items()}
-    else:
-        offsets = [scan_offsets(file) for file in files]
-        schema = infer_schema(files[0])
+    path = Path(path)
+    directory, files, metadata = find_shards(path, parts=parts)
+    offsets = read_index(directory, files, metadata) if metadata and path.is_dir() else list(map(scan_offsets, files))
+    schema = stored_schema(metadata) if metadata else infer_schema(files[0])
     if not sum(map(len, offsets)):
-        raise UserError(f"{directory} holds no record")
-    return RecordSet(directory, files, offsets, schema, metadata)
+        raise UserError(f"{path} holds no record")
+    return OFRecords(str(path), directory, files, offsets, schema, metadata)
+
+
+def find_shards(path: Path, suffix: str = "", *, parts: int | None = None) -> tuple[Path, list[Path], dict[str, Any]]:
+    """The directory of a set, its files, and the content of its `dataset.json`; of a file, just this one.
+
+    Args:
+        suffix: how the names of shards of this format end.
+
+    Raises:
+        UserError: nothing there, an unfinished preparation, or fewer than `parts` shards.
+    """
+    if path.is_file():
+        metadata = read_dataset_json(path.parent)
+        listed = [shard for shard in metadata.get("shards", ()) if shard["file"] == path.name]
+        return path.parent, [path], {**metadata, "shards": listed} if listed else {}
+    files = shard_files(path, suffix)
+    if not files:
+        unfinished = any(path.glob(".*.tmp")) or (path / WORK_DIRECTORY).exists()
+        more = "its preparation was interrupted: run it again" if unfinished else "make some with prepare_data.py"
+        raise UserError(f"{path} holds no part-… files; {more}")
+    if (path / WORK_DIRECTORY).exists():
+        raise UserError(f"the preparation of {path} was interrupted: run it again with the same flags")
+    if parts is not None and len(files) < parts:
+        raise UserError(f"{path} holds {len(files)} part-… files, and {parts} were asked for")
+    return path, files[:parts], read_dataset_json(path)
+
+
+def stored_schema(metadata: Mapping[str, Any]) -> Schema:
+    """The schema that `dataset.json` tells."""
+    return {name: (kind, length) for name, (kind, length) in metadata["schema"].items()}
 
 
 WORK_DIRECTORY = ".work"  # unfinished pieces of a preparation; gone when it is complete
 
 
-def shard_files(directory: Path) -> list[Path]:
+def shard_files(directory: Path, suffix: str = "") -> list[Path]:
     """The shards of a directory in the order of their numbers."""
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory of records; make one with prepare_data.py")
-    numbered = [(match, file) for file in directory.iterdir() if (match := re.fullmatch(r"part-(\d+)", file.name))]
+    pattern = re.compile(rf"part-(\d+){re.escape(suffix)}")
+    numbered = [(match, file) for file in directory.iterdir() if (match := pattern.fullmatch(file.name))]
     files = [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]
     missing = sorted(set(range(len(files))) - {int(match[1]) for match, _ in numbered})
     if missing:
@@ -526,7 +474,21 @@ def read_dataset_json(directory: Path) -> dict[str, Any]:
     return content
 
 
-def _offsets_by_index(directory: Path, files: Sequence[Path], metadata: Mapping[str, Any]) -> list[np.ndarray]:
+def read_index(
+    directory: Path,
+    files: Sequence[Path],
+    metadata: Mapping[str, Any],
+    scan: Callable[[Path], np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Where the records of each file begin, uint64 [records] each.
+
+    Args:
+        metadata: the content of `dataset.json`, which files must agree with.
+        scan: finds the offsets of a file where the set has no index (default: `scan_offsets`).
+
+    Raises:
+        UserError: a file is not the one that was listed.
+    """
     listed = metadata["shards"]
     for file, shard in zip(files, listed, strict=False):
         size = file.stat().st_size
@@ -539,7 +501,7 @@ def _offsets_by_index(directory: Path, files: Sequence[Path], metadata: Mapping[
         raise UserError(f"{files[len(listed)]} is not listed in {DATASET_JSON}; is it left over from another set?")
     index = directory / INDEX_FILE
     if not index.exists():
-        return [scan_offsets(file) for file in files]
+        return list(map(scan or scan_offsets, files))
     if index.stat().st_size != 8 * metadata["records"]:
         raise UserError(f"{index} does not belong to this set; delete it to have the shards scanned")
     offsets = np.memmap(index, "<u8", "r") if metadata["records"] else np.empty(0, np.uint64)
@@ -558,7 +520,7 @@ def scan_offsets(file: Path) -> np.ndarray:
         raise UserError(f"{file} is empty; copy or prepare it again")
     offsets = np.empty(1024, np.uint64)
     count, position = 0, 0
-    with _map_file(file) as data:
+    with map_file(file) as data:
         while position < size:
             length = int.from_bytes(data[position : position + 8], "little", signed=True)
             if not 0 < length <= MAX_RECORD_BYTES and position + 8 <= size:
@@ -609,11 +571,3 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError
         yield tag, message[position : position + size]
         position += size
-
-
-def _map_file(file: Path) -> mmap.mmap:
-    try:
-        with file.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None

@@ -17,7 +17,8 @@ from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
 from data.loader import Records
-from data.ofrecord import RecordSet, open_records, squad_schema, write_atomically
+from data.ofrecord import open_records, squad_schema, write_atomically
+from data.record_set import RecordSet
 from data.squad import (
     SquadExample,
     SquadFeature,

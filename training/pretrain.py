@@ -16,7 +16,9 @@ from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from data.dynamic_masking import DynamicMasking
 from data.loader import Batch, Records, evaluation_batches
 from data.masking import Masking
-from data.ofrecord import RecordSet, open_records, pretraining_schema
+from data.ofrecord import pretraining_schema
+from data.record_set import RecordSet
+from data.sources import check_agreement, objective, open_sources
 from data.tokenization import load_vocab, vocab_sha256
 from evaluation.masked_lm import pretraining_metrics
 from modeling import BertForPreTraining
@@ -90,29 +92,30 @@ class PretrainingData:
     @classmethod
     def open(cls, flags: PretrainingDataFlags, do_train: bool = True) -> PretrainingData:
         """Opens the shards; raises UserError where they are not pretraining records or disagree with the flags."""
-        if not do_train and flags.ofrecord_path is None:
+        if not do_train and not flags.ofrecord_path:
             flags = dataclasses.replace(flags, ofrecord_path=flags.val_ofrecord_path)  # to evaluate takes one set
-        if flags.ofrecord_path is None:
+        if not flags.ofrecord_path:
             raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
-        source = open_records(flags.ofrecord_path, parts=flags.train_data_part)
-        lengths = _lengths(source, flags.ofrecord_path)
+        source = open_sources(
+            flags.ofrecord_path,
+            parts=flags.train_data_part,
+            seq_length=flags.seq_length,
+            max_predictions_per_seq=None if flags.masking == "dynamic" else flags.max_predictions_per_seq,
+        )
+        lengths = _lengths(source)
         _check_objective(flags, source)
         dynamic = _is_dynamic(flags, source)
         for name, found in zip(("seq_length", "max_predictions_per_seq"), lengths, strict=True):
             asked = getattr(flags, name)
             if asked is not None and asked != found and not (dynamic and name == "max_predictions_per_seq"):
                 raise UserError(
-                    f"--{name} {asked} disagrees with {flags.ofrecord_path}, whose records have {found}: "
-                    "leave the flag out or prepare the data anew."
+                    f"--{name} {asked} disagrees with {source.name}, whose records have {found}: leave the flag out or "
+                    "prepare the data anew."
                 )
         training, evaluation = Records(source), None
-        if flags.val_ofrecord_path is not None:
-            held_out = open_records(flags.val_ofrecord_path)
-            if _lengths(held_out, flags.val_ofrecord_path) != lengths or set(held_out.schema) != set(source.schema):
-                raise UserError(
-                    f"--val_ofrecord_path {flags.val_ofrecord_path} has records of other lengths or another objective "
-                    f"than {flags.ofrecord_path}."
-                )
+        if flags.val_ofrecord_path:
+            held_out = open_sources(flags.val_ofrecord_path, seq_length=lengths[0], max_predictions_per_seq=lengths[1])
+            check_agreement(source, held_out)
             evaluation = Records(held_out)
         elif flags.val_fraction:
             shards = len(source.shards)
@@ -143,7 +146,7 @@ class PretrainingData:
         """Whether the text was lower-cased."""
         stored = self.source.metadata.get("do_lower_case")
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
-            raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.flags.ofrecord_path}.")
+            raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}.")
         return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
 
     def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
@@ -157,7 +160,7 @@ class PretrainingData:
         if self.vocab_size is not None and self.vocab_size > bert.vocab_size:
             raise UserError(
                 f"--vocab_size {bert.vocab_size} is less than the {self.vocab_size} entries of the vocabulary that "
-                f"{self.flags.ofrecord_path} was made with: leave the flag out or raise it."
+                f"{self.source.name} was made with: leave the flag out or raise it."
             )
         below = {
             "input_ids": bert.vocab_size,
@@ -188,7 +191,7 @@ class PretrainingData:
             masked_lm_prob=flags.masked_lm_prob,
             whole_words=flags.do_whole_word_mask,
         )
-        swaps = _objective(self.source) == "sop" and "masked_lm_ids" not in self.source.schema
+        swaps = objective(self.source) == "sop" and "masked_lm_ids" not in self.source.schema
         return DynamicMasking.of_vocab(vocab, masking, seed, swaps=swaps)
 
     def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
@@ -208,7 +211,7 @@ class PretrainingData:
             raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
         digest = self.source.metadata.get("vocab_sha256")
         if digest and digest != vocab_sha256(path):
-            raise UserError(f"--vocab_file {path} is not the vocabulary that {self.flags.ofrecord_path} was made with.")
+            raise UserError(f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with.")
         return path
 
 
@@ -230,44 +233,38 @@ def _transform(masking: DynamicMasking | None, left_out: set[str]) -> Callable[[
     return transform
 
 
-def _objective(source: RecordSet) -> str:
-    """What the records were made for; the published sets do not say, and hold next-sentence labels."""
-    return source.metadata.get("objective", "nsp" if "next_sentence_labels" in source.schema else "none")
-
-
 def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
     """Whether masks are drawn anew at each reading."""
     return flags.masking == "dynamic" or "masked_lm_ids" not in source.schema
 
 
 def _check_objective(flags: PretrainingDataFlags, source: RecordSet) -> None:
-    found = _objective(source)
+    found = objective(source)
     if flags.masking == "static" and _is_dynamic(flags, source):
-        raise UserError(f"--masking static: {flags.ofrecord_path} holds no masks; leave the flag out.")
+        raise UserError(f"--masking static: {source.name} holds no masks; leave the flag out.")
     if flags.objective == "none" and found != "none" and not flags.skip_nsp:
-        raise UserError(
-            f"--objective none, but {flags.ofrecord_path} has labels for {found}: --skip_nsp leaves them out."
-        )
+        raise UserError(f"--objective none, but {source.name} has labels for {found}: --skip_nsp leaves them out.")
     if flags.objective not in (None, "none", found):
         raise UserError(
-            f"--objective {flags.objective} disagrees with {flags.ofrecord_path}, which was made for {found}: prepare "
+            f"--objective {flags.objective} disagrees with {source.name}, which was made for {found}: prepare "
             "the data anew."
         )
     if flags.skip_mlm and found == "none":
-        raise UserError(f"--skip_mlm leaves nothing to learn: {flags.ofrecord_path} holds no other task.")
+        raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task.")
 
 
-def _lengths(source: RecordSet, path: str) -> tuple[int, int]:
+def _lengths(source: RecordSet) -> tuple[int, int]:
     """(seq_length, max_predictions_per_seq) of pretraining records; of the latter, 20 where they hold no masks."""
     schema = source.schema
     masked = "masked_lm_positions" in schema
-    pretraining = masked or "masking" in source.metadata
-    if "input_ids" not in schema or not pretraining:
-        raise UserError(f"{path} holds records of {', '.join(schema)}, not of pretraining: name another directory.")
+    if "input_ids" not in schema or not (masked or schema.keys() <= pretraining_schema(1, 1).keys()):
+        raise UserError(
+            f"{source.name} holds records of {', '.join(schema)}, not of pretraining: name another directory."
+        )
     predictions = schema["masked_lm_positions"][1] if masked else source.metadata.get("max_predictions_per_seq", 20)
     lengths = schema["input_ids"][1], predictions
     for name, feature in pretraining_schema(*lengths).items():
         optional = name == "next_sentence_labels" or (name.startswith("masked_lm_") and not masked)
         if schema.get(name) != feature and not (optional and name not in schema):
-            raise UserError(f"{path}: the feature {name} is {schema.get(name)}, but should be {feature}.")
+            raise UserError(f"{source.name}: the feature {name} is {schema.get(name)}, but should be {feature}.")
     return lengths

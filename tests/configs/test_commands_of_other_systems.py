@@ -91,7 +91,8 @@ def test_step_by_step_preparation():
 def test_step_by_step_training_and_evaluation(capsys):
     config = read(PretrainingConfig, STEP_BY_STEP_TRAINING)
     assert config.model.init_checkpoint == "bert-base-uncased"
-    assert (config.data.ofrecord_path, config.data.val_ofrecord_path) == ("data/train_128.json", "data/dev_128.json")
+    data = config.data
+    assert (data.ofrecord_path, data.val_ofrecord_path) == (("data/train_128.json",), ("data/dev_128.json",))
     assert (config.batch.train_batch_size, config.batch.val_batch_size, config.batch.grad_acc_steps) == (96, 192, 2)
     assert (config.run.eval_every_n_iters, config.run.model_save_every_n_iter) == (5000, 5000)
     assert (config.optimizer.schedule, config.optimizer.warmup_steps, config.run.max_steps) == ("linear", 900, 90000)

@@ -1,0 +1,134 @@
+"""Records by number, from the files of one set: what OFRecord shards, JSON lines and token streams have in common."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+Schema = dict[str, tuple[str, int]]  # feature name → ("int32" | "float", length)
+_MAX_OPEN_FILES = 128
+
+
+class RecordSet(ABC):
+    """Every record of some files, by number.
+
+    Attributes:
+        name: what the user called it, for messages.
+        directory: where its vocabulary may lie.
+        shards: its files.
+        schema: the features of its records.
+        metadata: the content of its `dataset.json`, {} where there is none.
+    """
+
+    def __init__(
+        self, name: str, directory: Path, shards: Sequence[Path], counts: Sequence[int], schema: Schema,
+        metadata: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.directory = directory
+        self.shards = list(shards)
+        self.schema = schema
+        self.metadata = metadata
+        self._first = np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    @property
+    def shard_starts(self) -> np.ndarray:
+        """int64 [shards]: the number of each shard's first record."""
+        return self._first[:-1]
+
+    def place(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which shard each record is in, and its number there: int64 [n] each."""
+        indices = np.asarray(indices, np.int64)
+        shards = np.searchsorted(self._first, indices, side="right") - 1
+        return shards, indices - self._first[shards]
+
+    def location(self, index: int) -> str:
+        """Where a record stands, for messages."""
+        shard, number = self.place(np.array(index))
+        return f"{self.shards[int(shard)]}: record {int(number)}"
+
+    def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> RecordSet:
+        """The same set with records of these lengths, where its files leave that open; else itself.
+
+        Raises:
+            UserError: it has longer ones.
+        """
+        return self
+
+    @abstractmethod
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads the records of these numbers, in this order.
+
+        Returns:
+            each feature of the schema as [len(indices), L], int32 or float32.
+
+        Raises:
+            UserError: a record is corrupt; the message names its file and its number there.
+        """
+
+
+class CorruptRecord(ValueError):
+    """A record that is not what the schema says; `index` is its place in the batch."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class IndexedRecords(RecordSet):
+    """Files of records of different sizes, whose offsets are known: uint64 [records] for each file."""
+
+    def __init__(
+        self, name: str, directory: Path, shards: Sequence[Path], offsets: Sequence[np.ndarray], schema: Schema,
+        metadata: dict[str, Any],
+    ) -> None:  # fmt: skip
+        super().__init__(name, directory, shards, [len(each) for each in offsets], schema, metadata)
+        self._offsets = offsets
+        self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    @abstractmethod
+    def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """The features of some records, each with all bytes up to the next; raises CorruptRecord."""
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        shards, numbers = self.place(indices)
+        records: list[bytes] = []
+        for shard, number in zip(shards.tolist(), numbers.tolist(), strict=True):
+            data, offsets = self.map(shard), self._offsets[shard]
+            end = int(offsets[number + 1]) if number + 1 < len(offsets) else len(data)
+            records.append(data[int(offsets[number]) : end])
+        try:
+            return self.decode(records)
+        except CorruptRecord as error:
+            where = self.location(int(np.asarray(indices)[error.index]))
+            raise UserError(f"{where} is corrupt: {error}; copy or prepare this file again") from None
+
+    def map(self, shard: int) -> mmap.mmap:
+        """A file's bytes."""
+        data = self._open.pop(shard, None)
+        if data is None:
+            if len(self._open) >= _MAX_OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            data = map_file(self.shards[shard])
+        self._open[shard] = data
+        return data
+
+
+def map_file(file: Path) -> mmap.mmap:
+    """A file's bytes; raises UserError where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
