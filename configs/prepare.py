@@ -116,6 +116,12 @@ class ExampleFlags:
         "(chunks, for --objective none)",
         choices=("pairs", "chunks"),
     )
+    output_format: str = flag(
+        "ofrecord",
+        "OFRecord shards, JSON lines, or a memory-mapped stream of token ids, each once, whose windows of any length "
+        "training reads (tokens, for --objective none --packing chunks --masking dynamic)",
+        choices=("ofrecord", "jsonl", "tokens"),
+    )
     max_seq_length: int = flag(128, "length of a record", aliases=("seq_length",), unit="tokens")
     max_predictions_per_seq: int = flag(20, "most masked tokens of a record", unit="tokens")
     masked_lm_prob: float = flag(0.15, "share of the tokens that are masked")
@@ -134,6 +140,11 @@ class ExampleFlags:
             raise UserError(f"--max_seq_length is {self.max_seq_length}, but must be at most 65535.")
         if self.packing == "chunks" and self.objective != "none":
             raise UserError("--packing chunks has no second sentence: give --objective none.")
+        if self.output_format == "tokens" and (self.packing, self.masking) != ("chunks", "dynamic"):
+            raise UserError(
+                "--output_format tokens has neither sentences nor masks: give --objective none --packing chunks "
+                "--masking dynamic."
+            )
         if self.max_predictions_per_seq > self.max_seq_length:
             raise UserError("--max_predictions_per_seq must not exceed --max_seq_length.")
         if self.random_seed < 0:

@@ -12,10 +12,10 @@ import numpy as np
 
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
-from data.ofrecord import open_records
 from data.pieces import Progress, WorkerLostError
 from data.record_set import RecordSet
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
+from data.sources import open_source
 from data.tokenization import load_vocab
 from utils.errors import UserError
 
@@ -28,7 +28,7 @@ def inspect(config: InspectConfig) -> None:
     Raises:
         UserError: the set cannot be opened, or a record of it is corrupt.
     """
-    records = open_records(config.input_dir)
+    records = open_source(config.input_dir)
     print(f"{config.input_dir}: {len(records):,} records in {len(records.shards)} shards\n")
     for name, (kind, length) in records.schema.items():
         print(f"  {name:22} {kind}[{length}]")
@@ -76,7 +76,7 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
 
 
 def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int | None) -> RecordStatistics:
-    records = open_records(directory)
+    records = open_source(directory)
     statistics = RecordStatistics(records.schema["input_ids"][1], vocab_size)
     for indices in _chunks(records, shard):
         statistics.add(records.read(indices), mask_id)
@@ -123,7 +123,7 @@ def verify(config: VerifyConfig) -> None:
         UserError: a record does not parse or holds a value out of range, a shard's checksum differs from dataset.json,
             or the set cannot be opened; every damaged shard has been printed.
     """
-    records = open_records(config.input_dir)
+    records = open_source(config.input_dir)
     vocab_size = _vocab_size(records, config.vocab_file)
     damage: list[str] = []
     jobs = [(config.input_dir, shard, vocab_size) for shard in range(len(records.shards))]
@@ -146,7 +146,7 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
     """What is wrong with a shard, "" if nothing is."""
-    records = open_records(directory)
+    records = open_source(directory)
     for indices in _chunks(records, shard):
         try:
             batch = records.read(indices)

@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
-    r"part-\d+|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)|\.work|\..*\.tmp"
+    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)|\.work|\..*\.tmp"
 )
 
 

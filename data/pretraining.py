@@ -4,7 +4,9 @@ Three stages, each in restartable pieces (`data.pieces`), with files in between 
 
 1. tokenize: a piece of the input → its tokens on disk (`data.token_store`),
 2. pairs: the documents of one piece, once per `--dupe_factor` → unmasked rows in random order (`data.instances`),
-3. shards: rows from everywhere, shuffled and masked → records (`data.masking`, `data.ofrecord`).
+3. shards: rows from everywhere, shuffled and masked → records (`data.masking`, `data.ofrecord`, `data.json_lines`).
+
+`--output_format tokens` has no second stage: its shards are the tokens of the first one (`data.token_windows`).
 
 Every random choice is seeded by the seed, the stage and the piece's number, so the records depend on neither the number
 of processes nor on interruptions. All rows together come in a uniformly random order: each of stage 2's files is in
@@ -28,12 +30,15 @@ from configs.cli import to_flat_dict, warn
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
 from data.duplicates import duplicates_share, hash_texts
 from data.instances import draw_rows, special_tokens
+from data.json_lines import encode_json_lines
 from data.masking import Masking, mask_tokens
-from data.ofrecord import Schema, Shard, ShardWriter, pretraining_schema, write_dataset_json
+from data.ofrecord import Shard, ShardWriter, encode_records, pretraining_schema, write_dataset_json
 from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, run_pieces
+from data.record_set import Schema
 from data.report import RecordStatistics, describe, write_report
 from data.text import Document, Span, open_input, read_documents, span_bytes
 from data.token_store import Corpus, TokenStore, token_dtype, write_piece
+from data.token_windows import read_windows, token_schema, write_stream
 from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
 
@@ -43,6 +48,7 @@ _CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
 _SAMPLES = 4  # records shown in the report
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
 _SPEED_FLAGS = ("num_workers", "runner", "overwrite_output_dir")
+_SHARDS = {"ofrecord": ("part-{:05d}", encode_records), "jsonl": ("part-{:05d}.jsonl", encode_json_lines)}
 
 
 def _generator(example: ExampleFlags, stream: int, *numbers: int) -> np.random.Generator:
@@ -82,6 +88,35 @@ def _prepare(
     corpus = _corpus(tokenized, vocab)
     _check_corpus(corpus, config)
 
+    make = _make_stream if config.example.output_format == "tokens" else _make_records
+    written = make(config, work, corpus, vocab)
+    shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
+    count = sum(shard.records for shard in shards)
+    figures = _figures(work, tokenized, written, vocab) | {"do_lower_case": config.do_lower_case}
+    for warning in write_report(output_dir, figures, written[0]["samples"], f"{output_dir.name}: {count:,} records"):
+        warn(warning)
+    shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
+    write_dataset_json(
+        output_dir,
+        schema=_schema(config.example),
+        shards=shards,
+        format=config.example.output_format,
+        seq_length=config.example.max_seq_length,
+        max_predictions_per_seq=config.example.max_predictions_per_seq,
+        objective=config.example.objective,
+        masking=config.example.masking,
+        vocab_size=max(vocab.values()) + 1,
+        cls_id=vocab["[CLS]"],
+        sep_id=vocab["[SEP]"],
+        **settings,
+        made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
+        plan_sha256=plan_sha256(work),
+    )
+    finish(output_dir)
+    print(f"{count:,} records of {corpus.documents[-1]:,} documents in {output_dir}")
+
+
+def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[Result]:
     tasks = _pair_tasks(corpus, config)
     drawn = run_pieces(
         work, "pairs", _draw_piece,
@@ -89,37 +124,25 @@ def _prepare(
         flags=config.work, sizes=[corpus.tokens[number] * len(dupes) for number, dupes in tasks], unit="tokens",
     )  # fmt: skip
     layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
-
-    written = run_pieces(
+    return run_pieces(
         work, "shards", _write_shard,
-        [(output_dir, layout, cells, config.example, vocab) for cells in layout.shards],
+        [(Path(config.output_dir), layout, cells, config.example, vocab) for cells in layout.shards],
         flags=config.work, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
         unit="records",
     )  # fmt: skip
-    shards = [
-        Shard(**result["shard"], offsets=np.fromfile(work / f"offsets-{number:06d}", np.uint64))
-        for number, result in enumerate(written)
-    ]
-    title = f"{output_dir.name}: {sum(layout.cell_rows):,} records"
-    figures = _figures(work, tokenized, written, vocab) | {"do_lower_case": config.do_lower_case}
-    for warning in write_report(output_dir, figures, written[0]["samples"], title):
-        warn(warning)
-    shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
-    write_dataset_json(
-        output_dir,
-        schema=_schema(config.example),
-        shards=shards,
-        seq_length=config.example.max_seq_length,
-        max_predictions_per_seq=config.example.max_predictions_per_seq,
-        objective=config.example.objective,
-        masking=config.example.masking,
-        vocab_size=max(vocab.values()) + 1,
-        **settings,
-        made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
-        plan_sha256=plan_sha256(work),
-    )
-    finish(output_dir)
-    print(f"{sum(layout.cell_rows):,} records of {corpus.documents[-1]:,} documents in {output_dir}")
+
+
+def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[Result]:
+    sizes = _shares(sum(corpus.tokens), config.num_shards)
+    if min(sizes) < config.example.max_seq_length - 2:
+        records = sum(corpus.tokens) // (config.example.max_seq_length - 2)
+        raise UserError(f"--num_shards is {config.num_shards}, but the input gives {records} records only.")
+    return run_pieces(
+        work, "shards", _write_stream,
+        [(Path(config.output_dir), corpus, sum(sizes[:index]), size, config.example, vocab)
+         for index, size in enumerate(sizes)],
+        flags=config.work, sizes=sizes, unit="tokens",
+    )  # fmt: skip
 
 
 # ---- 1. tokenize ----------------------------------------------------------------------------------------------------
@@ -294,30 +317,68 @@ def _write_shard(
         whole_words=example.do_whole_word_mask,
     )
     dtype = token_dtype(len(vocab))
-    statistics = RecordStatistics(example.max_seq_length, max(vocab.values()) + 1)
-    tokens = {number: token for token, number in vocab.items()}
-    samples: list[str] = []
-    with ShardWriter(output_dir / f"part-{index:05d}", _schema(example)) as writer:
+    watch = _Watch(index, example, vocab)
+    name, encode = _SHARDS[example.output_format]
+    with ShardWriter(output_dir / name.format(index), _schema(example), encode) as writer:
         for cell in cells:
             table = _generator(example, _SHUFFLE, cell).permutation(_read_cell(work, layout, cell, dtype))
             rng = _generator(example, _MASK, cell)
             for start in range(0, len(table), _ROWS_AT_ONCE):
                 features = _features(rng, table[start : start + _ROWS_AT_ONCE], example, masking)
                 writer.write_batch(features)
-                statistics.add(features, masking.mask_id)
-                if not samples and index == 0:
-                    samples = [
-                        describe({name: features[name][row] for name in writer.schema}, tokens, example.objective)
-                        for row in range(min(_SAMPLES, len(features["input_ids"])))
-                    ]
+                watch.see(features)
     shard = writer.shard
     assert shard.offsets is not None
-    (work / f"offsets-{index:06d}").write_bytes(shard.offsets.tobytes())
-    return {
-        "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
-        "statistics": statistics.to_json(),
-        "samples": samples,
-    }
+    _offsets_file(work, index).write_bytes(shard.offsets.tobytes())
+    return watch.result(shard)
+
+
+def _write_stream(
+    work: Path, index: int, output_dir: Path, corpus: Corpus, first: int, count: int, example: ExampleFlags,
+    vocab: dict[str, int],
+) -> Result:  # fmt: skip
+    """Tokens of the whole corpus from the `first` on."""
+    path = output_dir / f"part-{index:05d}.npy"
+    crc32 = write_stream(path, (work / file for file in corpus.files), corpus.tokens, first, count, corpus.token_bytes)
+    stream, inside = np.load(path, mmap_mode="r"), example.max_seq_length - 2
+    watch = _Watch(index, example, vocab)
+    for start in range(0, count // inside, _ROWS_AT_ONCE):
+        numbers = range(start, min(start + _ROWS_AT_ONCE, count // inside))
+        watch.see(read_windows([(stream, number) for number in numbers], inside, vocab["[CLS]"], vocab["[SEP]"]))
+    return watch.result(Shard(path.name, count // inside, crc32, path.stat().st_size))
+
+
+class _Watch:
+    """Counts a shard's records for the report, and keeps a few of the first shard's."""
+
+    def __init__(self, index: int, example: ExampleFlags, vocab: dict[str, int]) -> None:
+        self._statistics = RecordStatistics(example.max_seq_length, max(vocab.values()) + 1)
+        self._tokens = {number: token for token, number in vocab.items()}
+        self._example, self._mask_id = example, vocab["[MASK]"]
+        self._samples: list[str] = []
+        self._wanted = 0 if index else _SAMPLES
+
+    def see(self, features: dict[str, np.ndarray]) -> None:
+        self._statistics.add(features, self._mask_id)
+        for row in range(min(self._wanted - len(self._samples), len(features["input_ids"]))):
+            record = {name: features[name][row] for name in _schema(self._example)}
+            self._samples.append(describe(record, self._tokens, self._example.objective))
+
+    def result(self, shard: Shard) -> Result:
+        return {
+            "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
+            "statistics": self._statistics.to_json(),
+            "samples": self._samples,
+        }
+
+
+def _offsets_file(work: Path, index: int) -> Path:
+    return work / f"offsets-{index:06d}"
+
+
+def _read_offsets(work: Path, index: int) -> np.ndarray | None:
+    file = _offsets_file(work, index)
+    return np.fromfile(file, np.uint64) if file.exists() else None
 
 
 def _read_cell(work: Path, layout: _Layout, cell: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
@@ -356,6 +417,8 @@ def _features(
 
 
 def _schema(example: ExampleFlags) -> Schema:
+    if example.output_format == "tokens":
+        return token_schema(example.max_seq_length)
     schema = pretraining_schema(example.max_seq_length, example.max_predictions_per_seq)
     left_out = set() if example.objective != "none" else {"next_sentence_labels"}
     if example.masking == "dynamic":

@@ -7,6 +7,10 @@ used. Masks are drawn while training.
 
 from __future__ import annotations
 
+import io
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from data.record_set import RecordSet, Schema
 from utils.errors import UserError
 
 SUFFIX = ".npy"
+_TOKENS_AT_ONCE = 1 << 22
 
 
 class TokenWindows(RecordSet):
@@ -36,21 +41,59 @@ class TokenWindows(RecordSet):
         return TokenWindows(self.name, self.directory, self.shards, self._streams, seq_length, self.metadata)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        shards, numbers = self.place(indices)
-        input_ids = np.empty((len(shards), self._inside + 2), np.int32)
-        input_ids[:, [0, -1]] = self.metadata["cls_id"], self.metadata["sep_id"]
-        for row, (shard, number) in enumerate(zip(shards.tolist(), numbers.tolist(), strict=True)):
-            input_ids[row, 1:-1] = self._streams[shard][number * self._inside : (number + 1) * self._inside]
-        return {
-            "input_ids": input_ids,
-            "input_mask": np.ones_like(input_ids),
-            "segment_ids": np.zeros_like(input_ids),
-        }
+        places = zip(*(each.tolist() for each in self.place(indices)), strict=True)
+        windows = [(self._streams[shard], number) for shard, number in places]
+        return read_windows(windows, self._inside, self.metadata["cls_id"], self.metadata["sep_id"])
 
 
 def token_schema(seq_length: int) -> Schema:
     """The features of a window."""
     return {name: ("int32", seq_length) for name in ("input_ids", "input_mask", "segment_ids")}
+
+
+def read_windows(
+    windows: Sequence[tuple[np.ndarray, int]], inside: int, cls_id: int, sep_id: int
+) -> dict[str, np.ndarray]:
+    """The records of windows (stream, number), each with so many tokens `inside` its special ones."""
+    input_ids = np.empty((len(windows), inside + 2), np.int32)
+    input_ids[:, [0, -1]] = cls_id, sep_id
+    for row, (stream, number) in enumerate(windows):
+        input_ids[row, 1:-1] = stream[number * inside : (number + 1) * inside]
+    return {"input_ids": input_ids, "input_mask": np.ones_like(input_ids), "segment_ids": np.zeros_like(input_ids)}
+
+
+def write_stream(
+    path: Path, files: Iterable[Path], tokens: Sequence[int], first: int, count: int, token_bytes: int
+) -> int:
+    """Writes a part of a corpus's tokens as one array, beside its final name first; returns the file's CRC-32.
+
+    Args:
+        files: begin with token ids of `token_bytes` bytes each.
+        tokens: how many of them, for each file.
+        first, count: which of all tokens.
+    """
+    dtype = np.dtype(f"<u{token_bytes}")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": (count,)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as output:
+            output.write(header.getvalue())
+            crc32 = zlib.crc32(header.getvalue())
+            for file, size in zip(files, tokens, strict=True):
+                here, end = max(first, 0), min(first + count, size)
+                for start in range(here, end, _TOKENS_AT_ONCE):
+                    length = min(_TOKENS_AT_ONCE, end - start)
+                    block = np.fromfile(file, dtype, length, offset=start * token_bytes).tobytes()
+                    output.write(block)
+                    crc32 = zlib.crc32(block, crc32)
+                first -= size
+            output.flush()
+            os.fsync(output.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return crc32
 
 
 def open_token_windows(path: str | Path, *, parts: int | None = None) -> TokenWindows:

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from configs.cli import parse
+from configs.prepare import InspectConfig, VerifyConfig
+from data.inspection import inspect, verify
 from data.json_lines import encode_json_lines, open_json_lines
 from data.ofrecord import pretraining_schema
 from data.sources import open_source, open_sources
 from tests.conftest import PREDICTIONS, SEQ_LENGTH, pretraining_arrays
+from tests.data.corpus import write_corpus
+from tests.data.test_pretraining import S, content, many_pieces, run  # noqa: F401 - a fixture
 from utils.errors import UserError
 
 GOOD = {
@@ -122,3 +127,26 @@ def test_other_mistakes_are_named_when_the_line_is_used(tmp_path, row, words):
 def test_a_file_without_lines(tmp_path):
     with pytest.raises(UserError, match="holds no record"):
         open_source(write(tmp_path / "train.jsonl", "\n\n"))
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("more", [(), ("--objective", "sop", "--masking", "dynamic")])
+def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
+    corpus = write_corpus(tmp_path / "in")
+    lines = run(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
+    records, source = open_source(run(*corpus, tmp_path / "records", *more)), open_source(lines)
+    assert [file.name for file in source.shards] == [f"part-0000{number}.jsonl" for number in range(4)]
+    assert source.schema == records.schema and len(source) == len(records)
+    expected = records.read(np.arange(len(records)))
+    for name, values in source.read(np.arange(len(source))).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    inspect(parse(InspectConfig, ["--input_dir", str(lines)]))
+    verify(parse(VerifyConfig, ["--input_dir", str(lines), "--num_workers", "1"]))
+    assert "checksums match" in capsys.readouterr().out
+    assert content(run(*corpus, tmp_path / "again", "--output_format", "jsonl", "--num_workers", 2, *more)) == content(
+        lines
+    )
+    for name in ("dataset.json", "offsets.u64"):
+        (lines / name).unlink()
+    scanned = open_source(lines).resized(S, None)
+    np.testing.assert_array_equal(scanned.read(np.arange(9))["input_ids"], expected["input_ids"][:9])

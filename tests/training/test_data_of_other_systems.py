@@ -1,0 +1,97 @@
+"""Training on JSON lines, on several sets, and on a stream of token ids."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.cli import parse
+from configs.pretraining import PretrainingConfig
+from data.json_lines import encode_json_lines
+from data.sources import open_source
+from data.token_windows import token_schema
+from tests.conftest import SEQ_LENGTH, write_records
+from training.journal import read_rows
+from training.pretrain import pretrain
+from utils.errors import UserError
+
+SMALL = (
+    "--num_hidden_layers 1 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 --seed 5 "
+    "--loss_print_every_n_iters 1 --train-batch-size 4 --max_steps 6 --num_threads 1"
+).split()
+
+
+def train(output, *words):
+    pretrain(parse(PretrainingConfig, [*SMALL, "--output_dir", str(output), *map(str, words)]), "eager")
+    return [row["total_loss"] for row in read_rows(output / "metrics.jsonl") if "total_loss" in row]
+
+
+@pytest.fixture
+def as_lines(records_dir, tmp_path):
+    """The records of the test set as JSON lines."""
+    source = open_source(records_dir)
+    path = tmp_path / "train_11.json"
+    path.write_bytes(encode_json_lines(source.read(np.arange(len(source))), source.schema)[0])
+    return path
+
+
+def test_json_lines_train_as_records_do(records_dir, as_lines, tmp_path):
+    vocab = ("--vocab_file", records_dir / "vocab.txt", "--vocab_size", 37)
+    expected = train(
+        tmp_path / "of_records", "--ofrecord_path", records_dir, *vocab, "--val_ofrecord_path", records_dir
+    )
+    found = train(tmp_path / "lines", "--train_file", as_lines, *vocab, "--validation_file", as_lines)
+    assert found == expected
+    results = [(tmp_path / name / "eval_results.txt").read_text() for name in ("of_records", "lines")]
+    assert results[0] == results[1]
+
+
+def test_sets_are_mixed(records_dir, as_lines, tmp_path):
+    both = train(tmp_path / "both", "--ofrecord_path", records_dir / "part-00001", as_lines, "--epochs", 1)
+    assert len(both) == 6 and np.isfinite(both).all()
+    assert json.loads((tmp_path / "both/run.json").read_text())["ofrecord_path"][1] == str(as_lines)
+    # The same records in the same order, as three single shards.
+    shards = [records_dir / f"part-0000{number}" for number in range(3)]
+    apart = train(tmp_path / "apart", "--ofrecord_path", *shards)
+    assert apart == train(tmp_path / "whole", "--ofrecord_path", records_dir)
+    assert (tmp_path / "apart/checkpoint-6/vocab.txt").exists()
+
+
+@pytest.fixture
+def stream(tmp_path):
+    """Two streams of token ids."""
+    directory = write_records(tmp_path / "stream")
+    content = json.loads((directory / "dataset.json").read_text())
+    for file in directory.glob("part-*"):
+        file.unlink()
+    (directory / "offsets.u64").unlink()
+    rng, shards = np.random.default_rng(1), []
+    for number in range(2):
+        file = directory / f"part-0000{number}.npy"
+        np.save(file, rng.integers(5, 37, 101, dtype=np.uint16))
+        shards.append({"file": file.name, "records": 11, "bytes": file.stat().st_size, "crc32": 0})
+    content |= {"format": "tokens", "shards": shards, "schema": token_schema(SEQ_LENGTH), "cls_id": 2, "sep_id": 3}
+    content |= {"objective": "none", "masking": "dynamic", "max_predictions_per_seq": 2}
+    (directory / "dataset.json").write_text(json.dumps(content))
+    return directory
+
+
+def test_a_stream_is_masked_anew_and_resumes_exactly(stream, tmp_path):
+    words = ("--ofrecord_path", stream, "--seq_length", 9, "--val_fraction", 0.5, "--lr_schedule", "constant")
+    whole = train(tmp_path / "whole", *words, "--epochs", 3)
+    assert "eval_mlm_loss" in (tmp_path / "whole/eval_results.txt").read_text()
+    train(tmp_path / "cut", *words, "--max_steps", 3)
+    assert train(tmp_path / "cut", *words, "--resume") == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--train_data_part", 2), "--train_data_part"),
+        (("--seq_length", 7), r"train_11\.json has a record of 11, so --seq_length 7 is too little"),
+        (("--objective", "none"), "objective none, but .*train_11.* has labels for nsp"),
+    ],
+)
+def test_contradictions(records_dir, as_lines, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "out", "--ofrecord_path", records_dir, as_lines, *words)
