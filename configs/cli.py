@@ -177,6 +177,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail("interrupted.", 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ranks.fail("nobody reads the output any more.", 1)
         code = 0
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

@@ -59,6 +59,7 @@ def configure_graph() -> None:
 
 
 def _fair_share() -> int:
-    """This host's cores for each of its processes, at least one. All ranks are taken to be on one host."""
-    processes = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    return max(1, len(os.sched_getaffinity(0)) // processes)
+    """This host's cores for each rank on it, at least one. Ranks that have not met are taken to be on one host."""
+    launched = "LOCAL_RANK" in os.environ
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")) if launched else 1
+    return max(1, len(os.sched_getaffinity(0)) // ranks)

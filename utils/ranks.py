@@ -46,7 +46,8 @@ def size() -> int:
 def meet(join_timeout: float, stop_timeout: float) -> None:
     """Connects the ranks of the job that the launcher (or Slurm) started; alone it does nothing.
 
-    To be called in the main thread, before the framework is imported.
+    To be called in the main thread, before the framework is imported. Afterwards LOCAL_WORLD_SIZE says how many ranks
+    share this one's cores.
 
     Args:
         join_timeout: seconds to wait for the others.
@@ -64,7 +65,8 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
         raise UserError(f"the launcher of rank {rank()} is gone.")
     deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    peers = _gather(host, port, join_timeout) if rank() == 0 else [_reach(host, port, join_timeout)]
+    peers, sharing = _gather(host, port, join_timeout) if rank() == 0 else _reach(host, port, join_timeout)
+    os.environ["LOCAL_WORLD_SIZE"] = str(sharing)  # the launcher does not say it
     _job = _Job(peers, stop_timeout)
     sys.excepthook = _fail_with_traceback
     if rank():
@@ -280,10 +282,17 @@ def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace:
     fail("".join(traceback.format_exception_only(kind, error)).strip(), 1)
 
 
-def _gather(host: str, port: int, timeout: float) -> list[_Line]:
-    """The first rank's part: waits for all others."""
+def _cores() -> str:
+    """Names the cores that this process may use; all that say the same share them."""
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # a host's name may be others' as well
+    return f"{sum(1 << core for core in os.sched_getaffinity(0)):x} of {machine}"
+
+
+def _gather(host: str, port: int, timeout: float) -> tuple[list[_Line], int]:
+    """The first rank's part: waits for all others. Returns the lines to them, and how many ranks share its cores."""
     deadline = time.monotonic() + timeout
     peers: list[_Line] = []
+    cores = [_cores()]
     with _listening_socket(host, port) as listener:
         while len(peers) < size() - 1:
             listener.settimeout(max(0.01, deadline - time.monotonic()))
@@ -309,10 +318,11 @@ def _gather(host: str, port: int, timeout: float) -> list[_Line]:
                 connection.close()  # a stranger
                 continue
             peers.append(peer)
-    for peer in peers:
+            cores.append(str(hello.get("cores")))
+    for peer, own in zip(peers, cores[1:], strict=True):
         _keep_alive(peer.socket)
-        peer.send(kind="start")
-    return peers
+        peer.send(kind="start", sharing=cores.count(own))
+    return peers, cores.count(cores[0])
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -327,18 +337,19 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     raise UserError(f"the launcher's --master_port {port} cannot be used here ({reason}): give it another one.")
 
 
-def _reach(host: str, port: int, timeout: float) -> _Line:
-    """Another rank's part: tries until the first one answers."""
+def _reach(host: str, port: int, timeout: float) -> tuple[list[_Line], int]:
+    """Another rank's part: tries until the first one answers. Returns what `_gather` does."""
     start, reason = time.monotonic(), "no answer"
     while (left := timeout - (time.monotonic() - start)) > 0:
         try:
             connection = socket.create_connection((host, port), timeout=min(left, 5))
             peer = _Line(connection, 0, f"{host}:{port}")
-            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid())
+            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid(), cores=_cores())
             connection.settimeout(left)
-            if any(message.get("kind") == "start" for message in peer.receive()):
-                _keep_alive(connection)
-                return peer
+            for message in peer.receive():
+                if message.get("kind") == "start":
+                    _keep_alive(connection)
+                    return [peer], int(message["sharing"])
         except OSError as error:
             reason = error.strerror or str(error) or "the connection was closed"
             time.sleep(min(0.05, left))

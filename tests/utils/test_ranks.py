@@ -34,6 +34,11 @@ def main():
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         while True:
             time.sleep(0.1)
+    elif kind == "talk":
+        while True:
+            time.sleep(0.01)
+            if ranks.rank() == 0:
+                print("a step", flush=True)
     elif kind != "late":
         if ranks.rank() == 1:
             time.sleep(0.5)
@@ -130,6 +135,13 @@ def test_a_mistake_of_all_ranks_is_told_once(job):
     assert sum("--lr is wrong" in line for line in lines) == 1
 
 
+def test_a_reader_that_leaves_ends_the_job(job):
+    process = job("talk")
+    wait_until_met(process)
+    process.stdout.close()  # as head does
+    assert process.wait(30) != 0
+
+
 @pytest.mark.parametrize(("kind", "number"), [("sleep", signal.SIGKILL), ("deaf", signal.SIGTERM)])
 def test_ranks_end_with_their_launcher_within_the_stop_timeout(job, kind, number):
     process = job(kind)
@@ -141,11 +153,30 @@ def test_ranks_end_with_their_launcher_within_the_stop_timeout(job, kind, number
     assert kind == "sleep" or "after the signal to stop" in lines[-1]
 
 
-def alone(rank, size, port, seconds):
-    code = f"from configs.cli import run; from utils import ranks; run(lambda: ranks.meet({seconds}, 1))"
-    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def alone(rank, size, port, seconds, code="pass", before=""):
+    code = f"""{before}
+import os, socket
+from configs.cli import run
+from utils import ranks
+
+def main():
+    ranks.meet({seconds}, 1)
+    {code}
+
+run(main)
+"""
+    names = {
+        "OMP_NUM_THREADS": 1,
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in names.items()}}
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize(("rank", "words"), [(0, "rank 1 of 2 did not come to"), (1, "could not reach the first rank")])
@@ -165,3 +196,18 @@ def test_a_taken_port_and_ranks_of_another_job_are_told():
     first, stray = alone(0, 2, port, seconds=5), alone(1, 3, port, seconds=1)
     assert "does not fit into this job of 2" in first.communicate(timeout=30)[1]
     assert "could not reach" in stray.communicate(timeout=30)[1]
+
+
+def test_cores_are_shared_by_the_ranks_of_one_host():
+    port = free_port()
+    code = f"""
+    if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
+        global server
+        server = socket.create_server(("127.0.0.1", {port}))
+    import kernels
+    os.sched_getaffinity = lambda process: range(12)
+    print(kernels.configure()["OMP_NUM_THREADS"])
+"""
+    on_host = "import utils.ranks as ranks; ranks._cores = lambda: '{}'\n"
+    started = [alone(rank, 3, port, 20, code, before=on_host.format(host)) for rank, host in enumerate("ABB")]
+    assert [process.communicate(timeout=30)[0].strip() for process in started] == ["12", "6", "6"]
