@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def two_ranks():
     """A function that starts several_runs.py, with its list of runs, on two ranks."""
 
-    def start(directory, runs):
+    def start(directory, runs, **environment):
         listing = directory / "runs.json"
         listing.write_text(json.dumps(runs))
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -28,7 +28,7 @@ def two_ranks():
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             start_new_session=True,
         )
 

@@ -1,6 +1,6 @@
 """Run by the launcher in each rank: several runs one after the other, as a JSON file lists them.
 
-[["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], …]
+[["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], ["masks", [directory]], …]
 """
 
 import json
@@ -29,6 +29,10 @@ def main():
         elif kind == "die":
             if ranks.rank() == 1:
                 loop.Journal.advance = dying_at(int(words[0]))
+        elif kind == "masks":
+            import dropout_masks
+
+            dropout_masks.write(Path(words[0]))
         else:
             pretrain(parse(PretrainingConfig, words), kind)
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import kernels
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from training.journal import read_rows
@@ -26,8 +27,12 @@ def rows_of(directory):
     return read_rows(directory / "metrics.jsonl")
 
 
+def column(directory, name):
+    return np.array([row[name] for row in rows_of(directory) if name in row])
+
+
 def losses(directory):
-    return np.array([row["total_loss"] for row in rows_of(directory) if "total_loss" in row])
+    return column(directory, "total_loss")
 
 
 def evaluation(directory):
@@ -75,6 +80,18 @@ def alone(shared_records_dir, tmp_path_factory):
 def test_any_split_gives_one_process_losses(runs, alone, mode, split):
     rows, micro_batches = split
     np.testing.assert_allclose(losses(runs / f"{mode}-{rows}x{micro_batches}"), losses(alone), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["eager", pytest.param("graph", marks=pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels"))],
+)
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_gives_one_process_gradient_norms(runs, alone, mode, split):
+    rows, micro_batches = split
+    expected = column(alone, "grad_norm")
+    assert len(expected) == STEPS and expected.max() > 0.5  # --max_grad_norm: some are clipped
+    np.testing.assert_allclose(column(runs / f"{mode}-{rows}x{micro_batches}", "grad_norm"), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,58 @@
+"""Run in each rank by several_runs.py: writes the dropout masks of training steps in both modes.
+
+A mask shows in a gradient: a row of a batch picks its own row of each layer's weights, a sum over dropout of these is
+the loss, and so an update by the gradient alone moves exactly the weights that dropout kept. Gradients are summed over
+ranks and micro-batches, each of which has rows of its own.
+"""
+
+import numpy as np
+import oneflow as flow
+from oneflow import nn
+
+from configs.training import DeviceFlags
+from modeling import dropout, ops
+from training.distributed import join
+from training.step import StepOptions, build_train_step, place
+
+RATE, LAYERS, STEPS, MICRO_BATCHES, ROWS, COLUMNS = 0.3, 2, 3, 2, 7, 137
+RESUMED = 1  # the step that a second run begins with
+
+
+class Layers(nn.Module):
+    """Weights [N, H] of each layer, for the N rows of a whole update."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.first, self.second = (nn.Parameter(flow.zeros(rows, COLUMNS)) for _ in range(LAYERS))
+
+    def forward(self, input_ids, example_weights, loss_reduction):
+        dropout.restart()
+        kept = [ops.dropout(flow.matmul(input_ids, layer), RATE) for layer in (self.first, self.second)]  # [B, H]
+        return {"total_loss": (sum(each.sum(dim=1) for each in kept) * example_weights).sum()}
+
+
+def write(directory):
+    """directory/MODE.npy and MODE-resumed.npy: bool [steps, layers, ranks, micro-batches, rows, H]."""
+    world = join(DeviceFlags(with_cuda=False))
+    whole = (world.size, MICRO_BATCHES, ROWS)
+    own_rows = np.arange(np.prod(whole)).reshape(whole)[world.rank].ravel()
+    batch = {
+        "input_ids": np.eye(np.prod(whole), dtype=np.float32)[own_rows],  # [A*B, N]
+        "example_weights": np.ones(len(own_rows), np.float32),
+    }
+    options = StepOptions(world=world, seed=5, grad_acc_steps=MICRO_BATCHES, max_grad_norm=0.0)
+    for mode in ("eager", "graph"):
+        for name, first in ((mode, 0), (f"{mode}-resumed", RESUMED)):
+            model = place(mode, Layers(len(own_rows) * world.size), world)
+            optimizer = flow.optim.SGD([{"params": list(model.parameters()), "lr": 1.0}])
+            step = build_train_step(mode, model, optimizer, np.ones(STEPS, np.float32), options)
+            if first:
+                step.load_state({}, first)
+            weights = [np.zeros((LAYERS, *whole, COLUMNS))]
+            for _ in range(first, STEPS):
+                step(batch)()
+                weights.append(
+                    np.stack([np.array(layer.numpy()) for layer in model.parameters()]).reshape(weights[0].shape)
+                )
+            if world.rank == 0:
+                np.save(directory / f"{name}.npy", np.diff(weights, axis=0) < -1e-6)
