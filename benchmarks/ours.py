@@ -62,6 +62,7 @@ def _training_step(task: str, mode: Mode) -> Callable[[], None]:
 
 def _inference_step(task: str, mode: Mode) -> Callable[[], None]:
     model = BertModel(BertConfig()).eval()
+    kernels.hold_weights(model.parameters())  # as inference/runner.py does
     if task == "inference_1":
         lengths = [LENGTH[task]]
     else:

@@ -94,6 +94,8 @@ def _inference_step(case: Case) -> Callable[[], None]:
     lengths = [LENGTH[case.task]] if case.task == "inference_1" else sentence_lengths()
     if case.kind != "as_it_comes":
         lengths.sort()
+    if case.bf16 and case.kind != "as_it_comes":
+        model = model.to(torch.bfloat16)  # converted once, as ours are
     run = torch.compile(model, dynamic=True) if case.kind == "compiled" else model
     batches = []
     for first in range(0, len(lengths), ROWS[case.task]):

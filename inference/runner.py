@@ -7,6 +7,7 @@ Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ import numpy as np
 import oneflow as flow
 from oneflow import nn
 
+import kernels
 from modeling.pretrained import PretrainedModel
 
 Mode = Literal["graph", "eager"]
@@ -60,6 +62,8 @@ class Runner:
         longest = model.config.max_position_embeddings
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
+        if device == "cpu":
+            weakref.finalize(self, kernels.hold_weights(self.model.parameters()))
 
     @property
     def most_graphs(self) -> int:

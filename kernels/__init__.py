@@ -9,6 +9,7 @@ A program works without any of this, slower. `python -m kernels` builds, reports
 
 from kernels.plugin import (
     Status,
+    hold_weights,
     is_loaded,
     last_gradient_norm,
     load,
@@ -24,6 +25,7 @@ __all__ = [
     "Status",
     "configure",
     "configure_graph",
+    "hold_weights",
     "is_loaded",
     "last_gradient_norm",
     "load",

@@ -7,8 +7,10 @@ import functools
 import math
 import os
 import platform
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kernels import build, settings
 
@@ -94,6 +96,28 @@ def set_bf16(on: bool) -> bool:
     return on and status.bf16
 
 
+def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
+    """Lets products in bf16 mode keep these matrices in the precision and layout they want, at half their size.
+
+    Args:
+        weights: OneFlow tensors on the CPU that nobody writes to from now on; those of other ranks than 2 are left out.
+
+    Returns:
+        a function that ends it, to be called before they are written to.
+    """
+    if not is_loaded():
+        return lambda: None
+    arrays = [tensor.numpy() for tensor in weights if tensor.dim() == 2]  # views, which keep the memory alive
+    for array in arrays:
+        library().kernels_hold_weights(array.ctypes.data)
+
+    def release() -> None:
+        while arrays:
+            library().kernels_release_weights(arrays.pop().ctypes.data)
+
+    return release
+
+
 def set_dropout_seed(run_seed: int, rank: int = 0) -> None:
     """Seeds the dropout of a run, from the next step on. Every mask is then a function of this seed, the step, the
     layer, how often the layer ran within the step, and the element.
@@ -136,6 +160,7 @@ def library() -> ctypes.CDLL:
     """The loaded kernels' own functions."""
     library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
     library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
+    library.kernels_hold_weights.argtypes = library.kernels_release_weights.argtypes = [ctypes.c_void_p]
     library.kernels_last_power_sum.restype = ctypes.c_double
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library

@@ -143,7 +143,7 @@ class EagerTrainStep:
         if self.options.clip_value:
             _clip_values(self.parameters, self.options.clip_value)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.step += 1
 

@@ -1,5 +1,6 @@
 // Matrix products, 2-D and batched, through oneDNN; in bf16 mode the operands are converted first and the sums stay
 // float32.
+#include "held_weights.h"
 #include "kernel.h"
 #include "onednn.h"
 
@@ -74,24 +75,25 @@ void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector
     }
     return;
   }
-  const bool bf16 = onednn::bf16();
+  const bool bf16 = onednn::bf16(), held = bf16 && is_held(b.data);  // packing fp32 gains nothing
   int64_t alpha_bits;
   std::memcpy(&alpha_bits, &alpha, sizeof(alpha));
-  onednn::Key key = {onednn::kMatmul, bf16, addend != nullptr, alpha_bits, static_cast<int64_t>(out_dims.size())};
+  onednn::Key key = {onednn::kMatmul, bf16,       held, addend != nullptr,
+                     alpha_bits,      static_cast<int64_t>(out_dims.size())};
   for (const Matrix* matrix : {&a, &b}) {
     key.insert(key.end(), matrix->dims.begin(), matrix->dims.end());
     key.insert(key.end(), matrix->strides.begin(), matrix->strides.end());
   }
   const dnnl_data_type_t operand = bf16 ? dnnl_bf16 : dnnl_f32;
   auto& primitive = onednn::cached(key, [&] {
-    const onednn::Layout a_layout(a.dims, a.strides, operand), b_layout(b.dims, b.strides, operand), out(out_dims);
-    return describe(a_layout, b_layout, out, alpha, addend);
+    const onednn::Layout a_layout(a.dims, a.strides, operand), out(out_dims);
+    if (held) { return describe(a_layout, onednn::Layout::any(b.dims, operand), out, alpha, addend); }
+    return describe(a_layout, onednn::Layout(b.dims, b.strides, operand), out, alpha, addend);
   });
-  const void *left = a.data, *right = b.data;
-  if (bf16) {
-    left = to_bf16(a, Scratch::kLeft);
-    right = to_bf16(b, Scratch::kRight);
-  }
+  const void* left = bf16 ? to_bf16(a, Scratch::kLeft) : a.data;
+  const void* right = held   ? packed(b.data, onednn::Layout(b.dims, b.strides), primitive.layout(DNNL_ARG_WEIGHTS))
+                      : bf16 ? to_bf16(b, Scratch::kRight)
+                             : b.data;
   const int addend_argument =
       DNNL_ARG_ATTR_MULTIPLE_POST_OP(alpha == 1.0 ? 0 : 1) | DNNL_ARG_SRC_1;
   if (addend) {

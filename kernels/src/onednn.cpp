@@ -45,6 +45,11 @@ Layout::Layout(std::vector<int64_t> dims, std::vector<int64_t> strides, dnnl_dat
   check(dnnl_memory_desc_create_with_strides(&desc_, dims.size(), dims.data(), type, strides.data()), "layout");
 }
 Layout::Layout(std::vector<int64_t> dims, dnnl_data_type_t type) : Layout(dims, row_major(dims), type) {}
+Layout Layout::any(std::vector<int64_t> dims, dnnl_data_type_t type) {
+  Layout layout;
+  check(dnnl_memory_desc_create_with_tag(&layout.desc_, dims.size(), dims.data(), type, dnnl_format_tag_any), "layout");
+  return layout;
+}
 Layout::~Layout() { dnnl_memory_desc_destroy(desc_); }
 
 Attributes::Attributes() {
@@ -69,8 +74,7 @@ void Primitive::run(std::initializer_list<std::pair<int, const void*>> arguments
   auto bind = [&](int argument, void* data) {
     dnnl_memory_t& memory = memories_[argument];
     if (memory == nullptr) {
-      check(dnnl_memory_create(&memory, dnnl_primitive_desc_query_md(desc_, dnnl_query_exec_arg_md, argument),
-                               engine(), DNNL_MEMORY_NONE), "memory");
+      check(dnnl_memory_create(&memory, layout(argument), engine(), DNNL_MEMORY_NONE), "memory");
     }
     check(dnnl_memory_set_data_handle(memory, data), "data");
     bound.push_back({argument, memory});
@@ -78,6 +82,10 @@ void Primitive::run(std::initializer_list<std::pair<int, const void*>> arguments
   for (const auto& [argument, data] : arguments) { bind(argument, const_cast<void*>(data)); }
   if (scratch_bytes_) { bind(DNNL_ARG_SCRATCHPAD, scratch(Scratch::kPrimitive, scratch_bytes_)); }
   check(dnnl_primitive_execute(primitive_, stream(), bound.size(), bound.data()), "execute");
+}
+
+const_dnnl_memory_desc_t Primitive::layout(int argument) const {
+  return dnnl_primitive_desc_query_md(desc_, dnnl_query_exec_arg_md, argument);
 }
 
 Primitive& cached(Key key, const std::function<dnnl_primitive_desc_t()>& make) {

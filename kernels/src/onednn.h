@@ -21,11 +21,15 @@ class Layout {
  public:
   Layout(std::vector<int64_t> dims, std::vector<int64_t> strides, dnnl_data_type_t type = dnnl_f32);
   explicit Layout(std::vector<int64_t> dims, dnnl_data_type_t type = dnnl_f32);
+  // Sizes alone: the primitive chooses the order that suits it best.
+  static Layout any(std::vector<int64_t> dims, dnnl_data_type_t type);
+  Layout(Layout&& other) : desc_(std::exchange(other.desc_, nullptr)) {}
   Layout(const Layout&) = delete;
   ~Layout();
   operator const_dnnl_memory_desc_t() const { return desc_; }
 
  private:
+  Layout() = default;
   dnnl_memory_desc_t desc_ = nullptr;
 };
 
@@ -37,6 +41,8 @@ class Primitive {
   ~Primitive();
   // Arguments are pairs of oneDNN's DNNL_ARG_* and the data.
   void run(std::initializer_list<std::pair<int, const void*>> arguments);
+  // How it wants an argument laid out.
+  const_dnnl_memory_desc_t layout(int argument) const;
 
  private:
   dnnl_primitive_desc_t desc_;

@@ -92,3 +92,27 @@ def test_bf16_products_round_their_operands_only():
         kernels.set_bf16(False)
     np.testing.assert_allclose(product, rounded(a) @ rounded(b), rtol=1e-4, atol=1e-4)
     assert np.abs(product - a @ b).max() > 1e-4
+
+
+@ours
+@pytest.mark.skipif(not kernels.load().bf16, reason="the CPU multiplies no bf16")
+def test_held_weights_give_the_same_products_until_they_are_released():
+    rng = np.random.default_rng(4)
+    weights, rows = flow.tensor(check.draw(rng, 37, 65)), flow.tensor(check.draw(rng, 7, 65))
+
+    def product():
+        return flow._C.matmul(rows, weights, transpose_b=True).numpy()
+
+    kernels.set_bf16(True)
+    try:
+        before = product()
+        first, second = kernels.hold_weights([weights]), kernels.hold_weights([weights, flow.ones(5)])
+        np.testing.assert_allclose(product(), before, rtol=0, atol=1e-5)
+        first()
+        np.testing.assert_allclose(product(), before, rtol=0, atol=1e-5)
+        weights.numpy()[:] = 0  # against what was promised: held weights are not looked at again
+        np.testing.assert_allclose(product(), before, rtol=0, atol=1e-5)
+        second()
+        assert not product().any()
+    finally:
+        kernels.set_bf16(False)
