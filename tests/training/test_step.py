@@ -5,7 +5,7 @@ import pytest
 
 import kernels
 from configs.training import OptimizerFlags
-from modeling import BertForPreTraining
+from modeling import BertForPreTraining, BertForQuestionAnswering
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
@@ -65,6 +65,22 @@ def test_one_step_moves_every_parameter(mode, tiny_config, pretraining_batch):
     _, model = losses(mode, tiny_config, [pretraining_batch(6)], flags=flags)
     unmoved = [name for name, array in model.to_arrays().items() if np.array_equal(array, before[name])]
     assert unmoved == []
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_clipping_by_value_leaves_out_what_has_no_gradient(mode, tiny_config, pretraining_batch):
+    """Question answering does not use the pooler, whose parameters then have none."""
+    batch = {name: pretraining_batch(6)[name] for name in ("input_ids", "input_mask", "segment_ids", "example_weights")}
+    batch |= {name: np.arange(6, dtype=np.int32)[:, None] for name in ("start_positions", "end_positions")}
+    model = place(mode, BertForQuestionAnswering(tiny_config, seed=1), WORLD)
+    before = model.to_arrays()
+    flags = OptimizerFlags(lr=1e-2, warmup_proportion=0.0, clip="value", weight_decay=0.0)
+    step = build_train_step(
+        mode, model, build_optimizer(model, flags, mode), np.array([1e-2]), StepOptions(WORLD, 3, clip_value=1e-4)
+    )
+    assert np.isfinite(step(batch)()["total_loss"])
+    unmoved = {name for name, array in model.to_arrays().items() if np.array_equal(array, before[name])}
+    assert unmoved == {name for name in before if "pooler" in name}
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
