@@ -50,6 +50,8 @@ test: setup
 
 bench: setup
 	@$(PYTHON) -m benchmarks $(if $(ONLY),--only $(ONLY))
+	@$(if $(ONLY),,$(PYTHON) -m benchmarks.squad_data \
+	  $(if $(SQUAD_FILE),--squad_file "$(SQUAD_FILE)") $(if $(VOCAB_FILE),--vocab_file "$(VOCAB_FILE)"))
 
 lint: setup
 	.venv/bin/ruff check .

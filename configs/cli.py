@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import functools
 import json
 import os
 import re
@@ -202,6 +203,41 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
     return flat
 
 
+def read_json(path: str | Path, flag_name: str = "") -> Any:
+    """A small JSON file's content; raises UserError, which begins with the flag's name, where it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{flag_name}{path} is not JSON: {error}.") from None
+
+
+def with_flags(config: Config, content: Mapping[str, Any], where: str) -> Config:
+    """The configuration with the values of some flags changed.
+
+    Args:
+        config: as `parse` gave it.
+        content: {flag or one of its aliases: value}.
+        where: what messages begin with.
+
+    Raises:
+        UserError: as `parse` does.
+    """
+    flags = _flags_of(type(config))
+    own = {".".join(spec.path): functools.reduce(getattr, spec.path, config) for spec in flags}
+    values = own | _from_object(content, where, flags, {})
+    try:
+        return _build(type(config), values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def flag_names(config_class: type) -> dict[str, str]:
+    """{each name that a flag goes by: its own}."""
+    return {name.replace("-", "_"): spec.name for spec in _flags_of(config_class) for name in spec.names}
+
+
 def warn(sentence: str) -> None:
     """One warning on standard error, by the first process only."""
     if ranks.rank() <= 0:  # importing the framework sets RANK to -1 where there is no launcher
@@ -317,14 +353,16 @@ def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -
         name = f" --init_checkpoint {script[2]} names its model." if script[2] else ""
         warn(f"--config {path} is Python, and is not read: give its values as flags, or in a JSON file.{name}")
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"--config {path} is not JSON: {error}.") from None
+    content = read_json(path, "--config ")
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold one JSON object of flags.")
+    return _from_object(content, f"--config {path}", flags, retired)
+
+
+def _from_object(
+    content: Mapping[str, Any], where: str, flags: Sequence[_Flag], retired: Mapping[str, str]
+) -> dict[str, Any]:
+    """{dotted path: value} from {flag: value}, each value checked like one on the command line."""
     by_name = {name.replace("-", "_"): spec for spec in flags for name in spec.names}
     values: dict[str, Any] = {}
     for key, value in content.items():
@@ -332,7 +370,7 @@ def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -
         if name in {old.replace("-", "_") for old in retired}:
             continue
         if name not in by_name:
-            raise UserError(f"--config {path}: {_unknown_message('--' + name, ['--' + n for n in by_name])}")
+            raise UserError(f"{where}: {_unknown_message('--' + name, ['--' + n for n in by_name])}")
         if value is None:
             continue
         spec = by_name[name]
@@ -340,11 +378,11 @@ def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -
         try:
             converted = [spec.type(str(word)) for word in words]
         except argparse.ArgumentTypeError as error:
-            raise UserError(f"--config {path}: {key}: {error}.") from None
+            raise UserError(f"{where}: {key}: {error}.") from None
         if spec.choices and not set(converted) <= set(spec.choices):
-            raise UserError(f"--config {path}: {key} must be one of {', '.join(spec.choices)}.")
+            raise UserError(f"{where}: {key} must be one of {', '.join(spec.choices)}.")
         if isinstance(value, list) and not spec.many:
-            raise UserError(f"--config {path}: {key} takes one value.")
+            raise UserError(f"{where}: {key} takes one value.")
         values[".".join(spec.path)] = converted if spec.many else converted[0]
     return values
 

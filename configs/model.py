@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.cli import flag
+from configs.cli import flag, read_json
 from utils.errors import UserError
 
 # Google's published sizes: (num_hidden_layers, hidden_size); heads are 64 wide, the intermediate size is 4 x hidden.
@@ -102,12 +101,7 @@ class BertConfig:
     @classmethod
     def from_json(cls, path: Path) -> BertConfig:
         """From a config.json; raises UserError for a missing or unreadable one."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}.") from None
+        values = read_json(path)
         if not isinstance(values, dict):
             raise UserError(f"{path} must hold one JSON object.")
         return cls.from_dict(values)
@@ -247,7 +241,7 @@ class ModelFlags:
             if value is not None and value != getattr(base, name):
                 flag_name = {"hidden_size": "hidden_size_per_head"}.get(name, name)
                 raise UserError(
-                    f"--{flag_name} asks for {name} {value}, but --init_checkpoint {self.init_checkpoint} has "
+                    f"--{flag_name} asks for {name} {value}, but the weights to start from have "
                     f"{getattr(base, name)}: leave the flag out, or start from other weights."
                 )
         dropout = {

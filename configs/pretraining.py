@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from configs.cli import flag, section
+from configs.cli import flag, flag_names, read_json, section, with_flags
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
+from utils.run_directory import phase_directory
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class PretrainingDataFlags:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
 
 
+# Phases share these.
+_OF_THE_WHOLE_RUN = {
+    *("output_dir", "checkpoint_path", "log_dir", "load_from", "init_checkpoint", "resume", "overwrite_output_dir"),
+    *("do_train", "phases"),
+    *(field.name for field in fields(DeviceFlags)),
+}
+
+
 @dataclass(frozen=True)
 class PretrainingConfig:
     """Everything that a pretraining run is made of."""
@@ -75,3 +85,38 @@ class PretrainingConfig:
     optimizer: OptimizerFlags = section(OptimizerFlags)
     run: RunFlags = section(RunFlags)
     device: DeviceFlags = section(DeviceFlags)
+    phases: str | None = flag(
+        None,
+        "train in phases: a JSON list of objects of flags, which win over the command line's; each phase starts from "
+        "the weights of the one before it and lives in OUTPUT_DIR/phase1, phase2, …",
+    )
+
+    def __post_init__(self) -> None:
+        if self.phases and not self.run.do_train:
+            raise UserError("--phases trains: leave it out with --do_train False, and evaluate OUTPUT_DIR/phaseN.")
+        if self.phases and self.run.checkpoint_path and not self.run.load_from:
+            raise UserError("--phases saves under --output_dir: leave --checkpoint_path out.")
+
+    def in_phases(self) -> list[PretrainingConfig]:
+        """A configuration for each phase, or this one alone where there are none.
+
+        Raises:
+            UserError: --phases names no list of objects of flags, or one of them holds what belongs to the whole run.
+        """
+        if self.phases is None:
+            return [self]
+        content = read_json(self.phases, "--phases ")
+        if not isinstance(content, list) or not content or not all(isinstance(phase, dict) for phase in content):
+            raise UserError(f"--phases {self.phases} must hold a JSON list of objects, one for each phase.")
+        return [self._phase(number, phase) for number, phase in enumerate(content, 1)]
+
+    def _phase(self, number: int, content: dict[str, Any]) -> PretrainingConfig:
+        where, names = f"--phases {self.phases}, phase {number}", flag_names(type(self))
+        for name in content:
+            if names.get(name.lstrip("-").replace("-", "_")) in _OF_THE_WHOLE_RUN:
+                raise UserError(f"{where}: {name} belongs to the whole run: give it on the command line.")
+        run = self.run.below(f"phase{number}")
+        if number > 1:  # its own load_optimizer_state may take the optimizer along
+            before = str(phase_directory(self.run.output_dir, number - 1))
+            run = replace(run, load_from="checkpoint", checkpoint_path=before, load_optimizer_state=False)
+        return with_flags(replace(self, run=run, phases=None), content, where)

@@ -3,7 +3,8 @@ change only the speed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from configs.cli import flag
@@ -218,6 +219,19 @@ class RunFlags:
             raise UserError("--load_optimizer_state belongs to --load_from checkpoint; --resume goes on with a run.")
         if self.epochs <= 0:
             raise UserError(f"--epochs must be above 0, not {self.epochs}.")
+
+    def below(self, *parts: str) -> RunFlags:
+        """The same run in directories of its own, inside those that are named."""
+
+        def inside(directory: str | None) -> str | None:
+            return directory and str(Path(directory, *parts))
+
+        return replace(
+            self,
+            output_dir=str(Path(self.output_dir, *parts)),
+            checkpoint_path=self.checkpoint_path if self.load_from else inside(self.checkpoint_path),
+            log_dir=inside(self.log_dir),
+        )
 
 
 @dataclass(frozen=True)

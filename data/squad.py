@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.cli import to_flat_dict, warn
+from configs.cli import read_json, to_flat_dict, warn
 from configs.squad import FeatureFlags, SquadDataConfig
 from data.ofrecord import ShardWriter, squad_schema, write_atomically, write_dataset_json
 from data.pieces import Progress, finish, open_work, plan_sha256
@@ -55,17 +54,6 @@ class SquadExample:
     start_position: int = -1
     end_position: int = -1
     is_impossible: bool = False
-
-
-def read_json(path: str | Path) -> Any:
-    """A JSON file's content; raises UserError where it cannot be read or is not JSON."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
 
 
 def read_squad_json(path: str | Path) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import run, warn
-from data.squad import questions, read_json, read_squad_json
+from configs.cli import read_json, run, warn
+from data.squad import questions, read_squad_json
 from utils.errors import UserError
 
 Scores = dict[str, float]  # question id → score in [0, 1]

@@ -28,18 +28,18 @@ def tiny_config():
     )
 
 
-def pretraining_arrays(count, seed):
+def pretraining_arrays(count, seed, seq_length=SEQ_LENGTH):
     """{feature: [count, L]} of random pretraining records with padding and both segments."""
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(6, SEQ_LENGTH + 1, count)
-    inside = np.arange(SEQ_LENGTH) < lengths[:, None]
+    lengths = rng.integers(6, seq_length + 1, count)
+    inside = np.arange(seq_length) < lengths[:, None]
     positions = np.sort(np.stack([rng.choice(5, PREDICTIONS, replace=False) for _ in range(count)]) + 1, axis=1)
     weights = np.arange(PREDICTIONS) < rng.integers(1, PREDICTIONS + 1, (count, 1))
-    ids = rng.integers(5, VOCAB_SIZE, (count, SEQ_LENGTH)) * inside
+    ids = rng.integers(5, VOCAB_SIZE, (count, seq_length)) * inside
     return {
         "input_ids": ids.astype(np.int32),
         "input_mask": inside.astype(np.int32),
-        "segment_ids": ((np.arange(SEQ_LENGTH) > 3) & inside).astype(np.int32),
+        "segment_ids": ((np.arange(seq_length) > 3) & inside).astype(np.int32),
         "masked_lm_positions": (positions * weights).astype(np.int32),
         "masked_lm_ids": (rng.integers(5, VOCAB_SIZE, (count, PREDICTIONS)) * weights).astype(np.int32),
         "masked_lm_weights": weights.astype(np.float32),
@@ -69,18 +69,18 @@ def shared_records_dir(tmp_path_factory):
     return write_records(tmp_path_factory.mktemp("shared") / "records")
 
 
-def write_records(directory):
+def write_records(directory, seq_length=SEQ_LENGTH):
     directory.mkdir()
-    schema, shards = pretraining_schema(SEQ_LENGTH, PREDICTIONS), []
+    schema, shards = pretraining_schema(seq_length, PREDICTIONS), []
     for number, count in enumerate((19, 17, 11)):
-        arrays = pretraining_arrays(count, seed=number)
+        arrays = pretraining_arrays(count, number, seq_length)
         with ShardWriter(directory / f"part-{number:05}", schema) as writer:
             for row in range(count):
                 writer.write({name: array[row] for name, array in arrays.items()})
         shards.append(writer.shard)
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, VOCAB_SIZE))]
     (directory / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    lengths = {"seq_length": SEQ_LENGTH, "max_predictions_per_seq": PREDICTIONS}
+    lengths = {"seq_length": seq_length, "max_predictions_per_seq": PREDICTIONS}
     write_dataset_json(directory, schema=schema, shards=shards, vocab_size=VOCAB_SIZE, do_lower_case=True, **lengths)
     return directory
 

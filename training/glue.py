@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -80,12 +80,7 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
     """The configuration of one task and seed, with directories of its own where there are several."""
     parts = ([name] if len(config.data.tasks) > 1 else []) + ([f"seed-{number}"] if config.seeds > 1 else [])
-    own: dict[str, Any] = {
-        field: str(Path(getattr(config.run, field), *parts))
-        for field in ("output_dir", "checkpoint_path", "log_dir")
-        if getattr(config.run, field) is not None
-    }
-    run = dataclasses.replace(config.run, seed=config.run.seed + number, **own)
+    run = dataclasses.replace(config.run.below(*parts), seed=config.run.seed + number)
     model = config.model
     best = Path(run.output_dir) / BEST
     if not run.do_train and not model.init_checkpoint and best.is_dir():

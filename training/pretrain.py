@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,38 @@ from evaluation.masked_lm import pretraining_metrics
 from modeling import BertForPreTraining
 from modeling.pretrained import VOCAB_FILE
 from training.checkpoint import write_text_atomically
-from training.run import Run, Task
+from training.distributed import World
+from training.run import Run, Task, check_directories
+from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, build_eval_step
+from utils import ranks
 from utils.errors import UserError
 
 EVALUATION_FILE = "eval_results.txt"
 
 
 def pretrain(config: PretrainingConfig, mode: Mode) -> None:
-    """Trains and evaluates as the flags say; everything lands in the output directory."""
+    """Trains and evaluates as the flags say, phase after phase; everything lands in the output directory."""
+    phases = _with_positions(config.in_phases())
+    for number, phase in enumerate(phases, 1):
+        if len(phases) > 1 and ranks.rank() == 0:
+            print(f"phase {number} of {len(phases)}: {phase.run.output_dir}", flush=True)
+        _pretrain(phase, mode, dict(enumerate(phases[number:], number + 1)))
+
+
+def _pretrain(config: PretrainingConfig, mode: Mode, later: Mapping[int, PretrainingConfig]) -> None:
+    """One phase; before it begins, those `later` ones are checked against it."""
     data = PretrainingData.open(config.data, config.run.do_train)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
     vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
     records, held_out = data.for_model(bert, vocab_file, config.run.seed)
+    steps = _steps(config, len(records), run.world.size)
+    for number, phase in later.items():
+        with _in_phase(number):
+            steps = _check_phase(phase, bert, vocab_file, steps, run.world)
+    for phase in later.values():
+        run.clear_directories(phase.run)  # what an earlier run left there would be resumed after a restart
     model = run.build_model(BertForPreTraining, bert)
     eval_step = build_eval_step(mode, model, run.world)
     eval_rows = config.batch.val_rows(run.world.size) * run.world.size
@@ -78,6 +96,51 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
         raise UserError("--do_train False leaves nothing to do: give --val_ofrecord_path or --val_fraction.")
 
 
+def _with_positions(phases: list[PretrainingConfig]) -> list[PretrainingConfig]:
+    """The phases with room for the longest sequences of all from the start, where neither a flag nor the weights to
+    start from say how much there is to be."""
+    first, run = phases[0].model, phases[0].run
+    starts_afresh = run.load_from == "scratch" or not (run.load_from or first.init_checkpoint)
+    if len(phases) == 1 or first.max_position_embeddings or not starts_afresh:
+        return phases
+    size = BertConfig.max_position_embeddings
+    for number, phase in enumerate(phases, 1):
+        with _in_phase(number):
+            size = max(size, PretrainingData.open(phase.data).seq_length)
+    return [replace(phase, model=replace(phase.model, max_position_embeddings=size)) for phase in phases]
+
+
+@contextmanager
+def _in_phase(number: int) -> Iterator[None]:
+    """Inside, the user's mistakes are told with the phase they are in."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"phase {number}: {error}") from None
+
+
+def _check_phase(
+    config: PretrainingConfig, bert: BertConfig, vocab_file: Path | None, steps_before: int, world: World
+) -> int:
+    """Raises UserError where a phase cannot follow the one before it; returns the updates it ends after."""
+    data = PretrainingData.open(config.data)
+    bert = config.model.bert_config(bert, vocab_size=data.vocab_size)
+    records, _ = data.for_model(bert, data.find_vocab(bert, vocab_file), config.run.seed)
+    steps = _steps(config, len(records), world.size)
+    learning_rates(config.optimizer, max(1, steps))
+    if config.run.load_optimizer_state and (config.run.max_steps or 0) <= steps_before:
+        raise UserError(f"with the optimizer's state it goes on at step {steps_before}: give a higher --max_steps.")
+    if world.rank == 0:
+        check_directories(config.run)
+    return steps
+
+
+def _steps(config: PretrainingConfig, records: int, world_size: int) -> int:
+    """The updates of a run that starts at step 0."""
+    sizes = BatchSchedule.of(config.batch, world_size)
+    return config.run.max_steps or sizes.steps_for(round(records * config.run.epochs))
+
+
 @dataclass(frozen=True)
 class PretrainingData:
     """The shards to train and to evaluate on, and what they and the flags agree on."""
@@ -93,7 +156,7 @@ class PretrainingData:
     def open(cls, flags: PretrainingDataFlags, do_train: bool = True) -> PretrainingData:
         """Opens the shards; raises UserError where they are not pretraining records or disagree with the flags."""
         if not do_train and not flags.ofrecord_path:
-            flags = dataclasses.replace(flags, ofrecord_path=flags.val_ofrecord_path)  # to evaluate takes one set
+            flags = replace(flags, ofrecord_path=flags.val_ofrecord_path)  # to evaluate takes one set
         if not flags.ofrecord_path:
             raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
         source = open_sources(
@@ -130,9 +193,9 @@ class PretrainingData:
         if flags.train_dataset_size is not None and flags.train_dataset_size > len(training):
             warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
         count = min(flags.train_dataset_size or len(training), flags.max_train_samples or len(training), len(training))
-        training = dataclasses.replace(training, count=count)
+        training = replace(training, count=count)
         if evaluation and flags.max_val_samples:
-            evaluation = dataclasses.replace(evaluation, count=min(flags.max_val_samples, len(evaluation)))
+            evaluation = replace(evaluation, count=min(flags.max_val_samples, len(evaluation)))
         predictions = flags.max_predictions_per_seq if dynamic else None
         return cls(flags, source, training, evaluation, lengths[0], predictions or lengths[1])
 
@@ -172,11 +235,11 @@ class PretrainingData:
         masking = self._masking(vocab_file, seed)
         labels = {"next_sentence_labels"}
         left_out = (labels if self.flags.skip_nsp else set()) | (_ANSWERS if self.flags.skip_mlm else set())
-        training = dataclasses.replace(self.training, below=below, transform=_transform(masking, left_out))
+        training = replace(self.training, below=below, transform=_transform(masking, left_out))
         if self.evaluation is None:
             return training, None
         left_out = left_out | labels if self.flags.eval_only_mlm else left_out
-        return training, dataclasses.replace(self.evaluation, below=below, transform=_transform(masking, left_out))
+        return training, replace(self.evaluation, below=below, transform=_transform(masking, left_out))
 
     def _masking(self, vocab_file: Path | None, seed: int) -> DynamicMasking | None:
         flags = self.flags
@@ -209,6 +272,8 @@ class PretrainingData:
         size = len(load_vocab(path))
         if size > bert.vocab_size:
             raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
+        if starts_with and vocab_sha256(starts_with) != vocab_sha256(path):
+            raise UserError(f"{path} is not the vocabulary of the weights to start from, {starts_with}.")
         digest = self.source.metadata.get("vocab_sha256")
         if digest and digest != vocab_sha256(path):
             raise UserError(f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with.")

@@ -101,10 +101,9 @@ class Run:
         if self.world.device == "cpu" and config.device.use_fp16 and not self.bf16:
             warn("--use_fp16 changes nothing here: this CPU, or the stock kernels, multiply in fp32 alone.")
         flags, named = config.run, self._start_name()
-        self.checkpoint_dir = Path((None if flags.load_from else flags.checkpoint_path) or flags.output_dir)
-        self.log_dir = Path(flags.log_dir or flags.output_dir)
+        self.checkpoint_dir, self.log_dir = directories(flags)
         if flags.do_train and self.world.rank == 0:
-            self._check_directories()
+            check_directories(flags)
         self.world.wait()  # the first rank begins to write when all have looked at what there is
         own = flags.resume or not (flags.do_train or named)  # whoever only evaluates means the run that is there
         self.checkpoint = newest_checkpoint(self.checkpoint_dir) if own else None
@@ -296,23 +295,18 @@ class Run:
         unsaid = heads is not None and detect(path) in ("lazy", "oneflow")  # these formats keep tensors alone
         return read_checkpoint(path, config={"num_attention_heads": heads} if unsaid else None)
 
-    def _check_directories(self) -> None:
-        flags = self.config.run
-        for directory in {self.checkpoint_dir, self.log_dir}:
-            claimed = flags.resume or flags.overwrite_output_dir
-            if not claimed and directory.is_dir() and any(directory.iterdir()):
-                raise UserError(
-                    f"--output_dir {directory} is not empty: --resume goes on with the run in it, "
-                    "--overwrite_output_dir starts anew, or name another directory."
-                )
+    def clear_directories(self, flags: RunFlags) -> None:
+        """Removes what an earlier run left in a run's directories, if --overwrite_output_dir asks for it."""
+        if self.world.rank or flags.resume or not flags.overwrite_output_dir:
+            return
+        for path in (path for directory in set(directories(flags)) for path in _of_a_run(directory)):
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _claim_directories(self) -> None:
         flags = self.config.run
+        self.clear_directories(flags)
         for directory in {self.checkpoint_dir, self.log_dir}:
-            if flags.overwrite_output_dir and not flags.resume:
-                for path in _of_a_run(directory):
-                    if path.exists():
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -387,6 +381,23 @@ class Run:
                 f"{begin} at step {state.step} of {total_steps}",
             ]
         )
+
+
+def directories(flags: RunFlags) -> tuple[Path, Path]:
+    """Where a run's checkpoints and its logs live."""
+    saves_in = None if flags.load_from else flags.checkpoint_path
+    return Path(saves_in or flags.output_dir), Path(flags.log_dir or flags.output_dir)
+
+
+def check_directories(flags: RunFlags) -> None:
+    """Raises UserError where a run would mix with another one's files."""
+    for directory in set(directories(flags)):
+        claimed = flags.resume or flags.overwrite_output_dir
+        if not claimed and directory.is_dir() and any(directory.iterdir()):
+            raise UserError(
+                f"--output_dir {directory} is not empty: --resume goes on with the run in it, "
+                "--overwrite_output_dir starts anew, or name another directory."
+            )
 
 
 def _of_a_run(directory: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -27,7 +28,15 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def phase_directory(directory: str | Path, number: int) -> Path:
+    """Where phase `number`, from 1 on, of a run in several phases lives."""
+    return Path(directory) / f"phase{number}"
+
+
 def model_directory(path: str | Path) -> Path:
-    """The model directory that `path` means: itself, or the newest checkpoint of a run's output directory."""
+    """The model directory that `path` means: itself, or the newest checkpoint of a run's output directory, or of its
+    last phase's."""
     path = Path(path)
-    return path if (path / "config.json").exists() else newest_checkpoint(path) or path
+    phases = itertools.takewhile(Path.is_dir, (phase_directory(path, number) for number in itertools.count(1)))
+    found = [newest_checkpoint(directory) for directory in (path, *phases)]
+    return path if (path / "config.json").exists() else next((each for each in reversed(found) if each), path)

@@ -201,7 +201,7 @@ def test_impossible_models_are_named(flags, message):
 
 def test_flags_that_contradict_the_weights_are_named():
     flags = ModelFlags(num_hidden_layers=3, init_checkpoint="there")
-    with pytest.raises(UserError, match="num_hidden_layers 3, but --init_checkpoint there has 12"):
+    with pytest.raises(UserError, match="num_hidden_layers 3, but the weights to start from have 12"):
         flags.bert_config(BertConfig())
     assert ModelFlags(hidden_dropout_prob=0.3).bert_config(BertConfig()).hidden_dropout_prob == 0.3
 
