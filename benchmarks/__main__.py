@@ -1,6 +1,7 @@
-"""Ours against Hugging Face's BERT-base on this machine's CPU: `make bench`, or `python -m benchmarks --help`.
+"""Ours against Hugging Face's BERT-base on this machine's CPU, and our data preparation against Google's algorithms:
+`make bench`, or `python -m benchmarks --help`.
 
-Both sides run at their best settings, in turns and in one run. The results are a table, lines for machines such as
+Both models run at their best settings, in turns and in one run. The results are a table, lines for machines such as
 `pretraining_step_ratio_fp32_graph 1.52` (how many times faster than Hugging Face as it comes; with `_same_work` than
 Hugging Face doing only what we do), build/bench/results.json and build/bench/ratios.png.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from benchmarks.worker import LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, 
 from configs.cli import flag, parse, run
 from utils.errors import UserError
 
-TASKS = ("pretraining", "squad", "inference")
+TASKS = ("pretraining", "squad", "inference", "data")
 OUTPUT = ROOT / "build" / "bench"
 PEER = ROOT / "build" / "peer"
 UV = ROOT / ".tools" / "uv" / "bin" / "uv"
@@ -33,6 +35,8 @@ class BenchmarkConfig:
     only: str = flag("", "one of the tasks", choices=("", *TASKS))
     rounds: int = flag(5, "turns of each side")
     compile: bool = flag(False, "also measure torch.compile (its compilation takes minutes)")
+    squad_file: str = flag("", "SQuAD questions to measure data with (default: some about Python's documentation)")
+    vocab_file: str = flag("", "their vocabulary (default: one made from them)")
     peer_python: str = flag("", "a Python that has torch and transformers (default: an environment under build/)")
 
     def __post_init__(self) -> None:
@@ -56,16 +60,23 @@ class Result:
 
 def main() -> None:
     config = parse(BenchmarkConfig, prog="python -m benchmarks", description=__doc__)
-    peer_python = Path(config.peer_python) if config.peer_python else _peer_environment()
+    tasks = (config.only,) if config.only else TASKS
+    peer_python = Path(config.peer_python or PEER / "bin" / "python")
+    if tasks != ("data",) and not config.peer_python:
+        _make_peer_environment()
     speeds = _gemm_speeds()
     results: list[Result] = []
-    for task in (config.only,) if config.only else TASKS:
+    for task in (task for task in tasks if task != "data"):
         for case_task in ("inference_1", "inference_32") if task == "inference" else (task,):
             for precision in speeds:
                 results += _measure(config, case_task, precision, speeds[precision], peer_python)
     lines = _lines(results, speeds)
-    if config.only in ("", "pretraining"):
+    if "pretraining" in tasks:
         lines |= {f"two_processes_ratio_{p}": _two_processes(p, config.rounds) for p in speeds}
+    if "data" in tasks:
+        lines |= _lines_of("benchmarks.preparation")
+        named = {"--squad_file": config.squad_file, "--vocab_file": config.vocab_file}
+        lines |= _lines_of("benchmarks.squad_data", *(word for pair in named.items() if pair[1] for word in pair))
     print(_table(results))
     for name, value in lines.items():
         print(f"{name} {value:.3g}")
@@ -75,19 +86,18 @@ def main() -> None:
     _plot(lines, OUTPUT / "ratios.png")
 
 
-def _peer_environment() -> Path:
+def _make_peer_environment() -> None:
     """Python 3.11 with PyTorch and transformers under build/, made once."""
-    python = PEER / "bin" / "python"
-    if not (PEER / ".ready").exists():
-        print("benchmarks: setting up Hugging Face's environment in build/peer …", flush=True)
-        links = os.environ.get("PIP_FIND_LINKS")
-        install = ["pip", "install", "-q", "--python", str(python), *(["--find-links", links] if links else [])]
-        make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
-        for command in (make, [*install, *PEER_PACKAGES]):
-            if subprocess.run([str(UV), *command], check=False).returncode:
-                raise UserError("Hugging Face's environment cannot be set up; --peer_python names one that exists.")
-        (PEER / ".ready").touch()
-    return python
+    if (PEER / ".ready").exists():
+        return
+    print("benchmarks: setting up Hugging Face's environment in build/peer …", flush=True)
+    links = os.environ.get("PIP_FIND_LINKS")
+    install = ["pip", "install", "-q", "--python", str(PEER), *(["--find-links", links] if links else [])]
+    make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
+    for command in (make, [*install, *PEER_PACKAGES]):
+        if subprocess.run([str(UV), *command], check=False).returncode:
+            raise UserError("Hugging Face's environment cannot be set up; --peer_python names one that exists.")
+    (PEER / ".ready").touch()
 
 
 def _gemm_speeds() -> dict[str, float]:
@@ -162,6 +172,13 @@ def _two_processes(precision: str, rounds: int) -> float:
     finally:
         for worker in pair:
             worker.close()
+
+
+def _lines_of(module: str, *flags: str) -> dict[str, float]:
+    """What another benchmark prints for machines."""
+    print(f"benchmarks: {module} …", flush=True)
+    done = subprocess.run([sys.executable, "-m", module, *flags], stdout=subprocess.PIPE, text=True, check=True)
+    return {name: float(value) for name, value in re.findall(r"^(\w+) ([\d.e+-]+)$", done.stdout, re.MULTILINE)}
 
 
 def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:

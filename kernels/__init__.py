@@ -18,7 +18,7 @@ from kernels.plugin import (
     set_dropout_seed,
 )
 from kernels.profile import Profile, profile
-from kernels.settings import configure, configure_graph
+from kernels.settings import configure, configure_graph, import_oneflow
 
 __all__ = [
     "Profile",
@@ -26,6 +26,7 @@ __all__ = [
     "configure",
     "configure_graph",
     "hold_weights",
+    "import_oneflow",
     "is_loaded",
     "last_gradient_norm",
     "load",

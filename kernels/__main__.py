@@ -38,6 +38,7 @@ def _build(sanitize: bool) -> int:
 
 def _report() -> int:
     settings = kernels.configure()
+    kernels.import_oneflow()
     status = kernels.load()
     print(status.reason)
     print(f"CPU features: {' '.join(status.cpu_features) or 'unknown'}")

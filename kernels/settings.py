@@ -43,6 +43,24 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
     return _settings
 
 
+def import_oneflow() -> None:
+    """Imports OneFlow quietly: its start-up notes about missing GPUs and network cards are no news on a laptop.
+
+    Whoever wants them sets GLOG_minloglevel.
+    """
+    if "oneflow" in sys.modules or "GLOG_minloglevel" in os.environ:
+        return
+    os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak
+    saved, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)  # libibverbs writes past glog
+    try:
+        import oneflow  # noqa: F401
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(silence)
+
+
 def configure_graph() -> None:
     """One stream of CPU kernels for compiled graphs; call it after OneFlow is imported and before the first graph.
 
