@@ -49,9 +49,8 @@ test: setup
 	  [ -z "$$failed" ] || { echo "failed: $$failed"; exit 1; }
 
 bench: setup
-	@$(PYTHON) -m benchmarks $(if $(ONLY),--only $(ONLY))
-	@$(if $(ONLY),,$(PYTHON) -m benchmarks.squad_data \
-	  $(if $(SQUAD_FILE),--squad_file "$(SQUAD_FILE)") $(if $(VOCAB_FILE),--vocab_file "$(VOCAB_FILE)"))
+	@$(PYTHON) -m benchmarks $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(SQUAD_FILE),--squad_file "$(SQUAD_FILE)") $(if $(VOCAB_FILE),--vocab_file "$(VOCAB_FILE)")
 
 lint: setup
 	.venv/bin/ruff check .
