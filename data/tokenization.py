@@ -7,7 +7,7 @@ private-use characters and young emoji, miss one block of Chinese and know no fi
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -121,52 +121,64 @@ _CONTROL_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 class BulkTokenizer:
     """Token ids of a great deal of text: every distinct word is tokenized once.
 
-    No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other.
+    No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other. In
+    printable ASCII the rules come to: lower-case, and part letters and digits from each of the other characters. What
+    is left after that are fewer, shorter words, and the full rules for the others.
     """
 
     def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
+        self._vocab = vocab
         self._tokenizer = build_tokenizer(vocab, do_lower_case)
         self._do_lower_case = do_lower_case
-        self._words_kept = words_kept
-        self._forget()
-
-    def _forget(self) -> None:
-        self._ids_of_part: dict[str, list[int]] = {}
-        self._numbers: dict[str, int] = {}  # of words
-        self._ids = np.empty(0, np.int32)  # of all words, one after the other
-        self._starts = np.zeros(1, np.int64)  # where each word's begin, and the end
+        self._parts = _Memory(self._tokenize, words_kept)
+        self._words = _Memory(lambda words: self._parts.encode(list(map(self._split, words))), words_kept)
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
         if any(map(_CONTROL_SPACES.search, lines)):
             lines = [_CONTROL_SPACES.sub("", line) for line in lines]
-        words = [line.split() for line in lines]
-        if len(self._numbers) > self._words_kept:
-            self._forget()
-        self._learn(list(set(chain.from_iterable(words)).difference(self._numbers)))
+        return self._words.encode([line.split() for line in lines])
 
-        numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(words)), np.int64)
-        first, counts = self._starts[numbers], np.diff(self._starts)[numbers]
-        ends = np.append(0, np.cumsum(counts))  # after each word
-        ids = self._ids[np.arange(ends[-1]) + np.repeat(first - ends[:-1], counts)]
-        line_ends = np.append(0, np.cumsum(np.fromiter(map(len, words), np.int64, len(words))))
-        return ids, np.diff(ends[line_ends])
-
-    def _learn(self, words: list[str]) -> None:
-        # In printable ASCII the rules come to: lower-case, and part letters and digits from each of the other
-        # characters. What is left after that are fewer, shorter words, and the full rules for the others.
-        parts = [self._parts(word) for word in words]
-        new = list(set(chain.from_iterable(parts)).difference(self._ids_of_part))
-        encodings = self._tokenizer.encode_batch_fast(new)
-        self._ids_of_part.update((part, encoding.ids) for part, encoding in zip(new, encodings, strict=True))
-
-        ids = [list(chain.from_iterable(map(self._ids_of_part.__getitem__, word))) for word in parts]
-        self._numbers.update(zip(words, range(len(self._numbers), len(self._numbers) + len(words)), strict=True))
-        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(ids), np.int32)])
-        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
-        self._starts = np.concatenate([self._starts, self._starts[-1] + ends])
-
-    def _parts(self, word: str) -> list[str]:
+    def _split(self, word: str) -> list[str]:
         if word.isascii() and word.isprintable():
             return _ASCII_PARTS.findall(word.lower() if self._do_lower_case else word)
         return [word]
+
+    def _tokenize(self, parts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        # A part of ASCII that is an entry of the vocabulary is its own longest match.
+        entries = [self._vocab.get(part, -1) if part.isascii() else -1 for part in parts]
+        rest = [part for part, entry in zip(parts, entries, strict=True) if entry < 0]
+        encodings = iter(self._tokenizer.encode_batch_fast(rest))
+        ids = [next(encodings).ids if entry < 0 else (entry,) for entry in entries]
+        return np.fromiter(chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64, len(ids))
+
+
+class _Memory:
+    """What `tokenize` gave for each distinct string: ids int32 [tokens] and how many are each string's, int64."""
+
+    def __init__(self, tokenize: Callable[[list[str]], tuple[np.ndarray, np.ndarray]], most: int) -> None:
+        self._tokenize = tokenize
+        self._most = most
+        self._forget()
+
+    def _forget(self) -> None:
+        self._numbers: dict[str, int] = {}  # of strings
+        self._ids = np.empty(0, np.int32)  # of all strings, one after the other
+        self._ends = np.zeros(1, np.int64)  # where each string's end, after a 0
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of lists of strings, int32 [tokens], and how many each list has, int64 [lists]."""
+        if len(self._numbers) > self._most:
+            self._forget()
+        new = list(set(chain.from_iterable(texts)).difference(self._numbers))
+        ids, counts = self._tokenize(new)
+        self._numbers.update(zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True))
+        self._ids = np.concatenate([self._ids, ids])
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
+
+        numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(texts)), np.int64)
+        first, counts = self._ends[numbers], np.diff(self._ends)[numbers]
+        ends = np.append(0, np.cumsum(counts))  # after each string
+        ids = self._ids[np.arange(ends[-1]) + np.repeat(first - ends[:-1], counts)]
+        list_ends = np.append(0, np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts))))
+        return ids, np.diff(ends[list_ends])
