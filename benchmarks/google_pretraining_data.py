@@ -18,9 +18,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from benchmarks.google_tokenization import FullTokenizer
-from benchmarks.protobuf_records import OFRecord
+from benchmarks.protobuf_records import Feature, FloatList, Int32List, OFRecord
+
+
+class Prediction(NamedTuple):
+    """A masked token."""
+
+    index: int
+    label: str
 
 
 @dataclass
@@ -89,7 +97,9 @@ def pairs_of_document(
         chunk_length += len(document[i])
         if i == len(document) - 1 or chunk_length >= target:
             a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
-            tokens_a = [token for sentence in chunk[:a_end] for token in sentence]
+            tokens_a: list[str] = []
+            for sentence in chunk[:a_end]:
+                tokens_a.extend(sentence)
             tokens_b: list[str] = []
             is_random_next = len(chunk) == 1 or rng.random() < 0.5
             if is_random_next:
@@ -104,10 +114,21 @@ def pairs_of_document(
                         break
                 i -= len(chunk) - a_end
             else:
-                tokens_b = [token for sentence in chunk[a_end:] for token in sentence]
+                for sentence in chunk[a_end:]:
+                    tokens_b.extend(sentence)
             truncate(tokens_a, tokens_b, longest, rng)
-            tokens = ["[CLS]", *tokens_a, "[SEP]", *tokens_b, "[SEP]"]
-            pairs.append((tokens, [0] * (len(tokens_a) + 2) + [1] * (len(tokens_b) + 1), is_random_next))
+            tokens, segment_ids = ["[CLS]"], [0]
+            for token in tokens_a:
+                tokens.append(token)
+                segment_ids.append(0)
+            tokens.append("[SEP]")
+            segment_ids.append(0)
+            for token in tokens_b:
+                tokens.append(token)
+                segment_ids.append(1)
+            tokens.append("[SEP]")
+            segment_ids.append(1)
+            pairs.append((tokens, segment_ids, is_random_next))
             chunk, chunk_length = [], 0
         i += 1
     return pairs
@@ -138,20 +159,26 @@ def mask(
     rng.shuffle(words)
     output = list(tokens)
     wanted = min(most, max(1, round(len(tokens) * prob)))
-    chosen: list[int] = []
+    predictions: list[Prediction] = []
+    covered: set[int] = set()
     for word in words:
-        if len(chosen) >= wanted:
+        if len(predictions) >= wanted:
             break
-        if len(chosen) + len(word) > wanted:
+        if len(predictions) + len(word) > wanted or any(i in covered for i in word):
             continue
         for i in word:
+            covered.add(i)
             if rng.random() < 0.8:
                 output[i] = "[MASK]"
             elif rng.random() >= 0.5:
                 output[i] = vocab_words[rng.randint(0, len(vocab_words) - 1)]
-            chosen.append(i)
-    chosen.sort()
-    return output, chosen, [tokens[i] for i in chosen]
+            predictions.append(Prediction(i, tokens[i]))
+    predictions = sorted(predictions, key=lambda prediction: prediction.index)
+    positions, labels = [], []
+    for prediction in predictions:
+        positions.append(prediction.index)
+        labels.append(prediction.label)
+    return output, positions, labels
 
 
 def serialize(instance: Instance, tokenizer: FullTokenizer, max_seq_length: int, most: int) -> bytes:
@@ -170,19 +197,21 @@ def serialize(instance: Instance, tokenizer: FullTokenizer, max_seq_length: int,
         positions.append(0)
         label_ids.append(0)
         weights.append(0.0)
-    record = OFRecord()
-    for name, values in (
-        ("input_ids", ids),
-        ("input_mask", mask_ids),
-        ("segment_ids", segment_ids),
-        ("masked_lm_positions", positions),
-        ("masked_lm_ids", label_ids),
-        ("next_sentence_labels", [int(instance.is_random_next)]),
-    ):
-        record.feature[name].int32_list.value.extend(values)
-    record.feature["masked_lm_weights"].float_list.value.extend(weights)
-    data: bytes = record.SerializeToString()
+    features = {
+        "input_ids": _int_feature(ids),
+        "input_mask": _int_feature(mask_ids),
+        "segment_ids": _int_feature(segment_ids),
+        "masked_lm_positions": _int_feature(positions),
+        "masked_lm_ids": _int_feature(label_ids),
+        "masked_lm_weights": Feature(float_list=FloatList(value=list(weights))),
+        "next_sentence_labels": _int_feature([int(instance.is_random_next)]),
+    }
+    data: bytes = OFRecord(feature=features).SerializeToString()
     return data
+
+
+def _int_feature(values: list[int]) -> Any:
+    return Feature(int32_list=Int32List(value=list(values)))
 
 
 def main() -> None:

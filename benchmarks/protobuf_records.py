@@ -8,8 +8,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 
-def _of_record_class() -> Any:
-    """OFRecord as its .proto describes it, in a pool of its own."""
+def _classes(*names: str) -> list[Any]:
+    """Messages as their .proto describes them, in a pool of its own."""
     file = descriptor_pb2.FileDescriptorProto(name="record.proto", package="reference")
     label = descriptor_pb2.FieldDescriptorProto
 
@@ -45,7 +45,8 @@ def _of_record_class() -> Any:
     entry.options.map_entry = True
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.MessageFactory(pool).GetPrototype(pool.FindMessageTypeByName("reference.OFRecord"))
+    factory = message_factory.MessageFactory(pool)
+    return [factory.GetPrototype(pool.FindMessageTypeByName(f"reference.{name}")) for name in names]
 
 
-OFRecord: Any = _of_record_class()
+OFRecord, Feature, Int32List, FloatList = _classes("OFRecord", "Feature", "Int32List", "FloatList")

@@ -1,13 +1,13 @@
 """Which tokens a pretraining record holds: Google's `create_instances_from_document`, without touching the tokens.
 
-A record's segments are runs of a piece's tokens, so drawing them needs the sentences' lengths only. What a segment
-holds is copied at the end, for all records of a piece at once.
+A record's segments are runs of a piece's tokens, so drawing them needs the sentences' lengths only. What the segments
+hold is copied at the end, for many records at once.
 
 Shapes: `R` records, `S` sequence.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from data.token_store import Piece, TokenStore
 
 SPECIAL_TOKENS_OF_PAIR = 3  # [CLS] A [SEP] B [SEP]
 SPECIAL_TOKENS_OF_ONE = 2  # [CLS] A [SEP]
+_ROWS_AT_ONCE = 2048
 
 
 class Rows(NamedTuple):
@@ -32,17 +33,12 @@ def special_tokens(objective: str) -> int:
     return SPECIAL_TOKENS_OF_ONE if objective == "none" else SPECIAL_TOKENS_OF_PAIR
 
 
-def _shares(rng: np.random.Generator) -> Iterator[float]:
-    """Random numbers from 0 to below 1, fetched in bulk."""
-    while True:
-        yield from rng.random(4096).tolist()
-
-
 def draw_rows(
     rng: np.random.Generator,
     store: TokenStore,
     number: int,
     *,
+    times: int = 1,
     objective: str,
     packing: str = "pairs",
     swap: bool = True,
@@ -51,12 +47,13 @@ def draw_rows(
     cls_id: int,
     sep_id: int,
 ) -> Rows:
-    """Cuts every document of a piece into records, once.
+    """Cuts every document of a piece into records, each time anew.
 
     Args:
         rng: where every random choice comes from.
         store: the corpus; next-sentence negatives come from all of it.
         number: which piece.
+        times: how often.
         objective: "nsp" and "sop" pair segments; "none" takes one segment a record.
         packing: "chunks" cuts the joined documents into full records, from a random place on.
         swap: for "sop", whether half of the pairs are swapped (label 1), or none is.
@@ -68,64 +65,130 @@ def draw_rows(
         the records, in the documents' order.
     """
     piece = store.piece(number)
-    first_document = int(store.corpus.documents[number])
-    documents = int(store.corpus.documents[-1])
+    longest = seq_length - special_tokens(objective)
     share = _shares(rng).__next__
-    special = special_tokens(objective)
-    longest = seq_length - special
-    spans: list[tuple[int, int, int, int, int]] = []  # A's tokens, B's piece and tokens (piece -1: no B)
-    labels: list[int] = []
-    starts: list[int] = piece.sentence_starts.tolist()
-    borders: list[int] = piece.document_starts.tolist()
-    if packing == "chunks":
-        tokens = len(piece.tokens)
-        firsts = range(int(share() * (1 + min(longest, tokens - longest))), tokens - longest + 1, longest)
-        spans = [(first, first + longest, -1, 0, 0) for first in firsts]
-        labels, borders = [0] * len(spans), []
-    for document, (here, stop) in enumerate(pairwise(borders), first_document):
-        target = 2 + int(share() * (longest - 1)) if share() < short_seq_prob else longest
+    drawn = _Spans([], [], [])
+    for _ in range(times):
+        if packing == "chunks":
+            _cut_chunks(drawn, len(piece.tokens), longest, share)
+        elif objective == "nsp":
+            _cut_pairs(drawn, piece, store.corpus.documents, number, longest, short_seq_prob, share)
+        else:
+            _cut_in_order(drawn, piece, objective == "sop", swap, longest, short_seq_prob, share)
+    a_first, a_end, b_first, b_end = np.array(drawn.tokens, np.int64).reshape(-1, 4).T
+    rows, documents, places, wanted = np.array(drawn.negatives).reshape(-1, 4).T
+    rows = rows.astype(np.int64)
+    pieces, b_first[rows], b_end[rows] = store.sentence_runs(documents.astype(np.int64), places, wanted)
+    # What is too long loses single tokens, each at the front or the back at random.
+    a, b = truncated_lengths(a_end - a_first, b_end - b_first, longest)
+    a_first += rng.binomial(a_end - a_first - a, 0.5)
+    b_first += rng.binomial(b_end - b_first - b, 0.5)
+    far = dict(zip(rows.tolist(), store.texts(pieces, b_first[rows], b[rows]), strict=True))
+
+    # Rows are put together as bytes: joining slices of them is several times as fast as indexing.
+    kind = piece.tokens.dtype
+    text, (cls, sep) = piece.tokens.tobytes(), (np.array(special, kind).tobytes() for special in (cls_id, sep_id))
+    second_sep, padding = sep if objective != "none" else b"", bytes(seq_length * kind.itemsize)
+    input_ids = np.empty((len(a), seq_length), kind)
+    for start in range(0, len(a), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        parts: list[bytes] = []
+        columns = (column[block] * kind.itemsize for column in (a_first, a, b_first, b, longest - a - b))
+        for row, (i, n, j, m, rest) in enumerate(zip(*(column.tolist() for column in columns), strict=True), start):
+            b_text = far[row] if row in far else text[j : j + m]
+            parts += (cls, text[i : i + n], sep, b_text, second_sep, padding[:rest])
+        input_ids[block] = np.frombuffer(b"".join(parts), kind).reshape(-1, seq_length)
+    return Rows(input_ids, np.stack([a, b], 1), np.array(drawn.labels, np.int32))
+
+
+class _Spans(NamedTuple):
+    """What the records are cut from; lists without an entry per record, because there are many."""
+
+    tokens: list[int]  # four a record: A's first token and the one after its last, B's alike (0, 0: no B here)
+    labels: list[int]
+    negatives: list[float]  # four each: record, document, place in it from 0 to below 1, tokens wanted
+
+
+def _cut_chunks(drawn: _Spans, tokens: int, longest: int, share: Callable[[], float]) -> None:
+    """Full records of joined documents, from a random place on."""
+    first = int(share() * (1 + min(longest, tokens - longest)))
+    for here in range(first, tokens - longest + 1, longest):
+        drawn.tokens.extend((here, here + longest, 0, 0))
+        drawn.labels.append(0)
+
+
+def _cut_in_order(
+    drawn: _Spans,
+    piece: Piece,
+    pairs: bool,
+    swap: bool,
+    longest: int,
+    short_seq_prob: float,
+    share: Callable[[], float],
+) -> None:
+    """Neighbouring segments, half of the pairs swapped, or single segments."""
+    starts = piece.sentence_starts.tolist()
+    for here, stop in pairwise(piece.document_starts.tolist()):
+        target = _target_length(longest, short_seq_prob, share)
         while here < stop:
-            # The sentences [here, end) reach the target length, or are the document's last.
-            end = min(bisect_left(starts, starts[here] + target, here + 1, stop + 1), stop)
-            if objective == "none":
-                spans.append((starts[here], starts[end], -1, 0, 0))
-                labels.append(0)
-                here = end
-                continue
-            if objective == "sop":
+            end = _chunk_end(starts, here, stop, target)
+            if pairs:
                 end = max(end, min(here + 2, stop))
                 if end - here < 2:
                     break  # a sentence alone has no order
-                middle = starts[here + 1 + int(share() * (end - here - 1))]
-                first, second = (starts[here], middle), (middle, starts[end])
+                first, middle, last = starts[here], starts[here + 1 + int(share() * (end - here - 1))], starts[end]
                 swapped = swap and share() < 0.5
-                spans.append((*second, number, *first) if swapped else (*first, number, *second))
-                labels.append(int(swapped))
+                drawn.tokens.extend((middle, last, first, middle) if swapped else (first, middle, middle, last))
+                drawn.labels.append(int(swapped))
+            else:
+                drawn.tokens.extend((starts[here], starts[end], 0, 0))
+                drawn.labels.append(0)
+            here = end
+
+
+def _cut_pairs(
+    drawn: _Spans, piece: Piece, corpus_documents: np.ndarray, number: int, longest: int, short_seq_prob: float,
+    share: Callable[[], float],
+) -> None:  # fmt: skip
+    """Next-sentence pairs: B follows A, or is to come from another document of the corpus."""
+    starts = piece.sentence_starts.tolist()
+    documents = int(corpus_documents[-1])
+    tokens, labels, negatives = drawn
+    for document, (here, stop) in enumerate(pairwise(piece.document_starts.tolist()), int(corpus_documents[number])):
+        target = _target_length(longest, short_seq_prob, share)
+        while here < stop:
+            end = _chunk_end(starts, here, stop, target)
+            a_end = here + 1 + int(share() * (end - here - 1)) if end - here > 1 else end
+            first, middle = starts[here], starts[a_end]
+            if end - here > 1 and share() < 0.5:
+                tokens += (first, middle, middle, starts[end])
+                labels.append(0)
                 here = end
                 continue
-            a_end = here + 1 + int(share() * (end - here - 1)) if end - here > 1 else end
-            a_tokens = starts[a_end] - starts[here]
-            is_random = end - here == 1 or share() < 0.5
-            if is_random:
-                other = document
-                for _ in range(10):  # as in Google's code, in ten tries it may remain the same document
-                    other = int(share() * documents)
-                    if other != document:
-                        break
-                b = store.sentence_run(other, share(), target - a_tokens)
-            else:
-                b = number, starts[a_end], starts[end]
-            spans.append((starts[here], starts[a_end], *b))
-            labels.append(int(is_random))
-            here = a_end if is_random else end  # sentences that B did not use come next
-    input_ids = np.zeros((len(spans), seq_length), piece.tokens.dtype)
-    lengths = _fill(rng, store, number, piece, np.array(spans, np.int64).reshape(-1, 5), longest, input_ids)
-    rows, (a, b) = np.arange(len(spans)), lengths.T
-    input_ids[:, 0] = cls_id
-    input_ids[rows, a + 1] = sep_id
-    if objective != "none":
-        input_ids[rows, a + b + 2] = sep_id
-    return Rows(input_ids, lengths, np.array(labels, np.int32))
+            for _ in range(10):  # as in Google's code, in ten tries it may remain the same document
+                other = int(share() * documents)
+                if other != document:
+                    break
+            negatives += (len(labels), other, share(), target - middle + first)
+            tokens += (first, middle, 0, 0)
+            labels.append(1)
+            here = a_end  # sentences that B did not use come next
+
+
+def _target_length(longest: int, short_seq_prob: float, share: Callable[[], float]) -> int:
+    """How many tokens the records of a document are to have: mostly as many as fit."""
+    return 2 + int(share() * (longest - 1)) if share() < short_seq_prob else longest
+
+
+def _chunk_end(starts: list[int], here: int, stop: int, target: int) -> int:
+    """The sentences from `here` to before this reach the target length, or are the document's last."""
+    return min(bisect_left(starts, starts[here] + target, here + 1, stop + 1), stop)
+
+
+def _shares(rng: np.random.Generator) -> Iterator[float]:
+    """Random numbers from 0 to below 1, fetched in bulk."""
+    while True:
+        yield from rng.random(4096).tolist()
 
 
 def truncated_lengths(a: np.ndarray, b: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,39 +198,3 @@ def truncated_lengths(a: np.ndarray, b: np.ndarray, longest: int) -> tuple[np.nd
     rest = excess - apart
     a_cut = np.where(a > b, apart, 0) + rest // 2
     return a - a_cut, b - (excess - a_cut)
-
-
-def _fill(
-    rng: np.random.Generator,
-    store: TokenStore,
-    number: int,
-    piece: Piece,
-    spans: np.ndarray,
-    longest: int,
-    input_ids: np.ndarray,
-) -> np.ndarray:
-    """Truncates the segments, each token at the front or the back at random, and copies what is left into the rows.
-
-    Returns:
-        [R, 2], the lengths of A and B.
-    """
-    a_first, a_end, b_piece, b_first, b_end = spans.T
-    a, b = truncated_lengths(a_end - a_first, b_end - b_first, longest)
-    a_first = a_first + rng.binomial(a_end - a_first - a, 0.5)
-    b_first = b_first + rng.binomial(b_end - b_first - b, 0.5)
-    _copy(input_ids, np.arange(len(spans)), np.ones_like(a), piece.tokens, a_first, a)
-    near = np.flatnonzero(b_piece == number)
-    _copy(input_ids, near, a[near] + 2, piece.tokens, b_first[near], b[near])
-    far = np.flatnonzero((b_piece >= 0) & (b_piece != number))
-    columns = (b_piece, b_first, b, a + 2)
-    for row, other, begin, count, offset in zip(far.tolist(), *(c[far].tolist() for c in columns), strict=True):
-        input_ids[row, offset : offset + count] = store.tokens(other, begin, begin + count)
-    return np.stack([a, b], 1)
-
-
-def _copy(
-    ids: np.ndarray, rows: np.ndarray, offsets: np.ndarray, tokens: np.ndarray, first: np.ndarray, count: np.ndarray
-) -> None:
-    """ids[rows[i], offsets[i]:…] = tokens[first[i] : first[i] + count[i]] for all i."""
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    ids[np.repeat(rows, count), np.repeat(offsets, count) + within] = tokens[np.repeat(first, count) + within]

@@ -25,9 +25,11 @@ class Masking:
     ) -> "Masking":
         """The masking that goes with a vocabulary."""
         size = max(vocab.values()) + 1
-        continues = np.zeros(size, bool)
-        continues[[index for token, index in vocab.items() if token.startswith("##")]] = True
-        return cls(max_predictions_per_seq, masked_lm_prob, vocab["[MASK]"], size, continues if whole_words else None)
+        continues = None
+        if whole_words:
+            continues = np.zeros(size, bool)
+            continues[[index for token, index in vocab.items() if token.startswith("##")]] = True
+        return cls(max_predictions_per_seq, masked_lm_prob, vocab["[MASK]"], size, continues)
 
 
 def mask_tokens(
@@ -105,8 +107,8 @@ def choose_words(
     """bool [R, S]: the tokens to predict, `wanted` [R] at most; `draw` gives random uint64 of a shape [R, S]."""
     records, length = input_ids.shape
     if continues_word is None:
-        first = _random_order(draw, candidates)[:, : wanted.max(initial=0)]
-        taken = np.arange(first.shape[1]) < np.minimum(wanted, candidates.sum(1))[:, None]
+        first = _random_order(draw, candidates, int(wanted.max(initial=0)))
+        taken = np.arange(first.shape[1]) < np.minimum(wanted, np.count_nonzero(candidates, 1))[:, None]
         chosen = np.zeros(input_ids.shape, bool)
         np.put_along_axis(chosen, first, taken, 1)
         return chosen
@@ -132,13 +134,18 @@ def choose_words(
     return np.take_along_axis(taken, word, 1) & candidates
 
 
-def _random_order(draw: Callable[[tuple[int, ...]], np.ndarray], among: np.ndarray) -> np.ndarray:
-    """int64 [R, S]: the columns where `among` [R, S] holds, in random order, and then the others.
+def _random_order(
+    draw: Callable[[tuple[int, ...]], np.ndarray], among: np.ndarray, most: int | None = None
+) -> np.ndarray:
+    """int64 [R, most]: the columns where `among` [R, S] holds, in random order, and then the others.
 
     A column's number in the low bits of a random number: sorting numbers is several times as fast as argsort.
     """
-    bits = (among.shape[1] - 1).bit_length()
-    numbers = draw(among.shape) >> np.uint64(bits + 1) << np.uint64(bits)
+    bits = np.uint64((among.shape[1] - 1).bit_length())
+    numbers = draw(among.shape)
+    numbers >>= bits + np.uint64(1)
+    numbers <<= bits
     numbers |= np.arange(among.shape[1], dtype=np.uint64)
-    numbers |= (~among).astype(np.uint64) << np.uint64(63)
-    return (np.sort(numbers, axis=1) & np.uint64((1 << bits) - 1)).astype(np.int64)
+    numbers |= ~among * np.uint64(1 << 63)
+    numbers.sort(axis=1)
+    return (numbers[:, :most] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)

@@ -12,6 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after
 FORMAT_VERSION = 1
 MAX_RECORD_BYTES = 1 << 26
 _BATCH = 1024  # records coded at once
+_TABLE_SIZE = 1 << 16  # token ids and lengths are looked up
 _LIST_TAGS = {"float": (0x12,), "int32": (0x22, 0x2A)}  # field of Feature; int64 lists are read as int32
 _DTYPES = {"float": np.float32, "int32": np.int32}
 
@@ -111,23 +113,36 @@ def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[
         row[:, end - data.shape[1] : end] = data
         if used is not None:
             counts[:, end - data.shape[1] : end] = used
-    return row[counts].tobytes(), np.append(0, np.cumsum(total + 8)).astype(np.uint64)
+    # As indices: an array of bool copies run by run, and these runs are short.
+    return row.ravel().take(np.flatnonzero(counts)).tobytes(), np.append(0, np.cumsum(total + 8)).astype(np.uint64)
 
 
 def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values [R, L] as varints of seven bits a byte: bytes [R, L · widest], and which of them count."""
-    if values.size == 0 or (values.min() >= 0 and values.max() < 0x80):
+    """Values [R, L] as varints of seven bits a byte: bytes [R, L · width], and which of them count."""
+    least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if least >= 0 and most < 0x80:
         return values.astype(np.uint8), None
-    wide = values.astype(np.int64).view(np.uint64) if values.min() < 0 else values.astype(np.uint32)
-    widest = next(width for width in range(1, 11) if width == 10 or int(wide.max()) < 1 << 7 * width)
-    data = np.empty((*values.shape, widest), np.uint8)
-    used = np.ones((*values.shape, widest), bool)
-    for byte in range(widest):
-        rest = wide >> wide.dtype.type(7 * byte)
-        if byte:
-            used[:, :, byte] = rest > 0
-        data[:, :, byte] = (rest & wide.dtype.type(0x7F)) | (rest > 0x7F) * wide.dtype.type(0x80)
-    return data.reshape(len(values), -1), used.reshape(len(values), -1)
+    if least >= 0 and most < _TABLE_SIZE:
+        data, used = (table.take(values).view(np.uint8) for table in _varint_tables(2 if most < 1 << 14 else 4))
+    else:
+        data, used = _compute_varints(values.astype(np.int64).view(np.uint64), 10)
+    return data.reshape(len(values), -1), used.reshape(len(values), -1).view(bool)
+
+
+@lru_cache
+def _varint_tables(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of the varints of all small values, and which of them count, as one integer for each value."""
+    values = np.arange(min(1 << 7 * width, _TABLE_SIZE), dtype=np.uint64)
+    data, used = (np.ascontiguousarray(table).view(f"<u{width}")[:, 0] for table in _compute_varints(values, width))
+    return data, used
+
+
+def _compute_varints(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes uint8 [..., width] of the varints of uint64 values, and which of them count, uint8."""
+    rest = values[..., None] >> (7 * np.arange(width, dtype=np.uint64))
+    used = rest > 0
+    used[..., 0] = True
+    return ((rest & np.uint64(0x7F)) | (rest > 0x7F) * np.uint64(0x80)).astype(np.uint8), used.astype(np.uint8)
 
 
 def _size(column: tuple[np.ndarray, np.ndarray | None]) -> Any:

@@ -4,6 +4,7 @@ A piece is a function of its arguments and of files that earlier stages left; it
 kept in the work directory as the sign that it is done. A preparation that is started again skips those.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from data.ofrecord import WORK_DIRECTORY, read_dataset_json, write_atomically
 from utils.errors import UserError
 
 Result = dict[str, Any]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
@@ -202,9 +205,18 @@ def _done_file(work: Path, stage: str, index: int) -> Path:
 def _run_piece(job: _Job) -> int:
     work, stage, function, index, arguments = job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
+    _keep_freed_memory()
     result = function(work, index, *arguments)
     write_atomically(_done_file(work, stage, index), json.dumps(result).encode())
     return index
+
+
+def _keep_freed_memory() -> None:
+    """glibc returns the memory of large arrays at once, and asking for it anew costs a page fault every 4 KB."""
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 class Progress:

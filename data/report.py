@@ -28,11 +28,12 @@ class RecordStatistics:
 
     def add(self, batch: Mapping[str, np.ndarray], mask_id: int | None) -> None:
         """Counts R records given as the features of the schema; ids must be below the vocabulary's size."""
-        ids, mask = batch["input_ids"], batch["input_mask"].astype(bool)
+        ids, mask = batch["input_ids"], batch["input_mask"]
         self.records += len(ids)
-        _count(self.lengths, mask.sum(1))
+        lengths = mask.sum(1, dtype=np.int32)
+        _count(self.lengths, lengths)
         if "segment_ids" in batch:
-            _count(self.second, batch["segment_ids"].sum(1))
+            _count(self.second, batch["segment_ids"].sum(1, dtype=np.int32))
         if "next_sentence_labels" in batch:
             _count(self.labels, batch["next_sentence_labels"].ravel())
         if "masked_lm_weights" in batch:
@@ -45,7 +46,8 @@ class RecordStatistics:
             _count(self.shown, kinds)
             ids = ids.copy()
             ids[rows, places] = answers
-        _count(self.tokens, np.clip(ids[mask], 0, len(self.tokens) - 1))
+        _count(self.tokens, (np.clip(ids, 0, len(self.tokens) - 1) * mask).ravel())
+        self.tokens[0] -= mask.size - lengths.sum()  # what was multiplied by 0
 
     def merge(self, other: "RecordStatistics") -> None:
         """Adds another's counts."""

@@ -1,13 +1,14 @@
 """A tokenized corpus on disk: a file per piece of the input, and any document of any piece by its number.
 
 A piece's file holds its token ids (uint16 where the vocabulary allows it), then where each sentence begins among them,
-then where each document begins among the sentences (both uint32, with the end as a last entry). Random access reads
-just the bytes it needs: mapped files would count as memory.
+then where each document begins among the sentences (both uint32, at a multiple of 4 bytes, with the end as a last
+entry). Random access goes from one piece to the next and maps one file at a time: mapped files count as memory.
 """
 
+import mmap
 import os
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from data.tokenization import BulkTokenizer
 
 _BATCH_SENTENCES = 4096
-_OPEN_FILES = 512
+_ALIGNMENT = 4
 
 
 class Corpus(NamedTuple):
@@ -70,6 +71,7 @@ def write_piece(
         sentence_starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         owners = np.concatenate(documents_of)
         document_starts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners))
+        file.write(bytes(-tokens * np.dtype(dtype).itemsize % _ALIGNMENT))
         for starts in (sentence_starts, document_starts):
             file.write(starts.astype(np.uint32).tobytes())
         file.flush()
@@ -97,62 +99,62 @@ class TokenStore:
     def __init__(self, work: Path, corpus: Corpus) -> None:
         self.corpus = corpus
         self._work = work
-        self._open: dict[int, int] = {}
-        self._documents: list[int] = corpus.documents.tolist()
-        self._document_starts: list[memoryview | None] = [None] * len(corpus.files)
 
     def piece(self, number: int) -> Piece:
         """A whole piece."""
-        tokens, sentences = self.corpus.tokens[number], self.corpus.sentences[number]
-        with (self._work / self.corpus.files[number]).open("rb") as file:
-            ids = np.fromfile(file, f"<u{self.corpus.token_bytes}", tokens)
-            sentence_starts = np.fromfile(file, "<u4", sentences + 1)
-            return Piece(ids, sentence_starts, np.fromfile(file, "<u4"))
+        return self._arrays(number, (self._work / self.corpus.files[number]).read_bytes())
 
-    def sentence_run(self, document: int, start: float, length: int) -> tuple[int, int, int]:
-        """The sentences of a document from a random one on, until they hold `length` tokens or the document ends.
+    def sentence_runs(
+        self, documents: np.ndarray, places: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each of N documents its sentences from a random one on, until they hold enough tokens or it ends.
 
         Args:
-            document: its number in the corpus.
-            start: which sentence, as a share of the document from 0 to below 1.
-            length: how many tokens are wanted; there is always at least one sentence.
+            documents: int64 [N], numbers in the corpus.
+            places: [N], which sentence is the first, as a share of the document from 0 to below 1.
+            lengths: [N], how many tokens are wanted; there is always at least one sentence.
 
         Returns:
-            the piece, the first token, and the token after the last.
+            int64 [N] each: the piece, the first token, and the token after the last.
         """
-        number = bisect_right(self._documents, document) - 1
-        starts = self._document_starts[number]
-        if starts is None:  # few bytes for each document: these stay in memory
-            base = self._base(number) + 4 * (self.corpus.sentences[number] + 1)
-            count = self._documents[number + 1] - self._documents[number] + 1
-            starts = memoryview(os.pread(self._file(number), 4 * count, base)).cast("I")
-            self._document_starts[number] = starts
-        local = document - self._documents[number]
-        first, last = starts[local], starts[local + 1]
-        first += int(start * (last - first))
-        # Each sentence has a token: so many sentences are enough.
-        count = min(last - first, max(length, 1))
-        ends = memoryview(os.pread(self._file(number), 4 * count + 4, self._base(number) + 4 * first)).cast("I")
-        return number, ends[0], ends[min(bisect_left(ends, ends[0] + max(length, 1)), count)]
+        pieces = np.searchsorted(self.corpus.documents, documents, side="right") - 1
+        begin, end = np.empty((2, len(documents)), np.int64)
+        for number, mine in _groups(pieces):
+            _, starts, document_starts = self._arrays(number, self._map(number))
+            local = documents[mine] - self.corpus.documents[number]
+            first, stop = (document_starts[local + i].astype(np.int64) for i in (0, 1))
+            first += (places[mine] * (stop - first)).astype(np.int64)
+            begin[mine] = starts[first]
+            reached = np.searchsorted(starts, (begin[mine] + np.maximum(lengths[mine], 1)).astype(starts.dtype))
+            end[mine] = starts[np.minimum(reached, stop)]
+        return pieces, begin, end
 
-    def tokens(self, piece: int, begin: int, end: int) -> np.ndarray:
-        """Some of a piece's token ids."""
+    def texts(self, pieces: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> list[bytes]:
+        """The token ids of N runs, int [N] each, as they are stored."""
+        texts = [b""] * len(pieces)
         size = self.corpus.token_bytes
-        data = os.pread(self._file(piece), (end - begin) * size, begin * size)
-        return np.frombuffer(data, f"<u{size}")
+        for number, mine in _groups(pieces):
+            data = self._map(number)
+            firsts, ends = begin[mine] * size, (begin[mine] + counts[mine]) * size
+            for index, first, end in zip(mine.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+                texts[index] = data[first:end]
+        return texts
 
-    def _base(self, number: int) -> int:
-        return self.corpus.tokens[number] * self.corpus.token_bytes
+    def _map(self, number: int) -> mmap.mmap:
+        with (self._work / self.corpus.files[number]).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _file(self, number: int) -> int:
-        descriptor = self._open.get(number)
-        if descriptor is None:
-            if len(self._open) >= _OPEN_FILES:  # draws are random: which one goes does not matter
-                os.close(self._open.popitem()[1])
-            descriptor = self._open[number] = os.open(self._work / self.corpus.files[number], os.O_RDONLY)
-        return descriptor
+    def _arrays(self, number: int, data: mmap.mmap | bytes) -> Piece:
+        tokens, sentences = self.corpus.tokens[number], self.corpus.sentences[number]
+        ids = np.frombuffer(data, f"<u{self.corpus.token_bytes}", tokens)
+        base = -(-ids.nbytes // _ALIGNMENT) * _ALIGNMENT
+        starts = np.frombuffer(data, "<u4", offset=base)
+        return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
 
-    def close(self) -> None:
-        """Closes its files."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+
+def _groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each distinct key, and where it stands."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+    for first, end in pairwise(borders.tolist()):
+        yield int(keys[order[first]]), order[first:end]

@@ -34,9 +34,7 @@ def store(tmp_path):
         sentences=tuple(size["sentences"] for size in sizes),
         documents=np.cumsum([0, *(size["documents"] for size in sizes)]),
     )
-    store = TokenStore(tmp_path, corpus)
-    yield store
-    store.close()
+    return TokenStore(tmp_path, corpus)
 
 
 def draw(store, seed, piece, short_seq_prob=0.1, objective="nsp"):
@@ -63,16 +61,16 @@ def test_the_store_gives_back_every_document(store):
 
 def test_sentence_runs_are_runs_of_whole_sentences(store):
     rng = np.random.default_rng(0)
-    for _ in range(500):
-        document, start, length = int(rng.integers(29)), float(rng.random()), int(rng.integers(-3, 60))
-        piece, begin, end = store.sentence_run(document, start, length)
-        sentences = TOKENS[document][int(start * len(TOKENS[document])) :]
+    documents, places, lengths = rng.integers(29, size=500), rng.random(500), rng.integers(-3, 60, 500)
+    pieces, begin, end = store.sentence_runs(documents, places, lengths)
+    texts = store.texts(pieces, begin, end - begin)
+    for document, place, length, text in zip(documents, places, lengths, texts, strict=True):
         expected = []
-        for sentence in sentences:
+        for sentence in TOKENS[document][int(place * len(TOKENS[document])) :]:
             expected += sentence
             if len(expected) >= length:
                 break
-        assert store.tokens(piece, begin, end).tolist() == expected
+        assert np.frombuffer(text, np.uint16).tolist() == expected
 
 
 def test_every_segment_is_a_run_of_one_document(store):
@@ -128,8 +126,10 @@ def statistics(rows):
 
 def test_negatives_come_from_all_documents_alike(store, monkeypatch):
     drawn = []
-    run = store.sentence_run
-    monkeypatch.setattr(store, "sentence_run", lambda document, *rest: drawn.append(document) or run(document, *rest))
+    run = store.sentence_runs
+    monkeypatch.setattr(
+        store, "sentence_runs", lambda documents, *rest: drawn.extend(documents) or run(documents, *rest)
+    )
     for seed in range(300):
         draw(store, seed, 2, short_seq_prob=0)
     counts = np.bincount(drawn, minlength=29)
