@@ -1,23 +1,14 @@
 """A stand-in for Google's preparation of pretraining data: pure Python, one process, everything in memory.
 
-Written from the rules of google-research/bert's create_pretraining_data.py, with the same loops over tokens. Tests
-compare distributions with it; run as a script it times both on the same text:
-
-    PYTHONPATH=. python benchmarks/google_pretraining_data.py --input_file TEXT… --vocab_file vocab.txt
+Written from the rules of google-research/bert's create_pretraining_data.py, with the same loops over tokens and the
+same messages for each record. Tests compare distributions with it; `benchmarks.preparation` times both.
 """
 
 from __future__ import annotations
 
 import random
-import resource
-import struct
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.google_tokenization import FullTokenizer
@@ -212,57 +203,3 @@ def serialize(instance: Instance, tokenizer: FullTokenizer, max_seq_length: int,
 
 def _int_feature(values: list[int]) -> Any:
     return Feature(int32_list=Int32List(value=list(values)))
-
-
-def main() -> None:
-    """Times the stand-in and `prepare_data.py pretraining` on one process each."""
-    from configs.cli import parse, to_flat_dict
-    from configs.prepare import PretrainingDataConfig
-    from data.text import input_files
-    from data.tokenization import load_vocab
-
-    with tempfile.TemporaryDirectory() as directory:
-        config = parse(PretrainingDataConfig, [*sys.argv[1:], "--output_dir", f"{directory}/ours"])
-        example = config.example
-        lines = [line for file in input_files(config.text.input_file) for line in file.open(encoding="utf-8")]
-
-        started = time.process_time()
-        vocab = load_vocab(config.vocab_file)
-        tokenizer = FullTokenizer(vocab, config.do_lower_case)
-        rng = random.Random(example.random_seed)
-        instances = create_instances(
-            read_documents(lines, tokenizer, rng),
-            list(vocab),
-            rng,
-            max_seq_length=example.max_seq_length,
-            dupe_factor=example.dupe_factor,
-            short_seq_prob=example.short_seq_prob,
-            masked_lm_prob=example.masked_lm_prob,
-            max_predictions_per_seq=example.max_predictions_per_seq,
-            do_whole_word_mask=example.do_whole_word_mask,
-        )
-        with (Path(directory) / "theirs").open("wb") as file:
-            for instance in instances:
-                record = serialize(instance, tokenizer, example.max_seq_length, example.max_predictions_per_seq)
-                file.write(struct.pack("<q", len(record)) + record)
-        reference = (time.process_time() - started) / len(instances)
-
-        flags = {**to_flat_dict(config), "num_workers": 1, "input_file": config.text.input_file}
-        words = [
-            word
-            for name, value in flags.items()
-            for word in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else (str(value),)))
-        ]
-        subprocess.run([sys.executable, "prepare_data.py", "pretraining", *words], check=True)
-        from data.ofrecord import open_records
-
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ours = (used.ru_utime + used.ru_stime) / len(open_records(config.output_dir))
-        print(
-            f"of one core's time Google's algorithm takes {1e6 * reference:.0f} µs a record, ours {1e6 * ours:.0f} µs "
-            f"(start included): {reference / ours:.1f} times as fast"
-        )
-
-
-if __name__ == "__main__":
-    main()

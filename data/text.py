@@ -186,11 +186,14 @@ def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int, most: i
 
 def _next_document(file: Path, position: int, size: int, format: str, most: int) -> int:
     """Where the first document after `position` begins, or where to cut one that goes on for more than `most` bytes."""
+    window = b""
     with file.open("rb") as stream:
         stream.seek(position - 1)
-        window = stream.read(most)
-    if match := _DOCUMENT_START[format].search(window):
-        return min(position - 1 + match.end(), size)
+        while len(window) < min(most, size - position + 1):
+            window += stream.read(min(max(len(window), _BLOCK // 16), most - len(window)))
+            match = _DOCUMENT_START[format].search(window)
+            if match and (match.end() < len(window) or len(window) >= most):
+                return position - 1 + match.end()
     if position - 1 + len(window) >= size:
         return size
     for border in (rb"\n", rb"\s", rb"(?=[^\x80-\xBF])"):  # the last one: between two characters of UTF-8

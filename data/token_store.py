@@ -2,12 +2,13 @@
 
 A piece's file holds its token ids (uint16 where the vocabulary allows it), then where each sentence begins among them,
 then where each document begins among the sentences (both uint32, at a multiple of 4 bytes, with the end as a last
-entry). Random access goes from one piece to the next and maps one file at a time: mapped files count as memory.
+entry). What random access reads of mapped files counts as memory, and is let go where the corpus is large.
 """
 
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,9 @@ import numpy as np
 
 from data.tokenization import BulkTokenizer
 
-_BATCH_SENTENCES = 4096
+_BATCH_SENTENCES = 16384
 _ALIGNMENT = 4
+_KEPT_BYTES = 64 << 20
 
 
 class Corpus(NamedTuple):
@@ -99,6 +101,7 @@ class TokenStore:
     def __init__(self, work: Path, corpus: Corpus) -> None:
         self.corpus = corpus
         self._work = work
+        self._large = sum(corpus.tokens) * corpus.token_bytes > _KEPT_BYTES
 
     def piece(self, number: int) -> Piece:
         """A whole piece."""
@@ -120,13 +123,16 @@ class TokenStore:
         pieces = np.searchsorted(self.corpus.documents, documents, side="right") - 1
         begin, end = np.empty((2, len(documents)), np.int64)
         for number, mine in _groups(pieces):
-            _, starts, document_starts = self._arrays(number, self._map(number))
+            data = self._map(number)
+            _, starts, document_starts = self._arrays(number, data)
             local = documents[mine] - self.corpus.documents[number]
             first, stop = (document_starts[local + i].astype(np.int64) for i in (0, 1))
             first += (places[mine] * (stop - first)).astype(np.int64)
             begin[mine] = starts[first]
             reached = np.searchsorted(starts, (begin[mine] + np.maximum(lengths[mine], 1)).astype(starts.dtype))
             end[mine] = starts[np.minimum(reached, stop)]
+            if self._large:
+                data.madvise(mmap.MADV_DONTNEED)
         return pieces, begin, end
 
     def texts(self, pieces: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> list[bytes]:
@@ -138,11 +144,14 @@ class TokenStore:
             firsts, ends = begin[mine] * size, (begin[mine] + counts[mine]) * size
             for index, first, end in zip(mine.tolist(), firsts.tolist(), ends.tolist(), strict=True):
                 texts[index] = data[first:end]
+            if self._large:
+                data.madvise(mmap.MADV_DONTNEED)
         return texts
 
     def _map(self, number: int) -> mmap.mmap:
-        with (self._work / self.corpus.files[number]).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        path = self._work / self.corpus.files[number]
+        status = path.stat()
+        return _map(path, status.st_ino, status.st_mtime_ns)
 
     def _arrays(self, number: int, data: mmap.mmap | bytes) -> Piece:
         tokens, sentences = self.corpus.tokens[number], self.corpus.sentences[number]
@@ -150,6 +159,13 @@ class TokenStore:
         base = -(-ids.nbytes // _ALIGNMENT) * _ALIGNMENT
         starts = np.frombuffer(data, "<u4", offset=base)
         return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
+
+
+@lru_cache(maxsize=1 << 14)
+def _map(path: Path, inode: int, time: int) -> mmap.mmap:
+    """A file's content, as long as it is the same file."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -8,7 +8,7 @@ private-use characters and young emoji, miss one block of Chinese and know no fi
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,7 @@ class BulkTokenizer:
     def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
         self._vocab = vocab
         self._tokenizer = build_tokenizer(vocab, do_lower_case)
+        self._model = self._tokenizer.model  # splits what the other rules leave as it is
         self._do_lower_case = do_lower_case
         self._parts = _Memory(self._tokenize, words_kept)
         self._words = _Memory(lambda words: self._parts.encode(list(map(self._split, words))), words_kept)
@@ -145,12 +146,24 @@ class BulkTokenizer:
         return [word]
 
     def _tokenize(self, parts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        # A part of ASCII that is an entry of the vocabulary is its own longest match.
-        entries = [self._vocab.get(part, -1) if part.isascii() else -1 for part in parts]
-        rest = [part for part, entry in zip(parts, entries, strict=True) if entry < 0]
-        encodings = iter(self._tokenizer.encode_batch_fast(rest))
-        ids = [next(encodings).ids if entry < 0 else (entry,) for entry in entries]
+        ids = [self._ids(part) for part in parts]
         return np.fromiter(chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64, len(ids))
+
+    def _ids(self, part: str) -> Sequence[int]:
+        if not (part.isascii() and part.isprintable()):
+            ids: list[int] = self._tokenizer.encode(part).ids
+            return ids
+        if part in self._vocab:  # its own longest match
+            return (self._vocab[part],)
+        return [token.id for token in self._model.tokenize(part)]
+
+
+class _Numbers(dict[str, int]):
+    """Numbers strings in the order in which they are first asked for."""
+
+    def __missing__(self, text: str) -> int:
+        number = self[text] = len(self)
+        return number
 
 
 class _Memory:
@@ -162,7 +175,7 @@ class _Memory:
         self._forget()
 
     def _forget(self) -> None:
-        self._numbers: dict[str, int] = {}  # of strings
+        self._numbers = _Numbers()
         self._ids = np.empty(0, np.int32)  # of all strings, one after the other
         self._ends = np.zeros(1, np.int64)  # where each string's end, after a 0
 
@@ -170,14 +183,16 @@ class _Memory:
         """The ids of lists of strings, int32 [tokens], and how many each list has, int64 [lists]."""
         if len(self._numbers) > self._most:
             self._forget()
-        new = list(set(chain.from_iterable(texts)).difference(self._numbers))
-        ids, counts = self._tokenize(new)
-        self._numbers.update(zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True))
-        self._ids = np.concatenate([self._ids, ids])
-        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
-
+        known = len(self._numbers)
         numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(texts)), np.int64)
-        first, counts = self._ends[numbers], np.diff(self._ends)[numbers]
+        new = list(islice(reversed(self._numbers), len(self._numbers) - known))[::-1]
+        if new:
+            ids, counts = self._tokenize(new)
+            self._ids = np.concatenate([self._ids, ids])
+            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
+
+        first = self._ends[numbers]
+        counts = self._ends[numbers + 1] - first
         ends = np.append(0, np.cumsum(counts))  # after each string
         ids = self._ids[np.arange(ends[-1]) + np.repeat(first - ends[:-1], counts)]
         list_ends = np.append(0, np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts))))
