@@ -36,6 +36,10 @@ VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_emb
 _LINEAR = ("query", "key", "value", "dense")
 
 
+def _unnamed(labels: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(labels))
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The model's shape, with the names of Hugging Face's config.json; the defaults are BERT-base's."""
@@ -54,6 +58,8 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2
+    label_names: tuple[str, ...] = ()  # a classifier's, in config.json `id2label`; () where nobody named them
+    problem_type: str = ""  # a classifier's, where it is none: "regression", "multi_label_classification"
     norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward, not after
     embedding_norm: bool = True
     final_norm: bool = False  # a LayerNorm after the last layer
@@ -86,8 +92,17 @@ class BertConfig:
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
         """From config.json's content; keys that do not shape the model are left alone."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if "num_labels" not in values and isinstance(values.get("id2label"), dict):
-            values = {**values, "num_labels": len(values["id2label"])}
+        names = values.get("id2label")
+        names = names if isinstance(names, dict) else {}
+        labels = values.get("num_labels", len(names) or cls.num_labels)
+        named = names.keys() == set(map(str, range(len(names)))) and len(names) == labels
+        ordered = tuple(str(names[str(i)]) for i in range(labels)) if named else ()
+        values = {
+            **values,
+            "num_labels": labels,
+            "label_names": () if ordered == _unnamed(len(ordered)) else ordered,
+            "problem_type": values.get("problem_type") or "",
+        }
         kept = {key: value for key, value in values.items() if key in known}
         for field in dataclasses.fields(cls):
             kind = type(field.default)
@@ -105,6 +120,11 @@ class BertConfig:
         if not isinstance(values, dict):
             raise UserError(f"{path} must hold one JSON object.")
         return cls.from_dict(values)
+
+    @property
+    def shown_labels(self) -> tuple[str, ...]:
+        """A name for each label of a classifier, Hugging Face's LABEL_0 … where nobody named them."""
+        return self.label_names or _unnamed(self.num_labels)
 
     @property
     def is_variant(self) -> bool:
@@ -136,14 +156,17 @@ class BertConfig:
     def to_huggingface(self, architecture: str) -> dict[str, Any]:
         """config.json's content, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)
-        labels = values.pop("num_labels")
+        names = self.shown_labels
+        for name in ("num_labels", "label_names", "problem_type"):
+            del values[name]
         kind = "bert-variant" if self.is_variant else "bert"  # transformers would compute something else unawares
         for field in dataclasses.fields(self):
             if field.name in VARIANTS and values[field.name] == field.default:
                 del values[field.name]
         if architecture == "BertForSequenceClassification":
-            values["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
-            values["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
+            values["id2label"] = {str(i): name for i, name in enumerate(names)}
+            values["label2id"] = {name: i for i, name in enumerate(names)}
+            values |= {"problem_type": self.problem_type} if self.problem_type else {}
         return {"architectures": [architecture], "model_type": kind, **values, "torch_dtype": "float32"}
 
 

@@ -28,6 +28,12 @@ class GlueTask:
     test_sets: tuple[str, ...] = ("test",)
     leaderboard_files: tuple[str, ...] = ()  # one for each test set
     headless_columns: tuple[str, ...] = ()  # of training and development files that have no header line
+    meanings: tuple[str, ...] = ()  # of labels that are numbers in the files
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What a model answers: the meanings of the labels in the order of their numbers, or the score's name."""
+        return self.meanings or self.labels or ("score",)
 
     @property
     def submissions(self) -> dict[str, str]:
@@ -45,10 +51,25 @@ GLUE_TASKS = {
         _BINARY,
         ("matthews_correlation",),
         headless_columns=("source", "label", "mark", "sentence"),
+        meanings=("unacceptable", "acceptable"),
     ),
-    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, ("accuracy", "f1")),
-    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1")),
-    "sst2": GlueTask("SST-2", ("sentence",), "label", _BINARY, ("accuracy",)),
+    "mrpc": GlueTask(
+        "MRPC",
+        ("#1 String", "#2 String"),
+        "Quality",
+        _BINARY,
+        ("accuracy", "f1"),
+        meanings=("not_equivalent", "equivalent"),
+    ),
+    "qqp": GlueTask(
+        "QQP",
+        ("question1", "question2"),
+        "is_duplicate",
+        _BINARY,
+        ("accuracy", "f1"),
+        meanings=("not_duplicate", "duplicate"),
+    ),
+    "sst2": GlueTask("SST-2", ("sentence",), "label", _BINARY, ("accuracy",), meanings=("negative", "positive")),
     "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", (), ("pearson", "spearman")),
     "mnli": GlueTask(
         "MNLI",

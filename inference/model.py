@@ -124,7 +124,6 @@ class Model:
         self.config, self.path = checkpoint.config, checkpoint.path
         held = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in held]
-        self._settings = checkpoint.settings
         self._encoder = encoder
         module = build(checkpoint)
         self._runner = Runner(module, mode, device, batch_size)
@@ -189,7 +188,7 @@ class Model:
         key = (task, *sorted(options.items()))
         if key not in self._pipelines:
             if task == "text-classification":
-                options |= {"labels": self._labels(), "problem_type": self._settings.get("problem_type")}
+                options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
             kinds: dict[str, Any] = {
                 "question-answering": QuestionAnswering,
                 "text-classification": TextClassification,
@@ -239,11 +238,6 @@ class Model:
                 raise answer
             answers.append(answer)
         return answers if isinstance(rows, list) else answers[0]
-
-    def _labels(self) -> list[str]:
-        names = self._settings.get("id2label")
-        names = names if isinstance(names, dict) else {}
-        return [str(names.get(str(i), f"LABEL_{i}")) for i in range(self.config.num_labels)]
 
 
 def _each(text: str | list[str], name: str, **others: Any) -> Any:

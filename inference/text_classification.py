@@ -23,7 +23,7 @@ class TextClassification:
 
     encoder: TextEncoder
     labels: Sequence[str]
-    problem_type: str | None = None
+    problem_type: str = ""
 
     fields = ("text", "text_pair")
     outputs = ("logits",)

@@ -90,7 +90,7 @@ class PretrainedModel(nn.Module):
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} holds no {heads}: it starts afresh.")
+            warn(f"{source} gives no {heads}: it starts afresh.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:

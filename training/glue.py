@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from configs.cli import warn
 from configs.glue import GlueConfig
 from configs.model import BertConfig
 from data.glue import (
@@ -108,7 +109,9 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
     vocab = load_vocab(vocab_file)
     bert = config.model.bert_config(run.start_config, vocab_size=len(vocab))
     _check_sizes(bert, len(vocab), data.max_seq_length)
-    bert = dataclasses.replace(bert, num_labels=len(task.labels) or 1)
+    names, problem = task.label_names, "" if task.labels else "regression"
+    bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
+    _forget_other_classifier(run, names)
 
     def records(examples: GlueExamples) -> Records:
         source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
@@ -203,6 +206,18 @@ class _Best:
             partial.rename(self.directory)
         self.run.world.wait()  # the others read it, too
         return True
+
+
+def _forget_other_classifier(run: Run, names: tuple[str, ...]) -> None:
+    """A classifier for other labels, as of another task, is not started from; the encoder is."""
+    start = run.start_config
+    if start is None or (start.num_labels == len(names) and start.label_names in ((), names)):
+        return
+    if run.forget("classifier."):
+        sentence = f"the classifier of {run.start} answers {', '.join(start.shown_labels)}, not {', '.join(names)}"
+        if not run.config.run.do_train:
+            raise UserError(f"{sentence}: name a model of this task, or train one with --do_train True.")
+        warn(f"{sentence}: the encoder is kept.")
 
 
 def _epoch(config: GlueConfig, training: GlueExamples) -> int:

@@ -138,6 +138,14 @@ class Run:
         """A file that lies beside the weights to start from, for example `vocab.txt`."""
         return self._weights.file(name) if self._weights else None
 
+    def forget(self, prefix: str) -> bool:
+        """Leaves out the weights to start from whose names begin so; whether there are any."""
+        state = self._weights.state if self._weights else {}
+        names = [name for name in state if name.startswith(prefix)]
+        for name in names:
+            del state[name]
+        return bool(names)
+
     def vocabulary(self, named: str | None, do_lower_case: bool) -> Path:
         """The vocabulary's file: the named one, or what lies beside the weights to start from.
 

@@ -7,6 +7,7 @@ import pytest
 
 from configs.cli import parse
 from configs.glue import GlueConfig
+from inference import load
 from training.glue import finetune_glue
 from utils.errors import UserError
 
@@ -87,6 +88,26 @@ def test_a_resumed_run_keeps_its_best(glue_dir, tmp_path):
     best = json.loads((tmp_path / "cut/best/score.json").read_text())
     finetune(glue_dir, tmp_path / "cut", "rte", *words, "--max_steps", 18, "--resume")
     assert json.loads((tmp_path / "cut/best/score.json").read_text()) == best
+
+
+def test_a_model_of_another_task_keeps_its_encoder(glue_dir, tmp_path, capsys):
+    words = ("--mode", "eager", "--max_steps", 2)
+    finetune(glue_dir, tmp_path / "rte", "rte", *words)
+    config = json.loads((tmp_path / "rte/best/config.json").read_text())
+    assert config["id2label"] == {"0": "entailment", "1": "not_entailment"} and "problem_type" not in config
+    answers = load(tmp_path / "rte/best", device="cpu").text_classification("wordc", "worda")
+    assert {answer["label"] for answer in answers} == {"entailment", "not_entailment"}
+    other = ("--init_checkpoint", tmp_path / "rte/best")
+    capsys.readouterr()
+    finetune(glue_dir, tmp_path / "stsb", "stsb", *words, *other)
+    said = capsys.readouterr().err
+    assert "answers entailment, not_entailment, not score: the encoder is kept" in said
+    config = json.loads((tmp_path / "stsb/best/config.json").read_text())
+    assert config["id2label"] == {"0": "score"} and config["problem_type"] == "regression"
+    finetune(glue_dir, tmp_path / "again", "rte", *words, *other)
+    assert "the encoder is kept" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="answers score, not entailment, not_entailment: name a model of this task"):
+        finetune(glue_dir, tmp_path / "no", "rte", "--do_train", "False", "--init_checkpoint", tmp_path / "stsb/best")
 
 
 def test_a_missing_test_set_is_named(glue_dir, tmp_path):
