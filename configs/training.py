@@ -32,7 +32,7 @@ RETIRED = {
     "dataloader_drop_last": "every record counts once; the last batch is filled up with rows of weight 0.",
     "dataloader_num_workers": "a thread reads ahead; it needs no number.",
     "remove_unused_columns": "only what the model needs is read.",
-    "label_names": "--objective none leaves the next-sentence labels out, --eval_only_mlm does so for evaluation.",
+    "label_names": "--skip_nsp leaves the next-sentence labels out, --eval_only_mlm does so for evaluation.",
     "datasets_cache_dir": "records are read where they are.",
     "overwrite_cache": "records are read where they are.",
 }

@@ -10,11 +10,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.cli import warn
 from configs.prepare import VocabConfig
+from conversion.hub import local_directory
 from data.ofrecord import write_atomically
 from data.pieces import Progress
 from data.text import Span, input_files, plan_spans, read_documents, span_bytes, unpacked
 from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
 from utils.errors import UserError
+from utils.run_directory import model_directory
 
 _PIECE_BYTES = 1 << 20
 _WORDS_KEPT = 2_000_000
@@ -34,7 +36,7 @@ def make_vocab(config: VocabConfig) -> None:
         tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
-    model = Path(config.text.input_file[0])
+    model = model_directory(local_directory(config.text.input_file[0]))
     if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
         size = len(load_vocab(model))
         write_atomically(target, vocab_path(model).read_bytes())

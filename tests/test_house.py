@@ -14,7 +14,7 @@ MAY_USE = {
     "configs": {"utils"},
     "utils": {"configs"},
     "kernels": set(),
-    "data": {"configs", "utils"},
+    "data": {"configs", "utils", "conversion"},
     "modeling": {"configs", "utils", "kernels"},
     "conversion": {"configs", "utils"},
     "evaluation": {"configs", "utils", "data"},

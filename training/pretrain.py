@@ -201,8 +201,15 @@ class PretrainingData:
 
     @property
     def vocab_size(self) -> int | None:
-        """The vocabulary's size, where the data knows it."""
-        return self.source.metadata.get("vocab_size")
+        """The vocabulary's size, where the data or a vocabulary of its own tells it."""
+        size: int | None = self.source.metadata.get("vocab_size")
+        return size if size or not self._own_vocab else max(load_vocab(self._own_vocab).values()) + 1
+
+    @property
+    def _own_vocab(self) -> Path | None:
+        """The vocabulary that the flags name, or that lies beside the data."""
+        beside = Path(self.source.directory) / VOCAB_FILE
+        return Path(self.flags.vocab_file) if self.flags.vocab_file else beside if beside.exists() else None
 
     @property
     def do_lower_case(self) -> bool:
@@ -263,9 +270,7 @@ class PretrainingData:
         Raises:
             UserError: it is not the one the data was made with, or larger than the model's.
         """
-        beside = Path(self.source.directory) / VOCAB_FILE
-        named = Path(self.flags.vocab_file) if self.flags.vocab_file else None
-        path = named or (beside if beside.exists() else starts_with)
+        path = self._own_vocab or starts_with
         if path is None:
             warn("the model is saved without a vocabulary: --vocab_file names it.")
             return None

@@ -36,7 +36,7 @@ def as_lines(records_dir, tmp_path):
 
 
 def test_json_lines_train_as_records_do(records_dir, as_lines, tmp_path):
-    vocab = ("--vocab_file", records_dir / "vocab.txt", "--vocab_size", 37)
+    vocab = ("--vocab_file", records_dir / "vocab.txt")
     expected = train(
         tmp_path / "of_records", "--ofrecord_path", records_dir, *vocab, "--val_ofrecord_path", records_dir
     )
