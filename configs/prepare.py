@@ -158,13 +158,24 @@ class PretrainingDataConfig:
     text: TextFlags = section(TextFlags)
     example: ExampleFlags = section(ExampleFlags)
     work: WorkFlags = section(WorkFlags)
-    output_dir: str = flag("", "directory for part-00000 … and dataset.json", aliases=("output_file",))
+    output_dir: str = flag(
+        "",
+        "directory for part-00000 … and dataset.json, or a URL such as s3://bucket/records",
+        aliases=("output_file",),
+    )
+    work_dir: str = flag("", "where --output_dir is a URL: the directory to make the set in before it is copied there")
     vocab_file: str = flag("", "vocabulary, or a model directory that holds one")
     do_lower_case: bool = flag(True, "lower-case the text and strip its accents, as an uncased vocabulary wants")
     num_shards: int = flag(8, "files to write, alike in size to one record")
 
     def __post_init__(self) -> None:
         _needed(self, "output_dir", "vocab_file")
+        if ("://" in self.output_dir) != bool(self.work_dir):
+            raise UserError(
+                "--output_dir is a URL: give --work_dir, a directory that all processes see, to make the set in."
+                if not self.work_dir
+                else "--work_dir is for an --output_dir that is a URL; leave it out."
+            )
         _at_least(self, 1, "num_shards")
 
 

@@ -56,20 +56,29 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
             return work
         if not work.exists() and read_dataset_json(output_dir).get("plan_sha256") == digest:
             return None
-        ours = [path for path in output_dir.iterdir() if _RESULTS.fullmatch(path.name)]
-        if ours and not overwrite:
+        if results(output_dir) and not overwrite:
             what = "an unfinished preparation with" if work.exists() else "the results of"
             raise UserError(
                 f"--output_dir {output_dir} holds {what} other flags or input; name another directory or give "
                 "--overwrite_output_dir."
             )
-        for path in ours:
-            shutil.rmtree(path) if path.name == WORK_DIRECTORY else path.unlink()
+        remove_results(output_dir)
         work.mkdir()
         write_atomically(work / "plan.json", content)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
     return work
+
+
+def results(output_dir: Path) -> list[Path]:
+    """What preparations left in a directory, by name."""
+    return sorted(path for path in output_dir.iterdir() if _RESULTS.fullmatch(path.name))
+
+
+def remove_results(output_dir: Path) -> None:
+    """Removes what preparations left in a directory, and nothing else."""
+    for path in results(output_dir):
+        shutil.rmtree(path) if path.name == WORK_DIRECTORY else path.unlink()
 
 
 class WorkerLostError(UserError):

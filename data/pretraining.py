@@ -31,10 +31,11 @@ from data.duplicates import duplicates_share, hash_texts
 from data.instances import draw_rows, special_tokens
 from data.json_lines import encode_json_lines
 from data.masking import Masking, mask_tokens
-from data.ofrecord import Shard, ShardWriter, encode_records, pretraining_schema, write_dataset_json
-from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, run_pieces
+from data.ofrecord import DATASET_JSON, Shard, ShardWriter, encode_records, pretraining_schema, write_dataset_json
+from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, remove_results, results, run_pieces
 from data.record_set import Schema
 from data.report import RecordStatistics, describe, write_report
+from data.storage import is_url, remove, stored_plan, upload
 from data.text import Document, Span, open_input, read_documents, span_bytes
 from data.token_store import Corpus, TokenStore, token_dtype, write_piece
 from data.token_windows import read_windows, token_schema, write_stream
@@ -46,7 +47,7 @@ _ROWS_AT_ONCE = 1024
 _CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
 _SAMPLES = 4  # records shown in the report
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
-_SPEED_FLAGS = ("num_workers", "runner", "overwrite_output_dir")
+_SPEED_FLAGS = ("num_workers", "runner", "overwrite_output_dir", "work_dir")
 _SHARDS = {"ofrecord": ("part-{:05d}", encode_records), "jsonl": ("part-{:05d}.jsonl", encode_json_lines)}
 
 
@@ -60,25 +61,72 @@ def prepare(config: PretrainingDataConfig) -> None:
     Raises:
         UserError: no usable input, a vocabulary that does not fit, an output directory that holds something else.
     """
-    output_dir = Path(config.output_dir)
+    directory = _directory(config)
     vocab = load_vocab(config.vocab_file)
     check_casing(vocab, config.do_lower_case, config.vocab_file)
     settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
-    opened = open_input(config.text, config.work, output_dir, plan | settings)
+    opened = open_input(config.text, config.work, directory, plan | settings)
     if opened is None:
-        print(f"{output_dir} is complete already")
+        print(f"{config.output_dir} is complete already")
         return
     work, pieces = opened
+    if is_url(config.output_dir) and _is_stored(config, work):
+        print(f"{config.output_dir} is complete already")
+        remove_results(directory)
+        return
     with discarded_on_mistake(work):
-        _prepare(config, work, pieces, vocab, settings)
+        told = _prepare(config, work, pieces, vocab, settings)
+    if is_url(config.output_dir):
+        _store(config, work)
+        remove_results(directory)
+    else:
+        finish(directory)
+    print(f"{told} in {config.output_dir}")
+
+
+def _directory(config: PretrainingDataConfig) -> Path:
+    """Where the set is made."""
+    return Path(config.work_dir or config.output_dir)
+
+
+def _is_stored(config: PretrainingDataConfig, work: Path) -> bool:
+    """Whether the finished set is there; another one that may be overwritten ceases to be a set."""
+    stored = stored_plan(config.output_dir)
+    if stored is None or stored == plan_sha256(work):
+        return stored is not None
+    if not config.work.overwrite_output_dir:
+        shutil.rmtree(work)
+        raise UserError(
+            f"--output_dir {config.output_dir} holds the results of other flags or input; name another directory or "
+            "give --overwrite_output_dir."
+        )
+    remove(config.output_dir)
+    return False
+
+
+def _store(config: PretrainingDataConfig, work: Path) -> None:
+    """Copies the finished set to where it belongs; its sign that it is complete goes last."""
+    directory = _directory(config)
+    files = [file for file in results(directory) if not file.name.startswith(".") and file.name != DATASET_JSON]
+    run_pieces(
+        work, "upload", _upload, [(file, config.output_dir) for file in files],
+        flags=config.work, sizes=[file.stat().st_size for file in files], unit="B",
+    )  # fmt: skip
+    upload(directory / DATASET_JSON, config.output_dir)
+
+
+def _upload(work: Path, index: int, file: Path, url: str) -> Result:
+    upload(file, url)
+    return {}
 
 
 def _prepare(
     config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocab: dict[str, int],
     settings: dict[str, Any],
-) -> None:  # fmt: skip
-    output_dir = Path(config.output_dir)
+) -> str:  # fmt: skip
+    """The three stages; returns what was made."""
+    output_dir = _directory(config)
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
         [(piece, config.text, config.vocab_file, config.do_lower_case, _sampling_rate(pieces)) for piece in pieces],
@@ -111,8 +159,7 @@ def _prepare(
         made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
         plan_sha256=plan_sha256(work),
     )
-    finish(output_dir)
-    print(f"{count:,} records of {corpus.documents[-1]:,} documents in {output_dir}")
+    return f"{count:,} records of {corpus.documents[-1]:,} documents"
 
 
 def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[Result]:
@@ -125,7 +172,7 @@ def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, voc
     layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
     return run_pieces(
         work, "shards", _write_shard,
-        [(Path(config.output_dir), layout, cells, config.example, vocab) for cells in layout.shards],
+        [(_directory(config), layout, cells, config.example, vocab) for cells in layout.shards],
         flags=config.work, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
         unit="records",
     )  # fmt: skip
@@ -138,7 +185,7 @@ def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, voca
         raise UserError(f"--num_shards is {config.num_shards}, but the input gives {records} records only.")
     return run_pieces(
         work, "shards", _write_stream,
-        [(Path(config.output_dir), corpus, sum(sizes[:index]), size, config.example, vocab)
+        [(_directory(config), corpus, sum(sizes[:index]), size, config.example, vocab)
          for index, size in enumerate(sizes)],
         flags=config.work, sizes=sizes, unit="tokens",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from itertools import pairwise
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from data import text as text_module
 from data.inspection import inspect, verify
 from data.ofrecord import open_records
 from data.pretraining import prepare
+from data.storage import StorageError, upload
 from data.tokenization import load_vocab
 from data.vocabulary import make_vocab
 from tests.data.corpus import VOCAB, documents, write_corpus
@@ -163,6 +165,57 @@ def test_a_complete_set_is_left_alone_and_another_is_refused(tmp_path, corpus, c
     assert content(output) == before
     run(*corpus, output, "--num_shards", 3, "--overwrite_output_dir")
     assert len(open_records(output).shards) == 3
+
+
+def test_a_set_is_copied_to_where_a_url_says(tmp_path, corpus, monkeypatch, capsys):
+    expected = content(run(*corpus, tmp_path / "here"))
+    url, work = f"file://{tmp_path}/far/away", ("--work_dir", tmp_path / "work")
+    copied = []
+
+    def breaks_once(file, url):
+        copied.append(file.name)
+        if len(copied) == 3:
+            raise StorageError("the connection was lost; run the same command again to go on.")
+        upload(file, url)
+
+    monkeypatch.setattr(pretraining, "upload", breaks_once)
+    with pytest.raises(StorageError):
+        run(*corpus, url, *work)
+    assert not (tmp_path / "far/away/dataset.json").exists()
+    run(*corpus, url, *work)
+    assert copied.count(copied[0]) == 1 and copied[-1] == "dataset.json"
+    assert content(tmp_path / "far/away") == expected
+    assert len(open_records(tmp_path / "far/away")) > 100
+    assert not list((tmp_path / "work").iterdir())
+    run(*corpus, url, *work)
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        run(*corpus, url, *work, "--random_seed", 2)
+    run(*corpus, url, *work, "--random_seed", 2, "--overwrite_output_dir")
+    assert content(tmp_path / "far/away") != expected
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_file_systems_without_directories(tmp_path, corpus):
+    expected = content(run(*corpus, tmp_path / "here"))
+    run(*corpus, "memory://bucket/records", "--work_dir", tmp_path / "work")
+    files = fsspec.filesystem("memory")
+    assert {name: files.cat_file(f"/bucket/records/{name}") for name in expected} == expected
+    assert files.exists("/bucket/records/dataset.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--output_dir", "memory://x"), "give --work_dir"),
+        (("--work_dir", "x"), "--work_dir is for"),
+        (("--output_dir", "nonsense://x", "--work_dir", "w"), "nonsense://x cannot be used"),
+    ],
+)
+def test_urls_that_make_no_sense(tmp_path, corpus, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        run(*corpus, tmp_path / "out", *flags)
 
 
 def dies_once(work, index, *arguments):
