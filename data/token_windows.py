@@ -22,6 +22,7 @@ from utils.errors import UserError
 
 SUFFIX = ".npy"
 _TOKENS_AT_ONCE = 1 << 22
+_SHORTEST = 5
 
 
 class TokenWindows(RecordSet):
@@ -31,6 +32,8 @@ class TokenWindows(RecordSet):
         self, name: str, directory: Path, shards: list[Path], streams: list[np.ndarray], seq_length: int,
         metadata: dict[str, Any],
     ) -> None:  # fmt: skip
+        if seq_length < _SHORTEST:
+            raise UserError(f"--seq_length {seq_length} leaves no room for tokens: give {_SHORTEST} or more.")
         counts = [len(stream) // (seq_length - 2) for stream in streams]
         super().__init__(name, directory, shards, counts, token_schema(seq_length), metadata)
         self._streams, self._inside = streams, seq_length - 2

@@ -66,6 +66,8 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
         run(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
     with pytest.raises(UserError, match="--seq_length 60000 takes"):
         open_sources([str(directory)], seq_length=60000)
+    with pytest.raises(UserError, match="--seq_length 2 leaves no room"):
+        open_sources([str(directory)], seq_length=2)
     part = directory / "part-00002.npy"
     part.write_bytes(part.read_bytes()[:-7])
     with pytest.raises(UserError, match=r"part-00002\.npy is not the file"):
