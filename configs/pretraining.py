@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from configs.cli import flag, flag_names, read_json, section, with_flags
+from configs.cli import flag, flag_names, parse, read_json, section, with_flags
 from configs.model import ModelFlags
+from configs.squad import SquadConfig
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
 from utils.run_directory import phase_directory
@@ -67,6 +69,39 @@ class PretrainingDataFlags:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
 
 
+@dataclass(frozen=True)
+class ProbeFlags:
+    """What else is found out about checkpoints, in processes of their own that leave the training as it is."""
+
+    squad_frequency: int = flag(
+        0, "steps between fine-tunings of a clone on SQuAD, which are made at the end too; 0: none", unit="steps"
+    )
+    squad_config: str | None = flag(
+        None, "with --squad_frequency: a JSON object of run_squad.py's flags, such as train_file and predict_file"
+    )
+    cloze_file: str | None = flag(
+        None, "fill in these sentences, one a line, each with a [MASK], at every checkpoint: in the log and clozes.txt"
+    )
+
+    def __post_init__(self) -> None:
+        if self.squad_frequency < 0:
+            raise UserError(f"--squad_frequency must be at least 0, not {self.squad_frequency}.")
+        if self.squad_frequency and not self.squad_config:
+            raise UserError("--squad_frequency needs --squad_config: a JSON file with train_file and predict_file.")
+
+    def squad(self) -> SquadConfig:
+        """run_squad.py's configuration.
+
+        Raises:
+            UserError: it is none, or names files that do not exist.
+        """
+        config = parse(SquadConfig, ["--config", self.squad_config or "", "--do_train", "--do_eval"])
+        for path in (config.data.train_file, config.data.predict_file):
+            if path and not Path(path).is_file():
+                raise UserError(f"--squad_config {self.squad_config}: {path} does not exist.")
+        return config
+
+
 # Phases share these.
 _OF_THE_WHOLE_RUN = {
     *("output_dir", "checkpoint_path", "log_dir", "load_from", "init_checkpoint", "resume", "overwrite_output_dir"),
@@ -85,6 +120,7 @@ class PretrainingConfig:
     optimizer: OptimizerFlags = section(OptimizerFlags)
     run: RunFlags = section(RunFlags)
     device: DeviceFlags = section(DeviceFlags)
+    probes: ProbeFlags = section(ProbeFlags)
     phases: str | None = flag(
         None,
         "train in phases: a JSON list of objects of flags, which win over the command line's; each phase starts from "

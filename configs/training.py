@@ -22,8 +22,8 @@ RETIRED = {
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",
     "model_type": "there is one model here, and --objective sop makes it learn ALBERT's sentence order.",
-    "squad_frequency": "run_squad.py --init_checkpoint CHECKPOINT judges any checkpoint of a run.",
-    "squad_version": "--version_2_with_negative True says that some questions have no answer (SQuAD 2.0).",
+    "squad_version": "--version_2_with_negative True says that some questions have no answer (SQuAD 2.0), to "
+    "run_squad.py or in --squad_config.",
     "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
     **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
     "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps, 0 at the end alone.",

@@ -69,6 +69,7 @@ def finetune_squad(config: SquadConfig) -> None:
             vocab_file=Path(features.vocab_file or ""),
             do_lower_case=features.do_lower_case,
             evaluate=judge if judged else None,
+            figure="eval_f1",
         )
         run.train(model, task)
     if flags.do_eval and not training:

@@ -159,6 +159,7 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
                 vocab_file=vocab_file,
                 do_lower_case=data.do_lower_case,
                 evaluate=evaluate if flags.do_eval else None,
+                figure="eval_score",
             ),
         )
         if flags.do_eval:

@@ -31,7 +31,8 @@ class Journal:
         if first_step is not None:
             keep_rows_before(directory / METRICS_FILE, first_step)
         self._rows = open(directory / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._evaluated = {row["step"] for row in read_rows(directory / METRICS_FILE) if "total_loss" not in row}
+        rows = read_rows(directory / METRICS_FILE)
+        self._evaluated = {(row["step"], name) for row in rows if "total_loss" not in row for name in row}
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step or None)
         self._bar = tqdm(
             total=total_steps, initial=first_step or 0, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
@@ -62,9 +63,9 @@ class Journal:
         self._bar.set_postfix(loss=f"{metrics['total_loss']:.3f}", refresh=False)
         self._write({"step": step, "epoch": epoch, **metrics})
 
-    def evaluated(self, step: int) -> bool:
-        """Whether the metrics hold an evaluation after so many steps."""
-        return self.active and step in self._evaluated
+    def evaluated(self, step: int, name: str) -> bool:
+        """Whether the metrics hold an evaluation of that name after so many steps."""
+        return self.active and (step, name) in self._evaluated
 
     def evaluation_row(self, step: int, metrics: dict[str, float]) -> None:
         """The line, the row and the events of one evaluation; keys begin with `eval_`."""
@@ -73,7 +74,7 @@ class Journal:
         self.say(
             f"evaluation after step {step}: " + ", ".join(f"{name}: {value:.4g}" for name, value in metrics.items())
         )
-        self._evaluated.add(step)
+        self._evaluated |= {(step, name) for name in metrics}
         self._write({"step": step, **metrics})
 
     def say(self, line: str) -> None:

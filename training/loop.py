@@ -41,6 +41,8 @@ def train(
     learning_rate: Callable[[int], float],
     evaluate: Callable[[], dict[str, float]] | None,
     save: Callable[[int], None],
+    inspect: Callable[[int], None] = lambda done: None,
+    saves_too: Callable[[int], bool] = lambda done: False,
     stop_everywhere: Callable[[bool], bool] = lambda stop: stop,
 ) -> int:
     """Makes the updates from `first_step` to the last, or until SIGTERM or Ctrl-C.
@@ -55,6 +57,8 @@ def train(
         learning_rate: of each update.
         evaluate: gives `eval_…` metrics.
         save: writes a checkpoint after so many updates.
+        inspect: looks at a checkpoint that was written on the way.
+        saves_too: whether one is to be written after so many updates, beside the flags' own.
         stop_everywhere: makes a wish to stop known to all ranks, so that they stop at the same step.
 
     Returns:
@@ -91,9 +95,10 @@ def train(
             paused = time.perf_counter()
             if evaluate and flags.eval_every_n_iters and done % flags.eval_every_n_iters == 0:
                 journal.evaluation_row(done, evaluate())
-            if done % flags.model_save_every_n_iter == 0:
+            if done % flags.model_save_every_n_iter == 0 or saves_too(done):
                 save(done)
                 saved_step = done
+                inspect(done)
             clock += time.perf_counter() - paused  # throughput counts training alone
 
         if saved_step != done:

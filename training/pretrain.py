@@ -25,6 +25,7 @@ from modeling import BertForPreTraining
 from modeling.pretrained import VOCAB_FILE
 from training.checkpoint import write_text_atomically
 from training.distributed import World
+from training.probes import Probes
 from training.run import Run, Task, check_directories
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, build_eval_step
@@ -87,6 +88,7 @@ def _pretrain(config: PretrainingConfig, mode: Mode, later: Mapping[int, Pretrai
         vocab_file=vocab_file,
         do_lower_case=data.do_lower_case,
         evaluate=evaluate if held_out else None,
+        inspect=Probes.of(config.probes, run.log_dir, bert, vocab_file),
     )
     if config.run.do_train:
         run.train(model, task)
@@ -125,7 +127,9 @@ def _check_phase(
     """Raises UserError where a phase cannot follow the one before it; returns the updates it ends after."""
     data = PretrainingData.open(config.data)
     bert = config.model.bert_config(bert, vocab_size=data.vocab_size)
-    records, _ = data.for_model(bert, data.find_vocab(bert, vocab_file), config.run.seed)
+    vocab_file = data.find_vocab(bert, vocab_file)
+    records, _ = data.for_model(bert, vocab_file, config.run.seed)
+    Probes.of(config.probes, Path(config.run.output_dir), bert, vocab_file)
     steps = _steps(config, len(records), world.size)
     learning_rates(config.optimizer, max(1, steps))
     if config.run.load_optimizer_state and (config.run.max_steps or 0) <= steps_before:

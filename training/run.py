@@ -36,6 +36,7 @@ from training.distributed import join
 from training.journal import METRICS_FILE, Journal
 from training.loop import Progress, Stopped, train
 from training.optimizer import build_optimizer
+from training.probes import CLOZE_FILE, Probes
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.errors import UserError
@@ -70,6 +71,8 @@ class Task:
     vocab_file: Path | None  # saved with the model
     do_lower_case: bool
     evaluate: Callable[[Callable[[str], None]], dict[str, float]] | None  # takes where to say how far it is
+    figure: str = "eval_total_loss"  # among what `evaluate` gives
+    inspect: Probes | None = None  # what else is found out about checkpoints
 
 
 class Run:
@@ -270,11 +273,21 @@ class Run:
                     )
                     journal.say(f"saved {saved}")
 
+            def inspect(done: int, last: bool = False) -> None:
+                if task.inspect:
+                    checkpoint = newest_checkpoint(self.checkpoint_dir)
+                    if world.rank == 0 and checkpoint:
+                        task.inspect(checkpoint, done, last, journal)
+                    world.wait()
+
+            every = task.inspect.flags.squad_frequency if task.inspect else 0
             judge = task.evaluate if flags.do_eval else None
             evaluate = (lambda: judge(journal.say)) if judge else None
             journal.say(self._description(model, task, total_steps, state))
             done = state.step
             if flags.do_train and done < total_steps:
+                if done and self.resumes:  # the run may have been killed while it looked
+                    inspect(done)
                 try:
                     with self._profiled(journal):
                         done = train(
@@ -287,13 +300,16 @@ class Run:
                             learning_rate=lambda index: float(rates[index]),
                             evaluate=evaluate,
                             save=save,
+                            inspect=inspect,
+                            saves_too=lambda number: bool(every) and number % every == 0,
                             stop_everywhere=world.agree,
                         )
                 except Stopped as stopped:
                     journal.say(str(stopped))
                     sys.exit(128 + stopped.signal_number)
-            if evaluate and not world.agree(journal.evaluated(done)):
+            if evaluate and not world.agree(journal.evaluated(done, task.figure)):
                 journal.evaluation_row(done, evaluate())
+            inspect(done, last=True)
             journal.say(
                 f"done after {done} steps; the model is in {newest_checkpoint(self.checkpoint_dir) or self.start}"
             )
@@ -410,7 +426,7 @@ def check_directories(flags: RunFlags) -> None:
 
 def _of_a_run(directory: Path) -> list[Path]:
     """What runs leave in a directory; nothing else is ever removed."""
-    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt")
+    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
     return [*(directory / name for name in names), *directory.glob("checkpoint-*"), *directory.glob(".checkpoint-*")]
 
 

@@ -1,0 +1,186 @@
+"""What is found out about a run's checkpoints while it goes on: sentences with gaps filled in, and SQuAD after a clone
+was fine-tuned on it.
+
+Both are other commands' work, done by them in a process of their own on a checkpoint that was just written. So nothing
+of it can change the run: not its random numbers, not its compiled jobs, not its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from configs.model import BertConfig
+from configs.pretraining import ProbeFlags
+from training.journal import Journal
+from utils.errors import UserError
+from utils.run_directory import checkpoints
+
+CLOZE_FILE, SQUAD_DIRECTORY = "clozes.txt", "squad"
+MASK = "[MASK]"
+_ROOT = Path(__file__).resolve().parents[1]
+# Ends with its parent, and is nobody's rank.
+_CHILD = (
+    "import ctypes, runpy, sys; ctypes.CDLL(None).prctl(1, 15); del sys.argv[0]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+_OF_THE_LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "GLOG_log_dir",
+)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """To be called by the first rank, while the others wait."""
+
+    flags: ProbeFlags
+    directory: Path  # of the run's logs
+
+    @classmethod
+    def of(cls, flags: ProbeFlags, directory: Path, bert: BertConfig, vocab_file: Path | None) -> Probes | None:
+        """None where nothing is asked for.
+
+        Raises:
+            UserError: what is asked for cannot be done with this model.
+        """
+        if not (flags.squad_frequency or flags.cloze_file):
+            return None
+        if vocab_file is None:
+            raise UserError("--squad_frequency and --cloze_file need the vocabulary: name it with --vocab_file.")
+        if flags.squad_frequency:
+            longest = flags.squad().features.max_seq_length
+            if longest > bert.max_position_embeddings:
+                raise UserError(
+                    f"--squad_config {flags.squad_config}: max_seq_length {longest} is more than the model's "
+                    f"{bert.max_position_embeddings} positions: lower it there."
+                )
+        if flags.cloze_file:
+            _sentences(flags.cloze_file)
+        return cls(flags, directory)
+
+    def __call__(self, checkpoint: Path, step: int, last: bool, journal: Journal) -> None:
+        """Looks at a checkpoint after `step` updates, which are the `last` ones or not, unless that was done before."""
+        every = self.flags.squad_frequency
+        if self.flags.cloze_file:
+            self._fill(self.flags.cloze_file, checkpoint, step, journal)
+        if every and (last or step % every == 0) and not journal.evaluated(step, "eval_squad_f1"):
+            scores = self._squad(checkpoint, step, journal)
+            if scores:
+                journal.evaluation_row(step, {f"eval_squad_{name}": float(value) for name, value in scores.items()})
+
+    def _fill(self, cloze_file: str, checkpoint: Path, step: int, journal: Journal) -> None:
+        table, title = self.directory / CLOZE_FILE, f"clozes after step {step}"
+        if table.exists() and title in table.read_text(encoding="utf-8").split("\n"):
+            return
+        answers = self.directory / f".{CLOZE_FILE}.jsonl"
+        flags = ["--model_path", checkpoint, "--task", "fill-mask", "--top_k", 3, "--device", "cpu"]
+        if not self._run(
+            "run_infer.py", [*flags, "--input_path", cloze_file, "--output_path", answers], title, journal
+        ):
+            return
+        rows = [json.loads(line)["answer"] for line in answers.read_text(encoding="utf-8").splitlines()]
+        answers.unlink()
+        text = "\n".join([title, *cloze_table(_sentences(cloze_file), rows)])
+        journal.say(text)
+        with table.open("a", encoding="utf-8") as file:
+            file.write(text + "\n\n")
+
+    def _squad(self, checkpoint: Path, step: int, journal: Journal) -> dict[str, Any]:
+        directory = self.directory / SQUAD_DIRECTORY
+        flags = ["--config", self.flags.squad_config, "--do_train", "--do_eval", "--init_checkpoint", checkpoint]
+        title = f"SQuAD after step {step}"
+        journal.say(f"{title}: fine-tuning a clone, see {directory / 'log.txt'}")
+        ended = self._run("run_squad.py", [*flags, "--output_dir", directory, "--overwrite_output_dir"], title, journal)
+        for clone in checkpoints(directory):
+            shutil.rmtree(clone)
+        return json.loads((directory / "eval_results.json").read_text()) if ended else {}
+
+    def _run(self, door: str, flags: Sequence[Any], title: str, journal: Journal) -> bool:
+        """Runs another command; returns whether it ended well. If not, the log says why, and the training goes on."""
+        log = self.directory / SQUAD_DIRECTORY / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_LAUNCHER}
+        environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
+        command = [sys.executable, "-c", _CHILD, str(_ROOT / door), *map(str, flags)]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+            with _passing_signals_on(process) as received:
+                process.wait()
+        if process.returncode and not received:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")
+            journal.say(f"{title} failed, the training goes on: {lines[-1]} (all of it is in {log})")
+        return process.returncode == 0
+
+
+def cloze_table(sentences: Sequence[str], answers: Sequence[Any]) -> list[str]:
+    """A line for each sentence: its gaps' likeliest tokens with their probabilities, gap after gap.
+
+    Args:
+        sentences: as they were asked.
+        answers: of each sentence a list of {"token_str", "score"}, the likeliest first; or a list of such, one a gap.
+    """
+    width = max(map(len, sentences))
+    lines = []
+    for sentence, answer in zip(sentences, answers, strict=True):
+        gaps = [answer] if isinstance(answer[0], dict) else answer
+        best = " | ".join("  ".join(f"{one['token_str']} {one['score']:.0%}" for one in gap) for gap in gaps)
+        lines.append(f"  {sentence:{width}}  {best}")
+    return lines
+
+
+def _sentences(cloze_file: str) -> list[str]:
+    """The lines of a file, each of which has a gap."""
+    try:
+        lines = Path(cloze_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--cloze_file {cloze_file} cannot be read: {error}.") from None
+    for number, line in enumerate(lines, 1):
+        if MASK not in line:
+            raise UserError(f"--cloze_file {cloze_file}, line {number}: there is no {MASK} in it.")
+    if not lines:
+        raise UserError(f"--cloze_file {cloze_file} is empty: write a sentence with a {MASK} on each line.")
+    return lines
+
+
+@contextmanager
+def _passing_signals_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Inside, whoever stops this process stops the other one first; gives the signals that came."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.terminate()
+        handler = previous[number]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in (int(signal.SIGTERM), int(signal.SIGINT)):
+        previous[number] = signal.signal(number, pass_on)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is pass_on:  # else it has been put back by the handler before
+                signal.signal(number, handler)
+    for number in received:
+        if previous[number] == signal.SIG_DFL:
+            signal.raise_signal(number)
