@@ -180,6 +180,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ranks.fail("nobody reads the output any more.", 1)
         code = 0
+    except PermissionError as error:
+        code = _fail(f"{error.filename or error}: permission denied.", 2)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

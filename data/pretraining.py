@@ -139,7 +139,8 @@ def _prepare(
     written = make(config, work, corpus, vocab)
     shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
     count = sum(shard.records for shard in shards)
-    figures = _figures(work, tokenized, written, vocab) | {"do_lower_case": config.do_lower_case}
+    figures = _figures(work, tokenized, written, vocab)
+    figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
     for warning in write_report(output_dir, figures, written[0]["samples"], f"{output_dir.name}: {count:,} records"):
         warn(warning)
     shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")

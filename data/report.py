@@ -155,6 +155,12 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
             f"{corpus['duplicate_lines_share']:.1%} of the lines occur more than once: "
             "`prepare_data.py clean --remove_duplicates both` leaves them out."
         )
+    longest = len(figures["length_histogram"]) - 1
+    if figures.get("packing") == "pairs" and corpus["tokens"] > longest * corpus["sentences"]:
+        found.append(
+            f"a line has {corpus['tokens'] / corpus['sentences']:,.0f} tokens on average, more than a record, and what "
+            "does not fit is cut off: `prepare_data.py clean` splits text into sentences."
+        )
     if corpus.get("single_sentence_documents", 0) > 0.1 * corpus.get("documents", 0):
         found.append(
             f"{corpus['single_sentence_documents']:,} of {corpus['documents']:,} documents are one sentence: is there "
@@ -183,7 +189,8 @@ def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-table { border-collapse: collapse; } td { padding: .15em 1.5em .15em 0; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; } td:first-child { min-width: 7em; }
+td { padding: .15em 1.5em .15em 0; border-bottom: 1px solid #ddd; }
 td + td { text-align: right; font-variant-numeric: tabular-nums; }
 .warning { background: #fff3cd; padding: .5em 1em; margin: .4em 0; }
 pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px; }

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.tokenization import BulkTokenizer
 
-_BATCH_SENTENCES = 16384
+_BATCH_CHARACTERS = 1 << 21
 _ALIGNMENT = 4
 _KEPT_BYTES = 64 << 20
 
@@ -50,7 +50,7 @@ def write_piece(
     document_of: list[int] = []  # of each sentence in the batch
     lengths: list[np.ndarray] = []
     documents_of: list[np.ndarray] = []
-    tokens = unknown = 0
+    tokens = unknown = characters = 0
     with path.open("wb", buffering=1 << 20) as file:
 
         def flush() -> None:
@@ -65,10 +65,13 @@ def write_piece(
             document_of.clear()
 
         for number, document in enumerate(documents):
-            batch.extend(document)
-            document_of.extend([number] * len(document))
-            if len(batch) >= _BATCH_SENTENCES:
-                flush()
+            for sentence in document:
+                batch.append(sentence)
+                document_of.append(number)
+                characters += len(sentence)
+                if characters >= _BATCH_CHARACTERS:
+                    flush()
+                    characters = 0
         flush()
         sentence_starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         owners = np.concatenate(documents_of)

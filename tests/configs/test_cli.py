@@ -107,6 +107,7 @@ def test_subcommands():
     ("error", "code", "text"),
     [
         (UserError("no."), 2, "error: no."),
+        (PermissionError(errno.EACCES, "denied", "its/file"), 2, "its/file: permission denied"),
         (OSError(errno.ENOSPC, "full", "disk/file"), 2, "no space left on the disk at disk/file"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

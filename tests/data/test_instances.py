@@ -124,6 +124,67 @@ def statistics(rows):
             (a * label).mean(), (b * label).mean(), (a < 4).mean(), (b < 4).mean()]  # fmt: skip
 
 
+class Counting:
+    """Stands in for a tokenizer: a sentence says how many tokens it has, and no two tokens are equal."""
+
+    def __init__(self):
+        self.next = 10
+
+    def encode(self, sentences):
+        counts = np.array([int(sentence) for sentence in sentences])
+        ids = np.arange(self.next, self.next + counts.sum())
+        self.next += counts.sum()
+        return ids, counts
+
+
+def counted_store(tmp_path, documents):
+    sizes = write_piece(tmp_path / "counted", documents, Counting(), 1 << 16, 1)
+    return TokenStore(
+        tmp_path, Corpus(("counted",), 2, (sizes["tokens"],), (sizes["sentences"],), np.array([0, sizes["documents"]]))
+    )
+
+
+def test_half_of_the_pairs_that_could_follow_do_and_what_is_too_long_loses_both_ends_alike(tmp_path):
+    draws, lengths = 3000, (30, 40)
+    store = counted_store(tmp_path, [["30", "40"]] * 2)
+    rows = draw_rows(
+        np.random.default_rng(1), store, 0, times=draws, objective="nsp", seq_length=S, short_seq_prob=0.0, cls_id=2,
+        sep_id=3,
+    )  # fmt: skip
+    # A document gives a pair that follows; or, as often, one negative for each of its sentences.
+    follow = rows.labels == 0
+    assert (~follow).sum() == 2 * (2 * draws - follow.sum())
+    assert abs(follow.sum() - draws) < 4.5 * np.sqrt(2 * draws / 4)
+    ids, sizes = rows.input_ids[follow].astype(int), rows.lengths[follow]
+    assert (sizes == [17, 17]).all()
+    for first_token, length, place in ((10, lengths[0], 1), (10 + lengths[0], lengths[1], 2 + 17)):
+        front = (ids[:, place] - first_token) % sum(lengths)
+        cut = length - 17  # each of these tokens went at the front with probability 1/2
+        assert abs(front.mean() - cut / 2) < 4.5 * np.sqrt(cut / 4 / len(front))
+        assert abs(front.var() - cut / 4) < 4.5 * (cut / 4) * np.sqrt(2 / len(front))
+
+
+def test_short_records_are_as_many_and_as_short_as_asked_for(tmp_path):
+    draws, longest = 4000, S - 2
+    store = counted_store(tmp_path, [["1"] * 200])
+    rows = draw_rows(
+        np.random.default_rng(1), store, 0, times=draws, objective="none", seq_length=S, short_seq_prob=0.3, cls_id=2,
+        sep_id=3,
+    )  # fmt: skip
+    targets = rows.lengths[rows.input_ids[:, 1] == 10, 0]  # of each draw's first record
+    assert len(targets) == draws
+    short = targets[targets < longest]
+    share = 0.3 * (1 - 1 / (longest - 1))  # the shorter length is drawn from 2 up to the longest
+    assert abs(len(short) / draws - share) < 4.5 * np.sqrt(share * (1 - share) / draws)
+    counts, expected = np.bincount(short, minlength=longest)[2:], len(short) / (longest - 2)
+    assert np.abs(counts - expected).max() < 4.5 * np.sqrt(expected)
+
+
+def test_half_of_the_sentence_order_pairs_are_swapped(store):
+    labels = np.concatenate([draw(store, seed, 0, objective="sop").labels for seed in range(100)])
+    assert abs(labels.mean() - 0.5) < 4.5 * np.sqrt(0.25 / len(labels))
+
+
 def test_negatives_come_from_all_documents_alike(store, monkeypatch):
     drawn = []
     run = store.sentence_runs

@@ -313,7 +313,9 @@ def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
     inspect(parse(InspectConfig, ["--input_dir", str(output), "--report_dir", str(tmp_path / "again")]))
     again = json.loads((tmp_path / "again/report.json").read_text())
     assert {name: again[name] for name in again if name not in ("samples", "warnings")} == {
-        name: report[name] for name in report if name not in ("samples", "warnings", "corpus", "do_lower_case")
+        name: report[name]
+        for name in report
+        if name not in ("samples", "warnings", "corpus", "do_lower_case", "packing")
     }
 
 
@@ -325,6 +327,13 @@ def test_what_ruins_training_is_warned_of(tmp_path, corpus, capsys):
     for words in ("[UNK]", "occur more than once", "are one sentence", "padding"):
         assert words in " ".join(report["warnings"])
         assert words in told
+
+
+def test_lines_longer_than_records_are_warned_of(tmp_path, corpus):
+    text, vocab = corpus
+    text.write_text("wa wb wc " * 20_000 + "\n\n" + "wd we " * 30_000)
+    report = json.loads((run(text, vocab, tmp_path / "out", "--num_shards", 1) / "report.json").read_text())
+    assert "what does not fit is cut off" in " ".join(report["warnings"])
 
 
 def test_vocabularies_are_the_same_every_time(tmp_path, corpus):
@@ -360,6 +369,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 
 def test_ray_does_the_same_and_does_a_lost_piece_again(tmp_path, corpus, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token in the home directory
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
     ray = pytest.importorskip("ray")
     expected = content(run(*corpus, tmp_path / "here"))
