@@ -13,7 +13,6 @@ import dataclasses
 import difflib
 import errno
 import functools
-import json
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from utils import ranks
 from utils.errors import UserError
+from utils.json_file import read_settings
 
 Config = TypeVar("Config")
 
@@ -205,16 +205,6 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
     return flat
 
 
-def read_json(path: str | Path, flag_name: str = "") -> Any:
-    """A small JSON file's content; raises UserError, which begins with the flag's name, where it is none."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{flag_name}{path} is not JSON: {error}.") from None
-
-
 def with_flags(config: Config, content: Mapping[str, Any], where: str) -> Config:
     """The configuration with the values of some flags changed.
 
@@ -355,10 +345,7 @@ def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -
         name = f" --init_checkpoint {script[2]} names its model." if script[2] else ""
         warn(f"--config {path} is Python, and is not read: give its values as flags, or in a JSON file.{name}")
         return {}
-    content = read_json(path, "--config ")
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold one JSON object of flags.")
-    return _from_object(content, f"--config {path}", flags, retired)
+    return _from_object(read_settings(path, "--config "), f"--config {path}", flags, retired)
 
 
 def _from_object(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.cli import flag, read_json
+from configs.cli import flag
 from utils.errors import UserError
+from utils.json_file import read_settings
 
 # Google's published sizes: (num_hidden_layers, hidden_size); heads are 64 wide, the intermediate size is 4 x hidden.
 PRESETS = {
@@ -116,10 +117,7 @@ class BertConfig:
     @classmethod
     def from_json(cls, path: Path) -> BertConfig:
         """From a config.json; raises UserError for a missing or unreadable one."""
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise UserError(f"{path} must hold one JSON object.")
-        return cls.from_dict(values)
+        return cls.from_dict(read_settings(path))
 
     @property
     def shown_labels(self) -> tuple[str, ...]:

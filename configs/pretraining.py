@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from configs.cli import flag, flag_names, parse, read_json, section, with_flags
+from configs.cli import flag, flag_names, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
+from utils.json_file import read_json
 from utils.run_directory import phase_directory
 
 

@@ -16,13 +16,13 @@ from conversion import huggingface, lazy, oneflow_save, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
 from utils.errors import UserError
+from utils.json_file import read_settings
 from utils.run_directory import model_directory
 
 FORMATS = ("hf", "oneflow", "lazy", "tf")
 _CONFIG_FILES = ("config.json", "bert_config.json")
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json")
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
-_MOST_CONFIG_BYTES = 10 << 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Checkpoint:
     def json(self, name: str) -> dict[str, Any]:
         """The content of a small JSON file beside the weights, {} where there is none."""
         file = self.file(name)
-        return _read_json(file) if file else {}
+        return read_settings(file) if file else {}
 
 
 def read_checkpoint(
@@ -230,16 +230,4 @@ def _settings(path: Path, file: Path | None) -> dict[str, Any]:
     if file and not file.is_file():
         raise UserError(f"--config {file} does not exist.")
     files = [file] if file else [_directory(path) / name for name in _CONFIG_FILES]
-    return next((_read_json(candidate) for candidate in files if candidate.is_file()), {})
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _MOST_CONFIG_BYTES:
-            raise ValueError("too large")
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-        return content
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not a configuration that can be read ({error}): copy it again.") from None
+    return next((read_settings(candidate) for candidate in files if candidate.is_file()), {})

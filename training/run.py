@@ -40,6 +40,7 @@ from training.probes import CLOZE_FILE, Probes
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.errors import UserError
+from utils.json_file import read_settings
 from utils.run_directory import checkpoints, model_directory, newest_checkpoint
 
 RUN_FILE = "run.json"
@@ -164,7 +165,7 @@ class Run:
             raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
         saved = self.start_file(TOKENIZER_FILE)
         if saved:
-            lower = json.loads(saved.read_text(encoding="utf-8")).get("do_lower_case", do_lower_case)
+            lower = read_settings(saved).get("do_lower_case", do_lower_case)
             if lower != do_lower_case:
                 raise UserError(
                     f"--do_lower_case {do_lower_case} contradicts {saved}, which says {lower}: pass "

@@ -62,7 +62,7 @@ def test_casing(directory):
     (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     assert load(directory, mode="eager")._encoder.encode("Cat cat").tokens[0] != "Cat"
     (directory / "tokenizer_config.json").write_text("[")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json is not a configuration"):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not JSON"):
         load(directory, mode="eager")
 
 
