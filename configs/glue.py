@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.checks import at_least
 from configs.cli import flag, section
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -42,9 +43,7 @@ class GlueDataFlags:
             raise UserError(f"--task_name {self.task_name} is not a GLUE task: use {', '.join(TASK_NAMES)} or all.")
         if self.max_seq_length < 5:
             raise UserError(f"--max_seq_length {self.max_seq_length} leaves no room for a pair: use 5 or more.")
-        for name in ("max_train_samples", "max_val_samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        at_least(self, 1, "max_train_samples", "max_val_samples")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,8 +67,7 @@ class GlueConfig:
     mode: str = flag("graph", "compiled, or operation by operation", choices=("graph", "eager"))
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, not {self.seeds}.")
+        at_least(self, 1, "seeds")
         if not (self.run.do_train or self.run.do_eval or self.do_predict):
             raise UserError("nothing to do: leave out --do_train False or --do_eval False, or give --do_predict.")
         if self.seeds > 1 and not self.run.do_train:

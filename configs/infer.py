@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from configs.checks import at_least
 from configs.cli import flag
 from utils.errors import UserError
 
@@ -79,17 +80,9 @@ class InferConfig:
     def __post_init__(self) -> None:
         if not self.model_path:
             raise UserError("--model_path is missing: name a model directory or a checkpoint.")
-        for name in (
-            "batch_size",
-            "num_threads",
-            "max_answer_length",
-            "top_k",
-            "max_predictions_per_seq",
-            *self.sizes(),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, not {value}.")
+        at_least(
+            self, 1, "batch_size", "num_threads", "max_answer_length", "top_k", "max_predictions_per_seq", *self.sizes()
+        )
         if self.doc_overlap < 0:
             raise UserError(f"--doc_overlap must not be negative, not {self.doc_overlap}.")
         if (self.question is None) != (self.context is None):

@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from configs.checks import at_least
 from configs.cli import flag, section
 from utils.errors import UserError
-
-
-def _at_least(config: Any, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}, but must be at least {least}.")
 
 
 def _needed(config: Any, *names: str) -> None:
@@ -48,8 +42,8 @@ class WorkFlags:
     overwrite_output_dir: bool = flag(False, "delete what another preparation left in --output_dir")
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "num_workers")
-        _at_least(self, 64, "memory_mb")
+        at_least(self, 1, "num_workers")
+        at_least(self, 64, "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -91,8 +85,8 @@ class VocabConfig:
 
     def __post_init__(self) -> None:
         _needed(self, "vocab_file")
-        _at_least(self, 100, "vocab_size")
-        _at_least(self, 1, "min_frequency", "limit_alphabet", "sample_mb")
+        at_least(self, 100, "vocab_size")
+        at_least(self, 1, "min_frequency", "limit_alphabet", "sample_mb")
 
 
 @dataclass(frozen=True)
@@ -131,8 +125,8 @@ class ExampleFlags:
     random_seed: int = flag(12345, "decides every random choice")
 
     def __post_init__(self) -> None:
-        _at_least(self, 5, "max_seq_length")
-        _at_least(self, 1, "max_predictions_per_seq", "dupe_factor")
+        at_least(self, 5, "max_seq_length")
+        at_least(self, 1, "max_predictions_per_seq", "dupe_factor")
         for name in ("masked_lm_prob", "short_seq_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name} is {getattr(self, name)}, but must be between 0 and 1.")
@@ -176,7 +170,7 @@ class PretrainingDataConfig:
                 if not self.work_dir
                 else "--work_dir is for an --output_dir that is a URL; leave it out."
             )
-        _at_least(self, 1, "num_shards")
+        at_least(self, 1, "num_shards")
 
 
 @dataclass(frozen=True)
@@ -193,8 +187,8 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         _needed(self, "input_dir")
-        _at_least(self, 0, "num_samples", "sample_seed")
-        _at_least(self, 1, "num_workers")
+        at_least(self, 0, "num_samples", "sample_seed")
+        at_least(self, 1, "num_workers")
 
 
 @dataclass(frozen=True)
@@ -207,4 +201,4 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         _needed(self, "input_dir")
-        _at_least(self, 1, "num_workers")
+        at_least(self, 1, "num_workers")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from configs.checks import at_least
 from configs.cli import flag, flag_names, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
@@ -64,10 +65,8 @@ class PretrainingDataFlags:
             raise UserError("--skip_nsp and --skip_mlm leave nothing to learn: drop one of them.")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
-        counts = ("train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
-        for name in (*counts, "max_train_samples", "max_val_samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
+        at_least(self, 1, "max_train_samples", "max_val_samples")
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ class ProbeFlags:
     )
 
     def __post_init__(self) -> None:
-        if self.squad_frequency < 0:
-            raise UserError(f"--squad_frequency must be at least 0, not {self.squad_frequency}.")
+        at_least(self, 0, "squad_frequency")
         if self.squad_frequency and not self.squad_config:
             raise UserError("--squad_frequency needs --squad_config: a JSON file with train_file and predict_file.")
 

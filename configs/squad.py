@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.checks import at_least
 from configs.cli import flag, section
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -22,10 +23,7 @@ class FeatureFlags:
     version_2_with_negative: bool = flag(False, "SQuAD 2.0: some questions have no answer")
 
     def __post_init__(self) -> None:
-        if self.max_query_length < 1:
-            raise UserError(f"--max_query_length must be at least 1, not {self.max_query_length}.")
-        if self.doc_stride < 1:
-            raise UserError(f"--doc_stride must be at least 1, not {self.doc_stride}.")
+        at_least(self, 1, "max_query_length", "doc_stride")
         if self.max_seq_length <= self.max_query_length + 3:
             raise UserError(
                 f"--max_seq_length {self.max_seq_length} leaves no room for a context: it must be above "
@@ -45,9 +43,7 @@ class DecodingFlags:
     verbose_logging: bool = flag(False, "tell where an answer could not be aligned with the original text")
 
     def __post_init__(self) -> None:
-        for name in ("n_best_size", "max_answer_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        at_least(self, 1, "n_best_size", "max_answer_length")
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,7 @@ class SquadDataConfig:
                 raise UserError(f"--{name} is missing.")
         if not self.features.vocab_file:
             raise UserError("--vocab_file is missing: name the vocab.txt of the model that will be fine-tuned.")
-        if self.num_shards < 1:
-            raise UserError(f"--num_shards must be at least 1, not {self.num_shards}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"--num_workers must be at least 1, not {self.num_workers}.")
+        at_least(self, 1, "num_shards", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -88,9 +81,7 @@ class SquadDataFlags:
     eval_data_part_num: int | None = flag(None, "use this many shards (default: all)", unit="shards")
 
     def __post_init__(self) -> None:
-        for name in ("train_example_num", "train_data_part_num", "eval_example_num", "eval_data_part_num"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        at_least(self, 1, "train_example_num", "train_data_part_num", "eval_example_num", "eval_data_part_num")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from configs.checks import at_least
 from configs.cli import flag
 from utils.errors import UserError
 
@@ -64,10 +65,9 @@ class BatchFlags:
     )
 
     def __post_init__(self) -> None:
-        for name in ("train_batch_size", "train_global_batch_size", "val_batch_size", "val_global_batch_size"):
-            _at_least(self, name, 1)
-        _at_least(self, "grad_acc_steps", 1)
-        _at_least(self, "grad_acc_ramp_steps", 0)
+        at_least(self, 1, "train_batch_size", "train_global_batch_size", "val_batch_size", "val_global_batch_size")
+        at_least(self, 1, "grad_acc_steps")
+        at_least(self, 0, "grad_acc_ramp_steps")
 
     default_train_rows: ClassVar[int] = 8
     default_val_rows: ClassVar[int] = 32
@@ -133,9 +133,8 @@ class OptimizerFlags:
     stock_lamb: bool = flag(False, "graph mode without CPU kernels: OneFlow's LAMB, whose trust ratio is another")
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate"):
-            _at_least(self, name, 0)
-        _at_least(self, "lr_for_batch", 1)
+        at_least(self, 0, "lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate")
+        at_least(self, 1, "lr_for_batch")
         for name in ("clip_value", "lr_decay_power", "onecycle_div_factor", "onecycle_final_div_factor"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name} must be above 0, not {getattr(self, name)}.")
@@ -209,10 +208,8 @@ class RunFlags:
     do_eval: bool = flag(True, "evaluate, where evaluation data is given")
 
     def __post_init__(self) -> None:
-        for name in ("loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps"):
-            _at_least(self, name, 1)
-        for name in ("keep_last", "eval_every_n_iters", "seed"):
-            _at_least(self, name, 0)
+        at_least(self, 1, "loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps")
+        at_least(self, 0, "keep_last", "eval_every_n_iters", "seed")
         if self.load_from == "checkpoint" and not self.checkpoint_path:
             raise UserError("--load_from checkpoint needs --checkpoint_path: the checkpoint to start from.")
         if self.load_optimizer_state is not None and self.load_from != "checkpoint":
@@ -255,15 +252,8 @@ class DeviceFlags:
     profile: bool = flag(False, "print the time per operation at the end")
 
     def __post_init__(self) -> None:
-        _at_least(self, "num_threads", 1)
-        for name in ("nccl_fusion_threshold_mb", "nccl_fusion_max_ops"):
-            _at_least(self, name, 0)
-
-
-def _at_least(flags: object, name: str, least: int) -> None:
-    value = getattr(flags, name)
-    if value is not None and value < least:
-        raise UserError(f"--{name} must be at least {least}, not {value}.")
+        at_least(self, 1, "num_threads")
+        at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
 
 
 def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: int, default: int) -> int:
