@@ -23,6 +23,7 @@ from typing import Any
 from configs.model import BertConfig
 from configs.pretraining import ProbeFlags
 from training.journal import Journal
+from utils import ranks
 from utils.errors import UserError
 from utils.run_directory import checkpoints
 
@@ -115,7 +116,8 @@ class Probes:
         """Runs another command; returns whether it ended well. If not, the log says why, and the training goes on."""
         log = self.directory / SQUAD_DIRECTORY / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_LAUNCHER}
+        left_out = _OF_THE_LAUNCHER if ranks.size() == 1 else (*_OF_THE_LAUNCHER, "OMP_NUM_THREADS")  # others are idle
+        environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
         command = [sys.executable, "-c", _CHILD, str(_ROOT / door), *map(str, flags)]
         with log.open("w") as output:
