@@ -177,7 +177,7 @@ class PretrainingDataConfig:
 class InspectConfig:
     """`prepare_data.py inspect`."""
 
-    input_dir: str = flag("", "directory of part-… files", aliases=("ofrecord_path", "output_dir"))
+    input_dir: str = flag("", "directory of part-… files, or one file", aliases=("ofrecord_path", "output_dir"))
     vocab_file: str = flag("", "vocabulary to show the samples with (default: the set's own)")
     num_samples: int = flag(3, "records to show")
     sample_seed: int = flag(0, "decides which")
@@ -195,7 +195,7 @@ class InspectConfig:
 class VerifyConfig:
     """`prepare_data.py verify`."""
 
-    input_dir: str = flag("", "directory of part-… files", aliases=("ofrecord_path", "output_dir"))
+    input_dir: str = flag("", "directory of part-… files, or one file", aliases=("ofrecord_path", "output_dir"))
     vocab_file: str = flag("", "vocabulary whose size bounds the ids (default: the set's own)")
     num_workers: int | None = flag(None, "processes (default: one per core)")
 

@@ -49,7 +49,9 @@ def inspect(config: InspectConfig) -> None:
     samples = [describe(row, tokens, records.metadata.get("objective", "nsp")) for row in rows]
     for index, sample in zip(chosen.tolist(), samples, strict=True):
         print(f"\n{records.location(index)}\n{sample}")
-    if config.report:
+    if config.report and Path(config.input_dir).is_file() and not config.report_dir:
+        print("\na report on a single file needs --report_dir")
+    elif config.report:
         _report(config, records, vocab, samples)
 
 

@@ -148,5 +148,9 @@ def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
     )
     for name in ("dataset.json", "offsets.u64"):
         (lines / name).unlink()
+    one = str(lines / "part-00000.jsonl")
+    for more_flags in ([], ["--report_dir", str(tmp_path / "report")]):
+        inspect(parse(InspectConfig, ["--input_dir", one, "--num_workers", "1", *more_flags]))
+    assert (tmp_path / "report/report.html").exists() and "needs --report_dir" in capsys.readouterr().out
     scanned = open_source(lines).resized(S, None)
     np.testing.assert_array_equal(scanned.read(np.arange(9))["input_ids"], expected["input_ids"][:9])

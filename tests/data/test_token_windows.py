@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from data import pretraining
 from data.sources import open_source, open_sources
+from data.token_windows import write_stream
 from data.tokenization import load_tokenizer
 from tests.data.corpus import VOCAB, documents, write_corpus
 from tests.data.test_pretraining import S, content, many_pieces, run  # noqa: F401 - a fixture
@@ -50,10 +52,23 @@ def test_windows(stream, seq_length):
     assert len(open_source(directory / "part-00001.npy").read(np.array([0]))["input_ids"]) == 1
 
 
-def test_processes_and_interruptions_change_nothing(tmp_path):
+def test_processes_and_interruptions_change_nothing(tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path / "in")
     one = content(run(*corpus, tmp_path / "one", *TOKENS))
     assert content(run(*corpus, tmp_path / "two", *TOKENS, "--num_workers", 2)) == one
+    written = []
+
+    def failing(path, *arguments):
+        written.append(path.name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return write_stream(path, *arguments)
+
+    monkeypatch.setattr(pretraining, "write_stream", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(*corpus, tmp_path / "three", *TOKENS)
+    assert content(run(*corpus, tmp_path / "three", *TOKENS)) == one
+    assert written == [f"part-0000{number}.npy" for number in (0, 1, 2, 2, 3)]
     assert "part-00003.npy" in one and "offsets.u64" not in one
 
 
