@@ -60,7 +60,7 @@ class GlueConfig:
     model: ModelFlags = section(ModelFlags)
     batch: BatchFlags = section(BatchFlags, default_train_rows=32)
     optimizer: OptimizerFlags = section(OptimizerFlags, lr=5e-5)
-    run: RunFlags = section(RunFlags, output_dir="glue_output", epochs=3, keep_last=1)
+    run: RunFlags = section(RunFlags, output_dir="glue_output", epochs=3, keep_last=1, goes_on=False)
     device: DeviceFlags = section(DeviceFlags)
     do_predict: bool = flag(False, "write the test sets' answers for GLUE's leaderboard")
     seeds: int = flag(1, "train so many times, from --seed on, and report the median and the spread")

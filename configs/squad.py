@@ -94,7 +94,7 @@ class SquadConfig:
     model: ModelFlags = section(ModelFlags)
     batch: BatchFlags = section(BatchFlags, default_train_rows=32, default_val_rows=64)
     optimizer: OptimizerFlags = section(OptimizerFlags, lr=3e-5)
-    run: RunFlags = section(RunFlags, output_dir="squad_output", epochs=3, do_train=False, do_eval=False)
+    run: RunFlags = section(RunFlags, output_dir="squad_output", epochs=3, do_train=False, do_eval=False, goes_on=False)
     device: DeviceFlags = section(DeviceFlags)
     do_predict: bool = flag(False, "write the answers without scoring them")
     mode: str = flag("graph", "compiled, or operation by operation", choices=("graph", "eager"))

@@ -165,6 +165,8 @@ class OptimizerFlags:
 class RunFlags:
     """Run."""
 
+    # Whether --load_from checkpoint takes the optimizer and the step along where --load_optimizer_state is not given.
+    goes_on: ClassVar[bool] = True
     output_dir: str = flag("output", "checkpoints, logs and metrics live here")
     checkpoint_path: str | None = flag(
         None, "checkpoints live here instead (default: --output_dir)", aliases=("model_save_dir",)
@@ -179,7 +181,9 @@ class RunFlags:
         choices=("scratch", "checkpoint", "huggingface"),
     )
     load_optimizer_state: bool | None = flag(
-        None, "with --load_from checkpoint: go on with its optimizer and step, or begin at step 0 (default: True)"
+        None,
+        "with --load_from checkpoint: go on with its optimizer and step, or begin at step 0 (default: go on; "
+        "fine-tuning: begin)",
     )
     run_name: str | None = flag(None, "the run's name in its log (default: composed of what it trains)")
     epochs: float = flag(1, "passes over the training data", aliases=("e", "num_epochs", "num_epoch"))

@@ -115,7 +115,8 @@ class Run:
             raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
         self.start = self.checkpoint or (model_directory(local_directory(named)) if named else None)
         self.resumes = self.checkpoint is not None
-        if flags.load_from == "checkpoint" and flags.load_optimizer_state is not False:
+        goes_on = flags.goes_on if flags.load_optimizer_state is None else flags.load_optimizer_state
+        if flags.load_from == "checkpoint" and goes_on:
             self.checkpoint = self.start
         if not self.world.agrees(len(checkpoints(self.checkpoint_dir)) if flags.resume else 0):
             raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")

@@ -145,7 +145,8 @@ def test_it_starts_from_pretrained_weights(tmp_path, files, form, capsys):
     model = BertForPreTraining(shape, seed=9)
     model.save_pretrained(tmp_path / "pretrained", vocab_file=files[1])
     write_checkpoint(read_checkpoint(tmp_path / "pretrained"), tmp_path / form, form)
-    start = ("--model_load_dir", str(tmp_path / form), "--max_steps", "1", "--lr", "0")
+    named = {"hf": ("--load_from", "checkpoint", "--checkpoint_path"), "lazy": ("--model_load_dir",)}
+    start = (*named[form], str(tmp_path / form), "--max_steps", "1", "--lr", "0")
     finetune(*training_flags(files, tmp_path / "out", *start))
     assert "it starts afresh" in capsys.readouterr().err
     state = read_checkpoint(tmp_path / "out").state
