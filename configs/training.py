@@ -63,6 +63,12 @@ class BatchFlags:
     grad_acc_ramp_steps: int = flag(
         0, "batch-size schedule: the micro-batches of an update grow from 1 to --grad_acc_steps over these updates"
     )
+    padding: str | None = flag(
+        None,
+        "what batches are padded to: the records' full length, or the longest of the update, whose records are then of "
+        "like length (default: longest for sets made with --bin_size, else max_length)",
+        choices=("max_length", "longest"),
+    )
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train_batch_size", "train_global_batch_size", "val_batch_size", "val_global_batch_size")

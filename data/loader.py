@@ -3,6 +3,9 @@
 A run's records are one endless sequence, epoch after epoch, each epoch in an order of its own. One update of the model
 takes the next rows of it, all ranks and micro-batches together, so that neither the number of ranks nor a restart
 changes which records an update sees. Batches may straddle epochs; each record comes exactly once in each.
+
+Where the records' lengths are known (`without_padding`), the records of an update are of like length, and each batch is
+cut to one of a few widths, the same on all ranks, that its update's longest record fits into.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +52,7 @@ class Records:
     count: int | None = None
     below: Mapping[str, int] = field(default_factory=dict)
     transform: Callable[[Batch, np.ndarray], Batch] | None = None  # of a batch and its records' places, see read_batch
+    lengths: np.ndarray | None = None  # [len(self)] tokens of each record, where batches are to be cut
 
     def __len__(self) -> int:
         return len(self.source) - self.first if self.count is None else self.count
@@ -65,6 +70,45 @@ class Records:
                 where = self.source.location(int(indices[row]) + self.first)
                 raise UserError(f"{where}: {name} holds {value}, but must be at least 0 and below {bound}.")
         return batch
+
+    @property
+    def known_lengths(self) -> np.ndarray | None:
+        """[len(self)]: bounds of the records' lengths, where the source has them (as its `lengths`)."""
+        known: np.ndarray | None = getattr(self.source, "lengths", None)
+        return None if known is None else known[self.first : self.first + len(self)]
+
+    @cached_property
+    def widths(self) -> np.ndarray:
+        """int [W], rising: what batches are cut to, few because graph mode compiles each. A quarter of the records are
+        longer than the last but one, and so on."""
+        assert self.lengths is not None
+        shares = np.arange(1, _WIDTHS + 1) / _WIDTHS
+        longest = np.quantile(self.lengths, shares, method="inverted_cdf").astype(np.int64)
+        return np.unique((longest + 7) // 8 * 8)
+
+    def width(self, indices: np.ndarray) -> int | None:
+        """What a batch that holds these records is cut to; None: it is left as it is."""
+        if self.lengths is None:
+            return None
+        return int(self.widths[np.searchsorted(self.widths, self.lengths[indices].max())])
+
+
+def without_padding(records: Records) -> Records:
+    """The same records, read in batches of like length that are cut to it.
+
+    The lengths are what the source knows; a source that knows none is read once.
+    """
+    known = records.known_lengths
+    if known is None:
+        chunks = np.split(np.arange(len(records)), range(_SCANNED, len(records), _SCANNED))
+        read = [records.source.read(chunk + records.first)["input_mask"].sum(axis=1) for chunk in chunks]
+        return replace(records, lengths=np.concatenate(read).astype(np.uint16))
+    return replace(records, lengths=known)
+
+
+_WIDTHS = 4
+_SCANNED = 4096  # records
+_ALONG_THE_SEQUENCE = ("input_ids", "input_mask", "segment_ids")
 
 
 @dataclass(frozen=True)
@@ -84,6 +128,7 @@ def training_batches(
     records: Records,
     *,
     rows: int | Iterable[int],
+    group: int = 1,
     seed: int,
     start: int = 0,
     end: int | None = None,
@@ -94,6 +139,7 @@ def training_batches(
     Args:
         records: the training set.
         rows: records of one update over all ranks and micro-batches, or of each of them in turn.
+        group: so many records in a row are of like length, where lengths are known.
         seed: decides the order of every epoch.
         start: how many records of the sequence were taken before.
         end: where the sequence stops (default: never); rows beyond it fill up the last batch with weight 0.
@@ -101,34 +147,48 @@ def training_batches(
 
     def batches() -> Iterator[Batch]:
         position = start
+        order = TrainingOrder(records, group, seed)
         for count in itertools.repeat(rows) if isinstance(rows, int) else rows:
             if end is not None and position >= end:
                 return
-            positions = np.arange(position, position + count, dtype=np.int64)[shard.rows(count)]
-            real = positions < end if end is not None else np.ones(len(positions), bool)
-            yield read_batch(records, shuffled(positions, len(records), seed), real, positions)
+            positions = np.arange(position, position + count, dtype=np.int64)
+            indices = order.records_at(positions)
+            real = positions < end if end is not None else np.ones(count, bool)
+            own = shard.rows(count)
+            yield read_batch(records, indices[own], real[own], positions[own], records.width(indices))
             position += count
 
     return read_ahead(batches())
 
 
 def evaluation_batches(records: Records, *, rows: int, shard: Shard = Shard()) -> Iterator[Batch]:
-    """This rank's share of batches of `rows` records in the order of the files, each record once over all ranks."""
+    """This rank's share of batches of `rows` records in `evaluation_order`, each record once over all ranks."""
 
     def batches() -> Iterator[Batch]:
+        order = evaluation_order(records)
         for position in range(0, len(records), rows):
-            positions = np.arange(position, position + rows, dtype=np.int64)[shard.rows(rows)]
-            indices = np.minimum(positions, len(records) - 1)
-            yield read_batch(records, indices, positions < len(records), indices)
+            positions = np.arange(position, position + rows, dtype=np.int64)
+            indices = order[np.minimum(positions, len(records) - 1)]
+            own = shard.rows(rows)
+            yield read_batch(records, indices[own], positions[own] < len(records), indices[own], records.width(indices))
 
     return read_ahead(batches())
 
 
-def read_batch(records: Records, indices: np.ndarray, real: np.ndarray, places: np.ndarray) -> Batch:
+def evaluation_order(records: Records) -> np.ndarray:
+    """int64 [len(records)]: the order of the files or, where lengths are known, from the longest to the shortest."""
+    if records.lengths is None:
+        return np.arange(len(records))
+    return np.argsort(-records.lengths.astype(np.int64), kind="stable")
+
+
+def read_batch(
+    records: Records, indices: np.ndarray, real: np.ndarray, places: np.ndarray, width: int | None = None
+) -> Batch:
     """The records at `indices`, with `example_weights` [B]; rows that are not `real` weigh nothing in any loss.
 
     `places` [B] say which reading of which record each row is: training's numbers in the endless sequence, evaluation's
-    record numbers. What is drawn anew at each reading is drawn from them.
+    record numbers. What is drawn anew at each reading is drawn from them. `width` is what sequences are cut to.
     """
     batch = records.read(indices)
     if records.transform:
@@ -136,7 +196,52 @@ def read_batch(records: Records, indices: np.ndarray, real: np.ndarray, places: 
     batch["example_weights"] = real.astype(np.float32)
     if "masked_lm_weights" in batch:
         batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None].astype(np.float32)
+    if width is not None:
+        batch |= {name: batch[name][:, :width] for name in _ALONG_THE_SEQUENCE}
     return batch
+
+
+class TrainingOrder:
+    """Which record stands at which position of the endless sequence: a function of seed, lengths and group size.
+
+    Without lengths it is `shuffled`. With them, `shuffled` gives windows of some dozens of groups; within a window the
+    records are sorted by length and cut into groups, and these come in a random order. So the records of an update are
+    of like length, but how long they are changes from update to update at random. Windows end where epochs do, groups
+    at multiples of their size; what does not fill a group at an epoch's beginning and end is of the longest.
+    """
+
+    def __init__(self, records: Records, group: int, seed: int) -> None:
+        self.count, self.lengths, self.group, self.seed = len(records), records.lengths, group, seed
+        self.first, self.window = 0, np.zeros(0, np.int64)  # the window computed last, and where it begins
+
+    def records_at(self, positions: np.ndarray) -> np.ndarray:
+        """int64 [n]: the numbers of the records at n positions that follow each other."""
+        if self.lengths is None:
+            return shuffled(positions, self.count, self.seed)
+        position, end = int(positions[0]), int(positions[-1]) + 1
+        parts = []
+        while position < end:
+            if not self.first <= position < self.first + len(self.window):
+                self.first, self.window = self._window_of(position, self.lengths)
+            parts.append(self.window[position - self.first : end - self.first])
+            position += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _window_of(self, position: int, lengths: np.ndarray) -> tuple[int, np.ndarray]:
+        size, epoch = _WINDOW * self.group, position // self.count
+        number = position // size
+        first, end = max(number * size, epoch * self.count), min((number + 1) * size, (epoch + 1) * self.count)
+        records = shuffled(np.arange(first, end), self.count, self.seed)
+        records = records[np.argsort(-lengths[records].astype(np.int64), kind="stable")]
+        before = min(-first % self.group, end - first)
+        after = min(end % self.group, end - first - before)
+        random = np.random.default_rng([self.seed, epoch, number])
+        groups = random.permutation(records[before + after :].reshape(-1, self.group))
+        groups = random.permuted(groups, axis=1)  # ranks and micro-batches get alike shares
+        return first, np.concatenate([records[:before], groups.ravel(), records[before : before + after]])
+
+
+_WINDOW = 64  # groups
 
 
 def shuffled(positions: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -156,7 +156,7 @@ def _training_records(config: SquadConfig, run: Run, features: FeatureFlags, ber
         if data.train_example_num > count:
             warn(f"--train_example_num {data.train_example_num} is more than the {count} features found.")
         count = min(count, data.train_example_num)
-    return Records(source, count=count, below=_bounds(bert, features))
+    return run.padded(Records(source, count=count, below=_bounds(bert, features)))
 
 
 def _records_to_answer(
@@ -169,7 +169,7 @@ def _records_to_answer(
         warn(f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all count.")
     if questions:
         _check_same(source, questions, directory)
-    return Records(source, below=_bounds(bert, features))
+    return run.padded(Records(source, below=_bounds(bert, features)))
 
 
 def _check_same(source: RecordSet, questions: Questions, directory: str) -> None:

@@ -115,7 +115,7 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
 
     def records(examples: GlueExamples) -> Records:
         source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
-        return Records(source, below={"segment_ids": bert.type_vocab_size})
+        return run.padded(Records(source, below={"segment_ids": bert.type_vocab_size}))
 
     dev_records = [records(each) for each in dev] if flags.do_eval else []
     model = run.build_model(BertForSequenceClassification, bert)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from configs.training import RunFlags
 from data.loader import Batch
 from training.journal import Journal
@@ -26,8 +28,7 @@ class Progress:
     total_steps: int
     records_before: Callable[[int], int]  # records taken before an update, over all ranks
     records_per_epoch: int
-    tokens_per_record: int
-    flops_per_record: float  # of the model: forward and backward
+    work: Callable[[Batch], np.ndarray]  # float64 [2]: tokens (no padding) and the model's operations, over all ranks
 
 
 def train(
@@ -67,7 +68,7 @@ def train(
     Raises:
         UserError: a loss is not a finite number.
     """
-    clock, logged_step = time.perf_counter(), first_step
+    clock, logged_step, work = time.perf_counter(), first_step, np.zeros(2)
     saved_step = first_step if first_step else -1
     feed = iter(batches)
     done = first_step
@@ -75,7 +76,9 @@ def train(
         journal.evaluation_row(0, evaluate())
     with _signals() as stop:
         while not (stopped := stop_everywhere(bool(stop))) and done < progress.total_steps:
-            metrics = step(next(feed))
+            batch = next(feed)
+            metrics = step(batch)
+            work += progress.work(batch)
             current, done = done, done + 1
             journal.advance()
 
@@ -87,10 +90,10 @@ def train(
                         f"{max(saved_step, 0)}; go on from it with a lower --lr or a longer warmup."
                     )
                 records = progress.records_before(done) - progress.records_before(logged_step)
-                rate = records / (time.perf_counter() - clock)
+                rates = np.array([records, *work]) / (time.perf_counter() - clock)
                 epoch = progress.records_before(current) // progress.records_per_epoch
-                journal.training_row(current, epoch, _row(values, learning_rate(current), rate, progress))
-                clock, logged_step = time.perf_counter(), done
+                journal.training_row(current, epoch, _row(values, learning_rate(current), rates))
+                clock, logged_step, work = time.perf_counter(), done, np.zeros(2)
 
             paused = time.perf_counter()
             if evaluate and flags.eval_every_n_iters and done % flags.eval_every_n_iters == 0:
@@ -116,17 +119,12 @@ class Stopped(Exception):
         super().__init__(f"stopped by {signal.Signals(signal_number).name} after {step} steps; --resume goes on.")
 
 
-def _row(values: dict[str, float], lr: float, rate: float, progress: Progress) -> dict[str, float | None]:
+def _row(values: dict[str, float], lr: float, rates: np.ndarray) -> dict[str, float | None]:
     values = dict(values)
     if "nsp_accuracy" in values:
         values["pred_acc"] = values.pop("nsp_accuracy")
-    return {
-        **values,
-        "lr": lr,
-        "throughput": rate,
-        "tokens_per_second": rate * progress.tokens_per_record,
-        "model_flops_per_second": rate * progress.flops_per_record,
-    }
+    names = ("throughput", "tokens_per_second", "model_flops_per_second")
+    return {**values, "lr": lr, **dict(zip(names, rates.tolist(), strict=True))}
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def _pretrain(config: PretrainingConfig, mode: Mode, later: Mapping[int, Pretrai
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
     vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
     records, held_out = data.for_model(bert, vocab_file, config.run.seed)
+    records, held_out = run.padded(records), run.padded(held_out) if held_out else None
     steps = _steps(config, len(records), run.world.size)
     for number, phase in later.items():
         with _in_phase(number):

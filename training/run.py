@@ -23,8 +23,17 @@ from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
-from data.loader import Batch, Records, Shard, evaluation_batches, training_batches
+from data.loader import (
+    Batch,
+    Records,
+    Shard,
+    evaluation_batches,
+    evaluation_order,
+    training_batches,
+    without_padding,
+)
 from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from modeling.ops import MASKED_SCORE
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import (
     TrainingState,
@@ -174,6 +183,11 @@ class Run:
                 )
         return vocab_file
 
+    def padded(self, records: Records) -> Records:
+        """The records as --padding wants them in batches."""
+        padding = self.config.batch.padding or ("longest" if records.known_lengths is not None else "max_length")
+        return without_padding(records) if padding == "longest" else records
+
     def build_model(self, kind: type[Model], config: BertConfig) -> Model:
         """The model with its first weights, or those to start from, on the run's device.
 
@@ -201,16 +215,24 @@ class Run:
         names: Sequence[str],
         say: Callable[[str], None],
     ) -> dict[str, np.ndarray]:
-        """The named outputs of a model for all records, in their order: {name: [len(records), ...]}, on every rank."""
+        """The named outputs of a model for all records, in their order: {name: [len(records), L]}, on every rank.
+
+        Places that a batch was too short for hold the score of what is not to be attended to.
+        """
         rows = self.config.batch.val_rows(self.world.size) * self.world.size
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        order = evaluation_order(records)
+        results: dict[str, np.ndarray] = {}
         for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=self.shard), 1):
             outputs = eval_step({name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")})
+            numbers = order[(number - 1) * rows : number * rows]
             for name in names:
-                parts[name].append(outputs[name])
+                values = outputs[name][: len(numbers)]
+                if name not in results:  # the first batch is the longest
+                    results[name] = np.full((len(records), values.shape[1]), MASKED_SCORE, values.dtype)
+                results[name][numbers, : values.shape[1]] = values
             if number % self.config.run.val_print_every_n_iters == 0:
                 say(f"evaluation: batch {number} of {-(-len(records) // rows)}")
-        return {name: np.concatenate(each)[: len(records)] for name, each in parts.items()}
+        return results
 
     def train(self, model: PretrainedModel, task: Task) -> None:
         """Trains `model` as the flags say, evaluates it, and leaves checkpoints, logs and metrics."""
@@ -244,17 +266,23 @@ class Run:
         batches = training_batches(
             task.records,
             rows=batch_sizes.sizes(state.step),
+            group=update_rows,
             seed=flags.seed,
             start=state.records_taken,
             end=last_record,
             shard=self.shard,
         )
+
+        def work(batch: Batch) -> np.ndarray:
+            rows, length = batch["input_ids"].shape
+            flops = 3 * rows * model.config.forward_flops(length, task.predictions)
+            return world.size * np.array([batch["input_mask"].sum(), flops], np.float64)
+
         progress = Progress(
             total_steps=total_steps,
             records_before=records_before,
             records_per_epoch=len(task.records),
-            tokens_per_record=task.seq_length,
-            flops_per_record=3 * model.config.forward_flops(task.seq_length, task.predictions),
+            work=work,
         )
 
         with Journal(self.log_dir, first_step=state.step, total_steps=total_steps, active=world.rank == 0) as journal:
@@ -358,8 +386,7 @@ class Run:
         return StepOptions(
             world=self.world,
             seed=config.run.seed,
-            grad_acc_steps=config.batch.grad_acc_steps,
-            micro_rows=config.batch.train_rows(self.world.size) if config.batch.grad_acc_ramp_steps else None,
+            micro_rows=config.batch.train_rows(self.world.size),
             max_grad_norm=config.optimizer.norm_limit,
             clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
             use_fp16=config.device.use_fp16 and self.world.device != "cpu",
@@ -389,6 +416,8 @@ class Run:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         per_rank = self.config.batch.train_rows(self.world.size)
         begin = f"resuming {self.checkpoint}" if self.checkpoint else f"starting from {self.start or 'fresh weights'}"
+        widths = [task.seq_length] if task.records.lengths is None else task.records.widths.tolist()
+        lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
         optimizer = self.config.optimizer
         name = self.config.run.run_name or (
             f"{'variant' if shape.is_variant else 'bert'}-{shape.num_hidden_layers}x{shape.hidden_size}-"
@@ -402,7 +431,7 @@ class Run:
                 f"{self.mode} mode, {self.world.size} process(es) on {self.world.device.split(':')[0]}, "
                 f"OneFlow {flow.__version__}",
                 self._device_description(),
-                f"{len(task.records):,} records of {task.seq_length} tokens; one update takes {per_rank} rows x "
+                f"{len(task.records):,} records of {lengths} tokens; one update takes {per_rank} rows x "
                 f"{self.world.size} ranks x {self.config.batch.grad_acc_steps} micro-batches",
                 f"{begin} at step {state.step} of {total_steps}",
             ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -42,13 +42,17 @@ class StepOptions:
 
     world: World
     seed: int
-    grad_acc_steps: int = 1
-    micro_rows: int | None = None  # one rank's rows of a micro-batch, where their number grows; None: it is constant
+    micro_rows: int | None = None  # one rank's rows of a micro-batch; None: a batch is one micro-batch
     max_grad_norm: float = 1.0  # 0: never clip by norm
     clip_value: float = 0.0  # 0: never clip by value
     use_fp16: bool = False  # CUDA's: graph mode with dynamic loss scaling, eager mode without any
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
+
+    def micro_batches(self, batch: Batch) -> int:
+        """How many micro-batches a batch is."""
+        rows = len(batch["input_ids"])
+        return rows // (self.micro_rows or rows)
 
 
 class TrainStep(Protocol):
@@ -79,11 +83,8 @@ def build_train_step(
     """A step that updates a placed model; `rates` is the learning rate of each update."""
     model.train()
     kinds: dict[str, type] = {"eager": EagerTrainStep, "graph": GraphTrainStep}
-    if options.micro_rows is None:
-        return kinds[mode](model, optimizer, rates, options)
-    return GrowingTrainStep(
-        options.micro_rows, lambda n: kinds[mode](model, optimizer, rates, replace(options, grad_acc_steps=n))
-    )
+    step: TrainStep = kinds[mode](model, optimizer, rates, options)
+    return step
 
 
 def build_eval_step(
@@ -129,9 +130,10 @@ class EagerTrainStep:
         world = self.options.world
         _begin_step(self.options, self.step)
         tensors = to_tensors(normalized(batch, world), world.device)
-        rows = len(batch["input_ids"]) // self.options.grad_acc_steps
+        accumulation = self.options.micro_batches(batch)
+        rows = len(batch["input_ids"]) // accumulation
         sums: dict[str, flow.Tensor] = {}
-        for micro in range(self.options.grad_acc_steps):
+        for micro in range(accumulation):
             flow.manual_seed(dropout_seed(self.options.seed, self.step, world.rank, micro))
             part = {name: tensor[micro * rows : (micro + 1) * rows] for name, tensor in tensors.items()}
             with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
@@ -164,25 +166,39 @@ class EagerTrainStep:
 
 
 class GraphTrainStep:
-    """Forward, backward and update compiled into one job at the first call."""
+    """Forward, backward and update compiled into one job for each shape of batch, at the first such batch.
+
+    All jobs update the same parameters, moments and counters in place, so that shapes may come in any order.
+    """
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
-        gc.collect()  # an earlier job torn down amid this one's compilation has corrupted the framework's memory
-        self.model, self.options = model, options
-        self.graph = _TrainGraph(model, optimizer, TableScheduler(optimizer, rates), options)
-        self.sites: list[dropout.Site] | None = None
-        self.step = 0
+        self.model, self.optimizer, self.options = model, optimizer, options
+        self.scheduler = TableScheduler(optimizer, rates)
+        self.jobs: dict[tuple, _TrainGraph] = {}
+        self.tensors: dict[str, flow.Tensor] = {}  # what all jobs share beside the model, under a checkpoint's names
+        self.micro_batches, self.step = 0, 0
+        if options.world.device != "cpu":
+            flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
+            flow.boxing.nccl.set_fusion_max_ops_num(options.nccl_fusion_max_ops)
 
     def __call__(self, batch: Batch) -> Metrics:
-        world, accumulation = self.options.world, self.options.grad_acc_steps
+        world, accumulation = self.options.world, self.options.micro_batches(batch)
         _begin_step(self.options, self.step)
+        job = self._job(batch)
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches where eager mode adds.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
-        if _stock_dropout(world):
-            scaled |= self._dropout_masks(batch)
+        if job.sites:
+            drawn = [
+                dropout.draw(job.sites, dropout_seed(self.options.seed, self.step, world.rank, micro))
+                for micro in range(accumulation)
+            ]
+            scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
         tensors = {name: world.split(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
-        outputs = self.graph(**tensors)
+        fresh = not job.is_compiled
+        outputs = job(**tensors)
+        if fresh:
+            self.tensors = job.tensors()
         self.step += 1
 
         def read() -> dict[str, float]:
@@ -193,51 +209,39 @@ class GraphTrainStep:
         return read
 
     def state(self) -> dict[str, np.ndarray]:
-        prefix, stored = f"{_TrainGraph.MODEL}.", self.graph.state_dict()
-        moments = {
-            f"{name.removeprefix(prefix)[:-2]}.{name[-1]}": to_numpy(value)
-            for name, value in stored.items()
-            if name.startswith(prefix) and name.endswith(("-m", "-v"))
-        }
-        return moments | {name: to_numpy(stored[own]) for name, own in self._counters().items() if own in stored}
+        flow._oneflow_internal.eager.Sync()
+        return {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        world = self.options.world
-        loaded: dict[str, flow.Tensor | dict[str, flow.Tensor]] = {
-            f"{_TrainGraph.MODEL}.{name[:-2]}-{name[-1]}": self._whole(array)
-            for name, array in state.items()
-            if name.endswith((".m", ".v"))
-        }
         # Mixed precision skips updates whose gradients overflowed: the job's own count may be less than the run's.
-        counters = {"updates": np.array([step], np.int64), **state}
-        for name, own in self._counters().items():
-            if name in counters:
-                on_cpu = name == "updates" and world.size == 1
-                loaded[own] = self._whole(counters[name], "cpu" if on_cpu else None)
-        self.graph.load_state_dict(loaded)
+        state = {"updates": np.array([step], np.int64), **state}
+        if not self.options.use_fp16:
+            state = {name: array for name, array in state.items() if name not in _LOSS_SCALE}
+        on_cpu = {"updates"} if self.options.world.size == 1 else set()
+        self.tensors = {n: self._whole(array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.step = step
 
-    def _dropout_masks(self, batch: Batch) -> Batch:
-        world, accumulation = self.options.world, self.options.grad_acc_steps
-        if self.sites is None:
-            rows = len(batch["input_ids"]) // accumulation
-            part = to_tensors({name: array[:rows] for name, array in batch.items()}, world.device)
-            with dropout.record() as sites, flow.no_grad():
-                self.model(**{name: world.split(tensor) for name, tensor in part.items()}, loss_reduction="sum")
-            self.sites = [dropout.Site((site.shape[0] // world.size, *site.shape[1:]), site.rate) for site in sites]
-        drawn = [
-            dropout.draw(self.sites, dropout_seed(self.options.seed, self.step, world.rank, micro))
-            for micro in range(accumulation)
-        ]
-        return {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
+    def _job(self, batch: Batch) -> _TrainGraph:
+        """The compiled job for a batch's shape."""
+        accumulation = self.options.micro_batches(batch)
+        if accumulation != self.micro_batches:  # it only ever grows, and each job holds memory of its own
+            self.jobs, self.micro_batches = {}, accumulation
+        shape = tuple((name, array.shape) for name, array in batch.items())
+        if shape not in self.jobs:
+            gc.collect()  # an earlier job torn down amid this one's compilation has corrupted the framework's memory
+            sites = self._dropout_sites(batch) if _stock_dropout(self.options.world) else []
+            job = _TrainGraph(self.model, self.optimizer, self.scheduler, self.options, accumulation, sites)
+            job.share(self.tensors)
+            self.jobs[shape] = job
+        return self.jobs[shape]
 
-    def _counters(self) -> dict[str, str]:
-        """What the job counts, under the names of a checkpoint and the job's own."""
-        counters = {"updates": "System-Train-TrainStep"}
-        if self.options.use_fp16:
-            scaler = f"System-Train-DynamicLossScale-{self.graph.name}"
-            counters |= {"loss_scale": f"{scaler}-LossScale", "good_steps": f"{scaler}-GoodStepCounter"}
-        return counters
+    def _dropout_sites(self, batch: Batch) -> list[dropout.Site]:
+        """Where dropout is applied to this rank's rows of one micro-batch."""
+        world = self.options.world
+        part = to_tensors({name: array[: self.options.micro_rows] for name, array in batch.items()}, world.device)
+        with dropout.record() as sites, flow.no_grad():
+            self.model(**{name: world.split(tensor) for name, tensor in part.items()}, loss_reduction="sum")
+        return [dropout.Site((site.shape[0] // world.size, *site.shape[1:]), site.rate) for site in sites]
 
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
@@ -245,46 +249,26 @@ class GraphTrainStep:
         return tensor if world.size == 1 else tensor.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
 
 
-class GrowingTrainStep:
-    """Updates of a changing number of micro-batches: a step for each number, which takes over the moments."""
-
-    def __init__(self, micro_rows: int, build: Callable[[int], TrainStep]) -> None:
-        self.micro_rows, self.build = micro_rows, build
-        self.micro_batches, self.step = 0, 0
-        self.current: TrainStep | None = None
-        self.loaded: dict[str, np.ndarray] = {}
-
-    def __call__(self, batch: Batch) -> Metrics:
-        micro_batches = len(batch["input_ids"]) // self.micro_rows
-        if self.current is None or micro_batches != self.micro_batches:
-            state = self.state()
-            self.current, self.micro_batches = self.build(micro_batches), micro_batches
-            if self.step:
-                self.current.load_state(state, self.step)
-        self.step += 1
-        return self.current(batch)
-
-    def state(self) -> dict[str, np.ndarray]:
-        return self.loaded if self.current is None else self.current.state()
-
-    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        self.loaded, self.step = state, step
-
-
 class _TrainGraph(nn.Graph):
     MODEL = "model"
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: TableScheduler, options: StepOptions) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: TableScheduler,
+        options: StepOptions,
+        micro_batches: int,
+        sites: list[dropout.Site],
+    ) -> None:
         super().__init__()
         self.model, self.clip_value = model, options.clip_value
+        self.sites = sites  # where dropout masks are to be fed; none: the job draws its own
         for parameter in model.parameters():
             parameter.grad = None  # an earlier job leaves symbols of its own there
         self.add_optimizer(optimizer, lr_sch=scheduler)
-        if options.grad_acc_steps > 1:
-            self.config.set_gradient_accumulation_steps(options.grad_acc_steps)
-        if options.world.device != "cpu":
-            flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
-            flow.boxing.nccl.set_fusion_max_ops_num(options.nccl_fusion_max_ops)
+        if micro_batches > 1:
+            self.config.set_gradient_accumulation_steps(micro_batches)
         if options.use_fp16:
             self.config.enable_amp(True)
             self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
@@ -299,7 +283,34 @@ class _TrainGraph(nn.Graph):
             _clip_values(self.model.to(nn.Module).parameters(), self.clip_value)
         return outputs
 
+    def tensors(self) -> dict[str, flow.Tensor]:
+        """The moments and counters that the compiled job updates in place, under a checkpoint's names."""
+        prefix, own = f"{self.MODEL}.", self.state_dict()
+        found = {
+            f"{name.removeprefix(prefix)[:-2]}.{name[-1]}": tensor
+            for name, tensor in own.items()
+            if name.startswith(prefix) and name.endswith(("-m", "-v"))
+        }
+        return found | {name: own[counter] for name, counter in self._counters().items() if counter in own}
 
+    def share(self, tensors: Mapping[str, flow.Tensor]) -> None:
+        """Lets the job, which is not compiled yet, update these tensors of another one (or of a checkpoint)."""
+        counters = self._counters()
+        self.load_state_dict(
+            {counters.get(name) or f"{self.MODEL}.{name[:-2]}-{name[-1]}": tensor for name, tensor in tensors.items()}
+        )
+
+    def _counters(self) -> dict[str, str]:
+        """What the job counts, under the names of a checkpoint and the job's own."""
+        scaler = f"System-Train-DynamicLossScale-{self.name}"
+        return {
+            "updates": "System-Train-TrainStep",
+            "loss_scale": f"{scaler}-LossScale",
+            "good_steps": f"{scaler}-GoodStepCounter",
+        }
+
+
+_LOSS_SCALE = ("loss_scale", "good_steps")
 _MASK = "dropout_mask_"
 
 

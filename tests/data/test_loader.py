@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from data.loader import Records, Shard, evaluation_batches, read_ahead, shuffled, training_batches
+from data.loader import (
+    Records,
+    Shard,
+    evaluation_batches,
+    evaluation_order,
+    read_ahead,
+    shuffled,
+    training_batches,
+    without_padding,
+)
 from utils.errors import UserError
 
 
@@ -90,6 +99,76 @@ def test_evaluation_counts_each_record_once_over_all_ranks(count, rows, world_si
         for number in batch
     ]
     assert sorted(seen) == list(range(count))
+
+
+class LongAndShort(NumberedRecords):
+    """Records of 1 to 97 tokens, whose second token, where there is one, is the record's number."""
+
+    SEQ_LENGTH = 101
+
+    def __init__(self, count):
+        super().__init__(count)
+        self.tokens = np.random.default_rng(3).integers(1, 98, count)
+
+    def read(self, indices):
+        mask = (np.arange(self.SEQ_LENGTH) < self.tokens[indices][:, None]).astype(np.int32)
+        ids = np.repeat(self.numbers[indices][:, None], self.SEQ_LENGTH, axis=1).astype(np.int32)
+        return {"input_ids": ids, "input_mask": mask, "segment_ids": mask}
+
+
+def unpadded(count):
+    return without_padding(Records(LongAndShort(count)))
+
+
+@pytest.mark.parametrize(("count", "rows", "epochs"), [(37, 6, 3), (5, 8, 3), (1000, 7, 2)])
+def test_updates_of_like_length_take_each_record_once_an_epoch(count, rows, epochs):
+    batches = training_batches(unpadded(count), rows=rows, group=rows, seed=7, end=count * epochs)
+    flat = [number for batch in taken(batches) for number in batch]
+    for epoch in range(epochs):
+        assert sorted(flat[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert epochs == 1 or flat[:count] != flat[count : 2 * count]
+
+
+def test_batches_are_cut_to_few_widths_that_waste_little():
+    records = unpadded(3000)
+    assert records.widths.tolist() == [24, 48, 72, 104]  # quarters of 1 to 97, in whole eights
+    batches = list(training_batches(records, rows=8, group=8, seed=7, end=6000))
+    assert {batch["input_ids"].shape[1] for batch in batches} == {24, 48, 72, 101}  # a width ends at the records' own
+    lost = sum(records.lengths[batch["input_ids"][:, 0]].sum() - batch["input_mask"].sum() for batch in batches)
+    assert lost == 0
+    assert 1 - sum(b["input_mask"].sum() for b in batches) / sum(b["input_mask"].size for b in batches) < 0.25
+    first, second = (np.array([b["input_ids"].shape[1] for b in half]) for half in (batches[:375], batches[375:]))
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.2  # short and long updates come at random
+    assert (first != second).any()
+
+
+def test_the_order_of_like_lengths_knows_neither_restarts_nor_ranks():
+    def batches(**options):
+        return list(training_batches(unpadded(700), rows=6, group=6, seed=7, end=1400, **options))
+
+    whole = batches()
+    for batch, again in zip(batches(start=600), whole[100:], strict=True):
+        np.testing.assert_array_equal(batch["input_ids"], again["input_ids"])
+    for parts in zip(whole, batches(shard=Shard(0, 2)), batches(shard=Shard(1, 2)), strict=True):
+        np.testing.assert_array_equal(parts[0]["input_ids"], np.concatenate([p["input_ids"] for p in parts[1:]]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_evaluation_goes_from_long_to_short(world_size):
+    records = unpadded(37)
+    ranks = [list(evaluation_batches(records, rows=6, shard=Shard(rank, world_size))) for rank in range(world_size)]
+    widths = [[batch["input_ids"].shape[1] for batch in batches] for batches in ranks]
+    assert widths[0] == widths[-1] == sorted(widths[0], reverse=True)
+    numbers = [n for update in zip(*map(taken, ranks), strict=True) for part in update for n in part]
+    assert numbers == evaluation_order(records).tolist() and sorted(numbers) == list(range(37))
+
+
+def test_lengths_come_from_the_source_or_from_the_records():
+    source = LongAndShort(9000)
+    scanned = without_padding(Records(source, first=100, count=8500)).lengths
+    assert scanned.tolist() == source.tokens[100:8600].tolist()
+    source.lengths = np.full(9000, 99)
+    assert without_padding(Records(source, first=100, count=8500)).lengths.tolist() == [99] * 8500
 
 
 def test_filling_rows_weigh_nothing():

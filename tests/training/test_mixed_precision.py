@@ -30,7 +30,8 @@ def graph_step(tiny_config):
 def test_the_job_is_compiled_with_mixed_precision_and_a_loss_scale(graph_step, pretraining_batch):
     step = graph_step()
     step(pretraining_batch(4))()
-    job = step.graph._full_job_proto
+    (graph,) = step.jobs.values()
+    job = graph._full_job_proto
     assert job.job_conf.enable_auto_mixed_precision
     assert job.job_conf.train_conf.dynamic_loss_scale_policy.initial_loss_scale == 2.0**15
     kinds = {op.user_conf.op_type_name for op in job.net.op if op.HasField("user_conf")}

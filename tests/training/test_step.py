@@ -1,5 +1,7 @@
 """One update: the same in both modes and for any split of its batch, and the right one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from training.optimizer import build_optimizer
 from training.schedule import learning_rates
 from training.step import StepOptions, build_eval_step, build_train_step, normalized, place
 
+SEQ_LENGTH = 11  # of the records that conftest.py makes
 WORLD = World(rank=0, size=1, device="cpu")
 FLAGS = OptimizerFlags(lr=2e-2, weight_decay=0.1, warmup_proportion=0.2, max_grad_norm=0.5)
 
@@ -19,7 +22,8 @@ def losses(mode, config, batches, *, accumulation=1, flags=FLAGS, model=None, se
     """Metrics of an update on each batch, and the model."""
     model = place(mode, model or BertForPreTraining(config, seed=1), WORLD)
     rates = learning_rates(flags, len(batches))
-    options = StepOptions(world=WORLD, seed=seed, grad_acc_steps=accumulation, max_grad_norm=flags.max_grad_norm)
+    micro_rows = len(batches[0]["input_ids"]) // accumulation
+    options = StepOptions(world=WORLD, seed=seed, micro_rows=micro_rows, max_grad_norm=flags.max_grad_norm)
     step = build_train_step(mode, model, build_optimizer(model, flags), rates, options)
     return [step(batch)() for batch in batches], model
 
@@ -113,9 +117,7 @@ def test_state_continues_in_either_mode(mode, tiny_config, pretraining_batch):
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_dropout_follows_the_seed(mode, tiny_config, pretraining_batch):
-    from dataclasses import replace
-
-    config = replace(tiny_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     batches = [pretraining_batch(4)] * 3
     flags = OptimizerFlags(lr=1e-9, warmup_proportion=0.0)  # the model stays, so that only dropout differs
 
@@ -125,6 +127,49 @@ def test_dropout_follows_the_seed(mode, tiny_config, pretraining_batch):
     first, again, other = run(1), run(1), run(2)
     assert first == again
     assert len({*first, *other}) == 6  # every step and every seed draws its own masks
+
+
+def trimmed(batch, length):
+    """The batch cut to a length that holds all masked positions, with the tokens beyond it gone."""
+    return {name: array[:, :length] if array.shape[1:] == (SEQ_LENGTH,) else array for name, array in batch.items()}
+
+
+# Two shapes come anew after others; the update between is the second of its shape.
+LENGTHS = (SEQ_LENGTH, 8, SEQ_LENGTH, 6, 8, 6, SEQ_LENGTH)
+
+
+def test_jobs_of_several_shapes_are_one_run(tiny_config, pretraining_batch):
+    """In graph mode each shape is a job of its own; moments, counters and parameters are everybody's, as in eager."""
+    batches = [trimmed(pretraining_batch(4, seed), length) for seed, length in enumerate(LENGTHS)]
+    eager, eager_model = losses("eager", tiny_config, batches, accumulation=2)
+    graph, graph_model = losses("graph", tiny_config, batches, accumulation=2)
+    np.testing.assert_allclose([m["total_loss"] for m in eager], [m["total_loss"] for m in graph], rtol=1e-5)
+    for name, array in eager_model.to_arrays().items():
+        np.testing.assert_allclose(array, graph_model.to_arrays()[name], rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("mode", "own_kernels"), [("eager", True), ("graph", True), ("graph", False)])
+def test_several_shapes_with_dropout_resume_exactly(mode, own_kernels, tiny_config, pretraining_batch, monkeypatch):
+    if not own_kernels:
+        monkeypatch.setattr(kernels, "is_loaded", lambda: False)
+    config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    lengths = (SEQ_LENGTH, 8, SEQ_LENGTH, 8, 8, SEQ_LENGTH)
+    batches = [trimmed(pretraining_batch(4, seed), length) for seed, length in enumerate(lengths)]
+    options = StepOptions(world=WORLD, seed=3, micro_rows=2, max_grad_norm=FLAGS.max_grad_norm)
+
+    def fresh():
+        model = place(mode, BertForPreTraining(config, seed=1), WORLD)
+        return model, build_train_step(mode, model, build_optimizer(model, FLAGS), learning_rates(FLAGS, 6), options)
+
+    model, step = fresh()
+    for batch in batches[:3]:
+        step(batch)()
+    arrays, state = model.to_arrays(), step.state()
+    rest = [step(batch)()["total_loss"] for batch in batches[3:]]
+    model, step = fresh()
+    model.load_arrays(arrays, source="memory")
+    step.load_state(state, 3)
+    assert [step(batch)()["total_loss"] for batch in batches[3:]] == rest
 
 
 def test_evaluation_sums_and_leaves_training_alone(tiny_config, pretraining_batch):
