@@ -160,7 +160,13 @@ class PretrainingDataConfig:
     work_dir: str = flag("", "where --output_dir is a URL: the directory to make the set in before it is copied there")
     vocab_file: str = flag("", "vocabulary, or a model directory that holds one")
     do_lower_case: bool = flag(True, "lower-case the text and strip its accents, as an uncased vocabulary wants")
-    num_shards: int = flag(8, "files to write, alike in size to one record")
+    num_shards: int = flag(8, "files to write, alike in size to one record (within each bin of --bin_size)")
+    bin_size: int | None = flag(
+        None,
+        "each file holds records of one bin of lengths, up to so many tokens, up to twice as many, …; training then "
+        "pads no further than a bin (default: lengths are mixed)",
+        unit="tokens",
+    )
 
     def __post_init__(self) -> None:
         _needed(self, "output_dir", "vocab_file")
@@ -170,7 +176,9 @@ class PretrainingDataConfig:
                 if not self.work_dir
                 else "--work_dir is for an --output_dir that is a URL; leave it out."
             )
-        at_least(self, 1, "num_shards")
+        at_least(self, 1, "num_shards", "bin_size")
+        if self.bin_size and self.example.packing == "chunks":
+            raise UserError("--bin_size sorts records by length, and those of --packing chunks are all full: drop one.")
 
 
 @dataclass(frozen=True)

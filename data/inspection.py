@@ -68,7 +68,10 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = write_report(
-            directory, statistics.summary(vocab), samples, f"{records.directory.name}: {len(records):,} records"
+            directory,
+            statistics.summary(vocab, records.metadata.get("made_by", {}).get("bin_size")),
+            samples,
+            f"{records.directory.name}: {len(records):,} records",
         )
     except PermissionError as error:
         raise UserError(f"the report cannot be written to {directory}: {error.strerror}; give --report_dir.") from None

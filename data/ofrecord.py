@@ -43,6 +43,7 @@ class Shard(NamedTuple):
     records: int
     crc32: int
     bytes: int
+    max_length: int | None = None  # of its records, in sets whose shards are bins of lengths
     offsets: np.ndarray | None = None  # [records] uint64, unknown in sets made elsewhere
 
 
@@ -355,7 +356,7 @@ class ShardWriter:
     def shard(self) -> Shard:
         """What `write_dataset_json` needs to know, once the file is in its place."""
         offsets = np.concatenate([np.empty(0, np.uint64), *self._offsets])
-        return Shard(self.path.name, self.count, self.crc32, self._bytes, offsets)
+        return Shard(self.path.name, self.count, self.crc32, self._bytes, offsets=offsets)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -382,7 +383,10 @@ def write_dataset_json(directory: str | Path, *, schema: Schema, shards: Sequenc
         "format_version": FORMAT_VERSION,
         "schema": {name: list(kind) for name, kind in schema.items()},
         "records": sum(shard.records for shard in shards),
-        "shards": [{k: v for k, v in shard._asdict().items() if k != "offsets"} for shard in shards],
+        "shards": [
+            {name: value for name, value in shard._asdict().items() if name != "offsets" and value is not None}
+            for shard in shards
+        ],
         **metadata,
     }
     write_atomically(directory / DATASET_JSON, json.dumps(content, indent=1).encode() + b"\n")

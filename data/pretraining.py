@@ -66,7 +66,8 @@ def prepare(config: PretrainingDataConfig) -> None:
     check_casing(vocab, config.do_lower_case, config.vocab_file)
     settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
-    opened = open_input(config.text, config.work, directory, plan | settings)
+    plan |= {"bin_size": config.bin_size} | settings
+    opened = open_input(config.text, config.work, directory, plan)
     if opened is None:
         print(f"{config.output_dir} is complete already")
         return
@@ -139,7 +140,7 @@ def _prepare(
     written = make(config, work, corpus, vocab)
     shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
     count = sum(shard.records for shard in shards)
-    figures = _figures(work, tokenized, written, vocab)
+    figures = _figures(work, tokenized, written, vocab, config.bin_size)
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
     for warning in write_report(output_dir, figures, written[0]["samples"], f"{output_dir.name}: {count:,} records"):
         warn(warning)
@@ -167,13 +168,14 @@ def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, voc
     tasks = _pair_tasks(corpus, config)
     drawn = run_pieces(
         work, "pairs", _draw_piece,
-        [(number, dupes, corpus, config.example, vocab["[CLS]"], vocab["[SEP]"]) for number, dupes in tasks],
+        [(number, dupes, corpus, config, vocab["[CLS]"], vocab["[SEP]"]) for number, dupes in tasks],
         flags=config.work, sizes=[corpus.tokens[number] * len(dupes) for number, dupes in tasks], unit="tokens",
     )  # fmt: skip
     layout = _lay_out(work, [result["rows"] for result in drawn], config, corpus.token_bytes)
     return run_pieces(
         work, "shards", _write_shard,
-        [(_directory(config), layout, cells, config.example, vocab) for cells in layout.shards],
+        [(_directory(config), layout, cells, longest, config.example, vocab)
+         for cells, longest in zip(layout.shards, layout.max_lengths, strict=True)],
         flags=config.work, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
         unit="records",
     )  # fmt: skip
@@ -225,7 +227,7 @@ def _sample_file(number: int) -> str:
 
 
 def _figures(
-    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int]
+    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int], bin_size: int | None
 ) -> dict[str, Any]:
     """What the report tells."""
     corpus = {name: sum(result[name] for result in tokenized) for name in tokenized[0]}
@@ -234,7 +236,7 @@ def _figures(
     statistics = RecordStatistics.from_json(written[0]["statistics"])
     for result in written[1:]:
         statistics.merge(RecordStatistics.from_json(result["statistics"]))
-    return {"corpus": corpus, **statistics.summary(vocab)}
+    return {"corpus": corpus, **statistics.summary(vocab, bin_size)}
 
 
 @lru_cache(maxsize=1)
@@ -284,8 +286,10 @@ def _pair_tasks(corpus: Corpus, config: PretrainingDataConfig) -> list[tuple[int
 
 
 def _draw_piece(
-    work: Path, index: int, number: int, dupes: range, corpus: Corpus, example: ExampleFlags, cls_id: int, sep_id: int
-) -> Result:
+    work: Path, index: int, number: int, dupes: range, corpus: Corpus, config: PretrainingDataConfig, cls_id: int,
+    sep_id: int,
+) -> Result:  # fmt: skip
+    example = config.example
     rows = draw_rows(
         _generator(example, _PAIRS, dupes.start, number), TokenStore(work, corpus), number, times=len(dupes),
         objective=example.objective, packing=example.packing, swap=example.masking == "static",
@@ -295,12 +299,20 @@ def _draw_piece(
         [rows.input_ids, rows.lengths, rows.labels[:, None]], 1, dtype=rows.input_ids.dtype, casting="unsafe"
     )
     order = _generator(example, _ORDER, index).permutation(len(table))
+    length = table[:, -_EXTRA:-1].sum(1, dtype=np.int64) + special_tokens(example.objective)
+    bins = (length - 1) // (config.bin_size or example.max_seq_length)
+    order = order[np.argsort(bins[order], kind="stable")]
     with (work / _row_file(index)).open("wb") as file:
         for start in range(0, len(table), _ROWS_AT_ONCE):
             file.write(table[order[start : start + _ROWS_AT_ONCE]].tobytes())
         file.flush()
         os.fsync(file.fileno())
-    return {"rows": len(table)}
+    return {"rows": np.bincount(bins, minlength=_bins(config)).tolist()}
+
+
+def _bins(config: PretrainingDataConfig) -> int:
+    """How many bins of lengths there are; without --bin_size one holds all."""
+    return -(-config.example.max_seq_length // (config.bin_size or config.example.max_seq_length))
 
 
 def _row_file(task: int) -> str:
@@ -312,35 +324,64 @@ def _row_file(task: int) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which rows go where: shards are made of cells, and a cell is what one process shuffles in memory."""
+    """Which rows go where: shards are made of cells, and a cell is what one process shuffles in memory.
+
+    A task's file holds its rows bin after bin, in random order within each; so do the cells.
+    """
 
     shards: list[list[int]]  # the cells of each shard
+    max_lengths: list[int | None]  # of each shard's records, where there are bins
     cell_rows: list[int]
     counts_file: str  # int64 [tasks, cells]: how many rows of each cell come from each task
     tasks: int
     row_bytes: int
 
 
-def _lay_out(work: Path, task_rows: Sequence[int], config: PretrainingDataConfig, token_bytes: int) -> _Layout:
-    total = sum(task_rows)
+def _lay_out(
+    work: Path, task_rows: Sequence[Sequence[int]], config: PretrainingDataConfig, token_bytes: int
+) -> _Layout:
+    rows = np.array(task_rows, np.int64)  # [tasks, bins]
+    total = int(rows.sum())
     if total < config.num_shards:
         raise UserError(f"--num_shards is {config.num_shards}, but the input gives {total} records only.")
     if total >= 10**9:
         raise UserError("the input gives over a billion records; prepare it in several parts.")
     row_bytes = (config.example.max_seq_length + _EXTRA) * token_bytes
     cell_bytes = (config.work.memory_mb << 20) // _CELL_SHARE
-    cells_per_shard = max(1, -(-total * row_bytes // (config.num_shards * cell_bytes)))
-    shard_rows = _shares(total, config.num_shards)
-    cell_rows = [rows for shard in shard_rows for rows in _shares(shard, cells_per_shard)]
-    cells = np.arange(len(cell_rows)).reshape(config.num_shards, cells_per_shard)
     rng = _generator(config.example, _SPLIT)
-    counts = np.zeros((len(task_rows), len(cell_rows)), np.int64)
-    left = np.array(cell_rows)
-    for task, rows in enumerate(task_rows):
-        counts[task] = rng.multivariate_hypergeometric(left, rows, method="marginals")
-        left -= counts[task]
-    np.save(work / "layout.npy", counts)
-    return _Layout(cells.tolist(), cell_rows, "layout.npy", len(task_rows), row_bytes)
+    shards: list[list[int]] = []
+    max_lengths: list[int | None] = []
+    cell_rows: list[int] = []
+    counts = []
+    for number, shard_count in enumerate(_shards_of_bins(rows.sum(0).tolist(), config.num_shards)):
+        in_bin = int(rows[:, number].sum())
+        if not in_bin:
+            continue
+        cells_per_shard = max(1, -(-in_bin * row_bytes // (shard_count * cell_bytes)))
+        left = np.array([n for shard in _shares(in_bin, shard_count) for n in _shares(shard, cells_per_shard)])
+        shards += (len(cell_rows) + np.arange(len(left)).reshape(shard_count, cells_per_shard)).tolist()
+        bound = (number + 1) * config.bin_size if config.bin_size else None
+        max_lengths += [bound and min(bound, config.example.max_seq_length)] * shard_count
+        cell_rows += left.tolist()
+        drawn = np.zeros((len(rows), len(left)), np.int64)
+        for task in range(len(rows)):
+            drawn[task] = rng.multivariate_hypergeometric(left, int(rows[task, number]), method="marginals")
+            left -= drawn[task]
+        counts.append(drawn)
+    np.save(work / "layout.npy", np.concatenate(counts, axis=1))
+    return _Layout(shards, max_lengths, cell_rows, "layout.npy", len(rows), row_bytes)
+
+
+def _shards_of_bins(totals: Sequence[int], num_shards: int) -> list[int]:
+    """How many shards each bin of so many rows gets: at least one, and more where shards are largest."""
+    shards = [min(1, total) for total in totals]
+    if num_shards < sum(shards):
+        raise UserError(
+            f"--num_shards {num_shards} is less than the {sum(shards)} bins that --bin_size makes: raise it."
+        )
+    for _ in range(num_shards - sum(shards)):
+        shards[int(np.argmax([total / max(1, count) for total, count in zip(totals, shards, strict=True)]))] += 1
+    return shards
 
 
 def _shares(total: int, parts: int) -> list[int]:
@@ -349,8 +390,8 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _write_shard(
-    work: Path, index: int, output_dir: Path, layout: _Layout, cells: Sequence[int], example: ExampleFlags,
-    vocab: dict[str, int],
+    work: Path, index: int, output_dir: Path, layout: _Layout, cells: Sequence[int], longest: int | None,
+    example: ExampleFlags, vocab: dict[str, int],
 ) -> Result:  # fmt: skip
     masking = Masking.of_vocab(
         vocab,
@@ -372,7 +413,7 @@ def _write_shard(
     shard = writer.shard
     assert shard.offsets is not None
     _offsets_file(work, index).write_bytes(shard.offsets.tobytes())
-    return watch.result(shard)
+    return watch.result(shard._replace(max_length=longest))
 
 
 def _write_stream(

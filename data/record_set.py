@@ -6,6 +6,7 @@ import mmap
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ class RecordSet(ABC):
         indices = np.asarray(indices, np.int64)
         shards = np.searchsorted(self._first, indices, side="right") - 1
         return shards, indices - self._first[shards]
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """uint16 [len(self)]: what no record is longer than, known of sets whose shards are bins of lengths."""
+        longest = [shard.get("max_length") for shard in self.metadata.get("shards", ())][: len(self.shards)]
+        if len(longest) < len(self.shards) or None in longest:
+            return None
+        return np.repeat(np.array(longest, np.uint16), np.diff(self._first))
 
     def location(self, index: int) -> str:
         """Where a record stands, for messages."""

@@ -68,8 +68,8 @@ class RecordStatistics:
             setattr(result, name, value if name == "records" else np.array(value, np.int64))
         return result
 
-    def summary(self, vocab: Mapping[str, int]) -> dict[str, Any]:
-        """The figures of the report; shares are of 1."""
+    def summary(self, vocab: Mapping[str, int], bin_size: int | None = None) -> dict[str, Any]:
+        """The figures of the report; shares are of 1. With `bin_size`, also of padding up to a multiple of it alone."""
         seq_length = len(self.lengths) - 1
         tokens = int((np.arange(seq_length + 1) * self.lengths).sum())
         predictions = int(self.shown.sum())
@@ -86,6 +86,9 @@ class RecordStatistics:
             "vocabulary_size": len(self.tokens),
             "vocabulary_used": int((self.tokens > 0).sum()),
         }
+        if bin_size:
+            bounds = np.minimum(-(-np.arange(seq_length + 1) // bin_size) * bin_size, seq_length)
+            figures["binned_padding_share"] = 1 - tokens / max(1, int((bounds * self.lengths).sum()))
         if "[UNK]" in vocab:
             figures["unknown_share"] = int(self.tokens[vocab["[UNK]"]]) / text_tokens
         if self.labels.sum():
@@ -170,10 +173,9 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
         found.append("the vocabulary is cased, and the text has no capitals: was it lower-cased before?")
     if "label_1_share" in figures and not 0.3 < figures["label_1_share"] < 0.75:
         found.append(f"{figures['label_1_share']:.0%} of the labels are 1: documents are too short or too few.")
-    if figures["padding_share"] > 0.3:
-        found.append(
-            f"{figures['padding_share']:.0%} of the positions are padding: a shorter --max_seq_length is cheaper."
-        )
+    padding = figures.get("binned_padding_share", figures["padding_share"])
+    if padding > 0.3:
+        found.append(f"{padding:.0%} of the positions are padding: a shorter --max_seq_length is cheaper.")
     return found
 
 
