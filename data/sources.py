@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from data import json_lines, token_windows
 from data.json_lines import open_json_lines
+from data.loader import shuffled
 from data.ofrecord import open_records, read_dataset_json
 from data.record_set import RecordSet
 from data.token_windows import open_token_windows
@@ -64,7 +66,8 @@ def open_sources(
         max(each.schema.get(name, ("", 0))[1] for each in sources) for name in ("input_ids", "masked_lm_ids")
     )
     resized = [each.resized(seq_length or tokens, max_predictions_per_seq or predictions) for each in sources]
-    return resized[0] if len(resized) == 1 else Mixture(resized)
+    source = resized[0] if len(resized) == 1 else Mixture(resized)
+    return source if source.lengths is None else Shuffled(source)
 
 
 class Mixture(RecordSet):
@@ -103,6 +106,26 @@ class Mixture(RecordSet):
             for name, values in self._sources[which].read(indices[rows] - self._begins[which]).items():
                 batch.setdefault(name, np.empty((len(indices), *values.shape[1:]), values.dtype))[rows] = values
         return batch
+
+
+class Shuffled(RecordSet):
+    """A set whose shards are bins of lengths, numbered anew at random: any run of its records has all lengths."""
+
+    def __init__(self, source: RecordSet) -> None:
+        counts = np.diff(np.append(source.shard_starts, len(source))).tolist()
+        super().__init__(source.name, source.directory, source.shards, counts, source.schema, source.metadata)
+        self._source = source
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        known = self._source.lengths
+        return None if known is None else known[shuffled(np.arange(len(self)), len(self), seed=0)]
+
+    def location(self, index: int) -> str:
+        return self._source.location(int(shuffled(np.array([index]), len(self), seed=0)[0]))
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return self._source.read(shuffled(np.asarray(indices, np.int64), len(self), seed=0))
 
 
 def objective(source: RecordSet) -> str:

@@ -18,6 +18,7 @@ from configs.cli import parse
 from configs.prepare import InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
 from data import pieces, pretraining
 from data import text as text_module
+from data.dynamic_masking import unmasked
 from data.inspection import inspect, verify
 from data.ofrecord import open_records
 from data.pretraining import prepare
@@ -84,7 +85,7 @@ def test_records_are_pairs_of_the_corpus(tmp_path, corpus):
     assert load_vocab(tmp_path / "out") == VOCAB
 
 
-@pytest.mark.parametrize("more", [(), ("--do_whole_word_mask",), ("--objective", "none")])
+@pytest.mark.parametrize("more", [(), ("--do_whole_word_mask",), ("--objective", "none"), ("--bin_size", 10)])
 def test_the_number_of_workers_changes_nothing(tmp_path, corpus, more):
     one = content(run(*corpus, tmp_path / "one", *more))
     assert one == content(run(*corpus, tmp_path / "three", "--num_workers", 3, *more))
@@ -101,6 +102,32 @@ def test_the_whole_corpus_is_shuffled(tmp_path, corpus):
     order = np.arange(len(records))
     assert abs(np.corrcoef(order, first)[0, 1]) < 4.5 / np.sqrt(len(records))
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 4.5 / np.sqrt(len(records))
+
+
+def test_bins_hold_the_same_records_by_length(tmp_path, corpus):
+    mixed = run(*corpus, tmp_path / "mixed", "--dupe_factor", 9, "--num_shards", 11)
+    binned = run(*corpus, tmp_path / "binned", "--dupe_factor", 9, "--num_shards", 11, "--bin_size", 10)
+    tokens, records = {}, {}
+    for directory in (mixed, binned):
+        records[directory] = open_records(directory)
+        tokens[directory] = unmasked(records[directory].read(np.arange(len(records[directory]))))["input_ids"]
+    assert sorted(tokens[mixed].tolist()) == sorted(tokens[binned].tolist())
+    lengths = (tokens[binned] != 0).sum(axis=1)
+    assert records[mixed].lengths is None
+    bounds = records[binned].lengths
+    assert (lengths <= bounds).all() and (lengths > bounds - 10).all()
+    shards = records[binned].metadata["shards"]
+    assert [shard["max_length"] for shard in shards] == sorted(shard["max_length"] for shard in shards)
+    assert len(shards) == 11 and {10, 20, 30, S} >= {shard["max_length"] for shard in shards} > {30, S}
+    for bound in (20, 30, S):  # alike within a bin, and shuffled over the corpus there
+        sizes = [shard["records"] for shard in shards if shard["max_length"] == bound]
+        assert max(sizes) - min(sizes) <= 1
+        inside = lengths[bounds == bound]
+        assert abs(np.corrcoef(np.arange(len(inside)), inside)[0, 1]) < 4.5 / np.sqrt(len(inside))
+    report = json.loads((binned / "report.json").read_text())
+    assert report["padding_share"] == pytest.approx(1 - lengths.sum() / (len(lengths) * S))
+    assert report["binned_padding_share"] == pytest.approx(1 - lengths.sum() / bounds.sum())
+    assert "binned padding share" in (binned / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stage", ["_tokenize_piece", "_draw_piece", "_write_shard"])
@@ -248,6 +275,12 @@ def test_a_worker_that_is_killed_is_one_sentence_and_nothing_is_lost(tmp_path, c
         (lambda text, vocab: vocab.write_text("wa\nwb\n"), (), "lacks"),
         (lambda text, vocab: vocab.write_text(vocab.read_text() + "Wa\nWb\nWc\nWd\n"), (), "--do_lower_case"),
         (lambda text, vocab: None, ("--num_shards", 99_999), "--num_shards"),
+        (lambda text, vocab: None, ("--bin_size", 3), "--num_shards 4 is less than the [0-9]+ bins"),
+        (
+            lambda text, vocab: None,
+            ("--bin_size", 10, "--objective", "none", "--packing", "chunks"),
+            "--bin_size .* --packing chunks",
+        ),
         (lambda text, vocab: None, ("--max_seq_length", 3), "--max_seq_length"),
         (lambda text, vocab: None, ("--masked_lm_prob", 1.5), "--masked_lm_prob"),
         (lambda text, vocab: None, ("--output_dir", "/dev/null/x"), "--output_dir"),

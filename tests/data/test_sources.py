@@ -46,6 +46,27 @@ def test_sets_are_mixed_in_their_order(tmp_path):
     assert mixed.location(8).endswith("b/part-0: record 1") and mixed.location(16).endswith("c/part-0: record 2")
 
 
+def test_bins_of_lengths_are_mixed(tmp_path):
+    directory = tmp_path / "binned"
+    directory.mkdir()
+    shards = []
+    for number, (count, longest) in enumerate([(40, 4), (60, 8), (100, S)]):
+        with ShardWriter(directory / f"part-{number}", pretraining_schema(S, P)) as writer:
+            ids = np.repeat(np.arange(count)[:, None] + 1000 * longest, S, axis=1)
+            writer.write_batch(arrays(count, number) | {"input_ids": ids.astype(np.int32)})
+        shards.append(writer.shard._replace(max_length=longest))
+    write_dataset_json(directory, schema=pretraining_schema(S, P), shards=shards)
+    source = open_sources([str(directory)])
+    ids = everything(source)["input_ids"][:, 0]
+    assert source.lengths.tolist() == (ids // 1000).tolist()
+    assert sorted(ids.tolist()) == sorted(everything(open_records(directory))["input_ids"][:, 0].tolist())
+    shares = np.array([(source.lengths[half] == S).mean() for half in (slice(100), slice(100, 200))])
+    assert np.abs(shares - 0.5).max() < 0.2
+    for index in (0, 77, 199):
+        shard = {4: 0, 8: 1, S: 2}[ids[index] // 1000]
+        assert source.location(index).endswith(f"part-{shard}: record {ids[index] % 1000}")
+
+
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
