@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -79,12 +80,19 @@ class Records:
 
     @cached_property
     def widths(self) -> np.ndarray:
-        """int [W], rising: what batches are cut to, few because graph mode compiles each. A quarter of the records are
-        longer than the last but one, and so on."""
+        """int64 [W], rising: what batches are cut to. W is at most 4, because graph mode compiles each; of all such
+        choices it is the one with the least padding."""
         assert self.lengths is not None
-        shares = np.arange(1, _WIDTHS + 1) / _WIDTHS
-        longest = np.quantile(self.lengths, shares, method="inverted_cdf").astype(np.int64)
-        return np.unique((longest + 7) // 8 * 8)
+        longest = int(self.lengths.max())
+        unit = 8 * -(-longest // 256)  # of at most 32 candidates, in whole eights
+        candidates = range(unit, longest + unit, unit)
+        fitting = np.cumsum(np.bincount(self.lengths, minlength=candidates[-1] + 1)).tolist()  # by width
+
+        def positions(widths: tuple[int, ...]) -> int:
+            return sum((fitting[width] - fitting[below]) * width for below, width in pairwise((0, *widths)))
+
+        fewer = itertools.combinations(candidates[:-1], min(_WIDTHS, len(candidates)) - 1)
+        return np.array(min(((*each, candidates[-1]) for each in fewer), key=positions))
 
     def width(self, indices: np.ndarray) -> int | None:
         """What a batch that holds these records is cut to; None: it is left as it is."""
