@@ -83,16 +83,16 @@ class Records:
         """int64 [W], rising: what batches are cut to. W is at most 4, because graph mode compiles each; of all such
         choices it is the one with the least padding."""
         assert self.lengths is not None
-        longest = int(self.lengths.max())
-        unit = 8 * -(-longest // 256)  # of at most 32 candidates, in whole eights
-        candidates = range(unit, longest + unit, unit)
-        fitting = np.cumsum(np.bincount(self.lengths, minlength=candidates[-1] + 1)).tolist()  # by width
+        unit = 8 * -(-int(self.lengths.max()) // 256)  # whole eights, at most 32 of these
+        needed = np.bincount((self.lengths.astype(np.int64) + unit - 1) // unit)  # records by the units they need
+        fitting = np.cumsum(needed).tolist()
 
         def positions(widths: tuple[int, ...]) -> int:
             return sum((fitting[width] - fitting[below]) * width for below, width in pairwise((0, *widths)))
 
-        fewer = itertools.combinations(candidates[:-1], min(_WIDTHS, len(candidates)) - 1)
-        return np.array(min(((*each, candidates[-1]) for each in fewer), key=positions))
+        *shorter, longest = np.flatnonzero(needed).tolist()
+        choices = itertools.combinations(shorter, min(_WIDTHS - 1, len(shorter)))
+        return unit * np.array(min(((*choice, longest) for choice in choices), key=positions))
 
     def width(self, indices: np.ndarray) -> int | None:
         """What a batch that holds these records is cut to; None: it is left as it is."""

@@ -112,6 +112,25 @@ def test_its_own_snapshots_come_back(tmp_path, files, capsys):
             assert ours["start_logit"] == pytest.approx(theirs["start_logit"], abs=1e-5)
 
 
+def test_answers_do_not_depend_on_padding(tmp_path, files, capsys):
+    short = ("--max_seq_length", "19", "--mode", "eager")
+    more = ("--max_steps", "5", "--padding", "longest", "--predict_file", files[0])
+    finetune(*training_flags(files, tmp_path / "out", *more), *short)
+    assert "records of 16 or 19 tokens" in capsys.readouterr().out  # windows are of two lengths
+    found = {}
+    for padding in ("max_length", "longest"):
+        output = ("--output_dir", str(tmp_path / padding), "--eval_batch_size_per_device", "5", *short)
+        start = ("--model_load_dir", str(tmp_path / "out"), "--predict_file", files[0], "--padding", padding)
+        finetune("--do_eval", *start, *output)
+        found[padding] = json.loads((tmp_path / padding / "nbest_predictions.json").read_text())
+    scores = [json.loads((tmp_path / each / "eval_results.json").read_text()) for each in found]
+    assert scores[0] == scores[1]
+    for question, spans in found["longest"].items():
+        assert spans[0]["text"] == found["max_length"][question][0]["text"]
+        for name in ("start_logit", "end_logit"):
+            assert spans[0][name] == pytest.approx(found["max_length"][question][0][name], abs=1e-5)
+
+
 def test_features_made_before_are_the_same(tmp_path, files):
     from configs.squad import FeatureFlags, SquadDataConfig
     from data.squad import prepare
