@@ -8,20 +8,23 @@ Hugging Face doing only what we do), build/bench/results.json and build/bench/ra
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.worker import LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, Worker, sentence_lengths
+from benchmarks.worker import LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, Worker, close, sentence_lengths
 from configs.cli import flag, parse, run
 from utils.errors import UserError
 
-TASKS = ("pretraining", "squad", "inference", "data")
+TASKS = ("pretraining", "squad", "inference", "scaling", "data")
+PEERLESS = ("scaling", "data")
 OUTPUT = ROOT / "build" / "bench"
 PEER = ROOT / "build" / "peer"
 UV = ROOT / ".tools" / "uv" / "bin" / "uv"
@@ -62,17 +65,21 @@ def main() -> None:
     config = parse(BenchmarkConfig, prog="python -m benchmarks", description=__doc__)
     tasks = (config.only,) if config.only else TASKS
     peer_python = Path(config.peer_python or PEER / "bin" / "python")
-    if tasks != ("data",) and not config.peer_python:
+    if not set(tasks) <= set(PEERLESS) and not config.peer_python:
         _make_peer_environment()
     speeds = _gemm_speeds()
     results: list[Result] = []
-    for task in (task for task in tasks if task != "data"):
+    for task in (task for task in tasks if task not in PEERLESS):
         for case_task in ("inference_1", "inference_32") if task == "inference" else (task,):
             for precision in speeds:
                 results += _measure(config, case_task, precision, speeds[precision], peer_python)
     lines = _lines(results, speeds)
     if "pretraining" in tasks:
-        lines |= {f"two_processes_ratio_{p}": _two_processes(p, config.rounds) for p in speeds}
+        fastest = min(r.seconds for r in results if (r.name, r.side) == ("pretraining_step", "ours"))
+        lines["record_pipeline_share_of_step"] = _seconds_of_records() / fastest
+    if "scaling" in tasks:
+        for kind, precision in itertools.product(("eager", "graph"), speeds):
+            lines[f"scaling_two_processes_{kind}_{precision}"] = _scaling(kind, precision, config.rounds)
     if "data" in tasks:
         lines |= _lines_of("benchmarks.preparation")
         named = {"--squad_file": config.squad_file, "--vocab_file": config.vocab_file}
@@ -131,8 +138,7 @@ def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, p
                 worker.ask(10 if task == "inference_1" else 1)
                 worker.wait()
     finally:
-        for _, worker in workers:
-            worker.close()
+        close([worker for _, worker in workers])
     name = f"{task}_step" if task in ("pretraining", "squad") else task.replace("inference", "inference_batch")
     items = SENTENCES if task == "inference_32" else ROWS[task]
     rows = []
@@ -152,26 +158,42 @@ def _operations(task: str, hidden: int = 768, layers: int = 12, vocabulary: int 
     return forward * (3 if task in ("pretraining", "squad") else 1)
 
 
-def _two_processes(precision: str, rounds: int) -> float:
-    """Pretraining steps a second of two processes of one thread together, over those of one alone."""
-    case = Case("pretraining", "eager", precision == "bf16", threads=1)
-    pair = [Worker(Path(sys.executable), "ours.py", case) for _ in range(2)]
+def _ours(case: Case, **variables: str) -> Worker:
+    return Worker(Path(sys.executable), "ours.py", case, **variables)
+
+
+def _scaling(kind: str, precision: str, rounds: int) -> float:
+    """Rows a second of a job of two processes of one thread, which exchange gradients, over those of one alone."""
+    print(f"benchmarks: scaling {precision} {kind} …", flush=True)
+    case = Case("pretraining", kind, precision == "bf16", threads=1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    workers = [_ours(case), *(_ours(case, **job, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1"))]
+    alone, *pair = workers
     try:
-        for worker in pair:
+        for worker in workers:
             worker.wait()
         for _ in range(rounds):
-            pair[0].ask(1)
-            pair[0].wait()
-        alone = statistics.median(pair[0].seconds)
-        for worker in pair:
-            worker.seconds.clear()
-            worker.ask(rounds)
-        for worker in pair:
-            worker.wait()
-        return sum(alone / statistics.median(worker.seconds) for worker in pair)
+            for turn in ([alone], pair):
+                for worker in turn:
+                    worker.ask(1)
+                for worker in turn:
+                    worker.wait()
+        return 2 * statistics.median(alone.seconds) / statistics.median(pair[0].seconds)
     finally:
-        for worker in pair:
-            worker.close()
+        close(workers)
+
+
+def _seconds_of_records() -> float:
+    """What a pretraining step's records take, where nothing else is done."""
+    worker = _ours(Case("records", ""))
+    try:
+        worker.wait()
+        worker.ask(500)
+        worker.wait()
+        return statistics.mean(worker.seconds)  # read ahead: some are there at once
+    finally:
+        close([worker])
 
 
 def _lines_of(module: str, *flags: str) -> dict[str, float]:
@@ -216,7 +238,7 @@ def _plot(lines: dict[str, float], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 0.35 * len(ratios) + 1.2))
     axes.barh(list(ratios)[::-1], list(ratios.values())[::-1])
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("times as fast (two_processes: times one process's throughput)")
+    axes.set_xlabel("times as fast")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 import kernels
+from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
+from utils import ranks
 
-kernels.configure()
+ranks.meet(join_timeout=60, stop_timeout=60)  # where it is one of two
+kernels.configure(named_case().threads)
 
 import oneflow as flow  # noqa: E402
 
-from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, sentence_lengths, serve  # noqa: E402
 from configs.model import BertConfig  # noqa: E402
-from configs.training import OptimizerFlags  # noqa: E402
+from configs.training import DeviceFlags, OptimizerFlags  # noqa: E402
+from data.loader import Batch, Records, training_batches  # noqa: E402
+from data.ofrecord import ShardWriter, open_records, pretraining_schema  # noqa: E402
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel  # noqa: E402
-from training.distributed import World  # noqa: E402
+from training.distributed import join  # noqa: E402
 from training.optimizer import build_optimizer  # noqa: E402
 from training.step import Mode, StepOptions, build_train_step, place  # noqa: E402
 
-WORLD = World(rank=0, size=1, device="cpu")
+WORLD = join(DeviceFlags(with_cuda=False))
 
 
 def make_step(case: Case) -> Callable[[], None]:
@@ -28,34 +34,57 @@ def make_step(case: Case) -> Callable[[], None]:
     mode: Mode = "graph" if case.kind == "graph" else "eager"
     if case.task in ("pretraining", "squad"):
         return _training_step(case.task, mode)
-    return _inference_step(case.task, mode)
+    return _records_step() if case.task == "records" else _inference_step(case.task, mode)
 
 
-def _training_step(task: str, mode: Mode) -> Callable[[], None]:
-    rng = np.random.default_rng(0)
-    rows, length = ROWS[task], LENGTH[task]
+def _batch(task: str, rows: int) -> Batch:
+    """Random rows of full length."""
+    rng, length = np.random.default_rng(0), LENGTH[task]
     batch = {
         "input_ids": rng.integers(1000, 30000, (rows, length), np.int32),
         "input_mask": np.ones((rows, length), np.int32),
         "segment_ids": np.zeros((rows, length), np.int32),
-        "example_weights": np.ones(rows, np.float32),
     }
-    if task == "pretraining":
-        batch["masked_lm_positions"] = np.sort(rng.integers(0, length, (rows, PREDICTIONS), np.int32), 1)
-        batch["masked_lm_ids"] = rng.integers(1000, 30000, (rows, PREDICTIONS), np.int32)
-        batch["masked_lm_weights"] = np.ones((rows, PREDICTIONS), np.float32)
-        batch["next_sentence_labels"] = rng.integers(0, 2, (rows, 1), np.int32)
-        model = place(mode, BertForPreTraining(BertConfig()), WORLD)
-    else:
-        batch["start_positions"] = rng.integers(0, length, (rows, 1), np.int32)
-        batch["end_positions"] = rng.integers(0, length, (rows, 1), np.int32)
-        model = place(mode, BertForQuestionAnswering(BertConfig()), WORLD)
+    if task == "squad":
+        return batch | {f"{end}_positions": rng.integers(0, length, (rows, 1), np.int32) for end in ("start", "end")}
+    return batch | {
+        "masked_lm_positions": np.sort(rng.integers(0, length, (rows, PREDICTIONS), np.int32), 1),
+        "masked_lm_ids": rng.integers(1000, 30000, (rows, PREDICTIONS), np.int32),
+        "masked_lm_weights": np.ones((rows, PREDICTIONS), np.float32),
+        "next_sentence_labels": rng.integers(0, 2, (rows, 1), np.int32),
+    }
+
+
+def _training_step(task: str, mode: Mode) -> Callable[[], None]:
+    rows = ROWS[task]
+    batch = {**_batch(task, rows), "example_weights": np.ones(rows, np.float32)}
+    kind = BertForPreTraining if task == "pretraining" else BertForQuestionAnswering
+    model = place(mode, kind(BertConfig()), WORLD)
     rates = np.full(100_000, 1e-5, np.float32)
     optimizer = build_optimizer(model, OptimizerFlags())
     update = build_train_step(mode, model, optimizer, rates, StepOptions(world=WORLD, seed=1))
 
     def step() -> None:
         update(batch)()  # reading the losses waits for the end
+
+    return step
+
+
+def _records_step() -> Callable[[], None]:
+    """One pretraining step's records, read, shuffled and checked as a run does it, as fast as it goes."""
+    count, schema = 4096, pretraining_schema(LENGTH["pretraining"], PREDICTIONS)
+    arrays = _batch("pretraining", count)
+    with tempfile.TemporaryDirectory() as directory:
+        with ShardWriter(Path(directory) / "part-00000", schema) as writer:
+            for row in range(count):
+                writer.write({name: array[row] for name, array in arrays.items()})
+        source = open_records(directory)
+        below = {"input_ids": 30522, "segment_ids": 2, "masked_lm_ids": 30522, "masked_lm_positions": 128}
+        batches = training_batches(Records(source, below=below), rows=ROWS["pretraining"], seed=1)
+        next(batches)  # the file is open now
+
+    def step() -> None:
+        next(batches)
 
     return step
 
@@ -95,3 +124,4 @@ class _Graph(flow.nn.Graph):
 
 if __name__ == "__main__":
     serve(make_step)
+    ranks.leave(0)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Case:
     """What to measure. `kind` names the way it is done: ours "eager" or "graph"; the peer's "as_it_comes",
     "same_work" or "compiled"."""
 
-    task: str  # pretraining | squad | inference_1 | inference_32
+    task: str  # pretraining | squad | inference_1 | inference_32 | records
     kind: str
     bf16: bool = False
     threads: int | None = None
@@ -44,10 +44,14 @@ def sentence_lengths() -> list[int]:
     return [8 + (number * 7919 % 121) * (number * 104729 % 97) // 96 for number in range(SENTENCES)]
 
 
+def named_case() -> Case:
+    """The case that a worker's command line gives as JSON."""
+    return Case(**json.loads(sys.argv[1]))
+
+
 def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
-    """Runs the case that the command line gives as JSON, until the input ends."""
-    case = Case(**json.loads(sys.argv[1]))
-    step = make_step(case)
+    """Runs the named case until the input ends."""
+    step = make_step(named_case())
     for _ in range(2):
         step()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -65,8 +69,8 @@ def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
 class Worker:
     """The other end: starts a worker and asks it for steps."""
 
-    def __init__(self, python: Path, script: str, case: Case) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    def __init__(self, python: Path, script: str, case: Case, **variables: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         if case.threads:
             environment["OMP_NUM_THREADS"] = str(case.threads)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
@@ -103,8 +107,12 @@ class Worker:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
 
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-        self.errors.close()
+
+def close(workers: Collection[Worker]) -> None:
+    """Ends all of them; ranks of one job leave together."""
+    for worker in workers:
+        assert worker.process.stdin
+        worker.process.stdin.close()
+    for worker in workers:
+        worker.process.wait()
+        worker.errors.close()
