@@ -131,7 +131,8 @@ def _cut_in_order(
     for here, stop in pairwise(piece.document_starts.tolist()):
         target = _target_length(longest, short_seq_prob, share)
         while here < stop:
-            end = _chunk_end(starts, here, stop, target)
+            # The sentences up to this reach the target length, or are the document's last.
+            end = bisect_left(starts, starts[here] + target, here + 1, stop)
             if pairs:
                 end = max(end, min(here + 2, stop))
                 if end - here < 2:
@@ -157,7 +158,7 @@ def _cut_pairs(
     for document, (here, stop) in enumerate(pairwise(piece.document_starts.tolist()), int(corpus_documents[number])):
         target = _target_length(longest, short_seq_prob, share)
         while here < stop:
-            end = _chunk_end(starts, here, stop, target)
+            end = bisect_left(starts, starts[here] + target, here + 1, stop)
             a_end = here + 1 + int(share() * (end - here - 1)) if end - here > 1 else end
             first, middle = starts[here], starts[a_end]
             if end - here > 1 and share() < 0.5:
@@ -178,11 +179,6 @@ def _cut_pairs(
 def _target_length(longest: int, short_seq_prob: float, share: Callable[[], float]) -> int:
     """How many tokens the records of a document are to have: mostly as many as fit."""
     return 2 + int(share() * (longest - 1)) if share() < short_seq_prob else longest
-
-
-def _chunk_end(starts: list[int], here: int, stop: int, target: int) -> int:
-    """The sentences from `here` to before this reach the target length, or are the document's last."""
-    return min(bisect_left(starts, starts[here] + target, here + 1, stop + 1), stop)
 
 
 def _shares(rng: np.random.Generator) -> Iterator[float]:
