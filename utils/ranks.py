@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from utils.errors import UserError
@@ -65,7 +65,9 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
         raise UserError(f"the launcher of rank {rank()} is gone.")
     deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    previous = signal.signal(signal.SIGTERM, _stop_meeting)  # the launcher's, where another rank ended already
     peers, sharing = _gather(host, port, join_timeout) if rank() == 0 else _reach(host, port, join_timeout)
+    signal.signal(signal.SIGTERM, previous)
     os.environ["LOCAL_WORLD_SIZE"] = str(sharing)  # the launcher does not say it
     _job = _Job(peers, stop_timeout)
     sys.excepthook = _fail_with_traceback
@@ -280,6 +282,10 @@ def _is_launcher(pid: int) -> bool:
 def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     traceback.print_exception(kind, error, trace)
     fail("".join(traceback.format_exception_only(kind, error)).strip(), 1)
+
+
+def _stop_meeting(number: int, frame: FrameType | None) -> NoReturn:
+    raise UserError(f"rank {rank()} was stopped by SIGTERM while it waited for the others to come.")
 
 
 def _cores() -> str:

@@ -198,6 +198,20 @@ def test_a_taken_port_and_ranks_of_another_job_are_told():
     assert "could not reach" in stray.communicate(timeout=30)[1]
 
 
+def test_a_rank_that_is_stopped_while_it_waits_says_so():
+    port = free_port()
+    process = alone(0, 2, port, seconds=20)
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    process.terminate()
+    assert "error: rank 0 was stopped by SIGTERM while it waited" in process.communicate(timeout=30)[1]
+    assert process.returncode != 0
+
+
 def test_cores_are_shared_by_the_ranks_of_one_host():
     port = free_port()
     code = f"""
