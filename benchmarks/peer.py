@@ -1,8 +1,9 @@
 """Hugging Face's side of the benchmark, in an environment of its own: transformers on PyTorch, at its best settings
 (sdpa attention, fused AdamW, bf16 autocast, inference mode).
 
-"as_it_comes" is what a user gets; "same_work" does only what ours does: masked positions alone are decoded, and
-sentences are sorted by length before they are batched. "compiled" is same_work under torch.compile.
+"as_it_comes" is what a user gets; "same_work" does only what ours does: masked positions alone are decoded, sentences
+are sorted by length before they are batched, and inference in bf16 converts its weights once. "compiled" is same_work
+under torch.compile.
 """
 
 from __future__ import annotations
