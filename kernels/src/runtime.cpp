@@ -1,5 +1,5 @@
 // The plug-in's own state: scratch memory, the profiler, and the functions Python calls through ctypes.
-#include <sys/resource.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,15 +30,18 @@ std::mutex profile_mutex;
 std::map<std::string, OpTime> profile;  // by op type
 
 // OneFlow's scheduler runs eager kernels itself, but while a compiled job runs, whose kernels have a thread of their own,
-// it asks without pause whether the job is over, and takes a core's share from them. So it steps back when the first
-// kernel of a job starts. Half of graph mode's distance from eager mode on two cores was this.
-constexpr int kWaitingNice = 15;
+// it asks without pause whether the job is over, and takes a core's share from them. So it becomes an idle thread when
+// the first kernel of a job starts: it then runs where nobody else wants to, and threads that wake up find its core free
+// (a low priority alone does not make them). All of graph mode's distance from eager mode was this.
 std::atomic<pid_t> newest_thread{0}, scheduler{0};
 
 // Called by the first kernel of each thread.
 bool meet_thread() {
   newest_thread = syscall(SYS_gettid);
-  if (scheduler != 0) { setpriority(PRIO_PROCESS, scheduler, kWaitingNice); }
+  if (scheduler != 0) {
+    const sched_param unused = {};
+    sched_setscheduler(scheduler, SCHED_IDLE, &unused);
+  }
   return true;
 }
 
