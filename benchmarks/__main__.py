@@ -36,7 +36,7 @@ class BenchmarkConfig:
     """What to measure, and how long."""
 
     only: str = flag("", "one of the tasks", choices=("", *TASKS))
-    rounds: int = flag(5, "turns of each side")
+    rounds: int = flag(4, "turns of each side")
     compile: bool = flag(False, "also measure torch.compile (its compilation takes minutes)")
     squad_file: str = flag("", "SQuAD questions to measure data with (default: some about Python's documentation)")
     vocab_file: str = flag("", "their vocabulary (default: one made from them)")
