@@ -267,6 +267,6 @@ class Progress:
 
 def finish(output_dir: Path) -> None:
     """Removes the work directory and what killed processes left: the results are complete."""
-    for leftover in output_dir.glob(".part-*.tmp"):
+    for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink()
     shutil.rmtree(output_dir / WORK_DIRECTORY)
