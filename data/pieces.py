@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -30,6 +30,7 @@ Result = dict[str, Any]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
+_LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
     r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)|\.work|\..*\.tmp"
@@ -55,16 +56,19 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
         if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
             return work
         if not work.exists() and read_dataset_json(output_dir).get("plan_sha256") == digest:
+            _remove_leftovers(output_dir)
             return None
-        if results(output_dir) and not overwrite:
+        if any(path.suffix != _LEFTOVER for path in results(output_dir)) and not overwrite:
             what = "an unfinished preparation with" if work.exists() else "the results of"
             raise UserError(
                 f"--output_dir {output_dir} holds {what} other flags or input; name another directory or give "
                 "--overwrite_output_dir."
             )
         remove_results(output_dir)
-        work.mkdir()
-        write_atomically(work / "plan.json", content)
+        unborn = work.with_suffix(_LEFTOVER)  # a work directory has its plan from the first moment to the last
+        unborn.mkdir()
+        write_atomically(unborn / "plan.json", content)
+        unborn.rename(work)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
     return work
@@ -77,8 +81,17 @@ def results(output_dir: Path) -> list[Path]:
 
 def remove_results(output_dir: Path) -> None:
     """Removes what preparations left in a directory, and nothing else."""
-    for path in results(output_dir):
-        shutil.rmtree(path) if path.name == WORK_DIRECTORY else path.unlink()
+    _remove(results(output_dir))
+
+
+def _remove_leftovers(output_dir: Path) -> None:
+    """Removes what killed processes had not finished."""
+    _remove(output_dir.glob(f".*{_LEFTOVER}"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class WorkerLostError(UserError):
@@ -267,6 +280,6 @@ class Progress:
 
 def finish(output_dir: Path) -> None:
     """Removes the work directory and what killed processes left: the results are complete."""
-    for leftover in output_dir.glob(".*.tmp"):
-        leftover.unlink()
-    shutil.rmtree(output_dir / WORK_DIRECTORY)
+    work = output_dir / WORK_DIRECTORY
+    work.rename(work.with_suffix(_LEFTOVER))
+    _remove_leftovers(output_dir)

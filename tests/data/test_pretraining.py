@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from itertools import pairwise
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
@@ -151,6 +152,19 @@ def test_an_interrupted_preparation_goes_on_and_ends_with_the_same_bytes(tmp_pat
     run(*corpus, tmp_path / "two")
     assert calls.count(0) == calls.count(1) == 1  # the finished pieces were not done again
     assert content(tmp_path / "two") == undisturbed
+
+
+def test_interrupted_at_the_first_and_the_last_moment(tmp_path, corpus, monkeypatch):
+    """Before its plan is written, and while a finished preparation tidies up."""
+    run(*corpus, tmp_path / "one")
+    undisturbed = content(tmp_path / "one")
+    for function in ("write_atomically", "_remove_leftovers"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(pieces, function, Mock(side_effect=KeyboardInterrupt))
+            run(*corpus, tmp_path / "two")
+        run(*corpus, tmp_path / "two")
+        assert content(tmp_path / "two") == undisturbed
+        shutil.rmtree(tmp_path / "two")
 
 
 def test_killed_at_random_moments(tmp_path, corpus):
