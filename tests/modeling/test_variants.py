@@ -125,7 +125,7 @@ def test_the_preset_and_flags_that_contradict_a_checkpoint():
     assert (minimal.num_hidden_layers, minimal.hidden_size, minimal.hidden_dropout_prob) == (12, 768, 0.0)
     assert ModelFlags(norm="pre").bert_config(config(**MINIMAL)) == config(**MINIMAL)
     for flags in (ModelFlags(norm="post"), ModelFlags(linear_bias=True), ModelFlags(position_embeddings="learned")):
-        with pytest.raises(UserError, match="init_checkpoint"):
+        with pytest.raises(UserError, match="weights to start from"):
             flags.bert_config(config(**MINIMAL))
     with pytest.raises(UserError, match="--norm"):
         config(norm="between")

@@ -40,7 +40,7 @@ def write(directory):
         "input_ids": np.eye(np.prod(whole), dtype=np.float32)[own_rows],  # [A*B, N]
         "example_weights": np.ones(len(own_rows), np.float32),
     }
-    options = StepOptions(world=world, seed=5, grad_acc_steps=MICRO_BATCHES, max_grad_norm=0.0)
+    options = StepOptions(world=world, seed=5, micro_rows=ROWS, max_grad_norm=0.0)
     for mode in ("eager", "graph"):
         for name, first in ((mode, 0), (f"{mode}-resumed", RESUMED)):
             model = place(mode, Layers(len(own_rows) * world.size), world)
