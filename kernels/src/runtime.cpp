@@ -30,19 +30,30 @@ std::mutex profile_mutex;
 std::map<std::string, OpTime> profile;  // by op type
 
 // OneFlow's scheduler runs eager kernels itself, but while a compiled job runs, whose kernels have a thread of their own,
-// it asks without pause whether the job is over, and takes a core's share from them. So it becomes an idle thread when
-// the first kernel of a job starts: it then runs where nobody else wants to, and threads that wake up find its core free
-// (a low priority alone does not make them). All of graph mode's distance from eager mode was this.
+// it asks without pause whether the job is over, and takes a core's share from them. So it becomes an idle thread: it then
+// runs where nobody else wants to, and threads that wake up find its core free (a low priority alone does not make them).
+// All of graph mode's distance from eager mode was this.
+//
+// Not for short jobs: the framework's scheduler starts a job first and notes that it did afterwards, and a job that is
+// over before that ends the process. A thread that waits for its turn must not be what makes this likely.
+constexpr auto kLongKernel = std::chrono::milliseconds(20);  // jobs with such kernels take seconds
 std::atomic<pid_t> newest_thread{0}, scheduler{0};
+
+pid_t this_thread() { return syscall(SYS_gettid); }
 
 // Called by the first kernel of each thread.
 bool meet_thread() {
-  newest_thread = syscall(SYS_gettid);
-  if (scheduler != 0) {
-    const sched_param unused = {};
-    sched_setscheduler(scheduler, SCHED_IDLE, &unused);
-  }
+  newest_thread = this_thread();
   return true;
+}
+
+// Called by each kernel that took long.
+void make_way() {
+  const pid_t waiting = scheduler;
+  if (waiting == 0 || waiting == this_thread()) { return; }
+  const sched_param unused = {};
+  sched_setscheduler(waiting, SCHED_IDLE, &unused);
+  scheduler = 0;  // once is enough
 }
 
 }  // namespace
@@ -59,18 +70,19 @@ void* scratch(Scratch slot, size_t bytes) {
   return block.memory;
 }
 
-ProfileScope::ProfileScope(const std::string& op) : op_(profiling ? &op : nullptr) {
+ProfileScope::ProfileScope(const std::string& op)
+    : op_(profiling ? &op : nullptr), start_(std::chrono::steady_clock::now()) {
   [[maybe_unused]] thread_local const bool met = meet_thread();
-  if (op_) { start_ = std::chrono::steady_clock::now(); }
 }
 
 ProfileScope::~ProfileScope() {
+  const auto elapsed = std::chrono::steady_clock::now() - start_;
+  if (elapsed > kLongKernel) { make_way(); }
   if (!op_) { return; }
-  const int64_t elapsed = std::chrono::nanoseconds(std::chrono::steady_clock::now() - start_).count();
   std::lock_guard<std::mutex> lock(profile_mutex);
   OpTime& time = profile[*op_];
   time.calls += 1;
-  time.nanoseconds += elapsed;
+  time.nanoseconds += std::chrono::nanoseconds(elapsed).count();
 }
 
 }  // namespace kernels
