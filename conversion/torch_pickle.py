@@ -79,8 +79,8 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
-            NotImplementedError, RuntimeError, RecursionError, struct.error, zipfile.BadZipFile) as error:  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
+            RuntimeError, struct.error, zipfile.BadZipFile) as error:  # fmt: skip
         raise UserError(
             f"{path} is not a readable PyTorch file ({error}): copy it again, or save it as safetensors."
         ) from None
