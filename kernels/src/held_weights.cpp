@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -14,18 +13,23 @@ namespace kernels {
 namespace {
 
 struct Packed {
-  dnnl_memory_desc_t layout = nullptr;
+  dnnl_memory_desc_t from = nullptr, layout = nullptr;  // a square matrix may be asked for as it is and transposed
   void* data = nullptr;
 
-  explicit Packed(const_dnnl_memory_desc_t wanted) {
+  Packed(const_dnnl_memory_desc_t stored, const_dnnl_memory_desc_t wanted) {
+    onednn::check(dnnl_memory_desc_clone(&from, stored), "layout");
     onednn::check(dnnl_memory_desc_clone(&layout, wanted), "layout");
     const size_t bytes = (dnnl_memory_desc_get_size(layout) + 63) / 64 * 64;
     data = std::aligned_alloc(64, bytes);
     CHECK(data != nullptr) << ": no memory for " << bytes << " bytes of packed weights";
   }
-  Packed(Packed&& other) : layout(std::exchange(other.layout, nullptr)), data(std::exchange(other.data, nullptr)) {}
+  Packed(Packed&& other)
+      : from(std::exchange(other.from, nullptr)),
+        layout(std::exchange(other.layout, nullptr)),
+        data(std::exchange(other.data, nullptr)) {}
   ~Packed() {
-    if (layout) { dnnl_memory_desc_destroy(layout); }
+    dnnl_memory_desc_destroy(from);
+    dnnl_memory_desc_destroy(layout);
     std::free(data);
   }
 };
@@ -51,9 +55,9 @@ const void* packed(const float* weights, const_dnnl_memory_desc_t stored, const_
   std::lock_guard<std::mutex> lock(mutex);
   std::vector<Packed>& all = held[weights].packed;
   for (const Packed& each : all) {
-    if (dnnl_memory_desc_equal(each.layout, wanted)) { return each.data; }
+    if (dnnl_memory_desc_equal(each.from, stored) && dnnl_memory_desc_equal(each.layout, wanted)) { return each.data; }
   }
-  all.emplace_back(wanted);
+  all.emplace_back(stored, wanted);
   dnnl_primitive_desc_t reorder = nullptr;
   onednn::check(dnnl_reorder_primitive_desc_create(&reorder, stored, onednn::engine(), wanted, onednn::engine(),
                                                    onednn::Attributes()), "reorder");

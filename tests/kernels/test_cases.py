@@ -114,5 +114,13 @@ def test_held_weights_give_the_same_products_until_they_are_released():
         np.testing.assert_allclose(product(), before, rtol=0, atol=1e-5)
         second()
         assert not product().any()
+
+        square = flow.tensor(check.draw(rng, 65, 65))
+        products = [flow._C.matmul(rows, square, transpose_b=transposed).numpy() for transposed in (False, True)]
+        release = kernels.hold_weights([square])
+        for transposed, expected in enumerate(products):
+            held = flow._C.matmul(rows, square, transpose_b=bool(transposed)).numpy()
+            np.testing.assert_allclose(held, expected, rtol=0, atol=1e-5)
+        release()
     finally:
         kernels.set_bf16(False)
