@@ -1,4 +1,5 @@
-"""Compiles the CPU kernels: one shared object per instruction set, chosen between when they are loaded.
+"""Compiles the CPU kernels: one shared object per instruction set, chosen between when they are loaded, and one that is
+loaded before OneFlow.
 
 Needs g++ and what the environment holds already: OneFlow's headers and libraries, oneDNN's header and library.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LIB = HERE / "lib"
 ENVIRONMENT = Path(sys.prefix)
+ONEFLOW_VERSION = "0.9.0"  # whose binary interface all this is compiled against
 
 # Never -ffast-math (it flushes denormals for the whole process and drops NaN tests), never -march=native: each
 # instruction set gets flags of its own, and loops that may reorder sums say so (`omp simd reduction`).
@@ -74,6 +76,8 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
     compiler = os.environ.get("CXX") or "g++"
     if platform.machine() != "x86_64" or sys.platform != "linux":
         raise BuildError(f"the CPU kernels are for x86-64 Linux, and this is {platform.machine()} {sys.platform}")
+    if oneflow_version() != ONEFLOW_VERSION:
+        raise BuildError(f"the CPU kernels are made for OneFlow {ONEFLOW_VERSION}: run `make setup`")
     if shutil.which(compiler) is None:
         raise BuildError(f"no C++ compiler ({compiler}) on PATH: install g++ (on Debian: apt install g++) or set CXX")
     if not (ENVIRONMENT / "include" / "dnnl.h").is_file():
@@ -86,6 +90,7 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
             list(pool.map(lambda task: _run([compiler, *task]), _compile_tasks(work, flags)))
             LIB.mkdir(exist_ok=True)
             list(pool.map(lambda name: _link(compiler, work / name, name, sanitize), INSTRUCTION_SETS))
+        _preload(compiler, sanitize)
     (LIB / "fingerprint").write_text(fingerprint(sanitize) + "\n")
     return True
 
@@ -110,14 +115,29 @@ def _compile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
 
 def _link(compiler: str, objects: Path, name: str, sanitize: bool) -> None:
     wheel = _wheel_directory().parent / "oneflow.libs"
-    libraries = [next(wheel.glob(f"lib{stem}-*")).name for stem in ("oneflow", "of_protoobj", "protobuf")]
-    target = LIB / f"kernels_{name}.so"
-    unfinished = target.with_suffix(".so.tmp")
+    libraries = [_wheel_library(stem) for stem in ("oneflow", "of_protoobj", "protobuf")]
     link = [f"-L{wheel}", *(f"-l:{library}" for library in libraries), f"-L{ENVIRONMENT / 'lib'}", "-l:libdnnl.so.3"]
     link += [f"-Wl,-rpath,{wheel}", f"-Wl,-rpath,{ENVIRONMENT / 'lib'}", "-Wl,--allow-shlib-undefined"]
     link += ["-fsanitize=address"] if sanitize else []
-    _run([compiler, "-shared", "-fopenmp", *map(str, sorted(objects.glob("*.o"))), "-o", str(unfinished), *link])
+    _shared_object([compiler, "-fopenmp", *map(str, sorted(objects.glob("*.o"))), *link], LIB / f"kernels_{name}.so")
+
+
+def _preload(compiler: str, sanitize: bool) -> None:
+    """What is loaded before OneFlow, and so is not linked with it."""
+    name = f'-DONEFLOW_LIBRARY="{_wheel_library("oneflow")}"'
+    flags = [*FLAGS, *(["-fsanitize=address"] if sanitize else []), name]
+    _shared_object([compiler, *flags, str(HERE / "src" / "preload" / "job_queue.cpp"), "-ldl"], LIB / "job_queue.so")
+
+
+def _shared_object(command: list[str], target: Path) -> None:
+    unfinished = target.with_suffix(".so.tmp")
+    _run([*command, "-shared", "-o", str(unfinished)])
     unfinished.rename(target)
+
+
+def _wheel_library(stem: str) -> str:
+    """The file name of one of OneFlow's own libraries."""
+    return next((_wheel_directory().parent / "oneflow.libs").glob(f"lib{stem}-*")).name
 
 
 def _include_flags(work: Path) -> list[str]:
@@ -150,4 +170,4 @@ def oneflow_version() -> str:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildError(f"`{' '.join(command[:1])}` failed on {command[-3]}:\n{done.stderr[-4000:]}")
+        raise BuildError(f"`{command[0]}` failed:\n{done.stderr[-4000:]}")

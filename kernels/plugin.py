@@ -23,7 +23,6 @@ NEEDED_FEATURES = {
 ISA_LIMITS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"]
 ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "ALL", "DEFAULT"]
 SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
-ONEFLOW_VERSION = "0.9.0"  # whose binary interface the kernels are compiled against
 ONEDNN_VERSION = 302  # 3.2
 
 _dropout_seed = (0, 0)  # the run's, and the rank
@@ -59,8 +58,8 @@ def load() -> Status:
     isa = next((name for name, needed in NEEDED_FEATURES.items() if needed <= features and _allowed(name)), None)
     if isa is None:
         return without("ours need a CPU with AVX2 and FMA (and ONEDNN_MAX_CPU_ISA to allow it)")
-    if build.oneflow_version() != ONEFLOW_VERSION:
-        return without(f"ours are made for OneFlow {ONEFLOW_VERSION}; `make setup` installs it")
+    if build.oneflow_version() != build.ONEFLOW_VERSION:
+        return without(f"ours are made for OneFlow {build.ONEFLOW_VERSION}; `make setup` installs it")
     if not build.is_current():
         return without("ours are not built from this source yet; `python -m kernels build` does it, given g++")
     try:
@@ -70,8 +69,6 @@ def load() -> Status:
     if library.kernels_onednn_version() != ONEDNN_VERSION:
         return without("another version of oneDNN answers; `make setup` installs the right one")
     settings.configure_graph()
-    if os.environ.get("ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD") == "0":
-        _find_scheduler(library)
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
@@ -168,19 +165,9 @@ def library() -> ctypes.CDLL:
 
 def _open(path: Path) -> ctypes.CDLL:
     """Loading the library registers its kernels; OneFlow, and the right oneDNN, must be there before."""
-    import oneflow  # noqa: F401
-
+    settings.import_oneflow()
     ctypes.CDLL(str(build.ENVIRONMENT / "lib" / "libdnnl.so.3"))
     return ctypes.CDLL(str(path))
-
-
-def _find_scheduler(library: ctypes.CDLL) -> None:
-    """Lets the kernels know the thread that waits impatiently for compiled jobs (kernels/src/runtime.cpp)."""
-    import oneflow as flow
-
-    flow._C.gelu(flow.ones(1))
-    wait_for_kernels()
-    library.kernels_find_scheduler()
 
 
 def _cpu_features() -> set[str]:

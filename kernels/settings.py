@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+
+from kernels import build
 
 # A thread that waits for the others of its team spins this many times before it sleeps. The default, many
 # milliseconds, starves whatever else runs on two cores; sleeping at once costs a wake-up for every kernel.
@@ -44,11 +47,18 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
 
 
 def import_oneflow() -> None:
-    """Imports OneFlow quietly: its start-up notes about missing GPUs and network cards are no news on a laptop.
+    """Imports OneFlow, with its count of compiled jobs mended (kernels/src/preload) where that is built, and quietly:
+    its start-up notes about missing GPUs and network cards are no news on a laptop.
 
     Whoever wants them sets GLOG_minloglevel.
     """
-    if "oneflow" in sys.modules or "GLOG_minloglevel" in os.environ:
+    if "oneflow" in sys.modules:
+        return
+    if enabled_by_caller and build.is_current():
+        ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
+    if "GLOG_minloglevel" in os.environ:
+        import oneflow  # noqa: F401
+
         return
     os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak
     saved, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)

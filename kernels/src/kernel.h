@@ -23,7 +23,7 @@ using oneflow::DeviceType;
 using Context = oneflow::user_op::KernelComputeContext;
 namespace user_op = oneflow::user_op;
 
-// Around each kernel: its time goes to the op's total while the profiler is on, and tells long jobs (runtime.cpp).
+// Around each kernel: while the profiler is on, its time goes to the op's total.
 class ProfileScope {
  public:
   explicit ProfileScope(const std::string& op);

@@ -63,6 +63,27 @@ dnnl_primitive_desc_t describe(const_dnnl_memory_desc_t a, const_dnnl_memory_des
   return desc;
 }
 
+// oneDNN's matmul reads b where it lies: a row length of 4096 bytes' multiples (BERT's intermediate size) then puts a
+// whole column into few sets of the caches, and large products take twice their time. Its BLAS copies both operands into
+// panels first, which pays from about this many multiplications on, whatever the row length.
+constexpr int64_t kLarge = 700'000'000;
+
+bool is_large_float_product(const Matrix& a, const Matrix& b) {
+  const size_t rank = a.dims.size();
+  return !onednn::bf16() && rank == 2 && a.dims[0] * a.dims[1] * b.dims[1] >= kLarge;
+}
+
+// The same for two matrices, each stored row by row or, transposed, column by column.
+void multiply_packed(const Matrix& a, const Matrix& b, float* result, double alpha, const float* addend) {
+  const int64_t rows = a.dims[0], inner = a.dims[1], columns = b.dims[1];
+  const auto order = [](const Matrix& matrix) { return matrix.strides[1] == 1 ? 'N' : 'T'; };
+  const auto row_length = [](const Matrix& matrix) { return std::max(matrix.strides[0], matrix.strides[1]); };
+  if (addend && addend != result) { std::memcpy(result, addend, 4 * rows * columns); }
+  onednn::check(dnnl_sgemm(order(a), order(b), rows, columns, inner, static_cast<float>(alpha), a.data, row_length(a),
+                           b.data, row_length(b), addend ? 1.f : 0.f, result, columns),
+                "sgemm");
+}
+
 // out = alpha * a b (+ addend); a [..., M, K], b [..., K, N], out [..., M, N] row-major; batch axes of size 1 broadcast.
 void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector<int64_t>& out_dims, double alpha,
               const float* addend) {
@@ -75,6 +96,7 @@ void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector
     }
     return;
   }
+  if (is_large_float_product(a, b)) { return multiply_packed(a, b, result, alpha, addend); }
   const bool bf16 = onednn::bf16(), held = bf16 && is_held(b.data);  // packing fp32 gains nothing
   int64_t alpha_bits;
   std::memcpy(&alpha_bits, &alpha, sizeof(alpha));

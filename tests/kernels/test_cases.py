@@ -28,6 +28,43 @@ def test_agrees_with_numpy_over_random_shapes(name, seed):
 
 
 @ours
+@pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize("transpose_a", [False, True])
+def test_large_products(transpose_a, transpose_b):
+    """Those that are packed first, and their gradients, which are as large."""
+    rows, inner, columns = 907, 1031, 769
+    rng = np.random.default_rng(1)
+    a, b, slope = check.draw(rng, rows, inner), check.draw(rng, inner, columns), check.draw(rng, rows, columns)
+    x, y = check.leaf(a.T.copy() if transpose_a else a), check.leaf(b.T.copy() if transpose_b else b)
+    product = flow._C.matmul(x, y, transpose_a=transpose_a, transpose_b=transpose_b, alpha=0.5)
+    dx, dy = check.backward(product, slope, x, y)
+    wide_a, wide_b, wide_slope = (array.astype(np.float64) for array in (a, b, slope))
+    np.testing.assert_allclose(product.numpy(), 0.5 * wide_a @ wide_b, atol=1e-4)
+    np.testing.assert_allclose(dx.T if transpose_a else dx, 0.5 * wide_slope @ wide_b.T, atol=1e-4)
+    np.testing.assert_allclose(dy.T if transpose_b else dy, 0.5 * wide_a.T @ wide_slope, atol=1e-4)
+
+
+@ours
+@pytest.mark.parametrize("size", [(7, 5, 3), (907, 1031, 769)], ids=str)
+def test_products_that_a_compiled_job_adds_to(size):
+    class Sum(flow.nn.Graph):
+        def __init__(self):
+            super().__init__()
+            self.config.allow_fuse_add_to_output(True)
+
+        def build(self, a, b, c):
+            return flow._C.matmul(a, b) + c
+
+    rng, (rows, inner, columns) = np.random.default_rng(2), size
+    arrays = check.draw(rng, rows, inner), check.draw(rng, inner, columns), check.draw(rng, rows, columns)
+    graph = Sum()
+    result = graph(*map(flow.tensor, arrays)).numpy()
+    a, b, c = (array.astype(np.float64) for array in arrays)
+    np.testing.assert_allclose(result, a @ b + c, atol=1e-4)
+    assert "_add_to_output" in str(graph._full_graph_proto)
+
+
+@ours
 def test_sums_over_nothing_are_zero():
     nothing = flow.zeros(0, 5)
     assert not flow.sum(nothing, dim=0).numpy().any()

@@ -86,6 +86,34 @@ def test_settings_respect_what_is_exported():
     assert python(late.replace("configure()", "configure(5)"), OMP_NUM_THREADS="3").strip() == "3"
 
 
+JOBS = """
+import subprocess, sys
+import modeling
+import oneflow as flow
+
+class Times(flow.nn.Graph):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def build(self, x):
+        return x * self.factor
+
+one, jobs = flow.ones(1), [Times(2.0), Times(3.0)]
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    assert all(jobs[i % 2](one).item() == 2 + i % 2 for i in range(2500))
+finally:
+    busy.kill()
+"""
+
+
+@ours
+def test_jobs_may_end_before_their_beginning_is_noted():
+    """Left alone, OneFlow ends this program by a signal, or hangs, within some hundred jobs."""
+    python(JOBS)
+
+
 @ours
 def test_profile_counts_ops():
     with kernels.profile() as report:
