@@ -321,6 +321,16 @@ def transpose(rng: np.random.Generator, rows: int, columns: int) -> Results:
     yield flow.tensor(x[:, :1]).expand(2, rows, 3, columns).contiguous().numpy(), np.broadcast_to(x[:, :1], x.shape)
 
 
+@case
+def reshape(rng: np.random.Generator, rows: int, columns: int) -> Results:
+    x, slope = draw(rng, rows, 2, columns), draw(rng, 2 * rows, columns)
+    tensor = leaf(x)
+    y = tensor.reshape(2 * rows, columns)
+    (dx,) = backward(y, slope, tensor)
+    yield y.numpy(), x.reshape(2 * rows, columns)
+    yield dx, slope.reshape(x.shape)
+
+
 def _trajectory(
     rng: np.random.Generator, shape: tuple[int, ...], decay: float, lamb: bool, correct: bool = True, steps: int = 5
 ) -> tuple[Array, Array]:
