@@ -165,7 +165,8 @@ def library() -> ctypes.CDLL:
 
 def _open(path: Path) -> ctypes.CDLL:
     """Loading the library registers its kernels; OneFlow, and the right oneDNN, must be there before."""
-    settings.import_oneflow()
+    import oneflow  # noqa: F401
+
     ctypes.CDLL(str(build.ENVIRONMENT / "lib" / "libdnnl.so.3"))
     return ctypes.CDLL(str(path))
 

@@ -18,7 +18,8 @@ _settings: dict[str, str] | None = None  # of the first configure()
 
 
 def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
-    """Sets what OneFlow and OpenMP read from the environment as they start; call it before `import oneflow`.
+    """Sets what OneFlow and OpenMP read from the environment as they start, and loads what mends OneFlow's count of
+    compiled jobs (kernels/src/preload) where that is built; call it before `import oneflow`.
 
     What is exported already stays, except for the one thread per process that OneFlow's launcher chooses by itself.
     The first call decides; later ones change nothing.
@@ -43,22 +44,17 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
         for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
             os.environ.setdefault(name, value)
         _settings = {name: os.environ[name] for name in _NAMES}
+        if enabled and build.is_current():
+            ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
     return _settings
 
 
 def import_oneflow() -> None:
-    """Imports OneFlow, with its count of compiled jobs mended (kernels/src/preload) where that is built, and quietly:
-    its start-up notes about missing GPUs and network cards are no news on a laptop.
+    """Imports OneFlow quietly: its start-up notes about missing GPUs and network cards are no news on a laptop.
 
     Whoever wants them sets GLOG_minloglevel.
     """
-    if "oneflow" in sys.modules:
-        return
-    if enabled_by_caller and build.is_current():
-        ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
-    if "GLOG_minloglevel" in os.environ:
-        import oneflow  # noqa: F401
-
+    if "oneflow" in sys.modules or "GLOG_minloglevel" in os.environ:
         return
     os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak
     saved, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
