@@ -137,9 +137,9 @@ def parse(
         known = [spelling for spec in flags for name in spec.names for spelling in _spellings(name)]
         raise UserError(_unknown_message(unknown[0], known))
     values = {key: value for key, value in vars(given).items() if value is not _NOT_GIVEN}
-    for name, sentence in retired.items():
+    for name in retired:
         if values.pop(f"retired {name}", None) is not None:
-            warn(f"--{name} changes nothing any more: {sentence}")
+            _warn_of_retired(name, retired)
     config_file = values.pop("config", None)
     if config_file:
         values = {**_from_file(Path(config_file), flags, retired), **values}
@@ -205,20 +205,23 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
     return flat
 
 
-def with_flags(config: Config, content: Mapping[str, Any], where: str) -> Config:
+def with_flags(
+    config: Config, content: Mapping[str, Any], where: str, retired: Mapping[str, str] | None = None
+) -> Config:
     """The configuration with the values of some flags changed.
 
     Args:
         config: as `parse` gave it.
         content: {flag or one of its aliases: value}.
         where: what messages begin with.
+        retired: as `parse` takes it.
 
     Raises:
         UserError: as `parse` does.
     """
     flags = _flags_of(type(config))
     own = {".".join(spec.path): functools.reduce(getattr, spec.path, config) for spec in flags}
-    values = own | _from_object(content, where, flags, {})
+    values = own | _from_object(content, where, flags, retired or {})
     try:
         return _build(type(config), values)
     except UserError as error:
@@ -338,6 +341,10 @@ def _unknown_message(word: str, known: Sequence[str]) -> str:
     return f"{name} is not a flag here.{hint}" if name.startswith("-") else f"{word!r} belongs to no flag.{hint}"
 
 
+def _warn_of_retired(name: str, retired: Mapping[str, str]) -> None:
+    warn(f"--{name} changes nothing here: {retired[name]}")
+
+
 def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -> dict[str, Any]:
     """{dotted path: value} from a JSON object of flags, each value checked like one on the command line."""
     script = re.fullmatch(r".*\.py(:(.+))?", str(path))
@@ -356,7 +363,9 @@ def _from_object(
     values: dict[str, Any] = {}
     for key, value in content.items():
         name = key.lstrip("-").replace("-", "_")
-        if name in {old.replace("-", "_") for old in retired}:
+        old = next((old for old in retired if old.replace("-", "_") == name), None)
+        if old:
+            _warn_of_retired(old, retired)
             continue
         if name not in by_name:
             raise UserError(f"{where}: {_unknown_message('--' + name, ['--' + n for n in by_name])}")

@@ -10,7 +10,7 @@ from configs.checks import at_least
 from configs.cli import flag, flag_names, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
-from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
+from configs.training import RETIRED, BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
 from utils.json_file import read_json
 from utils.run_directory import phase_directory
@@ -94,7 +94,7 @@ class ProbeFlags:
         Raises:
             UserError: it is none, or names files that do not exist.
         """
-        config = parse(SquadConfig, ["--config", self.squad_config or "", "--do_train", "--do_eval"])
+        config = parse(SquadConfig, ["--config", self.squad_config or "", "--do_train", "--do_eval"], retired=RETIRED)
         for path in (config.data.train_file, config.data.predict_file):
             if path and not Path(path).is_file():
                 raise UserError(f"--squad_config {self.squad_config}: {path} does not exist.")
@@ -154,4 +154,4 @@ class PretrainingConfig:
         if number > 1:  # its own load_optimizer_state may take the optimizer along
             before = str(phase_directory(self.run.output_dir, number - 1))
             run = replace(run, load_from="checkpoint", checkpoint_path=before, load_optimizer_state=False)
-        return with_flags(replace(self, run=run, phases=None), content, where)
+        return with_flags(replace(self, run=run, phases=None), content, where, RETIRED)

@@ -111,7 +111,7 @@ class OptimizerFlags:
     lr_schedule: str | None = flag(
         None,
         "the learning rate after warmup; onecycle is optax's linear one (default: linear, or polynomial where "
-        "--lr_decay_power is not 1)",
+        "--lr_decay_power is given)",
         aliases=("lr_scheduler_type",),
         choices=("linear", "polynomial", "constant", "cosine", "onecycle"),
     )
@@ -128,7 +128,11 @@ class OptimizerFlags:
         "the first update's number in the formulas: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA) "
         "(default: 1 for polynomial, else 0)",
     )
-    lr_decay_power: float = flag(1.0, "power of the polynomial schedule", aliases=("learning_rate_decay_power",))
+    lr_decay_power: float | None = flag(
+        None,
+        "power of the polynomial schedule (default: 1); given alone, it asks for that schedule",
+        aliases=("learning_rate_decay_power",),
+    )
     end_learning_rate: float = flag(0.0, "learning rate at the end of linear, polynomial and cosine schedules")
     onecycle_pct_final: float = flag(0.85, "onecycle: share of the steps at which it is down at its first value again")
     onecycle_div_factor: float = flag(25.0, "onecycle: the highest learning rate over the first")
@@ -142,9 +146,10 @@ class OptimizerFlags:
         at_least(self, 0, "lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate")
         at_least(self, 1, "lr_for_batch")
         for name in ("clip_value", "lr_decay_power", "onecycle_div_factor", "onecycle_final_div_factor"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name} must be above 0, not {getattr(self, name)}.")
-        if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power != 1:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name} must be above 0, not {value}.")
+        if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power not in (None, 1):
             raise UserError(f"--lr_decay_power shapes --lr_schedule polynomial, not {self.lr_schedule}: drop one.")
         if self.lr_first_step not in (None, 0, 1):
             raise UserError(f"--lr_first_step must be 0 or 1, not {self.lr_first_step}.")
@@ -159,7 +164,7 @@ class OptimizerFlags:
     @property
     def schedule(self) -> str:
         """The schedule's name."""
-        return self.lr_schedule or ("linear" if self.lr_decay_power == 1 else "polynomial")
+        return self.lr_schedule or ("linear" if self.lr_decay_power is None else "polynomial")
 
     @property
     def norm_limit(self) -> float:

@@ -43,12 +43,14 @@ class JsonLines(IndexedRecords):
         return f"{self.shards[int(shard)]} line {line}"
 
     def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> JsonLines:
-        for name, has, wanted in (
-            ("seq_length", self.longest[0], seq_length),
-            ("max_predictions_per_seq", self.longest[1], max_predictions_per_seq),
+        for name, what, has, wanted in (
+            ("seq_length", "tokens", self.longest[0], seq_length),
+            ("max_predictions_per_seq", "labels", self.longest[1], max_predictions_per_seq),
         ):
             if wanted is not None and wanted < has:
-                raise UserError(f"{self.name} has a record of {has}, so --{name} {wanted} is too little: raise it.")
+                raise UserError(
+                    f"{self.name} has a record of {has} {what}, so --{name} {wanted} is too little: raise it."
+                )
         predictions = max_predictions_per_seq or self.schema.get("masked_lm_ids", ("", 0))[1]
         schema = _schema(seq_length, predictions, self.schema)
         copy = JsonLines(self.name, self.directory, self.shards, self._offsets, schema, self.metadata)
@@ -81,8 +83,15 @@ class JsonLines(IndexedRecords):
         return batch
 
 
+def files_in(directory: Path) -> list[Path]:
+    """The files of JSON lines in a directory: `*.jsonl`, or where there is none `*.json`."""
+    own = ("dataset.json", "report.json")  # of other record sets
+    others = (path for path in sorted(directory.glob("*.json")) if path.name not in own)
+    return sorted(directory.glob("*" + SUFFIX)) or list(others)
+
+
 def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
-    """Opens a file, or a directory of `*.jsonl` files.
+    """Opens a file, or a directory of them (`files_in`).
 
     What `prepare_data.py` wrote opens at once. Other files are read through: where the lines begin is kept in memory (8
     bytes a line), records get the length of the longest line, and lines of unequal lists or without a list are found.
@@ -95,7 +104,7 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     if path.is_file() or next(path.glob("part-*" + SUFFIX), None):
         directory, files, metadata = find_shards(path, SUFFIX, parts=parts)
     else:
-        directory, files, metadata = path, sorted(path.glob("*" + SUFFIX))[:parts], {}
+        directory, files, metadata = path, files_in(path)[:parts], {}
         if len(files) < (parts or 1):
             raise UserError(f"{path} holds {len(files)} *{SUFFIX} files, and {parts or 1} were asked for")
     if metadata and path.is_dir():

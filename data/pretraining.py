@@ -142,6 +142,8 @@ def _prepare(
     count = sum(shard.records for shard in shards)
     figures = _figures(work, tokenized, written, vocab, config.bin_size)
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
+    if config.example.objective == "sop" and config.example.masking == "dynamic":
+        figures.pop("label_1_share", None)  # pairs are swapped as they are read
     for warning in write_report(output_dir, figures, written[0]["samples"], f"{output_dir.name}: {count:,} records"):
         warn(warning)
     shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")

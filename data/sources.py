@@ -38,7 +38,7 @@ def _format(path: Path) -> str:
     stored: str = read_dataset_json(path).get("format", "ofrecord") if path.is_dir() else "ofrecord"
     if stored not in _OPENERS:
         raise UserError(f"{path} has the format {stored!r}, which this program does not know.")
-    lines_alone = next(path.glob("*" + json_lines.SUFFIX), None) and not next(path.glob("part-*[0-9]"), None)
+    lines_alone = stored == "ofrecord" and json_lines.files_in(path) and not next(path.glob("part-*[0-9]"), None)
     return "jsonl" if lines_alone else stored
 
 
@@ -61,13 +61,23 @@ def open_sources(
     """
     if parts is not None and len(paths) > 1:
         raise UserError("--train_data_part counts the shards of one directory: leave it out, or name one.")
-    sources = [open_source(path, parts=parts) for path in paths]
+    sources = equally_long(
+        *(open_source(path, parts=parts) for path in paths),
+        seq_length=seq_length,
+        max_predictions_per_seq=max_predictions_per_seq,
+    )
+    source = sources[0] if len(sources) == 1 else Mixture(sources)
+    return source if source.lengths is None else Shuffled(source)
+
+
+def equally_long(
+    *sources: RecordSet, seq_length: int | None = None, max_predictions_per_seq: int | None = None
+) -> list[RecordSet]:
+    """The sets with records of these lengths, by default those of the longest, where their files leave that open."""
     tokens, predictions = (
         max(each.schema.get(name, ("", 0))[1] for each in sources) for name in ("input_ids", "masked_lm_ids")
     )
-    resized = [each.resized(seq_length or tokens, max_predictions_per_seq or predictions) for each in sources]
-    source = resized[0] if len(resized) == 1 else Mixture(resized)
-    return source if source.lengths is None else Shuffled(source)
+    return [each.resized(seq_length or tokens, max_predictions_per_seq or predictions) for each in sources]
 
 
 class Mixture(RecordSet):
@@ -92,6 +102,9 @@ class Mixture(RecordSet):
         )
         self._sources = sources
         self._begins = np.cumsum([0, *map(len, sources)])
+
+    def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> Mixture:
+        return Mixture([each.resized(seq_length, max_predictions_per_seq) for each in self._sources])
 
     def location(self, index: int) -> str:
         which = int(np.searchsorted(self._begins, index, side="right")) - 1
@@ -120,6 +133,9 @@ class Shuffled(RecordSet):
     def lengths(self) -> np.ndarray | None:
         known = self._source.lengths
         return None if known is None else known[shuffled(np.arange(len(self)), len(self), seed=0)]
+
+    def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> Shuffled:
+        return Shuffled(self._source.resized(seq_length, max_predictions_per_seq))
 
     def location(self, index: int) -> str:
         return self._source.location(int(shuffled(np.array([index]), len(self), seed=0)[0]))

@@ -57,8 +57,12 @@ class SquadExample:
     is_impossible: bool = False
 
 
-def read_squad_json(path: str | Path) -> list[dict[str, Any]]:
+def read_squad_json(path: str | Path, *, answers_only: bool = False) -> list[dict[str, Any]]:
     """The articles of a SQuAD file, its form checked down to every question.
+
+    Args:
+        path: the file.
+        answers_only: it may lack what scoring does not need: contexts, the questions' words and the answers' places.
 
     Raises:
         UserError: the file cannot be read, is not JSON or not SQuAD; the message says where.
@@ -68,14 +72,15 @@ def read_squad_json(path: str | Path) -> list[dict[str, Any]]:
     for i, article in enumerate(articles):
         for j, paragraph in enumerate(_field(article, "paragraphs", list, f"{place}: data[{i}]")):
             place_of_paragraph = f"{place}: data[{i}].paragraphs[{j}]"
-            _field(paragraph, "context", str, place_of_paragraph)
+            _field(paragraph, "context", str, place_of_paragraph, optional=answers_only)
             for k, question in enumerate(_field(paragraph, "qas", list, place_of_paragraph)):
                 place_of_question = f"{place_of_paragraph}.qas[{k}]"
                 _field(question, "id", str, place_of_question)
-                _field(question, "question", str, place_of_question)
+                _field(question, "question", str, place_of_question, optional=answers_only)
+                _field(question, "is_impossible", bool, place_of_question, optional=True)
                 for m, answer in enumerate(_field(question, "answers", list, place_of_question, optional=True)):
                     _field(answer, "text", str, f"{place_of_question}.answers[{m}]")
-                    _field(answer, "answer_start", int, f"{place_of_question}.answers[{m}]")
+                    _field(answer, "answer_start", int, f"{place_of_question}.answers[{m}]", optional=answers_only)
     return articles
 
 
@@ -107,7 +112,7 @@ def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_n
             if question["id"] in seen:
                 raise UserError(f"{path}: two questions have the id {question['id']!r}; ids must be unique.")
             seen.add(question["id"])
-            is_impossible = bool(question.get("is_impossible", False))
+            is_impossible = question.get("is_impossible", False)
             if is_impossible and not version_2_with_negative:
                 raise UserError(
                     f"{path}: question {question['id']!r} is marked unanswerable, so this is a SQuAD 2.0 file: "
@@ -138,12 +143,12 @@ def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_n
 
 
 def _field(value: Any, name: str, kind: type, place: str, *, optional: bool = False) -> Any:
-    what = {list: "a list", str: "a text", int: "a whole number"}[kind]
+    what = {list: "a list", str: "a text", int: "a whole number", bool: "true or false"}[kind]
     if not isinstance(value, dict):
         raise UserError(f"{place} is not an object with {name!r}: this is not a SQuAD file.")
     if optional and name not in value:
         return kind()
-    if not isinstance(value.get(name), kind) or isinstance(value.get(name), bool):
+    if type(value.get(name)) is not kind:
         raise UserError(f"{place} has no {name!r} that is {what}: this is not a SQuAD file.")
     if kind is str and not value[name].isascii():
         try:

@@ -62,8 +62,9 @@ def vocab_path(vocab_file: str | Path) -> Path:
 
 
 def vocab_sha256(vocab_file: str | Path) -> str:
-    """The SHA-256 of a vocabulary that `load_vocab` has read, in hexadecimal."""
-    return hashlib.sha256(vocab_path(vocab_file).read_bytes()).hexdigest()
+    """The SHA-256, in hexadecimal, of a vocabulary's file as it is written here: each token's line ended by "\\n"."""
+    text = vocab_path(vocab_file).read_text(encoding="utf-8").removesuffix("\n")
+    return hashlib.sha256(f"{text}\n".encode()).hexdigest()
 
 
 def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:

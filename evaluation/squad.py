@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import string
 import sys
@@ -44,7 +45,7 @@ def evaluate(
     A question without a prediction scores 0 (the v2.0 script ends with a traceback there).
 
     Args:
-        articles: from `read_squad_json`; where questions say `is_impossible`, the v2.0 rules hold, else those of v1.1.
+        articles: from `read_squad_json`; the v2.0 rules hold where `is_version_2`, else those of v1.1.
         predictions: question id → answer, "" for none.
         na_probs: v2.0: question id → how surely it has no answer (a probability, or null odds); gives the best
             thresholds as well.
@@ -69,7 +70,7 @@ def evaluate(
         if na_probs is not None:
             raise UserError("--na-prob-file is for SQuAD 2.0, and no question of this data set says is_impossible.")
         return _evaluate_v1(questions(articles), predictions)
-    unsure = [i for i in by_id if type(na_probs.get(i)) not in (int, float)] if na_probs is not None else []
+    unsure = [i for i in by_id if not _is_number(na_probs.get(i))] if na_probs is not None else []
     if unsure:
         raise UserError(f"--na-prob-file has no number for question {unsure[0]}.")
     return _evaluate_v2(by_id, predictions, na_probs, na_prob_thresh, out_image_dir)
@@ -83,8 +84,12 @@ def check_gold(articles: Sequence[dict[str, Any]]) -> None:
 
 
 def is_version_2(articles: Iterable[dict[str, Any]]) -> bool:
-    """Whether these are SQuAD 2.0 questions."""
-    return any("is_impossible" in question for question in questions(articles))
+    """Whether these are SQuAD 2.0 questions: some say `is_impossible`, or have an empty list of answers."""
+    return any("is_impossible" in question or question.get("answers") == [] for question in questions(articles))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,7 +143,8 @@ def _evaluate_v2(
     answerable = [qas_id for qas_id, has in has_answer.items() if has]
     unanswerable = [qas_id for qas_id, has in has_answer.items() if not has]
 
-    final_exact, final_f1 = (_with_threshold(s, na_probs or {}, has_answer, na_prob_thresh) for s in (exact, f1))
+    given = {qas_id: value for qas_id, value in (na_probs or {}).items() if qas_id in predictions}
+    final_exact, final_f1 = (_with_threshold(s, given, has_answer, na_prob_thresh) for s in (exact, f1))
     result = _averages(final_exact, final_f1, list(exact), "")
     if answerable:
         result |= _averages(final_exact, final_f1, answerable, "HasAns_")
@@ -150,7 +156,7 @@ def _evaluate_v2(
             best, threshold = _best_threshold(predictions, scores, na_probs, has_answer)
             result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
         if out_image_dir is not None:
-            Path(out_image_dir).mkdir(parents=True, exist_ok=True)
+            _make_directory(Path(out_image_dir))
             oracle = {qas_id: float(has) for qas_id, has in has_answer.items()}
             for name, scores in (("exact", exact), ("f1", f1), ("oracle", oracle)) if answerable else ():
                 precisions, recalls, average = _precision_recall(scores, na_probs, has_answer)
@@ -160,6 +166,13 @@ def _evaluate_v2(
                 if ids:
                     _draw_histogram([na_probs[qas_id] for qas_id in ids], Path(out_image_dir), name)
     return result
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out-image-dir {path} cannot be made: {error.strerror}.") from None
 
 
 def _with_threshold(
@@ -262,11 +275,12 @@ def main() -> None:
     parser.add_argument("-t", "--na-prob-thresh", type=float, default=1.0, help='above it, predict "" (default: 1.0)')
     parser.add_argument("-p", "--out-image-dir", metavar="DIR", help="draw precision-recall curves (v2.0) into DIR")
     parser.add_argument("-o", "--out-file", metavar="EVAL.json", help="write the figures here, not to standard output")
+    parser.add_argument("-v", "--verbose", action="store_true", help="accepted, and changes nothing")
     arguments = parser.parse_args()
-    articles = read_squad_json(arguments.data_file)
+    articles = read_squad_json(arguments.data_file, answers_only=True)
     na_probs = read_id_map(arguments.na_prob_file) if arguments.na_prob_file else None
     if arguments.out_image_dir and na_probs is None:
-        raise UserError("--out-image-dir draws what --na-prob-file holds: give both.")
+        warn("--out-image-dir draws what --na-prob-file holds, and that is not given: no pictures.")
     result = evaluate(
         articles,
         read_id_map(arguments.pred_file),
@@ -276,7 +290,10 @@ def main() -> None:
     )
     text = json.dumps(result, indent=2 if is_version_2(articles) else None)
     if arguments.out_file:
-        Path(arguments.out_file).write_text(text + "\n", encoding="utf-8")
+        try:
+            Path(arguments.out_file).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--out-file {arguments.out_file} cannot be written: {error.strerror}.") from None
     else:
         print(text, file=sys.stdout)
 

@@ -36,12 +36,14 @@ class Decoded:
     null_odds: dict[str, float]  # SQuAD 2.0 only: the null score minus the best answer's
 
     def write(self, directory: Path) -> None:
-        """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json."""
+        """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json; removes earlier ones."""
         directory.mkdir(parents=True, exist_ok=True)
         for field in dataclasses.fields(self):
-            content = getattr(self, field.name)
+            content, path = getattr(self, field.name), directory / f"{field.name}.json"
             if content:
-                write_atomically(directory / f"{field.name}.json", json.dumps(content, indent=4).encode() + b"\n")
+                write_atomically(path, json.dumps(content, indent=4).encode() + b"\n")
+            else:
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

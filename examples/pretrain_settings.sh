@@ -23,6 +23,9 @@ if [ -n "${DATA_DIR:-}" ]; then
   FLAGS=(--model_size base --train-batch-size 32 --grad-acc-steps 8 --lr 1e-4 --warmup_proportion 0.01)
 else
   DATA_DIR=demo_output/records
+  mkdir -p demo_output
+  exec 9>demo_output/.lock
+  flock 9  # of two hosts that see the same clone, one makes the records
   if [ ! -f $DATA_DIR/dataset.json ]; then
     "$PYTHON" -c 'from pathlib import Path; from examples.demo import write_python_documentation as write
 write(Path("demo_output/raw"))'
@@ -31,6 +34,7 @@ write(Path("demo_output/raw"))'
     "$PYTHON" prepare_data.py pretraining --input_file demo_output/text --output_dir $DATA_DIR --num_shards 3 \
       --vocab_file demo_output/words.txt --max_seq_length 64 --max_predictions_per_seq 10 --dupe_factor 1
   fi
+  exec 9>&-
   FLAGS=(--model_size tiny --train-batch-size 8 --grad-acc-steps 2 --lr 1e-3 --max_steps 40)
 fi
 FLAGS+=(--ofrecord_path "$DATA_DIR" --val_fraction 0.3 --resume)

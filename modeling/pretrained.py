@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -102,17 +101,17 @@ class PretrainedModel(nn.Module):
         directory: str | Path,
         arrays: dict[str, np.ndarray] | None = None,
         *,
-        vocab_file: str | Path | None = None,
+        vocab: bytes | None = None,
         do_lower_case: bool = True,
     ) -> None:
-        """Writes the model directory, with the vocabulary if one is given; `arrays` default to `to_arrays()`."""
+        """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
-        if vocab_file is not None:
-            shutil.copyfile(vocab_file, directory / VOCAB_FILE)
+        if vocab is not None:
+            (directory / VOCAB_FILE).write_bytes(vocab)
             tokenizer = {
                 "tokenizer_class": "BertTokenizer",
                 "do_lower_case": do_lower_case,

@@ -40,7 +40,7 @@ def save_checkpoint(
     optimizer_state: dict[str, np.ndarray],
     state: TrainingState,
     *,
-    vocab_file: Path | None,
+    vocab: bytes | None,
     do_lower_case: bool,
     keep_last: int,
 ) -> Path:
@@ -53,7 +53,7 @@ def save_checkpoint(
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial, arrays, vocab_file=vocab_file, do_lower_case=do_lower_case)
+        model.save_pretrained(partial, arrays, vocab=vocab, do_lower_case=do_lower_case)
         (partial / STATE_FILE).parent.mkdir()
         write_weights(partial / OPTIMIZER_FILE, optimizer_state)
         (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
@@ -67,7 +67,8 @@ def save_checkpoint(
     partial.rename(final)
     write_text_atomically(directory / LATEST, final.name + "\n")
     for old in checkpoints(directory)[:-keep_last] if keep_last else []:
-        shutil.rmtree(old)
+        leaving = old.rename(directory / f".{old.name}.leaving")  # half of it must not pass for a checkpoint
+        shutil.rmtree(leaving, ignore_errors=True)
     return final
 
 

@@ -36,6 +36,8 @@ from training.run import Run, Task
 from training.step import Mode, build_eval_step
 from utils.errors import UserError
 
+SCORES_FILE = "eval_results.json"
+
 
 def finetune_squad(config: SquadConfig) -> None:
     """Trains, evaluates and answers as the flags say; everything lands in the output directory."""
@@ -44,7 +46,7 @@ def finetune_squad(config: SquadConfig) -> None:
     features = _checked_features(config, run)
     vocab_size = len(load_vocab(features.vocab_file or ""))
     bert = config.model.bert_config(run.start_config, vocab_size=vocab_size)
-    _check_sizes(bert, features, vocab_size)
+    run.check_sizes(bert, vocab_size, features.max_seq_length)
     judged = flags.do_eval or config.do_predict
     questions = Questions.read(config, features) if judged and run.world.rank == 0 else None
     training = _training_records(config, run, features, bert) if flags.do_train else None
@@ -70,6 +72,7 @@ def finetune_squad(config: SquadConfig) -> None:
             do_lower_case=features.do_lower_case,
             evaluate=judge if judged else None,
             figure="eval_f1",
+            answers=True,
         )
         run.train(model, task)
     if flags.do_eval and not training:
@@ -115,6 +118,7 @@ class Questions:
         )
         output = Path(self.config.run.output_dir)
         decoded.write(output)
+        (output / SCORES_FILE).unlink(missing_ok=True)  # of other answers
         if not self.config.run.do_eval:
             return {}
         # The predictions stand as they are: --null_score_diff_threshold has been applied to them.
@@ -124,7 +128,7 @@ class Questions:
             na_probs=decoded.null_odds if version_2 and is_version_2(self.articles) else None,
             na_prob_thresh=math.inf,
         )
-        write_atomically(output / "eval_results.json", json.dumps(scores, indent=2).encode() + b"\n")
+        write_atomically(output / SCORES_FILE, json.dumps(scores, indent=2).encode() + b"\n")
         return {f"eval_{name}": float(value) for name, value in scores.items()}
 
 
@@ -132,19 +136,6 @@ def _checked_features(config: SquadConfig, run: Run) -> FeatureFlags:
     """The feature flags with the vocabulary found; raises UserError where they are not the model's."""
     vocab_file = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
     return dataclasses.replace(config.features, vocab_file=str(vocab_file))
-
-
-def _check_sizes(bert: BertConfig, features: FeatureFlags, vocab_size: int) -> None:
-    if vocab_size > bert.vocab_size:
-        raise UserError(
-            f"--vocab_file {features.vocab_file} has {vocab_size} entries, the model {bert.vocab_size}: it is not the "
-            "model's vocabulary."
-        )
-    if features.max_seq_length > bert.max_position_embeddings:
-        raise UserError(
-            f"--max_seq_length {features.max_seq_length} is more than the model's {bert.max_position_embeddings} "
-            "positions: lower it."
-        )
 
 
 def _training_records(config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig) -> Records:

@@ -15,7 +15,6 @@ import numpy as np
 
 from configs.cli import warn
 from configs.glue import GlueConfig
-from configs.model import BertConfig
 from data.glue import (
     GLUE_TASKS,
     GlueExamples,
@@ -31,7 +30,7 @@ from evaluation.glue import glue_metrics, glue_score
 from modeling import BertForSequenceClassification
 from modeling.pretrained import WEIGHTS_FILE, read_weights
 from training.checkpoint import write_text_atomically
-from training.run import Run, Task
+from training.run import Run, Task, check_directories
 from training.schedule import BatchSchedule
 from training.step import Mode, build_eval_step, place
 from utils import ranks
@@ -43,10 +42,13 @@ Say = Callable[[str], None]
 
 def finetune_glue(config: GlueConfig) -> None:
     """Trains, evaluates and predicts each task with each seed; what belongs to all of them is in summary.json."""
-    results: dict[str, list[dict[str, float]]] = {}
-    for name in config.data.tasks:
-        for number in range(config.seeds):
-            results.setdefault(name, []).append(_finetune(_config_of(config, name, number), GLUE_TASKS[name]))
+    configs = {name: [_config_of(config, name, number) for number in range(config.seeds)] for name in config.data.tasks}
+    # All is read and looked at before hours of work begin.
+    files = {name: TaskFiles.read(config, GLUE_TASKS[name]) for name in configs}
+    for each in (each for seeds in configs.values() for each in seeds):
+        if config.run.do_train and ranks.rank() <= 0:
+            check_directories(each.run)
+    results = {name: [_finetune(each, files[name]) for each in seeds] for name, seeds in configs.items()}
     if config.run.do_eval and ranks.rank() == 0:
         summary = {name: _spread(runs) for name, runs in results.items()}
         output = Path(config.run.output_dir)
@@ -91,13 +93,34 @@ def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
     )
 
 
-def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class TaskFiles:
+    """A task's rows, those that the flags need."""
+
+    task: GlueTask
+    training: GlueExamples | None
+    dev: list[GlueExamples]
+    tests: list[GlueExamples]
+
+    @classmethod
+    def read(cls, config: GlueConfig, task: GlueTask) -> TaskFiles:
+        """Reads them; raises UserError where one is missing or damaged."""
+        flags, data = config.run, config.data
+        directory = task_directory(data.data_dir, task)
+        return cls(
+            task,
+            read_examples(directory, task, "train").first(data.max_train_samples) if flags.do_train else None,
+            [read_examples(directory, task, each).first(data.max_val_samples) for each in task.dev_sets]
+            if flags.do_eval
+            else [],
+            [read_examples(directory, task, each) for each in task.test_sets] if config.do_predict else [],
+        )
+
+
+def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
     """One task with one seed; returns the metrics of the best checkpoint."""
     flags, data = config.run, config.data
-    directory = task_directory(data.data_dir, task)
-    training = read_examples(directory, task, "train").first(data.max_train_samples) if flags.do_train else None
-    dev = [read_examples(directory, task, each).first(data.max_val_samples) for each in task.dev_sets]
-    tests = [read_examples(directory, task, each) for each in task.test_sets] if config.do_predict else []
+    task, training, dev, tests = files.task, files.training, files.dev, files.tests
     if training and not flags.eval_every_n_iters:
         config = dataclasses.replace(
             config, run=dataclasses.replace(flags, eval_every_n_iters=_epoch(config, training))
@@ -106,9 +129,9 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
 
     run = Run(config, cast(Mode, config.mode))
     vocab_file = run.vocabulary(data.vocab_file, data.do_lower_case)
-    vocab = load_vocab(vocab_file)
+    vocab, vocab_bytes = load_vocab(vocab_file), vocab_file.read_bytes()  # it may lie in a checkpoint soon removed
     bert = config.model.bert_config(run.start_config, vocab_size=len(vocab))
-    _check_sizes(bert, len(vocab), data.max_seq_length)
+    run.check_sizes(bert, len(vocab), data.max_seq_length)
     names, problem = task.label_names, "" if task.labels else "regression"
     bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
     _forget_other_classifier(run, names)
@@ -117,7 +140,7 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
         source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
         return run.padded(Records(source, below={"segment_ids": bert.type_vocab_size}))
 
-    dev_records = [records(each) for each in dev] if flags.do_eval else []
+    dev_records = [records(each) for each in dev]
     model = run.build_model(BertForSequenceClassification, bert)
     output = Path(flags.output_dir)
 
@@ -146,7 +169,7 @@ def _finetune(config: GlueConfig, task: GlueTask) -> dict[str, float]:
         def evaluate(say: Say) -> dict[str, float]:
             metrics = judged(predict, say)
             score = glue_score(metrics)
-            if best.offer(score, model, vocab_file, do_lower_case=data.do_lower_case):
+            if best.offer(score, model, vocab_bytes, do_lower_case=data.do_lower_case):
                 say(f"the best so far, {score:.4f}: {best.directory}")
             return {f"eval_{name}": value for name, value in {**metrics, "score": score}.items()}
 
@@ -190,9 +213,7 @@ class _Best:
         if run.checkpoint and (directory / SCORE_FILE).exists():
             self.score = json.loads((directory / SCORE_FILE).read_text())["score"]
 
-    def offer(
-        self, score: float, model: BertForSequenceClassification, vocab_file: Path, *, do_lower_case: bool
-    ) -> bool:
+    def offer(self, score: float, model: BertForSequenceClassification, vocab: bytes, *, do_lower_case: bool) -> bool:
         """Keeps the model if it is better than all before."""
         if score <= self.score:
             return False
@@ -201,7 +222,7 @@ class _Best:
         if self.run.world.rank == 0:
             partial = self.directory.with_name(f".{self.directory.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            model.save_pretrained(partial, arrays, vocab_file=vocab_file, do_lower_case=do_lower_case)
+            model.save_pretrained(partial, arrays, vocab=vocab, do_lower_case=do_lower_case)
             (partial / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
             partial.rename(self.directory)
@@ -224,15 +245,3 @@ def _forget_other_classifier(run: Run, names: tuple[str, ...]) -> None:
 def _epoch(config: GlueConfig, training: GlueExamples) -> int:
     sizes = BatchSchedule.of(config.batch, ranks.size())
     return math.ceil(len(training) / (sizes.micro_rows * sizes.peak))
-
-
-def _check_sizes(bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:
-    if vocab_size > bert.vocab_size:
-        raise UserError(
-            f"--vocab_file has {vocab_size} entries, the model {bert.vocab_size}: it is not the model's vocabulary."
-        )
-    if max_seq_length > bert.max_position_embeddings:
-        raise UserError(
-            f"--max_seq_length {max_seq_length} is more than the model's {bert.max_position_embeddings} positions: "
-            "lower it."
-        )

@@ -13,12 +13,13 @@ import numpy as np
 from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
+from configs.training import RunFlags
 from data.dynamic_masking import DynamicMasking
 from data.loader import Batch, Records, evaluation_batches
 from data.masking import Masking
 from data.ofrecord import pretraining_schema
 from data.record_set import RecordSet
-from data.sources import check_agreement, objective, open_sources
+from data.sources import check_agreement, equally_long, objective, open_sources
 from data.tokenization import load_vocab, vocab_sha256
 from evaluation.masked_lm import pretraining_metrics
 from modeling import BertForPreTraining
@@ -26,7 +27,7 @@ from modeling.pretrained import VOCAB_FILE
 from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.probes import Probes
-from training.run import Run, Task, check_directories
+from training.run import Run, Task, check_directories, named_vocabulary
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, build_eval_step
 from utils import ranks
@@ -41,11 +42,14 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     for number, phase in enumerate(phases, 1):
         if len(phases) > 1 and ranks.rank() == 0:
             print(f"phase {number} of {len(phases)}: {phase.run.output_dir}", flush=True)
-        _pretrain(phase, mode, dict(enumerate(phases[number:], number + 1)))
+        _pretrain(phase, mode, dict(enumerate(phases[number:], number + 1)), config.run if number == 1 else None)
 
 
-def _pretrain(config: PretrainingConfig, mode: Mode, later: Mapping[int, PretrainingConfig]) -> None:
-    """One phase; before it begins, those `later` ones are checked against it."""
+def _pretrain(
+    config: PretrainingConfig, mode: Mode, later: Mapping[int, PretrainingConfig], stale: RunFlags | None
+) -> None:
+    """One phase; before it begins, those `later` ones are checked against it, and what an earlier run of `stale` left
+    is removed if that is asked for."""
     data = PretrainingData.open(config.data, config.run.do_train)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
@@ -58,7 +62,9 @@ def _pretrain(config: PretrainingConfig, mode: Mode, later: Mapping[int, Pretrai
             steps = _check_phase(phase, bert, vocab_file, steps, run.world)
     for phase in later.values():
         run.clear_directories(phase.run)  # what an earlier run left there would be resumed after a restart
-    model = run.build_model(BertForPreTraining, bert)
+    if stale:
+        run.clear_directories(stale)
+    model = run.build_model(BertForPreTraining, bert, unused=data.unused_weights)
     eval_step = build_eval_step(mode, model, run.world)
     eval_rows = config.batch.val_rows(run.world.size) * run.world.size
 
@@ -170,6 +176,11 @@ class PretrainingData:
             seq_length=flags.seq_length,
             max_predictions_per_seq=None if flags.masking == "dynamic" else flags.max_predictions_per_seq,
         )
+        held_out = (
+            open_sources(flags.val_ofrecord_path, seq_length=flags.seq_length) if flags.val_ofrecord_path else None
+        )
+        if held_out:
+            source, held_out = equally_long(source, held_out)
         lengths = _lengths(source)
         _check_objective(flags, source)
         dynamic = _is_dynamic(flags, source)
@@ -181,8 +192,7 @@ class PretrainingData:
                     "prepare the data anew."
                 )
         training, evaluation = Records(source), None
-        if flags.val_ofrecord_path:
-            held_out = open_sources(flags.val_ofrecord_path, seq_length=lengths[0], max_predictions_per_seq=lengths[1])
+        if held_out:
             check_agreement(source, held_out)
             evaluation = Records(held_out)
         elif flags.val_fraction:
@@ -205,6 +215,12 @@ class PretrainingData:
         return cls(flags, source, training, evaluation, lengths[0], predictions or lengths[1])
 
     @property
+    def unused_weights(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that evaluation does without: the second task's, where it is left out."""
+        left_out = self.flags.eval_only_mlm or self.flags.skip_nsp or objective(self.source) == "none"
+        return ("bert.pooler.", "cls.seq_relationship.") if left_out else ()
+
+    @property
     def vocab_size(self) -> int | None:
         """The vocabulary's size, where the data or a vocabulary of its own tells it."""
         size: int | None = self.source.metadata.get("vocab_size")
@@ -214,7 +230,8 @@ class PretrainingData:
     def _own_vocab(self) -> Path | None:
         """The vocabulary that the flags name, or that lies beside the data."""
         beside = Path(self.source.directory) / VOCAB_FILE
-        return Path(self.flags.vocab_file) if self.flags.vocab_file else beside if beside.exists() else None
+        named = self.flags.vocab_file
+        return named_vocabulary(named) if named else beside if beside.exists() else None
 
     @property
     def do_lower_case(self) -> bool:
@@ -245,6 +262,8 @@ class PretrainingData:
             "next_sentence_labels": 2,
         }
         masking = self._masking(vocab_file, seed)
+        if masking:
+            below["input_ids"] = min(bert.vocab_size, masking.masking.vocab_size)
         labels = {"next_sentence_labels"}
         left_out = (labels if self.flags.skip_nsp else set()) | (_ANSWERS if self.flags.skip_mlm else set())
         training = replace(self.training, below=below, transform=_transform(masking, left_out))
@@ -336,7 +355,11 @@ def _lengths(source: RecordSet) -> tuple[int, int]:
         raise UserError(
             f"{source.name} holds records of {', '.join(schema)}, not of pretraining: name another directory."
         )
-    predictions = schema["masked_lm_positions"][1] if masked else source.metadata.get("max_predictions_per_seq", 20)
+    if masked:
+        predictions = schema["masked_lm_positions"][1]
+    else:  # for the length that the set was prepared for
+        share = schema["input_ids"][1] / source.metadata.get("seq_length", schema["input_ids"][1])
+        predictions = max(1, round(share * source.metadata.get("max_predictions_per_seq", 20)))
     lengths = schema["input_ids"][1], predictions
     for name, feature in pretraining_schema(*lengths).items():
         optional = name == "next_sentence_labels" or (name.startswith("masked_lm_") and not masked)

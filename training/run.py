@@ -32,7 +32,7 @@ from data.loader import (
     training_batches,
     without_padding,
 )
-from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from data.tokenization import check_casing, load_vocab, vocab_path
 from modeling.ops import MASKED_SCORE
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import (
@@ -50,9 +50,10 @@ from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.errors import UserError
 from utils.json_file import read_settings
-from utils.run_directory import checkpoints, model_directory, newest_checkpoint
+from utils.run_directory import checkpoint_step, model_directory, newest_checkpoint
 
 RUN_FILE = "run.json"
+_MOST_FILLING_ROWS = 128  # some models' word embeddings are filled up to a round number
 Model = TypeVar("Model", bound=PretrainedModel)
 
 
@@ -82,6 +83,7 @@ class Task:
     do_lower_case: bool
     evaluate: Callable[[Callable[[str], None]], dict[str, float]] | None  # takes where to say how far it is
     figure: str = "eval_total_loss"  # among what `evaluate` gives
+    answers: bool = False  # whether `evaluate` leaves answers beside its figures, which other flags may ask for anew
     inspect: Probes | None = None  # what else is found out about checkpoints
 
 
@@ -120,14 +122,15 @@ class Run:
         self.world.wait()  # the first rank begins to write when all have looked at what there is
         own = flags.resume or not (flags.do_train or named)  # whoever only evaluates means the run that is there
         self.checkpoint = newest_checkpoint(self.checkpoint_dir) if own else None
-        if self.checkpoint is None and named is None and not flags.do_train:
+        if self.checkpoint is None and not named and not flags.do_train:
             raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
         self.start = self.checkpoint or (model_directory(local_directory(named)) if named else None)
         self.resumes = self.checkpoint is not None
         goes_on = flags.goes_on if flags.load_optimizer_state is None else flags.load_optimizer_state
         if flags.load_from == "checkpoint" and goes_on:
             self.checkpoint = self.start
-        if not self.world.agrees(len(checkpoints(self.checkpoint_dir)) if flags.resume else 0):
+        newest = checkpoint_step(self.checkpoint) if flags.resume and self.checkpoint else -1
+        if not self.world.agrees(newest):
             raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")
         self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
@@ -167,11 +170,11 @@ class Run:
             UserError: there is none, or it (or the casing) is not the weights'.
         """
         own = self.start_file(VOCAB_FILE)
-        vocab_file = vocab_path(local_directory(named)) if named else own
+        vocab_file = named_vocabulary(named) if named else own
         if vocab_file is None:
             raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
         check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
-        if own and vocab_sha256(own) != vocab_sha256(vocab_file):
+        if own and load_vocab(own) != load_vocab(vocab_file):
             raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
         saved = self.start_file(TOKENIZER_FILE)
         if saved:
@@ -183,20 +186,38 @@ class Run:
                 )
         return vocab_file
 
+    def check_sizes(self, bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:
+        """Raises UserError where the vocabulary cannot be the model's, or it has no positions for such sequences."""
+        unused = bert.vocab_size - vocab_size
+        if unused < 0 or (unused >= _MOST_FILLING_ROWS and self.start_config):
+            raise UserError(
+                f"--vocab_file has {vocab_size} entries, the model {bert.vocab_size}: it is not the model's vocabulary."
+            )
+        if max_seq_length > bert.max_position_embeddings:
+            raise UserError(
+                f"--max_seq_length {max_seq_length} is more than the model's {bert.max_position_embeddings} positions: "
+                "lower it."
+            )
+
     def padded(self, records: Records) -> Records:
         """The records as --padding wants them in batches."""
         padding = self.config.batch.padding or ("longest" if records.known_lengths is not None else "max_length")
         return without_padding(records) if padding == "longest" else records
 
-    def build_model(self, kind: type[Model], config: BertConfig) -> Model:
+    def build_model(self, kind: type[Model], config: BertConfig, unused: tuple[str, ...] = ()) -> Model:
         """The model with its first weights, or those to start from, on the run's device.
+
+        Args:
+            kind, config: what to build.
+            unused: beginnings of names of weights that no figure depends on, and that may be lacking.
 
         Raises:
             UserError: the weights lack something that would then be used untrained.
         """
         model = kind(config, self.config.run.seed)
         if self._weights:
-            fresh = model.load_arrays(self._weights.state, source=str(self.start))
+            lacking = model.load_arrays(self._weights.state, source=str(self.start))
+            fresh = [name for name in lacking if not name.startswith(unused)]
             self._weights.state.clear()  # a large model need not be in memory twice
             if fresh and not self.config.run.do_train:
                 raise UserError(f"{self.start} lacks {fresh[0]}: train it first, with --do_train True.")
@@ -254,6 +275,12 @@ class Run:
         else:
             total_steps = state.step + batch_sizes.steps_for(last_record - state.records_taken, state.step)
 
+        if flags.do_train and not self.resumes and state.step >= max(total_steps, 1):
+            raise UserError(
+                f"{self.checkpoint} is after {state.step} steps already, which leaves nothing to train: give a higher "
+                "--max_steps or --epochs, or --load_optimizer_state false."
+            )
+
         def records_before(step: int) -> int:
             return state.records_taken + batch_sizes.records_before(step) - batch_sizes.records_before(state.step)
 
@@ -285,6 +312,7 @@ class Run:
             work=work,
         )
 
+        vocab = task.vocab_file.read_bytes() if task.vocab_file else None  # it may lie in a checkpoint soon removed
         with Journal(self.log_dir, first_step=state.step, total_steps=total_steps, active=world.rank == 0) as journal:
 
             def save(done: int) -> None:
@@ -297,7 +325,7 @@ class Run:
                         arrays,
                         moments,
                         TrainingState(done, taken if last_record is None else min(taken, last_record), flags.seed),
-                        vocab_file=task.vocab_file,
+                        vocab=vocab,
                         do_lower_case=task.do_lower_case,
                         keep_last=flags.keep_last,
                     )
@@ -337,7 +365,8 @@ class Run:
                 except Stopped as stopped:
                     journal.say(str(stopped))
                     sys.exit(128 + stopped.signal_number)
-            if evaluate and not world.agree(journal.evaluated(done, task.figure)):
+            again = task.answers and done == state.step  # a finished run, resumed
+            if evaluate and (again or not world.agree(journal.evaluated(done, task.figure))):
                 journal.evaluation_row(done, evaluate())
             inspect(done, last=True)
             journal.say(
@@ -438,6 +467,11 @@ class Run:
         )
 
 
+def named_vocabulary(name: str) -> Path:
+    """The vocabulary's file that --vocab_file means: itself, or that of a model directory, a run or a hub model."""
+    return vocab_path(model_directory(local_directory(name)))
+
+
 def directories(flags: RunFlags) -> tuple[Path, Path]:
     """Where a run's checkpoints and its logs live."""
     saves_in = None if flags.load_from else flags.checkpoint_path
@@ -456,9 +490,12 @@ def check_directories(flags: RunFlags) -> None:
 
 
 def _of_a_run(directory: Path) -> list[Path]:
-    """What runs leave in a directory; nothing else is ever removed."""
-    names = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
-    return [*(directory / name for name in names), *directory.glob("checkpoint-*"), *directory.glob(".checkpoint-*")]
+    """What runs, and their phases, leave in a directory; nothing else is ever removed."""
+    names = [METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE]
+    names += [f"{name}.json" for name in ("predictions", "nbest_predictions", "null_odds", "eval_results")]
+    names += [path.name for pattern in ("checkpoint-*", ".checkpoint-*") for path in directory.glob(pattern)]
+    phases = [path for phase in directory.glob("phase[0-9]*") for path in _of_a_run(phase)]
+    return [*(directory / name for name in names), *phases]
 
 
 def _as_json(value: Any) -> Any:

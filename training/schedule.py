@@ -39,9 +39,11 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
     """
     first = (flags.schedule == "polynomial") if flags.lr_first_step is None else flags.lr_first_step
     n = np.arange(total_steps, dtype=np.float64) + first
-    warmup = flags.warmup_steps
+    warmup: float | None = flags.warmup_steps
     if warmup is None:
-        warmup = int(total_steps * flags.warmup_proportion)
+        warmup = total_steps * flags.warmup_proportion
+        if not (flags.schedule == "polynomial" and flags.lr_decay_from == "start"):  # NVIDIA alone does not round
+            warmup = int(warmup)
     if warmup > total_steps:
         raise UserError(f"--warmup_steps {warmup} is longer than the run of {total_steps} steps: shorten it.")
     if warmup == total_steps and total_steps > 1:
@@ -61,11 +63,12 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
     left = np.clip((total_steps - n) / max(1, total_steps - origin), 0, 1)  # from 1 to 0
     decayed = {
         "linear": (high - low) * left + low,
-        "polynomial": (high - low) * left**flags.lr_decay_power + low,
+        "polynomial": (high - low) * left ** (flags.lr_decay_power or 1) + low,
         "cosine": (high - low) * (1 + np.cos(np.pi * (1 - left))) / 2 + low,
         "constant": np.full(total_steps, high),
     }[flags.schedule]
-    return np.where(n < warmup, high * n / max(1, warmup), decayed)
+    rises = n <= warmup if origin else n < warmup  # where decay begins at warmup's end, both meet at --lr
+    return np.where(rises, high * n / (warmup or 1), decayed)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1 and "local_rank_" in os.environ.get("GLOG_log_dir", "") and not _is_launcher(1):
         raise UserError(f"the launcher of rank {rank()} is gone.")
+    os.environ.setdefault("grpc_proxy", "")  # the framework would look for the other ranks behind the web's proxy
     deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     previous = signal.signal(signal.SIGTERM, _stop_meeting)  # the launcher's, where another rank ended already
@@ -101,6 +102,7 @@ def leave(code: int) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+_LOOPBACK = ("localhost", "127.0.0.1")
 _job: _Job | None = None
 
 
@@ -335,6 +337,9 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     # With SO_REUSEADDR the framework can listen on the same port while our connections live on.
     for address in (host, ""):
         try:
+            # Many hosts call themselves 127.0.1.1, and are known to others under another address.
+            if address and socket.gethostbyname(address).startswith("127.") and address not in _LOOPBACK:
+                continue
             return socket.create_server((address, port), backlog=128)
         except socket.gaierror:
             raise UserError(f"the launcher's --master_addr {host} is not a known host.") from None

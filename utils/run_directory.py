@@ -28,6 +28,12 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """The number of updates after which a `checkpoint-STEP` was written; -1 for another name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
 def phase_directory(directory: str | Path, number: int) -> Path:
     """Where phase `number`, from 1 on, of a run in several phases lives."""
     return Path(directory) / f"phase{number}"

@@ -94,7 +94,7 @@ def test_bad_files_are_named(tmp_path, text, message):
 
 def test_retired_flags_answer_with_one_warning(capsys):
     parse(Outer, ["--node_ips", "a", "b", "--lr", "1"], retired={"node_ips": "use the launcher."})
-    assert capsys.readouterr().err.count("--node_ips changes nothing any more: use the launcher.") == 1
+    assert capsys.readouterr().err.count("--node_ips changes nothing here: use the launcher.") == 1
 
 
 def test_subcommands():

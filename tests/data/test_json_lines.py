@@ -79,7 +79,7 @@ def test_files_of_a_directory_are_one_set_and_padded_alike(tmp_path):
     assert mixed.schema["input_ids"] == ("int32", 6) and mixed.schema["masked_lm_ids"] == ("int32", 2)
     longer = open_sources([str(tmp_path / "a.jsonl")], seq_length=8, max_predictions_per_seq=5)
     assert longer.read(np.array([0]))["masked_lm_positions"].shape == (1, 5)
-    with pytest.raises(UserError, match="a record of 6, so --seq_length 5 is too little"):
+    with pytest.raises(UserError, match="a record of 6 tokens, so --seq_length 5 is too little"):
         open_sources([str(tmp_path)], seq_length=5)
     with pytest.raises(UserError, match="--max_predictions_per_seq 1 is too little"):
         open_sources([str(tmp_path)], max_predictions_per_seq=1)

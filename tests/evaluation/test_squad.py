@@ -212,7 +212,7 @@ def test_the_command_prints_the_official_json_only(tmp_path):
         ({"predictions": {f"q{i}": 3 for i in range(53)}}, "q0"),
         ({"data": {"data": []}}, "no question"),
         (
-            {"data": {"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "q"}]}]}]}},
+            {"data": {"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "q"}]}]}]}},
             "data[0].paragraphs[0].qas[0]",
         ),
         ({"data": {"rows": []}}, "'data'"),

@@ -92,7 +92,9 @@ def test_a_variant_of_the_encoder(directory, target):
     """Pre-norm, no biases, a final norm: read, converted and asked like any other."""
     shape = {"norm": "pre", "final_norm": True, "linear_bias": False, "embedding_norm": False}
     config = dataclasses.replace(BertConfig.from_json(directory / "config.json"), **shape)
-    BertForPreTraining(config, seed=3).save_pretrained(directory, vocab_file=FIXTURES / "pretraining" / "vocab.txt")
+    BertForPreTraining(config, seed=3).save_pretrained(
+        directory, vocab=(FIXTURES / "pretraining" / "vocab.txt").read_bytes()
+    )
     expected = load(directory, mode="eager")
     assert expected.config == config and expected.tasks[0] == "fill-mask"
     write_checkpoint(read_checkpoint(directory), directory.parent / target, target)

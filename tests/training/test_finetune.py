@@ -162,7 +162,7 @@ def test_it_starts_from_pretrained_weights(tmp_path, files, form, capsys):
 
     shape = BertConfig(29, 32, 2, 2, 128, max_position_embeddings=31)
     model = BertForPreTraining(shape, seed=9)
-    model.save_pretrained(tmp_path / "pretrained", vocab_file=files[1])
+    model.save_pretrained(tmp_path / "pretrained", vocab=Path(files[1]).read_bytes())
     write_checkpoint(read_checkpoint(tmp_path / "pretrained"), tmp_path / form, form)
     named = {"hf": ("--load_from", "checkpoint", "--checkpoint_path"), "lazy": ("--model_load_dir",)}
     start = (*named[form], str(tmp_path / form), "--max_steps", "1", "--lr", "0")
