@@ -65,8 +65,9 @@ def evaluate(
     for qas_id in by_id:
         if not isinstance(predictions.get(qas_id, ""), str):
             raise UserError(f"the prediction for {qas_id} is {predictions[qas_id]!r}, not a text.")
-    check_gold(articles)
-    if not is_version_2(articles):
+    version_2 = is_version_2(articles)
+    check_gold(articles, version_2=version_2)
+    if not version_2:
         if na_probs is not None:
             raise UserError("--na-prob-file is for SQuAD 2.0, and no question of this data set says is_impossible.")
         return _evaluate_v1(questions(articles), predictions)
@@ -76,16 +77,19 @@ def evaluate(
     return _evaluate_v2(by_id, predictions, na_probs, na_prob_thresh, out_image_dir)
 
 
-def check_gold(articles: Sequence[dict[str, Any]]) -> None:
+def check_gold(articles: Sequence[dict[str, Any]], *, version_2: bool) -> None:
     """Raises UserError where a v1.1 question has no answers, as in a test set: there is nothing to compare with."""
-    for question in () if is_version_2(articles) else questions(articles):
+    for question in () if version_2 else questions(articles):
         if not question.get("answers"):
             raise UserError(f"question {question['id']} has no answers to compare with.")
 
 
 def is_version_2(articles: Iterable[dict[str, Any]]) -> bool:
-    """Whether these are SQuAD 2.0 questions: some say `is_impossible`, or have an empty list of answers."""
-    return any("is_impossible" in question or question.get("answers") == [] for question in questions(articles))
+    """Whether these are SQuAD 2.0 questions: some say `is_impossible`, or have no answers where others have some."""
+    all_questions = list(questions(articles))
+    if any("is_impossible" in question for question in all_questions):
+        return True
+    return {bool(question["answers"]) for question in all_questions if "answers" in question} == {True, False}
 
 
 def _is_number(value: Any) -> bool:

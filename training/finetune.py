@@ -97,7 +97,7 @@ class Questions:
         path = config.data.predict_file or ""
         articles = read_squad_json(path)
         if config.run.do_eval:
-            check_gold(articles)
+            check_gold(articles, version_2=settings.version_2_with_negative and is_version_2(articles))
         examples = read_squad_examples(
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
