@@ -450,7 +450,11 @@ def find_shards(path: Path, suffix: str = "", *, parts: int | None = None) -> tu
         raise UserError(f"the preparation of {path} was interrupted: run it again with the same flags")
     if parts is not None and len(files) < parts:
         raise UserError(f"{path} holds {len(files)} part-… files, and {parts} were asked for")
-    return path, files[:parts], read_dataset_json(path)
+    metadata = read_dataset_json(path)
+    count = len(metadata.get("shards", ()))
+    if parts is None and len(files) < count:
+        raise UserError(f"{path} holds {len(files)} of the {count} part-… files that {DATASET_JSON} lists; copy them")
+    return path, files[:parts], metadata
 
 
 def stored_schema(metadata: Mapping[str, Any]) -> Schema:

@@ -5,12 +5,16 @@ kept in the work directory as the sign that it is done. A preparation that is st
 """
 
 import ctypes
+import errno
+import fcntl
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +33,7 @@ from utils.errors import UserError
 Result = dict[str, Any]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 _LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
@@ -51,9 +56,11 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
     work = output_dir / WORK_DIRECTORY
     content = json.dumps(plan, indent=1, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()
-    try:
+    with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
+            _lock(work)
+            _remove_leftovers(output_dir)
             return work
         if not work.exists() and read_dataset_json(output_dir).get("plan_sha256") == digest:
             _remove_leftovers(output_dir)
@@ -69,9 +76,34 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
         unborn.mkdir()
         write_atomically(unborn / "plan.json", content)
         unborn.rename(work)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
+        _lock(work)
     return work
+
+
+@contextmanager
+def writing_to(output_dir: Path) -> Iterator[None]:
+    """Inside, that the directory cannot be written to is the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise
+        raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
+
+
+def _lock(work: Path) -> None:
+    """Keeps other processes out of the work directory until this one ends.
+
+    Raises:
+        UserError: another one is at work.
+    """
+    handle = os.open(work / "lock", os.O_RDWR | os.O_CREAT)  # left open: whoever closes it gives the lock up
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process prepares {work.parent}: wait for it, or end it.") from None
+    except OSError:  # a file system that knows no locks
+        return
 
 
 def results(output_dir: Path) -> list[Path]:
@@ -136,6 +168,7 @@ def run_pieces(
     flags: WorkFlags,
     sizes: Sequence[int],
     unit: str,
+    intact: Callable[[Result], bool] = lambda result: True,
 ) -> list[Result]:
     """Calls `function(work, index, *arguments[index])` for every piece that is not done, in several processes.
 
@@ -143,6 +176,7 @@ def run_pieces(
         work: the work directory; all machines of a cluster must see it under this name.
         flags: how many processes, and whose.
         sizes: how large each piece is, in `unit`, for the progress display.
+        intact: whether what an earlier start made of a piece is still there; else it is made again.
 
     Returns:
         every piece's result, in order.
@@ -151,10 +185,12 @@ def run_pieces(
         UserError: a worker was killed; whatever a piece raises.
     """
     done = {index: _done_file(work, stage, index) for index in range(len(arguments))}
-    open_pieces = [index for index, file in done.items() if not file.exists()]
+    open_pieces = [
+        index for index, file in done.items() if not (file.exists() and intact(json.loads(file.read_bytes())))
+    ]
     jobs = [(work, stage, function, index, arguments[index]) for index in open_pieces]
-    with Progress(stage, sum(sizes), unit) as progress:
-        progress.update(sum(sizes) - sum(sizes[index] for index in open_pieces))
+    restored = sum(sizes) - sum(sizes[index] for index in open_pieces)
+    with Progress(stage, sum(sizes), unit, restored) as progress:
         for index in _RUNNERS[flags.runner](jobs, flags.num_workers):
             progress.update(sizes[index])
     return [json.loads(file.read_bytes()) for file in done.values()]
@@ -169,9 +205,11 @@ def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
     if workers <= 1:
         yield from map(_run_piece, jobs)
         return
-    pool = ProcessPoolExecutor(workers)
+    # Workers inherit the jobs. Sent to them, large ones fill the pipe, and where no worker is left to read it the
+    # standard library waits for ever.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin_worker, (os.getpid(), jobs))
     try:
-        for job in as_completed([pool.submit(_run_piece, job) for job in jobs]):
+        for job in as_completed([pool.submit(_run_inherited, number) for number in range(len(jobs))]):
             yield job.result()
         pool.shutdown()
     except BaseException as error:
@@ -182,6 +220,24 @@ def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
         if isinstance(error, BrokenProcessPool):
             raise WorkerLostError from None
         raise
+
+
+_inherited: Sequence[_Job] = ()
+
+
+def _begin_worker(parent: int, jobs: Sequence[_Job]) -> None:
+    """A worker ends with the process that started it, which alone answers Ctrl-C."""
+    global _inherited
+    _inherited = jobs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _run_inherited(number: int) -> int:
+    return _run_piece(_inherited[number])
 
 
 def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
@@ -244,13 +300,15 @@ def _keep_freed_memory() -> None:
 class Progress:
     """A bar with rate and time left on a terminal, a plain line every ten seconds elsewhere."""
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, restored: int = 0) -> None:
+        """`restored` of the total was done by an earlier start, and tells nothing about the rate."""
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, desc=title, unit=unit, unit_scale=True, file=sys.stderr, disable=not self._terminal, leave=True
-        )
-        self._title, self._total, self._unit = title, total, unit
-        self._count, self._started, self._said = 0, time.monotonic(), time.monotonic()
+            total=total, initial=restored, desc=title, unit=unit, unit_scale=True, file=sys.stderr,
+            disable=not self._terminal, leave=True,
+        )  # fmt: skip
+        self._title, self._total, self._unit, self._restored = title, total, unit, restored
+        self._count, self._started, self._said = restored, time.monotonic(), time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -265,7 +323,7 @@ class Progress:
             self._say(now - self._started)
 
     def _say(self, seconds: float) -> None:
-        rate = self._count / max(seconds, 1e-9)
+        rate = (self._count - self._restored) / max(seconds, 1e-9)
         left = (self._total - self._count) / rate if rate else 0
         print(
             f"{self._title}: {self._count:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, "

@@ -17,7 +17,7 @@ whole would give, and each part is shuffled by itself.
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -179,8 +179,18 @@ def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, voc
         [(_directory(config), layout, cells, longest, config.example, vocab)
          for cells, longest in zip(layout.shards, layout.max_lengths, strict=True)],
         flags=config.work, sizes=[sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards],
-        unit="records",
+        unit="records", intact=_shard_in(_directory(config)),
     )  # fmt: skip
+
+
+def _shard_in(directory: Path) -> Callable[[Result], bool]:
+    """Whether a finished shard still lies in the directory, at its full length."""
+
+    def is_there(result: Result) -> bool:
+        file = directory / result["shard"]["file"]
+        return file.is_file() and file.stat().st_size == result["shard"]["bytes"]
+
+    return is_there
 
 
 def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[Result]:
@@ -192,7 +202,7 @@ def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, voca
         work, "shards", _write_stream,
         [(_directory(config), corpus, sum(sizes[:index]), size, config.example, vocab)
          for index, size in enumerate(sizes)],
-        flags=config.work, sizes=sizes, unit="tokens",
+        flags=config.work, sizes=sizes, unit="tokens", intact=_shard_in(_directory(config)),
     )  # fmt: skip
 
 

@@ -201,7 +201,7 @@ pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px; }
 
 
 def _page(figures: Mapping[str, Any], samples: Sequence[str], title: str) -> str:
-    flat = {**figures.get("corpus", {}), **figures}
+    flat = {**{f"corpus_{name}": value for name, value in figures.get("corpus", {}).items()}, **figures}
     rows = "".join(
         f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{_shown(name, value)}</td></tr>"
         for name, value in flat.items()

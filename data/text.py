@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ import zstandard
 from configs.cli import warn
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
 from data.duplicates import hash_texts, mark_duplicates
-from data.pieces import Result, check_finished, discarded_on_mistake, finish, open_work, run_pieces
+from data.pieces import Result, check_finished, discarded_on_mistake, finish, open_work, run_pieces, writing_to
 from utils.errors import UserError
 
 Document = list[str]  # its sentences
@@ -80,9 +81,27 @@ def _is_hidden(file: Path, directory: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(directory).parts)
 
 
-def input_identity(files: Sequence[Path]) -> list[list[Any]]:
-    """What tells one input from another: names, sizes and times."""
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if str(file) != "-"]
+def input_identity(files: Sequence[Path], spooled: Path) -> list[list[Any]]:
+    """What tells one input from another: names, sizes and times; of standard input, which is kept in `spooled`, its
+    size and checksum."""
+    return [
+        _spool(spooled) if str(file) == "-" else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+    ]
+
+
+def _spool(target: Path) -> list[Any]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = checksum = 0
+    try:
+        with target.open("wb") as sink:
+            while data := sys.stdin.buffer.read(_BLOCK):
+                sink.write(data)
+                size, checksum = size + len(data), zlib.crc32(data, checksum)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return ["-", size, checksum]
 
 
 def unpack(work: Path, files: Sequence[Path]) -> list[Path]:
@@ -92,19 +111,23 @@ def unpack(work: Path, files: Sequence[Path]) -> list[Path]:
         if file.suffix not in _COMPRESSED and str(file) != "-":
             plain.append(file)
             continue
-        target = work / f"input-{number:06d}"
+        target = _unpacked_file(work, number)
         if not target.exists():
             temporary = target.with_suffix(".tmp")
             try:
                 with temporary.open("wb") as sink:
                     _unpack_file(file, sink)
-            except (EOFError, ValueError, OSError, zstandard.ZstdError) as error:
+            except (EOFError, ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
                 if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                     raise
                 raise UserError(f"{file} cannot be unpacked: {error}.") from None
             temporary.rename(target)
         plain.append(target)
     return plain
+
+
+def _unpacked_file(work: Path, number: int) -> Path:
+    return work / f"input-{number:06d}"
 
 
 @contextmanager
@@ -160,10 +183,13 @@ def detect_format(file: Path, text_field: str) -> str:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int, most: int) -> list[list[Span]]:
+def plan_spans(
+    files: Sequence[Path], text_field: str, piece_bytes: int, most: int, *, whole_files: bool = False
+) -> list[list[Span]]:
     """Groups the documents of all files into pieces of about `piece_bytes`.
 
-    A document whose rest is longer than `most` bytes is cut, at a line's end if it has one near.
+    A document whose rest is longer than `most` bytes is cut, at a line's end if it has one near. With `whole_files` a
+    file of plain text is one document.
     """
     pieces: list[list[Span]] = [[]]
     room = piece_bytes
@@ -172,7 +198,8 @@ def plan_spans(files: Sequence[Path], text_field: str, piece_bytes: int, most: i
         size = file.stat().st_size
         start = 0
         while start < size:
-            end = size if size - start <= room else _next_document(file, start + room, size, format, most)
+            fits = size - start <= (most if whole_files and format == "text" else room)
+            end = size if fits else _next_document(file, start + room, size, format, most)
             pieces[-1].append(Span(str(file), start, end, format))
             room -= end - start
             start = end
@@ -220,7 +247,7 @@ def read_documents(
             data = stream.read(span.end - span.start)
         if b"\0" in data:
             raise UserError(f"--input_file {span.file} is not text: it holds NUL bytes; name other files.")
-        content = data.decode("utf-8", "ignore").removeprefix("\ufeff")
+        content = _decode(data, span).removeprefix("\ufeff")
         if span.format == "wiki":
             documents = _wiki_documents(content, text.language)
         elif span.format == "jsonl":
@@ -231,6 +258,20 @@ def read_documents(
         else:
             documents = _plain_documents(content, text.language if split else None)
         yield from (document for document in documents if document)
+
+
+def _decode(data: bytes, span: Span) -> str:
+    """The text without what is no UTF-8, of which there may be a little."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        content = data.decode("utf-8", "ignore")
+    lost = len(data) - len(content.encode())
+    if lost > max(8, len(data) // 100):
+        raise UserError(f"--input_file {span.file} is not UTF-8 text; convert it first, or name other files.")
+    if lost > 6:  # a document that is too long for one piece may be cut amid a character
+        warn(f"{span.file}: {lost} bytes between {span.start} and {span.end} are not UTF-8, and left out.")
+    return content
 
 
 def _plain_documents(content: str, language: str | None) -> Iterator[Document]:
@@ -248,7 +289,9 @@ def _plain_documents(content: str, language: str | None) -> Iterator[Document]:
     yield document
 
 
-_DOC = re.compile(r"<doc [^>\n]*?(?:title=\"(?P<title>[^\n]*?)\")?>\n(?P<text>.*?)(?:\n</doc>|\Z)", re.DOTALL)
+_DOC = re.compile(
+    r"<doc [^>\n]*?(?:title=\"(?P<title>[^\n]*?)\")?>\r?\n(?P<text>.*?)(?:^</doc>|\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def _wiki_documents(content: str, language: str) -> Iterator[Document]:
@@ -272,8 +315,10 @@ def _json_documents(content: str, text: TextFlags, span: Span) -> Iterator[Docum
         if not isinstance(value, str):
             raise UserError(
                 f"--input_file {span.file}: a line between bytes {span.start} and {span.end} is not a JSON object "
-                f"with the text in {text.text_field!r}: {line[:60]!r}."
+                f"with the text in {text.text_field!r}, or longer than what is read at once (a 32nd of --memory_mb): "
+                f"{line[:60]!r}."
             )
+        value = value.encode("utf-8", "replace").decode()  # JSON can write half a character
         yield [s for paragraph in value.split("\n") for s in split_sentences(paragraph.strip(), text.language)]
 
 
@@ -288,8 +333,11 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
     sentences: list[str] = []
     joined = ""
     for line in _short_lines(paragraph):
-        for part in sentencex.segment(language, line):
-            joined = f"{joined} {part.strip()}".strip()
+        for part in map(str.strip, sentencex.segment(language, line)):
+            if joined.endswith("No.") and not part[:1].isdigit():  # an answer, not "No. 5"
+                sentences.append(joined)
+                joined = ""
+            joined = f"{joined} {part}".strip()
             if joined and not _UNFINISHED.search(joined):
                 sentences.append(joined)
                 joined = ""
@@ -310,7 +358,7 @@ def _short_lines(line: str) -> Iterator[str]:
 
 
 def open_input(
-    text: TextFlags, work_flags: WorkFlags, output_dir: Path, plan: dict[str, Any]
+    text: TextFlags, work_flags: WorkFlags, output_dir: Path, plan: dict[str, Any], *, whole_files: bool = False
 ) -> tuple[Path, list[list[Span]]] | None:
     """The work directory and the pieces of the input; None if the output is complete already.
 
@@ -318,19 +366,33 @@ def open_input(
     number.
     """
     files = input_files(text.input_file)
-    plan = {**plan, "input": input_identity(files), "text_field": text.text_field, "language": text.language}
-    work = open_work(output_dir, {**plan, "memory_mb": work_flags.memory_mb}, overwrite=work_flags.overwrite_output_dir)
-    if work is None:
-        return None
+    inside = next((file for file in files if file.resolve().parent == output_dir.resolve()), None)
+    if inside:
+        raise UserError(f"--output_dir {output_dir} holds the input {inside}: name another directory.")
+    spooled = output_dir / ".stdin"
+    with writing_to(output_dir):
+        plan = {**plan, "input": input_identity(files, spooled)}
+    plan |= {"text_field": text.text_field, "language": text.language, "memory_mb": work_flags.memory_mb}
+    try:
+        work = open_work(output_dir, plan, overwrite=work_flags.overwrite_output_dir)
+        if work is None:
+            return None
+        if spooled.exists():
+            spooled.rename(_unpacked_file(work, files.index(Path("-"))))
+    finally:
+        if spooled.exists():
+            spooled.unlink()
     with discarded_on_mistake(work):
-        pieces = _plan(unpack(work, files), text, work_flags)
+        pieces = _plan(unpack(work, files), text, work_flags, whole_files)
     return work, pieces
 
 
-def _plan(files: Sequence[Path], text: TextFlags, work_flags: WorkFlags) -> list[list[Span]]:
+def _plan(files: Sequence[Path], text: TextFlags, work_flags: WorkFlags, whole_files: bool = False) -> list[list[Span]]:
     total = sum(file.stat().st_size for file in files)
     largest = (work_flags.memory_mb << 20) // 32
-    pieces = plan_spans(files, text.text_field, min(max(total // 64, SMALLEST_PIECE), largest), largest)
+    pieces = plan_spans(
+        files, text.text_field, min(max(total // 64, SMALLEST_PIECE), largest), largest, whole_files=whole_files
+    )
     if not pieces:
         raise UserError(f"--input_file {' '.join(text.input_file)}: nothing but empty files.")
     return pieces
@@ -344,7 +406,7 @@ def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
 def clean(config: CleanConfig) -> None:
     """`prepare_data.py clean`: any text becomes text files, a sentence per line, a blank line between documents."""
     output_dir = Path(config.output_dir)
-    opened = open_input(config.text, config.work, output_dir, _outcome(config))
+    opened = open_input(config.text, config.work, output_dir, _outcome(config), whole_files=config.documents == "file")
     assert opened is not None  # its output has no dataset.json
     work, pieces = opened
     with discarded_on_mistake(work):
@@ -412,7 +474,8 @@ def _remove_duplicates(work: Path, index: int, which: str) -> Result:
 
     def kept() -> Iterator[Document]:
         line = 0
-        content = (work / f"text-{index:05d}.txt").read_text(encoding="utf-8")
+        with (work / f"text-{index:05d}.txt").open(encoding="utf-8", newline="\n") as file:
+            content = file.read()
         for number, document in enumerate(document for document in _plain_documents(content, None) if document):
             lines = document
             if "lines" in marks:

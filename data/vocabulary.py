@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.run_directory import model_directory
 
 _PIECE_BYTES = 1 << 20
-_WORDS_KEPT = 2_000_000
+_WORDS_KEPT = 600_000  # some 200 bytes each, twice
 
 
 def make_vocab(config: VocabConfig) -> None:

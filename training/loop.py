@@ -40,6 +40,7 @@ def train(
     flags: RunFlags,
     journal: Journal,
     learning_rate: Callable[[int], float],
+    weight_norm: Callable[[], float],
     evaluate: Callable[[], dict[str, float]] | None,
     save: Callable[[int], None],
     inspect: Callable[[int], None] = lambda done: None,
@@ -56,6 +57,7 @@ def train(
         flags: when to log, evaluate and save.
         journal: where rows go.
         learning_rate: of each update.
+        weight_norm: of the model as it is.
         evaluate: gives `eval_…` metrics.
         save: writes a checkpoint after so many updates.
         inspect: looks at a checkpoint that was written on the way.
@@ -92,7 +94,9 @@ def train(
                 records = progress.records_before(done) - progress.records_before(logged_step)
                 rates = np.array([records, *work]) / (time.perf_counter() - clock)
                 epoch = progress.records_before(current) // progress.records_per_epoch
-                journal.training_row(current, epoch, _row(values, learning_rate(current), rates))
+                journal.training_row(
+                    current, epoch, _row(values | {"weight_norm": weight_norm()}, learning_rate(current), rates)
+                )
                 clock, logged_step, work = time.perf_counter(), done, np.zeros(2)
 
             paused = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,13 @@ def build_optimizer(model: nn.Module, flags: OptimizerFlags, mode: str = "eager"
 def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that are updated, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def weight_norm(model: nn.Module) -> float:
+    """The norm of all of a model's parameters together."""
+    with flow.no_grad():
+        norms = [float(parameter.norm().numpy()) for parameter in model.parameters()]
+    return math.sqrt(math.fsum(norm * norm for norm in norms))
 
 
 def decays(name: str) -> bool:

@@ -44,7 +44,7 @@ from training.checkpoint import (
 from training.distributed import join
 from training.journal import METRICS_FILE, Journal
 from training.loop import Progress, Stopped, train
-from training.optimizer import build_optimizer
+from training.optimizer import build_optimizer, weight_norm
 from training.probes import CLOZE_FILE, Probes
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
@@ -356,6 +356,7 @@ class Run:
                             flags=flags,
                             journal=journal,
                             learning_rate=lambda index: float(rates[index]),
+                            weight_norm=lambda: weight_norm(model),
                             evaluate=evaluate,
                             save=save,
                             inspect=inspect,

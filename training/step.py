@@ -204,7 +204,10 @@ class GraphTrainStep:
         def read() -> dict[str, float]:
             values = {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
             norm = kernels.last_gradient_norm() if self.options.max_grad_norm else None
-            return values if norm is None else {**values, "grad_norm": norm}
+            values |= {} if norm is None else {"grad_norm": norm}
+            if "loss_scale" in self.tensors:
+                values["loss_scale"] = float(self.tensors["loss_scale"].numpy())
+            return values
 
         return read
 

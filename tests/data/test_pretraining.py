@@ -1,5 +1,6 @@
 """`prepare_data.py pretraining` from text to records: what they hold, and that nothing but the flags decides it."""
 
+import io
 import json
 import os
 import shutil
@@ -206,6 +207,44 @@ def test_a_complete_set_is_left_alone_and_another_is_refused(tmp_path, corpus, c
     assert content(output) == before
     run(*corpus, output, "--num_shards", 3, "--overwrite_output_dir")
     assert len(open_records(output).shards) == 3
+
+
+def test_lost_shards_are_noticed(tmp_path, corpus, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "write_report", Mock(side_effect=KeyboardInterrupt))
+        with suppress(KeyboardInterrupt):
+            run(*corpus, tmp_path / "again")
+    (tmp_path / "again" / "part-00001").unlink()
+    os.truncate(tmp_path / "again" / "part-00002", 100)
+    whole = content(run(*corpus, tmp_path / "whole"))
+    assert content(run(*corpus, tmp_path / "again")) == whole
+    (tmp_path / "whole" / "part-00003").unlink()
+    with pytest.raises(UserError, match="3 of the 4 part"):
+        verify(parse(VerifyConfig, ["--input_dir", str(tmp_path / "whole")]))
+
+
+def test_standard_input_is_told_by_what_it_holds(tmp_path, corpus, monkeypatch):
+    text, vocab = corpus
+    file = next(path for path in text.rglob("*") if path.is_file()) if text.is_dir() else text
+
+    def run_on(data, *more):
+        monkeypatch.setattr("sys.stdin", Mock(buffer=io.BytesIO(data)))
+        return run("-", vocab, tmp_path / "out", *more)
+
+    data = file.read_bytes()
+    first = content(run_on(data))
+    assert content(run_on(data)) == first
+    half = data[: data.index(b"\n\n", len(data) // 2) + 2]
+    with pytest.raises(UserError, match="other flags or input"):
+        run_on(half)
+    assert content(run_on(half, "--overwrite_output_dir")) != first
+
+
+def test_the_input_is_not_overwritten(tmp_path, corpus):
+    text, vocab = corpus
+    inside = text if text.is_dir() else text.parent
+    with pytest.raises(UserError, match="holds the input"):
+        run(text, vocab, inside, "--overwrite_output_dir")
 
 
 def test_a_set_is_copied_to_where_a_url_says(tmp_path, corpus, monkeypatch, capsys):

@@ -30,7 +30,7 @@ def flags(*files, **other):
 def read(file, split=False, piece=10**6, whole_files=False):
     return [
         document
-        for spans in plan_spans([file], "text", piece, 10**6)
+        for spans in plan_spans([file], "text", piece, 10**6, whole_files=whole_files)
         for document in read_documents(spans, flags(file), split=split, whole_files=whole_files)
     ]
 
@@ -46,7 +46,10 @@ def test_plain_text(tmp_path):
 def test_a_file_may_be_one_document_of_wrapped_paragraphs(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("It was a dark\nand stormy night. Rain\nfell.\n\nThe end.\n")
-    assert read(file, whole_files=True) == [["It was a dark and stormy night.", "Rain fell.", "The end."]]
+    for piece in (10**6, 5):  # however small the pieces
+        assert read(file, whole_files=True, piece=piece) == [
+            ["It was a dark and stormy night.", "Rain fell.", "The end."]
+        ]
 
 
 def test_wiki_extractor_output(tmp_path):
@@ -54,6 +57,28 @@ def test_wiki_extractor_output(tmp_path):
     file.write_text(WIKI)
     assert detect_format(file, "text") == "wiki"
     assert read(file) == [["It is 3 < 4.", "See Fig. 3 for more.", "More by J. R. Smith."], ["Last one."]]
+
+
+def test_empty_articles_and_foreign_line_ends(tmp_path):
+    file = tmp_path / "wiki_00"
+    empty = '<doc id="4" title="Nothing">\n</doc>\n'
+    file.write_bytes((empty + WIKI).replace("\n", "\r\n").encode())
+    assert read(file) == [["It is 3 < 4.", "See Fig. 3 for more.", "More by J. R. Smith."], ["Last one."]]
+
+
+def test_half_a_character_in_json(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "Half \\ud83d of it."}\n')
+    assert read(file) == [["Half ? of it."]]
+
+
+def test_text_that_is_not_utf8(tmp_path, capsys):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"word " * 2000 + b"\xe9" * 20)
+    assert len(read(file)) == 1 and "20 bytes" in capsys.readouterr().err
+    file.write_bytes(b"word " * 20_000 + bytes(range(128, 256)) * 800)
+    with pytest.raises(UserError, match="not UTF-8"):
+        read(file)
 
 
 def test_json_lines(tmp_path):
