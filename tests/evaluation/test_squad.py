@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.squad import read_squad_json
+from data.squad import questions, read_squad_json
 from evaluation.squad import evaluate, normalize_answer
 from utils.errors import UserError
 
@@ -237,3 +237,39 @@ def test_probabilities_must_fit_the_questions(tmp_path):
     (tmp_path / "broken.json").write_text('{"data": [')
     with pytest.raises(UserError, match="is not JSON"):
         read_squad_json(tmp_path / "broken.json")
+
+
+def test_missing_predictions_score_nothing_however_sure_no_answer_is(tmp_path):
+    articles = dataset(True)
+    predictions, _ = answers(articles)
+    unanswerable = next(q["id"] for q in questions(articles) if q["is_impossible"])
+    del predictions[unanswerable]
+    sure = dict.fromkeys((q["id"] for q in questions(articles)), 0.0) | {unanswerable: 4.0}
+    assert evaluate(articles, predictions, na_probs=sure)["exact"] == evaluate(articles, predictions)["exact"]
+
+
+def test_answers_alone_can_be_scored(tmp_path):
+    for version_2 in (False, True):
+        articles = dataset(version_2)
+        predictions, _ = answers(articles)
+        for question in questions(articles):
+            question.pop("is_impossible", None)
+            del question["question"]
+            for answer in question["answers"]:
+                answer.pop("answer_start", None)
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                del paragraph["context"]
+        write(tmp_path, data={"data": articles}, predictions=predictions)
+        done = score(str(tmp_path / "data.json"), str(tmp_path / "predictions.json"), "-v")
+        assert ("HasAns_exact" in done.stdout) == version_2 and done.returncode == 0
+
+
+def test_places_that_cannot_be_written_to_are_one_sentence(tmp_path):
+    articles = dataset(True)
+    predictions, na_probs = answers(articles)
+    write(tmp_path, data={"data": articles}, predictions=predictions, na_probs=na_probs)
+    files = [str(tmp_path / "data.json"), str(tmp_path / "predictions.json")]
+    for words in (["-o", "/dev/null/x"], ["-n", str(tmp_path / "na_probs.json"), "-p", str(tmp_path / "data.json")]):
+        done = score(*files, *words)
+        assert done.returncode == 2 and "Traceback" not in done.stderr

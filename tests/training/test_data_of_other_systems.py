@@ -1,6 +1,7 @@
 """Training on JSON lines, on several sets, and on a stream of token ids."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from configs.pretraining import PretrainingConfig
 from data.json_lines import encode_json_lines
 from data.sources import open_source
 from data.token_windows import token_schema
+from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
 from tests.conftest import SEQ_LENGTH, write_records
 from training.journal import read_rows
 from training.pretrain import pretrain
@@ -95,3 +97,63 @@ def test_a_stream_is_masked_anew_and_resumes_exactly(stream, tmp_path):
 def test_contradictions(records_dir, as_lines, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         train(tmp_path / "out", "--ofrecord_path", records_dir, as_lines, *words)
+
+
+def test_validation_may_be_longer_than_training(records_dir, as_lines, tmp_path):
+    lines = as_lines.read_text().splitlines(keepends=True)
+    by_length = sorted(lines, key=lambda line: len(json.loads(line)["input_ids"]))
+    (tmp_path / "short.json").write_text("".join(by_length[:20]))
+    vocab = ("--vocab_file", records_dir / "vocab.txt")
+    train(tmp_path / "out", "--train_file", tmp_path / "short.json", *vocab, "--validation_file", as_lines)
+    assert "eval_mlm_loss" in (tmp_path / "out/eval_results.txt").read_text()
+    train(tmp_path / "mixed", "--train_file", tmp_path / "short.json", *vocab, "--val_ofrecord_path", records_dir)
+
+
+def test_a_directory_of_json_files(records_dir, as_lines, tmp_path):
+    directory = tmp_path / "lines"
+    directory.mkdir()
+    (directory / "a.json").write_bytes(as_lines.read_bytes())
+    assert len(open_source(directory)) == len(open_source(as_lines))
+
+
+def test_a_vocabulary_is_named_by_a_run_and_outlives_the_checkpoint_it_lay_in(records_dir, as_lines, tmp_path):
+    first = tmp_path / "first"
+    train(first, "--ofrecord_path", records_dir)
+    train(tmp_path / "named", "--train_file", as_lines, "--tokenizer", first)
+    assert (tmp_path / "named/checkpoint-6/vocab.txt").read_bytes() == (records_dir / "vocab.txt").read_bytes()
+    words = ("--train_file", as_lines, "--model_save_every_n_iter", 2, "--keep_last", 1)
+    out = tmp_path / "out"
+    train(out, *words, "--init_checkpoint", first / "checkpoint-6")
+    train(out, *words, "--init_checkpoint", first / "checkpoint-6", "--resume", "--max_steps", 12)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-12"]
+    assert (out / "checkpoint-12/vocab.txt").exists()
+
+
+def test_masked_lm_evaluation_needs_no_other_head(records_dir, as_lines, tmp_path):
+    train(tmp_path / "out", "--ofrecord_path", records_dir)
+    model = tmp_path / "model"
+    shutil.copytree(tmp_path / "out/checkpoint-6", model)
+    weights = read_weights(model / WEIGHTS_FILE)
+    kept = {n: a for n, a in weights.items() if not n.startswith(("bert.pooler.", "cls.seq_relationship."))}
+    assert len(kept) < len(weights)
+    write_weights(model / WEIGHTS_FILE, kept)
+    words = ("--do_train", "False", "--init_checkpoint", model, "--validation_file", as_lines)
+    with pytest.raises(UserError, match="train it first"):
+        train(tmp_path / "eval", *words)
+    assert train(tmp_path / "eval", *words, "--eval_only_mlm") == []
+    assert "perplexity" in (tmp_path / "eval/eval_results.txt").read_text()
+
+
+def test_nothing_left_to_train_is_an_error(records_dir, tmp_path):
+    train(tmp_path / "out", "--ofrecord_path", records_dir)
+    words = ("--load_from", "checkpoint", "--checkpoint_path", tmp_path / "out")
+    with pytest.raises(UserError, match="nothing to train"):
+        train(tmp_path / "next", "--ofrecord_path", records_dir, *words)
+
+
+def test_what_a_run_logs_of_the_weights(records_dir, tmp_path):
+    train(tmp_path / "out", "--ofrecord_path", records_dir)
+    *_, last = (row for row in read_rows(tmp_path / "out/metrics.jsonl") if "total_loss" in row)
+    weights = read_weights(tmp_path / "out/checkpoint-6" / WEIGHTS_FILE)
+    expected = np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in weights.values()))
+    assert abs(last["weight_norm"] / expected - 1) < 1e-6

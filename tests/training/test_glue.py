@@ -128,3 +128,24 @@ def test_a_missing_test_set_is_named(glue_dir, tmp_path):
     with pytest.raises(UserError, match=r"test\.tsv"):
         finetune(glue_dir, tmp_path / "out", "rte", "--do_predict")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_task_is_noticed_before_any_trains(glue_dir, tmp_path):
+    with pytest.raises(UserError, match=r"cola|CoLA|train\.tsv"):
+        finetune(glue_dir, tmp_path / "out", "all")
+    assert not list((tmp_path / "out").glob("*/checkpoint-*"))
+
+
+def test_another_seeds_directory_is_noticed_before_any_trains(glue_dir, tmp_path):
+    (tmp_path / "out/seed-1/checkpoint-1").mkdir(parents=True)
+    with pytest.raises(UserError, match="seed-1 is not empty"):
+        finetune(glue_dir, tmp_path / "out", "rte", "--seeds", 2)
+    assert not (tmp_path / "out/seed-0").exists()
+
+
+def test_prediction_alone_needs_no_answers(glue_dir, tmp_path):
+    finetune(glue_dir, tmp_path / "out", "rte", "--max_steps", 2)
+    (glue_dir / "RTE/dev.tsv").unlink()
+    words = ("--do_train", "False", "--do_eval", "False", "--do_predict")
+    finetune(glue_dir, tmp_path / "out", "rte", *words)
+    assert len((tmp_path / "out/RTE.tsv").read_text().splitlines()) == 8

@@ -146,3 +146,22 @@ def test_files_that_hold_no_phases(content, records_dir, tmp_path):
     (tmp_path / "phases.json").write_text(content)
     with pytest.raises(UserError, match=r"phases\.json"):
         train("eager", tmp_path / "out", "--ofrecord_path", records_dir, "--phases", tmp_path / "phases.json")
+
+
+def test_overwriting_removes_all_earlier_phases(records_dir, tmp_path):
+    out, phases = tmp_path / "out", tmp_path / "phases.json"
+    phases.write_text(json.dumps([{"max_steps": 2}, {"max_steps": 2}, {"max_steps": 2}]))
+    train("eager", out, "--ofrecord_path", records_dir, "--phases", phases)
+    assert model_directory(out) == out / "phase3/checkpoint-2"
+    phases.write_text(json.dumps([{"max_steps": 2}, {"max_steps": 4}]))
+    train("eager", out, "--ofrecord_path", records_dir, "--phases", phases, "--overwrite_output_dir")
+    assert model_directory(out) == out / "phase2/checkpoint-4"
+    train("eager", out, "--ofrecord_path", records_dir, "--max_steps", 6, "--overwrite_output_dir")
+    assert model_directory(out) == out / "checkpoint-6"
+
+
+def test_retired_flags_in_phases_are_answered(records_dir, tmp_path, capsys):
+    phases = tmp_path / "phases.json"
+    phases.write_text(json.dumps([{"max_steps": 2, "model_type": "bert"}]))
+    train("eager", tmp_path / "out", "--ofrecord_path", records_dir, "--phases", phases)
+    assert "--model_type changes nothing here" in capsys.readouterr().err

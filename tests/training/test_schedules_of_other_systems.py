@@ -106,3 +106,26 @@ def test_batches_grow_to_their_peak():
             covered = [sizes.records_before(first + n) - sizes.records_before(first) for n in (steps - 1, steps)]
             assert covered[0] < records <= covered[1]
     assert sizes.steps_for(0) == 0
+
+
+def test_nvidias_share_of_warmup_is_not_rounded():
+    lr, share, total = 6e-3, 0.2843, 703
+    flags = OptimizerFlags(
+        lr=lr, lr_schedule="polynomial", lr_decay_power=0.5, lr_decay_from="start", warmup_proportion=share
+    )
+    expected = [nvidia(step, lr=lr, warmup=share * total, total=total, power=0.5) for step in range(total)]
+    np.testing.assert_allclose(learning_rates(flags, total), expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("total", [1, 4, 20])
+def test_awss_warmup_may_take_the_whole_run(total):
+    flags = OptimizerFlags(lr=0.01, end_learning_rate=0.001, lr_decay_power=0.5, warmup_steps=total)
+    expected = [aws(step, lr=0.01, warmup=total, total=total, end=0.001, power=0.5) for step in range(total)]
+    np.testing.assert_allclose(learning_rates(flags, total), expected, rtol=1e-6)
+
+
+def test_a_power_alone_asks_for_awss_schedule():
+    flags = OptimizerFlags(lr=0.01, lr_decay_power=1.0, warmup_steps=5)
+    expected = [aws(step, lr=0.01, warmup=5, total=20, end=0.0, power=1.0) for step in range(20)]
+    np.testing.assert_allclose(learning_rates(flags, 20), expected, rtol=1e-6, atol=1e-12)
+    assert OptimizerFlags().schedule == "linear"
