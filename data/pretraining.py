@@ -17,6 +17,8 @@ whole would give, and each part is shuffled by itself.
 import os
 import shutil
 import zlib
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -214,19 +216,30 @@ def _tokenize_piece(
 ) -> Result:
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     sampled: list[str] = []
+    checksums = array("I")  # of all lines
     capitals = 0
 
     def watched() -> Iterator[Document]:
         nonlocal capitals
         for document in read_documents(piece, text):
             # Which lines are looked at depends on the lines alone: equal ones are seen together.
-            sampled.extend(line for line in document if zlib.crc32(line.encode()) % rate == 0)
+            for line in document:
+                checksums.append(zlib.crc32(line.encode()))
+                if checksums[-1] % rate == 0:
+                    sampled.append(line)
             capitals += sum(line[0].isupper() for line in document)
             yield document
 
     counts = write_piece(work / _token_file(index), watched(), tokenizer, len(vocab), vocab["[UNK]"])
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
-    return counts | {"capitals": capitals}
+    return counts | {"capitals": capitals, "frequent": _frequent(np.frombuffer(checksums, np.uint32), rate)}
+
+
+def _frequent(checksums: np.ndarray, rate: int) -> dict[str, int]:
+    """How often lines occur that are one in 200 of a piece's, by checksum: those that the sample of lines misses."""
+    values, counts = np.unique(checksums, return_counts=True)
+    kept = (counts > len(checksums) / 200) & (counts > 1) & (values % rate != 0)
+    return dict(zip(map(str, values[kept].tolist()), counts[kept].tolist(), strict=True))
 
 
 def _sampling_rate(pieces: Sequence[Sequence[Span]]) -> int:
@@ -242,9 +255,15 @@ def _figures(
     work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int], bin_size: int | None
 ) -> dict[str, Any]:
     """What the report tells."""
-    corpus = {name: sum(result[name] for result in tokenized) for name in tokenized[0]}
+    frequent = Counter[str]()
+    for result in tokenized:
+        frequent.update(result["frequent"])
+    corpus = {name: sum(result[name] for result in tokenized) for name in tokenized[0] if name != "frequent"}
     corpus["capitals_share"] = corpus.pop("capitals") / max(1, corpus["sentences"])
-    corpus["duplicate_lines_share"] = duplicates_share([work / _sample_file(n) for n in range(len(tokenized))])
+    sampled = duplicates_share([work / _sample_file(n) for n in range(len(tokenized))])
+    lines = max(1, corpus["sentences"])
+    others = 1 - sum(frequent.values()) / lines  # the share of lines that the sample stands for
+    corpus["duplicate_lines_share"] = sampled * others + sum(count - 1 for count in frequent.values()) / lines
     statistics = RecordStatistics.from_json(written[0]["statistics"])
     for result in written[1:]:
         statistics.merge(RecordStatistics.from_json(result["statistics"]))

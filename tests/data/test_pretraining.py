@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import suppress
 from itertools import pairwise
 from unittest.mock import Mock
@@ -413,6 +414,17 @@ def test_what_ruins_training_is_warned_of(tmp_path, corpus, capsys):
     for words in ("[UNK]", "occur more than once", "are one sentence", "padding"):
         assert words in " ".join(report["warnings"])
         assert words in told
+
+
+def test_one_line_repeated_is_seen_in_a_sample_of_lines(tmp_path, corpus, monkeypatch):
+    text, vocab = corpus
+    line = next(f"wa wb w{letter}" for letter in "cdefgh" if zlib.crc32(f"wa wb w{letter}".encode()) % 50)
+    text.write_text("\n\n".join("\n".join([*document, line]) for document in documents(60)) + "\n")
+    lines = [line for line in text.read_text().splitlines() if line]
+    monkeypatch.setattr(pretraining, "_sampling_rate", lambda pieces: 50)
+    run(text, vocab, tmp_path / "out")
+    share = json.loads((tmp_path / "out/report.json").read_text())["corpus"]["duplicate_lines_share"]
+    assert abs(share - 59 / len(lines)) < 0.02
 
 
 def test_lines_longer_than_records_are_warned_of(tmp_path, corpus):
