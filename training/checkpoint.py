@@ -67,7 +67,9 @@ def save_checkpoint(
     partial.rename(final)
     write_text_atomically(directory / LATEST, final.name + "\n")
     for old in checkpoints(directory)[:-keep_last] if keep_last else []:
-        leaving = old.rename(directory / f".{old.name}.leaving")  # half of it must not pass for a checkpoint
+        leaving = directory / f".{old.name}.leaving"  # half of it must not pass for a checkpoint
+        shutil.rmtree(leaving, ignore_errors=True)  # a killed run may have left one
+        old.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
     return final
 
