@@ -264,6 +264,11 @@ class DeviceFlags:
     stop_timeout: float = flag(60.0, "several processes: time to save and leave after SIGTERM or Ctrl-C", unit="s")
     num_threads: int | None = flag(None, "CPU threads of this process (default: the cores, shared by its host's ranks)")
     cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
+    activation_checkpointing: bool = flag(
+        False,
+        "eager mode: keep each layer's input alone and compute the layer again for its backward pass",
+        aliases=("checkpoint_activations", "gradient_checkpointing"),
+    )
     profile: bool = flag(False, "print the time per operation at the end")
 
     def __post_init__(self) -> None:

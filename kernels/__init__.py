@@ -9,13 +9,12 @@ A program works without any of this, slower. `python -m kernels` builds, reports
 
 from kernels.plugin import (
     Status,
+    begin_dropout_step,
     hold_weights,
     is_loaded,
     last_gradient_norm,
     load,
-    push_dropout_step,
     set_bf16,
-    set_dropout_seed,
 )
 from kernels.profile import Profile, profile
 from kernels.settings import configure, configure_graph, import_oneflow
@@ -23,6 +22,7 @@ from kernels.settings import configure, configure_graph, import_oneflow
 __all__ = [
     "Profile",
     "Status",
+    "begin_dropout_step",
     "configure",
     "configure_graph",
     "hold_weights",
@@ -31,7 +31,5 @@ __all__ = [
     "last_gradient_norm",
     "load",
     "profile",
-    "push_dropout_step",
     "set_bf16",
-    "set_dropout_seed",
 ]

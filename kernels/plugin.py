@@ -25,8 +25,6 @@ ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX51
 SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
 ONEDNN_VERSION = 302  # 3.2
 
-_dropout_seed = (0, 0)  # the run's, and the rank
-
 
 @dataclass(frozen=True)
 class Status:
@@ -115,24 +113,19 @@ def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
     return release
 
 
-def set_dropout_seed(run_seed: int, rank: int = 0) -> None:
-    """Seeds the dropout of a run, from the next step on. Every mask is then a function of this seed, the step, the
-    layer, how often the layer ran within the step, and the element.
+def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
+    """Begins an optimizer step: call it once before the step's first forward pass, in either mode. Every mask is then
+    a function of the run's seed, the step, the layer, the forward pass within the step, and the element.
 
     Args:
         run_seed: any integer.
         rank: this process's number where each process holds its own equal part of the batch (data parallel in eager
             mode); the ranks' masks are then the parts of one whole. Global tensors know their part by themselves.
+        step: its number.
     """
-    global _dropout_seed
-    _dropout_seed = (run_seed % 2**64, rank)
-
-
-def push_dropout_step(step: int) -> None:
-    """Begins an optimizer step: call it once before the step's first forward pass, in either mode."""
     if is_loaded():
         wait_for_kernels()
-        library().kernels_begin_dropout_step(*_dropout_seed, step)
+        library().kernels_begin_dropout_step(run_seed % 2**64, rank, step)
 
 
 def last_gradient_norm() -> float | None:

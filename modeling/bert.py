@@ -11,6 +11,7 @@ import math
 import numpy as np
 import oneflow as flow
 from oneflow import nn
+from oneflow.utils.checkpoint import checkpoint
 
 from configs.model import BertConfig
 from modeling import dropout, ops
@@ -80,11 +81,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
         self.LayerNorm = LayerNorm(config) if config.final_norm else nn.Identity()
+        self.checkpoints_activations = False
 
     def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
         """hidden [B*S, H], keep bool [B, 1, 1, S] (false: not to be attended to) -> [B*S, H]."""
         for layer in self.layer:
-            hidden = layer(hidden, batch, keep)
+            if self.checkpoints_activations and self.training:
+                hidden = checkpoint(dropout.repeatable(layer), hidden, batch, keep)
+            else:
+                hidden = layer(hidden, batch, keep)
         return self.LayerNorm(hidden)
 
 

@@ -1,7 +1,10 @@
-"""Dropout that can be seeded and resumed in both modes.
+"""Dropout whose masks follow from the run's seed, the step and the place, in both modes, so that a run can be resumed
+and a layer can be computed again.
 
-With our CPU kernels every application of dropout within a forward pass has a number, which a generator carries to the
-kernel; the kernel's masks follow from the run's seed, the step and this number (see kernels/src/dropout.cpp).
+The place of an application of dropout is its number in a forward pass, and that pass (the micro-batch) has a number
+in its step. With our CPU kernels a generator carries the place to the kernel, which draws the mask from it (see
+kernels/src/dropout.cpp); a compiled job counts the passes itself. On other kernels eager mode seeds the framework's
+generator where a forward pass or a repeatable layer begins.
 
 OneFlow's stock dropout inside `nn.Graph` ignores every seed and starts its sequence anew with each compilation. Where
 no seedable kernel stands in for it, the masks are drawn in numpy and handed to the job as inputs, in the order in which
@@ -10,13 +13,14 @@ the model applies dropout: `record` finds that order and the shapes, `draw` make
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import oneflow as flow
-import oneflow.nn.functional as F
 
 import kernels
 
@@ -29,10 +33,53 @@ class Site:
     rate: float
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a training step stands."""
+
+    forward: int = -1  # the forward pass within the step; -1: none has begun
+    applied: int = 0  # how often dropout was applied in it
+
+
 _recorded: list[Site] | None = None
 _fed: Iterator[flow.Tensor] | None = None
-_generators: list[flow.Generator] = []  # one for each application of dropout in a forward pass
-_applied = 0
+_step = (0, 0, 0)  # the run's seed, the step and the rank
+_place = _Place()
+_default_seeded = False  # whether the framework's own generator was, for this place
+
+
+def begin_step(seed: int, step: int, rank: int) -> None:
+    """Begins an optimizer step, in either mode, before its first forward pass.
+
+    Args:
+        seed: the run's.
+        step: its number.
+        rank: this process's, which draws masks of its own for its rows.
+    """
+    global _step, _place
+    kernels.begin_dropout_step(seed, rank, step)
+    _step, _place = (seed, step, rank), _Place()
+
+
+def restart() -> None:
+    """Begins a forward pass: the next application of dropout is its first."""
+    _go_to(_Place(_place.forward + 1))
+
+
+def repeatable(layer: Callable[..., flow.Tensor]) -> Callable[..., flow.Tensor]:
+    """The layer, which whenever it is run within this step draws the masks that it would draw now."""
+    place = _place
+
+    def run(*inputs: Any) -> flow.Tensor:
+        _go_to(place)
+        return layer(*inputs)
+
+    return run
+
+
+def _go_to(place: _Place) -> None:
+    global _place, _default_seeded
+    _place, _default_seeded = place, False
 
 
 def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
@@ -48,25 +95,32 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
         # The fused op, whose masks have a seed, with nothing to fuse.
         nothing = x.new_zeros(x.shape[1:], sbp=flow.sbp.broadcast if x.is_global else None)
         return flow._C.fused_bias_add_dropout(x, nothing, p=rate, axis=1, generator=generator(x))
-    return F.dropout(x, rate)
-
-
-def restart() -> None:
-    """Begins a forward pass: the next application of dropout is its first."""
-    global _applied
-    _applied = 0
+    return flow._C.dropout(x, p=rate, generator=generator(x))
 
 
 def generator(x: flow.Tensor) -> flow.Generator | None:
-    """The generator for the next application of dropout to x: on a CPU its seed is the application's number."""
-    global _applied
-    if x.is_cuda:
-        return None
-    if _applied == len(_generators):
-        _generators.append(flow.Generator("cpu"))
-        _generators[-1].manual_seed(_applied)
-    _applied += 1
-    return _generators[_applied - 1]
+    """What the next application of dropout to x draws its mask from; None is the framework's own generator."""
+    global _place, _default_seeded
+    here, _place = _place, _Place(_place.forward, _place.applied + 1)
+    if kernels.is_loaded() and not x.is_cuda:
+        return _carrier(here.applied + (max(0, here.forward) << 32))
+    if not _default_seeded:
+        flow.manual_seed(_mask_seed(here.forward, here.applied))
+        _default_seeded = True
+    return None
+
+
+@functools.lru_cache(maxsize=2**14)  # to seed one waits for all that the framework has yet to compute
+def _carrier(seed: int) -> flow.Generator:
+    generator = flow.Generator("cpu")
+    generator.manual_seed(seed)
+    return generator
+
+
+def _mask_seed(*place: int) -> int:
+    """One 63-bit seed of the step and a place in it, spread by numpy's SeedSequence."""
+    entropy = [number % 2**64 for number in (*_step, *place)]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
@@ -91,9 +145,9 @@ def feed(masks: Sequence[flow.Tensor]) -> Iterator[None]:
         _fed = None
 
 
-def draw(sites: Sequence[Site], seed: int) -> list[np.ndarray]:
-    """One mask a site: float32 of 0 and 1 / (1 - rate), the same for the same seed."""
-    generator = np.random.Generator(np.random.Philox(seed))
+def draw(sites: Sequence[Site], forward: int) -> list[np.ndarray]:
+    """The masks of one forward pass of the step, one a site: float32 of 0 and 1 / (1 - rate)."""
+    generator = np.random.Generator(np.random.Philox(_mask_seed(forward)))
     masks = []
     for site in sites:
         keep = generator.random(site.shape, np.float32) >= np.float32(site.rate)

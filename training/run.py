@@ -108,6 +108,11 @@ class Run:
                 "--clip value with --grad_acc_steps above 1 works in eager mode alone: a compiled job cannot reach the "
                 "sum of its micro-batches; take --clip norm."
             )
+        if mode == "graph" and config.device.activation_checkpointing:
+            raise UserError(
+                "--activation_checkpointing works in eager mode alone, a compiled job would take more memory with it: "
+                "lower --train-batch-size and raise --grad_acc_steps, or train with run_eager_pretraining.py."
+            )
         if config.device.use_ddp if mode == "graph" else config.device.use_consistent:
             flag, other = ("use_ddp", "eager") if mode == "graph" else ("use_consistent", "graph")
             warn(f"--{flag} changes nothing here: it is {other} mode's; the launcher's processes work together anyway.")
@@ -420,6 +425,7 @@ class Run:
             max_grad_norm=config.optimizer.norm_limit,
             clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
             use_fp16=config.device.use_fp16 and self.world.device != "cpu",
+            activation_checkpointing=config.device.activation_checkpointing,
             nccl_fusion_threshold_mb=config.device.nccl_fusion_threshold_mb,
             nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,
         )

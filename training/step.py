@@ -46,6 +46,7 @@ class StepOptions:
     max_grad_norm: float = 1.0  # 0: never clip by norm
     clip_value: float = 0.0  # 0: never clip by value
     use_fp16: bool = False  # CUDA's: graph mode with dynamic loss scaling, eager mode without any
+    activation_checkpointing: bool = False  # eager mode's: layers are computed again for their backward pass
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
 
@@ -122,19 +123,20 @@ class EagerTrainStep:
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
         self.model, self.optimizer, self.options = model, optimizer, options
+        if options.activation_checkpointing:
+            model.checkpoint_activations()
         self.parameters = [parameter for _, parameter in trained_parameters(model)]
         self.scheduler = TableScheduler(optimizer, rates)
         self.step = 0
 
     def __call__(self, batch: Batch) -> Metrics:
         world = self.options.world
-        _begin_step(self.options, self.step)
+        dropout.begin_step(self.options.seed, self.step, world.rank)
         tensors = to_tensors(normalized(batch, world), world.device)
         accumulation = self.options.micro_batches(batch)
         rows = len(batch["input_ids"]) // accumulation
         sums: dict[str, flow.Tensor] = {}
         for micro in range(accumulation):
-            flow.manual_seed(dropout_seed(self.options.seed, self.step, world.rank, micro))
             part = {name: tensor[micro * rows : (micro + 1) * rows] for name, tensor in tensors.items()}
             with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
                 outputs = scalars(self.model(**part, loss_reduction="sum"))
@@ -183,16 +185,13 @@ class GraphTrainStep:
 
     def __call__(self, batch: Batch) -> Metrics:
         world, accumulation = self.options.world, self.options.micro_batches(batch)
-        _begin_step(self.options, self.step)
+        dropout.begin_step(self.options.seed, self.step, world.rank)
         job = self._job(batch)
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches where eager mode adds.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
         if job.sites:
-            drawn = [
-                dropout.draw(job.sites, dropout_seed(self.options.seed, self.step, world.rank, micro))
-                for micro in range(accumulation)
-            ]
+            drawn = [dropout.draw(job.sites, micro) for micro in range(accumulation)]
             scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
         tensors = {name: world.split(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
         fresh = not job.is_compiled
@@ -322,12 +321,6 @@ def _stock_dropout(world: World) -> bool:
     return world.device == "cpu" and not kernels.is_loaded()
 
 
-def _begin_step(options: StepOptions, step: int) -> None:
-    """Tells our CPU kernels which step's dropout masks to draw."""
-    kernels.set_dropout_seed(options.seed, options.world.rank)
-    kernels.push_dropout_step(step)
-
-
 class EagerEvalStep:
     """Operation by operation."""
 
@@ -378,11 +371,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def dropout_seed(*parts: int) -> int:
-    """One 63-bit seed from a run's seed, the step, the rank and the micro-batch, spread by numpy's SeedSequence."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:

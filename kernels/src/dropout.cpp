@@ -2,9 +2,11 @@
 // counter-based generator Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011). So a
 // resumed run draws what an undisturbed one draws, and ranks draw their parts of one whole.
 //
-// The layer is `random_mask_like`'s seed attribute, which is the seed of the generator given to the functions that use
-// it, in eager and in a graph alike; for the plain `dropout` op, which carries none, the op's name (a graph's ops have
-// names of their own; eager's share one and are told apart by their order within the step).
+// The layer is the low half of `random_mask_like`'s seed attribute, which is the seed of the generator given to the
+// functions that use it, in eager and in a graph alike. Which run of the layer it is, a graph counts; in eager mode it is
+// the attribute's high half, so that a layer which is run again for its backward pass draws its mask again. For the plain
+// `dropout` op, which carries none, the layer is the op's name (a graph's ops have names of their own; eager's share one
+// and are told apart by their order within the step).
 #include <array>
 #include <mutex>
 #include <unordered_map>
@@ -53,7 +55,7 @@ uint64_t mix(uint64_t key, uint64_t number) {
   return z ^ (z >> 31);
 }
 
-// What Python sets between steps, and how often each layer has run since.
+// What Python sets between steps, and how often each layer whose runs are counted has run since.
 struct {
   std::mutex mutex;
   uint64_t seed = 0, step = 0;
@@ -65,10 +67,13 @@ struct Stream {
   uint64_t key, step;
   int64_t rank;
 };
-Stream next_stream(uint64_t layer) {
+Stream stream_of(uint64_t layer, uint64_t run) {
   std::lock_guard<std::mutex> lock(dropout_state.mutex);
-  const uint64_t run = dropout_state.runs[layer]++;
   return {mix(mix(dropout_state.seed, layer), run), dropout_state.step, dropout_state.rank};
+}
+uint64_t next_run(uint64_t layer) {
+  std::lock_guard<std::mutex> lock(dropout_state.mutex);
+  return dropout_state.runs[layer]++;
 }
 
 // mask[i] for the elements [begin, begin + size) of the whole tensor; each is 0 with probability `rate`.
@@ -120,9 +125,11 @@ class RandomMaskLike final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
     ProfileScope scope(ctx->op_type_name());
-    const Stream stream = next_stream(ctx->Attr<int64_t>("seed"));
+    const auto* own = dynamic_cast<DropoutState*>(state);
+    const uint64_t seed = ctx->Attr<int64_t>("seed"), layer = seed & 0xFFFFFFFF;
+    const Stream stream = stream_of(layer, own ? next_run(layer) : seed >> 32);
     const int64_t size = count(ctx, "out");
-    draw_mask(stream, first_element(dynamic_cast<DropoutState*>(state), stream, size), size, ctx->Attr<float>("rate"),
+    draw_mask(stream, first_element(own, stream, size), size, ctx->Attr<float>("rate"),
               reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
@@ -152,7 +159,8 @@ class Dropout final : public user_op::OpKernel {
   void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
     ProfileScope scope(ctx->op_type_name());
     const auto* own = dynamic_cast<DropoutState*>(state);
-    const Stream stream = next_stream(own ? own->layer : 0);
+    const uint64_t layer = own ? own->layer : 0;
+    const Stream stream = stream_of(layer, next_run(layer));
     const int64_t size = count(ctx, "out");
     const float rate = ctx->Attr<float>("rate");
     auto* mask = reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>());

@@ -47,8 +47,7 @@ def expected_mask(seed, step, place, run, size, first=0):
 
 
 def begin(seed, step, rank=0):
-    kernels.set_dropout_seed(seed, rank)
-    kernels.push_dropout_step(step)
+    dropout.begin_step(seed, step, rank)
     dropout.restart()
 
 
@@ -150,7 +149,7 @@ def test_both_modes_draw_the_same_and_resume(accumulation):
     def run(graph, steps):
         losses = []
         for step in steps:
-            begin(seed=11, step=step)
+            dropout.begin_step(11, step, 0)
             if graph is None:
                 parts = [model(x[i * ROWS : (i + 1) * ROWS], keep[i : i + 1]) for i in range(accumulation)]
                 losses.append([part.item() for part in parts])

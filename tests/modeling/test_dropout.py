@@ -1,0 +1,53 @@
+"""A layer that is computed again for its backward pass drops what it dropped."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REPEATED = """
+import kernels
+
+kernels.configure()
+kernels.load()
+import numpy as np
+import oneflow as flow
+from oneflow.utils.checkpoint import checkpoint
+
+from modeling import dropout
+
+
+def layer(x):
+    return dropout.dropout(dropout.dropout(x, 0.3) * 2.0, 0.3)
+
+
+for step in (4, 5):
+    dropout.begin_step(3, step, 1)
+    for forward in range(2):
+        x = flow.ones(9, 13, requires_grad=True)
+        dropout.restart()
+        first = checkpoint(dropout.repeatable(layer), x)
+        second = checkpoint(dropout.repeatable(layer), first)
+        second.sum().backward()
+        print("".join(str(int(value)) for value in (first.numpy() > 0).ravel()))
+        # What comes out is 2 / 0.49 for each layer that kept an element, and so is its gradient.
+        np.testing.assert_allclose(x.grad.numpy(), second.numpy(), rtol=1e-5)
+        assert 0.1 < (second.numpy() > 0).mean() < 0.4
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}], ids=["own kernels", "stock kernels"])
+def test_a_layer_computed_again_draws_its_masks_again(environment):
+    run = subprocess.run(
+        [sys.executable, "-c", REPEATED],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert len(set(run.stdout.split())) == 4  # each step and forward pass has masks of its own
