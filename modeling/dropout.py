@@ -23,6 +23,7 @@ import numpy as np
 import oneflow as flow
 
 import kernels
+from modeling.layout import full_like
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
         return x * next(_fed)
     if kernels.is_loaded() and not x.is_cuda:
         # The fused op, whose masks have a seed, with nothing to fuse.
-        nothing = x.new_zeros(x.shape[1:], sbp=flow.sbp.broadcast if x.is_global else None)
+        nothing = full_like(x, x.shape[1:], 0.0)
         return flow._C.fused_bias_add_dropout(x, nothing, p=rate, axis=1, generator=generator(x))
     return flow._C.dropout(x, p=rate, generator=generator(x))
 

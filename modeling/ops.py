@@ -13,6 +13,7 @@ import oneflow.nn.functional as F
 import kernels
 from modeling import dropout as sites
 from modeling.dropout import dropout
+from modeling.layout import full_like
 
 # The score of a position not to be attended to, as Google's.
 MASKED_SCORE = -10000.0
@@ -24,9 +25,7 @@ def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: floa
         return flow._C.layer_norm_affine(x, weight, bias, begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
     # Stock CPU kernels broadcast a column some 30 times slower than a row: row means are matrix products here.
     width = x.shape[1]
-    where = {"placement": x.placement, "sbp": flow.sbp.broadcast} if x.is_global else {}
-    average = x.new_full((width, 1), 1.0 / width, **where)
-    spread = x.new_ones((1, width), **where)
+    average, spread = full_like(x, (width, 1), 1.0 / width), full_like(x, (1, width), 1.0)
     centered = x - flow.matmul(flow.matmul(x, average), spread)  # [R, H]
     variance = flow.matmul(centered * centered, average)  # [R, 1]
     return centered * flow.matmul(flow.rsqrt(variance + eps), spread) * weight + bias

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs.cli import warn
 from configs.model import BertConfig
+from modeling.layout import to_numpy
 from utils.errors import UserError
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -125,13 +126,6 @@ class PretrainedModel(nn.Module):
                 "model_max_length": self.config.max_position_embeddings,
             }
             (directory / TOKENIZER_FILE).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
-
-
-def to_numpy(tensor: flow.Tensor) -> np.ndarray:
-    """A copy of a tensor's values; `.numpy()` alone shares memory that training goes on writing to."""
-    if tensor.is_global:
-        tensor = tensor.to_global(sbp=flow.sbp.broadcast).to_local()
-    return np.array(tensor.detach().numpy(), copy=True)
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Ranks, devices and placement: all that is known of other processes."""
+"""Ranks and devices: all that is known of other processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from modeling.layout import split_rows
 from utils.errors import UserError
 
 
@@ -18,11 +19,6 @@ class World:
     rank: int
     size: int
     device: str  # "cpu" or "cuda:I"
-
-    @property
-    def placement(self) -> flow.placement:
-        """All ranks' devices."""
-        return flow.placement.all(self.device.split(":")[0])
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of each rank's `values`, on every rank."""
@@ -56,7 +52,7 @@ class World:
 
     def split(self, tensor: flow.Tensor) -> flow.Tensor:
         """This rank's rows as its part of the one tensor that graph mode sees."""
-        return tensor if self.size == 1 else tensor.to_global(placement=self.placement, sbp=flow.sbp.split(0))
+        return tensor if self.size == 1 else split_rows(tensor, self.device)
 
 
 def join(flags: DeviceFlags) -> World:

@@ -14,7 +14,7 @@ from oneflow.optim.optimizer import Optimizer
 
 import kernels
 from configs.training import OptimizerFlags
-from modeling.pretrained import to_numpy
+from modeling.layout import to_numpy
 from utils.errors import UserError
 
 
@@ -122,8 +122,7 @@ class Lamb(_OneGroupInGraph, flow.optim.LAMB):
 
 def _lamb_kernel(parameter: flow.Tensor) -> bool:
     """Whether the op `lamb_update` is ours on the parameter's device."""
-    device = parameter.placement.type if parameter.is_global else parameter.device.type
-    return device == "cpu" and kernels.is_loaded()
+    return kernels.is_loaded() and not parameter.is_cuda
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndarray]:

@@ -26,7 +26,8 @@ from oneflow.optim.optimizer import Optimizer
 import kernels
 from data.loader import Batch
 from modeling import dropout
-from modeling.pretrained import PretrainedModel, to_numpy
+from modeling.layout import replicate, to_numpy
+from modeling.pretrained import PretrainedModel
 from training.distributed import World
 from training.optimizer import load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
@@ -74,7 +75,7 @@ def place(mode: Mode, model: Model, world: World) -> Model:
     """Puts a model's parameters where its steps need them; an optimizer is made after this."""
     model.to(world.device)
     if mode == "graph" and world.size > 1:
-        model.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
+        replicate(model, world.device)
     return model
 
 
@@ -248,7 +249,7 @@ class GraphTrainStep:
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
         tensor = flow.tensor(array, device=device or world.device)
-        return tensor if world.size == 1 else tensor.to_global(placement=world.placement, sbp=flow.sbp.broadcast)
+        return tensor if world.size == 1 else replicate(tensor, world.device)
 
 
 class _TrainGraph(nn.Graph):
