@@ -1,7 +1,7 @@
 """BERT for SQuAD 1.1 and 2.0: fine-tune, evaluate, answer. `python3 run_squad.py --help`."""
 
 import kernels
-from configs.cli import parse, run
+from configs.cli import job_flags, parse, run
 from configs.squad import SquadConfig
 from configs.training import RETIRED
 from utils import ranks
@@ -9,7 +9,7 @@ from utils import ranks
 
 def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout)
+    ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from training.finetune import finetune_squad  # the framework is imported after --help and mistakes in flags
 

@@ -36,6 +36,7 @@ def flag(
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
     unit: str = "",
+    per_host: bool = False,
 ) -> Any:
     """A dataclass field that becomes the flag of the same name.
 
@@ -45,8 +46,11 @@ def flag(
         aliases: other names of the same flag (underscores; dashes come by themselves).
         choices: the only values allowed.
         unit: what the number counts, shown in `--help`.
+        per_host: whether hosts of one job may have different values.
     """
-    metadata = {"help": help, "aliases": tuple(aliases), "choices": tuple(choices), "unit": unit}
+    metadata = {
+        "help": help, "aliases": tuple(aliases), "choices": tuple(choices), "unit": unit, "per_host": per_host
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -85,6 +89,7 @@ class _Flag:
     help: str
     aliases: tuple[str, ...]
     choices: tuple[str, ...]
+    per_host: bool
     title: str
 
     @property
@@ -205,6 +210,13 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
     return flat
 
 
+def job_flags(config: Any) -> dict[str, Any]:
+    """The flags that all processes of a job must have been given alike. Names of files are not among them: another
+    host may keep the same file elsewhere."""
+    flags = [spec for spec in _flags_of(type(config)) if not spec.per_host]
+    return {spec.name: functools.reduce(getattr, spec.path, config) for spec in flags}
+
+
 def with_flags(
     config: Config, content: Mapping[str, Any], where: str, retired: Mapping[str, str] | None = None
 ) -> Config:
@@ -270,7 +282,8 @@ def _flags_of(config_class: type, path: tuple[str, ...] = (), title: str = "") -
         shown = "" if field.default is None or field.default == () else f" (default: {_show(field.default)})"
         text = (meta["help"] + unit + shown).replace("%", "%%")
         name = (*path, field.name)
-        flags.append(_Flag(name, convert, many, field.default, text, meta["aliases"], meta["choices"], title))
+        per_host = meta["per_host"] or (convert is str and not meta["choices"])
+        flags.append(_Flag(name, convert, many, field.default, text, meta["aliases"], meta["choices"], per_host, title))
     return flags
 
 

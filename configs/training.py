@@ -252,7 +252,7 @@ class DeviceFlags:
 
     with_cuda: bool | None = flag(None, "train on CUDA (default: if it is usable)")
     device: str | None = flag(None, "the same in a word", choices=("cpu", "cuda"))
-    cuda_devices: tuple[int, ...] = flag((), "the CUDA devices to use, by number")
+    cuda_devices: tuple[int, ...] = flag((), "the CUDA devices to use, by number", per_host=True)
     use_ddp: bool = flag(False, "eager mode: average gradients over the launcher's processes")
     use_consistent: bool = flag(False, "graph mode: global tensors over the launcher's processes")
     use_fp16: bool = flag(False, "half-precision products: fp16 on CUDA, bf16 on CPUs that have it")
@@ -260,16 +260,22 @@ class DeviceFlags:
         16, "graph mode on CUDA: gradients are sent in pieces up to this size", unit="MB"
     )
     nccl_fusion_max_ops: int = flag(24, "graph mode on CUDA: gradients in one piece, at most")
-    join_timeout: float = flag(300.0, "several processes: wait so long for the others at the start", unit="s")
-    stop_timeout: float = flag(60.0, "several processes: time to save and leave after SIGTERM or Ctrl-C", unit="s")
-    num_threads: int | None = flag(None, "CPU threads of this process (default: the cores, shared by its host's ranks)")
+    join_timeout: float = flag(
+        300.0, "several processes: wait so long for the others at the start", unit="s", per_host=True
+    )
+    stop_timeout: float = flag(
+        60.0, "several processes: time to save and leave after SIGTERM or Ctrl-C", unit="s", per_host=True
+    )
+    num_threads: int | None = flag(
+        None, "CPU threads of this process (default: the cores, shared by its host's ranks)", per_host=True
+    )
     cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
     activation_checkpointing: bool = flag(
         False,
         "eager mode: keep each layer's input alone and compute the layer again for its backward pass",
         aliases=("checkpoint_activations", "gradient_checkpointing"),
     )
-    profile: bool = flag(False, "print the time per operation at the end")
+    profile: bool = flag(False, "print the time per operation at the end", per_host=True)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "num_threads")

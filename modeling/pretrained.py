@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -96,6 +97,13 @@ class PretrainedModel(nn.Module):
     def to_arrays(self) -> dict[str, np.ndarray]:
         """{parameter name: a copy of its values}, whole tensors on every rank."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
+
+    def checksum(self) -> int:
+        """A number that tells weights apart; for local parameters."""
+        checksum = 0
+        for parameter in self.parameters():
+            checksum = zlib.crc32(parameter.detach().numpy().tobytes(), checksum)
+        return checksum
 
     def checkpoint_activations(self) -> None:
         """From now on the encoder's layers keep their inputs alone in training, and are computed again for their

@@ -31,6 +31,7 @@ class TrainingState:
     step: int
     records_taken: int  # of the endless sequence of records, over all ranks
     seed: int
+    group: int | None = None  # records of like length in a row, where lengths are known; they go on in these groups
 
 
 def save_checkpoint(

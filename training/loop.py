@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -42,10 +42,11 @@ def train(
     learning_rate: Callable[[int], float],
     weight_norm: Callable[[], float],
     evaluate: Callable[[], dict[str, float]] | None,
+    evaluated: Callable[[int], bool],
     save: Callable[[int], None],
-    inspect: Callable[[int], None] = lambda done: None,
-    saves_too: Callable[[int], bool] = lambda done: False,
-    stop_everywhere: Callable[[bool], bool] = lambda stop: stop,
+    inspect: Callable[[int], None],
+    saves_too: Callable[[int], bool],
+    stop: StopSignals,
 ) -> int:
     """Makes the updates from `first_step` to the last, or until SIGTERM or Ctrl-C.
 
@@ -58,26 +59,37 @@ def train(
         journal: where rows go.
         learning_rate: of each update.
         weight_norm: of the model as it is.
-        evaluate: gives `eval_…` metrics.
+        evaluate: gives `eval_…` metrics, or raises `Interrupted` where `stop` is wanted.
+        evaluated: whether the metrics after so many updates are there already.
         save: writes a checkpoint after so many updates.
         inspect: looks at a checkpoint that was written on the way.
         saves_too: whether one is to be written after so many updates, beside the flags' own.
-        stop_everywhere: makes a wish to stop known to all ranks, so that they stop at the same step.
+        stop: looked at before each update.
 
     Returns:
         The number of updates made in all.
 
     Raises:
         UserError: a loss is not a finite number.
+        Stopped: by a signal; the checkpoint is written.
     """
+
+    def judge(done: int) -> None:
+        if evaluate:
+            with suppress(Interrupted):  # the checkpoint comes first, and --resume evaluates
+                journal.evaluation_row(done, evaluate())
+
+    def evaluates(done: int) -> bool:
+        return bool(flags.eval_every_n_iters) and done % flags.eval_every_n_iters == 0
+
     clock, logged_step, work = time.perf_counter(), first_step, np.zeros(2)
     saved_step = first_step if first_step else -1
     feed = iter(batches)
     done = first_step
-    if evaluate and flags.eval_at_start and not first_step:
-        journal.evaluation_row(0, evaluate())
-    with _signals() as stop:
-        while not (stopped := stop_everywhere(bool(stop))) and done < progress.total_steps:
+    with stop:
+        if (evaluates(done) and not evaluated(done)) if done else flags.eval_at_start:
+            judge(done)
+        while not (stopped := stop.wanted()) and done < progress.total_steps:
             batch = next(feed)
             metrics = step(batch)
             work += progress.work(batch)
@@ -100,8 +112,8 @@ def train(
                 clock, logged_step, work = time.perf_counter(), done, np.zeros(2)
 
             paused = time.perf_counter()
-            if evaluate and flags.eval_every_n_iters and done % flags.eval_every_n_iters == 0:
-                journal.evaluation_row(done, evaluate())
+            if evaluates(done):
+                judge(done)
             if done % flags.model_save_every_n_iter == 0 or saves_too(done):
                 save(done)
                 saved_step = done
@@ -111,7 +123,7 @@ def train(
         if saved_step != done:
             save(done)
         if stopped:
-            raise Stopped(done, stop[0] if stop else signal.SIGTERM)  # the signal may have come to another rank
+            raise Stopped(done, stop.received[0] if stop.received else signal.SIGTERM)  # or it came to another rank
     return done
 
 
@@ -131,27 +143,47 @@ def _row(values: dict[str, float], lr: float, rates: np.ndarray) -> dict[str, fl
     return {**values, "lr": lr, **dict(zip(names, rates.tolist(), strict=True))}
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
+class Interrupted(Exception):
+    """An evaluation was given up, because the run is to stop."""
+
+
+class StopSignals:
     """Collects SIGTERM and SIGINT while inside.
 
     Alone, the second one ends the process as if nothing were done about it. Ranks of a job get several for one Ctrl-C,
     and end in bounded time anyway (utils/ranks.py).
+
+    Args:
+        everywhere: makes a wish known to all ranks, so that they stop at the same place.
     """
-    received: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+    def __init__(self, everywhere: Callable[[bool], bool]) -> None:
+        self.received: list[int] = []
+        self._everywhere, self._previous = everywhere, dict[signal.Signals, Any]()
+
+    def wanted(self) -> bool:
+        """Whether any rank has received one since the beginning; to be asked by all ranks, inside."""
+        return self._everywhere(bool(self.received))
+
+    @property
+    def watching(self) -> bool:
+        """Whether this is inside."""
+        return bool(self._previous)
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+
+    def __exit__(self, *error: object) -> None:
+        if not self.received or ranks.size() == 1:
+            self._restore()
+        self._previous = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
         if ranks.size() == 1:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
+            self._restore()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        if not received or ranks.size() == 1:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from configs.training import RunFlags
 from data.dynamic_masking import DynamicMasking
-from data.loader import Batch, Records, evaluation_batches
+from data.loader import Batch, Records
 from data.masking import Masking
 from data.ofrecord import pretraining_schema
 from data.record_set import RecordSet
@@ -66,20 +65,16 @@ def _pretrain(
         run.clear_directories(stale)
     model = run.build_model(BertForPreTraining, bert, unused=data.unused_weights)
     eval_step = build_eval_step(mode, model, run.world)
-    eval_rows = config.batch.val_rows(run.world.size) * run.world.size
 
     def evaluate(say: Callable[[str], None]) -> dict[str, float]:
         assert held_out is not None
         sums: dict[str, float] = {}
         tokens = examples = 0.0
-        batches = math.ceil(len(held_out) / eval_rows)
-        for number, batch in enumerate(evaluation_batches(held_out, rows=eval_rows, shard=run.shard), 1):
+        for batch in run.evaluation_batches(held_out, say):
             for name, value in eval_step(batch).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             tokens += batch.get("masked_lm_weights", np.zeros(1)).sum(dtype=np.float64)
             examples += batch["example_weights"].sum(dtype=np.float64)
-            if number % config.run.val_print_every_n_iters == 0:
-                say(f"evaluation: batch {number} of {batches}")
         tokens, examples = run.world.sum(np.array([tokens, examples]))
         metrics = pretraining_metrics(sums, tokens, examples)
         if run.world.rank == 0:

@@ -43,7 +43,7 @@ from training.checkpoint import (
 )
 from training.distributed import join
 from training.journal import METRICS_FILE, Journal
-from training.loop import Progress, Stopped, train
+from training.loop import Interrupted, Progress, Stopped, StopSignals, train
 from training.optimizer import build_optimizer, weight_norm
 from training.probes import CLOZE_FILE, Probes
 from training.schedule import BatchSchedule, learning_rates
@@ -139,6 +139,7 @@ class Run:
             raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")
         self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
+        self.stop = StopSignals(self.world.agree)
 
     def _start_name(self) -> str | None:
         """What the flags name to start from: a path, or a name on the hub."""
@@ -226,6 +227,8 @@ class Run:
             self._weights.state.clear()  # a large model need not be in memory twice
             if fresh and not self.config.run.do_train:
                 raise UserError(f"{self.start} lacks {fresh[0]}: train it first, with --do_train True.")
+        if self.world.size > 1 and not self.world.agrees(model.checksum()):
+            raise UserError(f"the weights to start from, {self.start}, differ between hosts: copy them anew.")
         return place(self.mode, model, self.world)
 
     def evaluate(self, judge: Callable[[Callable[[str], None]], dict[str, float]]) -> None:
@@ -233,6 +236,20 @@ class Run:
         step = load_training_state(self.checkpoint)[0].step if self.checkpoint else 0
         with Journal(self.log_dir, first_step=None, total_steps=0, active=self.world.rank == 0) as journal:
             journal.evaluation_row(step, judge(journal.say))
+
+    def evaluation_batches(self, records: Records, say: Callable[[str], None]) -> Iterator[Batch]:
+        """This rank's share of all records in batches, telling how far it is.
+
+        Raises:
+            Interrupted: a signal asks the training to stop.
+        """
+        rows = self.config.batch.val_rows(self.world.size) * self.world.size
+        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=self.shard), 1):
+            if self.stop.watching and self.stop.wanted():
+                raise Interrupted
+            yield batch
+            if number % self.config.run.val_print_every_n_iters == 0:
+                say(f"evaluation: batch {number} of {-(-len(records) // rows)}")
 
     def outputs(
         self,
@@ -245,19 +262,19 @@ class Run:
 
         Places that a batch was too short for hold the score of what is not to be attended to.
         """
-        rows = self.config.batch.val_rows(self.world.size) * self.world.size
         order = evaluation_order(records)
         results: dict[str, np.ndarray] = {}
-        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=self.shard), 1):
+        done = 0
+        for batch in self.evaluation_batches(records, say):
             outputs = eval_step({name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")})
-            numbers = order[(number - 1) * rows : number * rows]
+            rows = len(batch["input_ids"]) * self.world.size
+            numbers = order[done : done + rows]
+            done += rows
             for name in names:
                 values = outputs[name][: len(numbers)]
                 if name not in results:  # the first batch is the longest
                     results[name] = np.full((len(records), values.shape[1]), MASKED_SCORE, values.dtype)
                 results[name][numbers, : values.shape[1]] = values
-            if number % self.config.run.val_print_every_n_iters == 0:
-                say(f"evaluation: batch {number} of {-(-len(records) // rows)}")
         return results
 
     def train(self, model: PretrainedModel, task: Task) -> None:
@@ -274,6 +291,8 @@ class Run:
                 raise UserError(
                     f"--seed {flags.seed} is not the run's, which is {state.seed}: resume with the same seed."
                 )
+        if world.size > 1 and not world.agrees(task.records.checksum()):
+            raise UserError("the records to train on differ between hosts: copy them anew.")
         last_record = None if flags.max_steps else round(len(task.records) * flags.epochs)
         if last_record is None:
             total_steps = flags.max_steps or 0
@@ -290,6 +309,7 @@ class Run:
             return state.records_taken + batch_sizes.records_before(step) - batch_sizes.records_before(state.step)
 
         update_rows = batch_sizes.micro_rows * batch_sizes.peak
+        group = state.group or update_rows
         rates = learning_rates(config.optimizer, max(total_steps, 1), update_rows)
         optimizer = build_optimizer(model, config.optimizer, self.mode)
         step = build_train_step(self.mode, model, optimizer, rates, self._step_options())
@@ -298,7 +318,7 @@ class Run:
         batches = training_batches(
             task.records,
             rows=batch_sizes.sizes(state.step),
-            group=update_rows,
+            group=group,
             seed=flags.seed,
             start=state.records_taken,
             end=last_record,
@@ -329,7 +349,9 @@ class Run:
                         model,
                         arrays,
                         moments,
-                        TrainingState(done, taken if last_record is None else min(taken, last_record), flags.seed),
+                        TrainingState(
+                            done, taken if last_record is None else min(taken, last_record), flags.seed, group
+                        ),
                         vocab=vocab,
                         do_lower_case=task.do_lower_case,
                         keep_last=flags.keep_last,
@@ -346,6 +368,10 @@ class Run:
             every = task.inspect.flags.squad_frequency if task.inspect else 0
             judge = task.evaluate if flags.do_eval else None
             evaluate = (lambda: judge(journal.say)) if judge else None
+
+            def evaluated(done: int) -> bool:
+                return world.agree(journal.evaluated(done, task.figure))
+
             journal.say(self._description(model, task, total_steps, state))
             done = state.step
             if flags.do_train and done < total_steps:
@@ -363,16 +389,17 @@ class Run:
                             learning_rate=lambda index: float(rates[index]),
                             weight_norm=lambda: weight_norm(model),
                             evaluate=evaluate,
+                            evaluated=evaluated,
                             save=save,
                             inspect=inspect,
                             saves_too=lambda number: bool(every) and number % every == 0,
-                            stop_everywhere=world.agree,
+                            stop=self.stop,
                         )
                 except Stopped as stopped:
                     journal.say(str(stopped))
                     sys.exit(128 + stopped.signal_number)
             again = task.answers and done == state.step  # a finished run, resumed
-            if evaluate and (again or not world.agree(journal.evaluated(done, task.figure))):
+            if evaluate and (again or not evaluated(done)):
                 journal.evaluation_row(done, evaluate())
             inspect(done, last=True)
             journal.say(

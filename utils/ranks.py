@@ -6,8 +6,8 @@ the launcher's address and port, and forks a small watcher that keeps the connec
 closed one is a rank that was lost, and the kernel's keep-alive notices a host that vanished. The watcher of the first
 rank has the last word. Being processes of their own, watchers act while a rank is stuck inside the framework.
 
-Messages are lines of JSON: hello (a rank to the first), start (back, when all are there), error (ends the job), done
-(towards the first), leave (back, when all are done).
+Messages are lines of JSON: hello (a rank to the first), start (back, when all are there), error (ends the job, or the
+meeting), done (towards the first), leave (back, when all are done).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -30,7 +31,7 @@ from typing import Any, NoReturn
 from utils.errors import UserError
 
 LAUNCHER = b"oneflow.distributed.launch"
-LONGEST_MESSAGE = 8192  # bytes
+LONGEST_MESSAGE = 1 << 16  # bytes
 
 
 def rank() -> int:
@@ -43,7 +44,7 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def meet(join_timeout: float, stop_timeout: float) -> None:
+def meet(join_timeout: float, stop_timeout: float, flags: Mapping[str, Any] | None = None) -> None:
     """Connects the ranks of the job that the launcher (or Slurm) started; alone it does nothing.
 
     To be called in the main thread, before the framework is imported. Afterwards LOCAL_WORLD_SIZE says how many ranks
@@ -52,13 +53,15 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
     Args:
         join_timeout: seconds to wait for the others.
         stop_timeout: seconds that a process may live on after SIGTERM, Ctrl-C or its launcher's end.
+        flags: what all ranks must have been started with.
 
     Raises:
         UserError: the others did not come in time, the port is taken, or the ranks do not fit together.
     """
-    global _job
+    global _job, _met
     if size() == 1 or _job:
         return
+    _met = True
     # The launcher's end is a SIGTERM to its ranks, however it came about, or came about already.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1 and "local_rank_" in os.environ.get("GLOG_log_dir", "") and not _is_launcher(1):
@@ -66,14 +69,14 @@ def meet(join_timeout: float, stop_timeout: float) -> None:
     os.environ.setdefault("grpc_proxy", "")  # the framework would look for the other ranks behind the web's proxy
     deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    previous = signal.signal(signal.SIGTERM, _stop_meeting)  # the launcher's, where another rank ended already
-    peers, sharing = _gather(host, port, join_timeout) if rank() == 0 else _reach(host, port, join_timeout)
-    signal.signal(signal.SIGTERM, previous)
+    signal.signal(signal.SIGTERM, _stop_meeting)  # the launcher's, where another rank ended already
+    gather_or_reach = _gather if rank() == 0 else _reach
+    peers, sharing = gather_or_reach(host, port, join_timeout, json.loads(json.dumps(flags or {})))
     os.environ["LOCAL_WORLD_SIZE"] = str(sharing)  # the launcher does not say it
     _job = _Job(peers, stop_timeout)
     sys.excepthook = _fail_with_traceback
     if rank():
-        _wait_for_framework(host, port, deadline)
+        _wait_for_framework(host, port, join_timeout, deadline)
 
 
 def fail(sentence: str, code: int) -> None:
@@ -94,6 +97,8 @@ def fail(sentence: str, code: int) -> None:
     if launcher is not None:
         select.select([launcher], [], [], 3)
     print(f"error: {sentence}", file=sys.stderr, flush=True)
+    if not _met:
+        _tell_other_hosts(sentence)
     os._exit(code)
 
 
@@ -108,6 +113,8 @@ def leave(code: int) -> None:
 
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("localhost", "127.0.0.1")
+_TOLD_FOR = 3  # seconds
+_met = False  # or tried to: who takes part in that hears of its failure there
 _job: _Job | None = None
 
 
@@ -138,6 +145,12 @@ class _Line:
             raise ConnectionResetError from None
         return [message for message in messages if isinstance(message, dict)]
 
+    def next(self) -> dict[str, Any]:
+        """The next message, waited for; raises as `receive` does."""
+        while not (messages := self.receive()):
+            pass
+        return messages[0]
+
 
 class _Job:
     """A rank's side: its line to its watcher, and the pipe by which its signals are known there."""
@@ -162,6 +175,8 @@ class _Job:
         self._wakeup = wakeup
         wakeup.setblocking(False)
         signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        # While training goes on, it has a handler of its own, and saves a checkpoint (training/loop.py).
+        signal.signal(signal.SIGTERM, lambda number, frame: self._watcher.send(kind="stopped"))
         self._all_done = threading.Event()
         threading.Thread(target=self._listen, daemon=True, name="watcher").start()
 
@@ -234,6 +249,11 @@ class _Watcher:
                 self._end(f"rank {rank()} on {socket.gethostname()}: {sentence}")
             elif kind == "error":
                 self._end(self._own_mistake() or sentence)
+            elif kind == "stopped" and not self.leaving:
+                self._end(
+                    f"rank {rank()} on {socket.gethostname()} was stopped by SIGTERM while it was not training; "
+                    "--resume goes on from the last checkpoint."
+                )
             elif kind == "done":
                 line.done = True
             elif kind == "leave":
@@ -301,41 +321,79 @@ def _cores() -> str:
     return f"{sum(1 << core for core in os.sched_getaffinity(0)):x} of {machine}"
 
 
-def _gather(host: str, port: int, timeout: float) -> tuple[list[_Line], int]:
+def _gather(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple[list[_Line], int]:
     """The first rank's part: waits for all others. Returns the lines to them, and how many ranks share its cores."""
     deadline = time.monotonic() + timeout
-    peers: list[_Line] = []
-    cores = [_cores()]
+    peers: dict[int, _Line] = {}
+    cores = {0: _cores()}
     with _listening_socket(host, port) as listener:
-        while len(peers) < size() - 1:
-            listener.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                connection, address = listener.accept()
-            except TimeoutError:
-                missing = ", ".join(str(r) for r in range(1, size()) if r not in [peer.rank for peer in peers])
-                raise UserError(
-                    f"rank {missing} of {size()} did not come to {host}:{port} within {timeout:g} s: start the "
-                    "launcher on every host, with the same --nnodes, --master_addr and --master_port."
-                ) from None
-            try:
-                connection.settimeout(5)
-                peer = _Line(connection, -1, "")
-                (hello,) = peer.receive()
-                peer.rank, peer.where = int(hello["rank"]), f"pid {int(hello['pid'])} on {address[0]}"
-                if hello["size"] != size() or not 0 < peer.rank < size() or peer.rank in [p.rank for p in peers]:
+        try:
+            while len(peers) < size() - 1:
+                waited = max(0.01, deadline - time.monotonic())
+                sources: list[Any] = [*peers.values(), listener]
+                ready = select.select(sources, [], [], waited)[0]
+                if not ready:
+                    missing = ", ".join(str(rank) for rank in range(1, size()) if rank not in peers)
                     raise UserError(
-                        f"rank {peer.rank} of {hello['size']} from {address[0]} does not fit into this job of "
-                        f"{size()}: give every host the same --nnodes and --nproc_per_node, and its own --node_rank."
+                        f"rank {missing} of {size()} did not come to {host}:{port} within {timeout:g} s: start the "
+                        "launcher on every host, with the same --nnodes, --master_addr and --master_port."
                     )
-            except (OSError, ValueError, KeyError, TypeError):
-                connection.close()  # a stranger
-                continue
-            peers.append(peer)
-            cores.append(str(hello.get("cores")))
-    for peer, own in zip(peers, cores[1:], strict=True):
+                for line in ready:
+                    if line is not listener:
+                        _forget_if_closed(line, peers)
+                        continue
+                    try:
+                        peer, hello = _welcome(listener, flags, peers)
+                        peers[peer.rank], cores[peer.rank] = peer, str(hello.get("cores"))
+                    except (OSError, ValueError, KeyError, TypeError):
+                        pass  # a stranger
+        except UserError as error:
+            for peer in peers.values():
+                peer.send(kind="error", sentence=f"rank 0 on {socket.gethostname()}: {error}")
+            raise
+    for peer in peers.values():
         _keep_alive(peer.socket)
-        peer.send(kind="start", sharing=cores.count(own))
-    return peers, cores.count(cores[0])
+        peer.send(kind="start", sharing=[*cores.values()].count(cores[peer.rank]))
+    return [*peers.values()], [*cores.values()].count(cores[0])
+
+
+def _welcome(
+    listener: socket.socket, flags: dict[str, Any], peers: Mapping[int, _Line]
+) -> tuple[_Line, dict[str, Any]]:
+    """A rank that has come, and its hello."""
+    connection, address = listener.accept()
+    connection.settimeout(5)
+    peer = _Line(connection, -1, "")
+    hello = peer.next()
+    peer.rank, peer.where = int(hello["rank"]), f"pid {int(hello['pid'])} on {address[0]}"
+    if hello["kind"] == "error":
+        raise UserError(f"rank {peer.rank} on {address[0]}: {hello['sentence']}")
+    mistake = None
+    if hello["size"] != size() or not 0 < peer.rank < size() or peer.rank in peers:
+        mistake = (
+            f"rank {peer.rank} of {hello['size']} from {address[0]} does not fit into this job of {size()}: give every "
+            "host the same --nnodes and --nproc_per_node, and its own --node_rank."
+        )
+    theirs = hello["flags"]
+    differing = [name for name in flags if theirs.get(name) != flags[name]]
+    if not mistake and differing:
+        here, there = (" ".join(f"--{name} {each.get(name)}" for name in differing) for each in (flags, theirs))
+        mistake = (
+            f"rank {peer.rank} on {address[0]} was started with {there}, the first rank with {here}: give every host "
+            "the same flags."
+        )
+    if mistake:
+        peer.send(kind="error", sentence=mistake)
+        raise UserError(mistake)
+    return peer, hello
+
+
+def _forget_if_closed(line: _Line, peers: dict[int, _Line]) -> None:
+    try:
+        line.receive()
+    except OSError:
+        line.socket.close()
+        del peers[line.rank]  # it may be started once more
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -353,21 +411,22 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     raise UserError(f"the launcher's --master_port {port} cannot be used here ({reason}): give it another one.")
 
 
-def _reach(host: str, port: int, timeout: float) -> tuple[list[_Line], int]:
+def _reach(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple[list[_Line], int]:
     """Another rank's part: tries until the first one answers. Returns what `_gather` does."""
     start, reason = time.monotonic(), "no answer"
     while (left := timeout - (time.monotonic() - start)) > 0:
         try:
             connection = socket.create_connection((host, port), timeout=min(left, 5))
             peer = _Line(connection, 0, f"{host}:{port}")
-            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid(), cores=_cores())
+            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid(), cores=_cores(), flags=flags)
             connection.settimeout(left)
-            for message in peer.receive():
-                if message.get("kind") == "start":
-                    _keep_alive(connection)
-                    return [peer], int(message["sharing"])
-        except OSError as error:
-            reason = error.strerror or str(error) or "the connection was closed"
+            answer = peer.next()
+            if answer.get("kind") == "error":
+                raise UserError(str(answer.get("sentence")))
+            _keep_alive(connection)
+            return [peer], int(answer["sharing"])
+        except (OSError, KeyError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "the connection was closed"
             time.sleep(min(0.05, left))
     raise UserError(
         f"rank {rank()} could not reach the first rank at {host}:{port} within {timeout:g} s ({reason}): check the "
@@ -375,13 +434,38 @@ def _reach(host: str, port: int, timeout: float) -> tuple[list[_Line], int]:
     )
 
 
-def _wait_for_framework(host: str, port: int, deadline: float) -> None:
+def _tell_other_hosts(sentence: str) -> None:
+    """What keeps this rank from meeting the others, for those on other hosts that wait for it, or will within
+    seconds."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline = time.monotonic() + (0 if host in _LOOPBACK else _TOLD_FOR)
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(OSError, UserError):
+            if rank():
+                connection = socket.create_connection((host, port), timeout=left)
+                _Line(connection, 0, host).send(kind="error", rank=rank(), pid=os.getpid(), sentence=sentence)
+                return
+            with _listening_socket(host, port) as listener:
+                listener.settimeout(left)
+                line = _Line(listener.accept()[0], -1, "")
+                line.socket.settimeout(left)
+                line.next()
+                line.send(kind="error", sentence=f"rank 0 on {socket.gethostname()}: {sentence}")
+                continue
+        time.sleep(min(0.05, left))
+
+
+def _wait_for_framework(host: str, port: int, timeout: float, deadline: float) -> None:
     # In the first rank it listens at the same place next; who asks before is told to wait for ten seconds and more.
-    while time.monotonic() < deadline:
+    while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
             return
         except OSError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the first rank at {host}:{port} was not ready within {timeout:g} s: raise --join_timeout."
+                ) from None
             time.sleep(0.05)
 
 

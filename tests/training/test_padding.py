@@ -7,6 +7,7 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from data import loader
 from training.journal import read_rows
 from training.pretrain import pretrain
 
@@ -65,6 +66,27 @@ def test_resume_is_exact(mode, shared_records_dir, tmp_path):
     shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")
     pretrain(parse(PretrainingConfig, flags(shared_records_dir, resumed, *words, "--resume")), mode)
     assert losses(resumed) == losses(whole)[5:]
+
+
+def test_an_epoch_that_goes_on_with_another_batch_size_takes_each_record_once(
+    shared_records_dir, tmp_path, monkeypatch
+):
+    taken = {}
+    read_batch = loader.read_batch
+
+    def noting(records, indices, real, places, width=None):
+        taken.update(zip(places[real].tolist(), indices[real].tolist(), strict=True))
+        return read_batch(records, indices, real, places, width)
+
+    monkeypatch.setattr(loader, "read_batch", noting)
+    words = flags(shared_records_dir, tmp_path, "--do_eval", "False", "--epochs", "1")
+    pretrain(parse(PretrainingConfig, [*words, "--train-batch-size", "6", "--max_steps", "3"]), "eager")
+    first = {place: record for place, record in taken.items() if place < 18}
+    taken.clear()
+    words = [word for word in words if word not in ("--max_steps", "9")]
+    pretrain(parse(PretrainingConfig, [*words, "--train-batch-size", "4", "--resume"]), "eager")
+    assert sorted(taken) == list(range(18, 47))
+    assert sorted([*first.values(), *taken.values()]) == list(range(47))
 
 
 def test_two_ranks_are_one(alone, two_ranks, shared_records_dir, tmp_path):

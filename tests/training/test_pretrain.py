@@ -15,6 +15,7 @@ import pytest
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from modeling import BertForPreTraining
+from training import run
 from training.journal import read_rows
 from training.pretrain import pretrain
 from utils.errors import UserError
@@ -62,6 +63,31 @@ def wait_for_rows(process, output_dir, count):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     raise AssertionError("no rows")
+
+
+def test_a_signal_during_evaluation_saves_a_checkpoint_and_resume_evaluates(records_dir, tmp_path, monkeypatch):
+    words = "--max_steps 9 --val_fraction 0.3 --val-batch-size 3 --eval_every_n_iters 4".split()
+    train("eager", records_dir, tmp_path / "whole", *words)
+    batches = run.evaluation_batches
+
+    def interrupted(*args, **kwargs):
+        for number, batch in enumerate(batches(*args, **kwargs)):
+            yield batch
+            assert number == 0  # no second one is judged
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(run, "evaluation_batches", interrupted)
+        train("eager", records_dir, tmp_path / "stopped", *words)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert newest_checkpoint(tmp_path / "stopped").name == "checkpoint-4"
+    train("eager", records_dir, tmp_path / "stopped", *words, "--resume")
+    kept = ("step", "total_loss", "eval_mlm_loss")
+    rows = [
+        [{name: row[name] for name in kept if name in row} for row in read_rows(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "stopped")
+    ]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0] if "eval_mlm_loss" in row] == [4, 8, 9]
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])

@@ -153,14 +153,17 @@ def test_ranks_end_with_their_launcher_within_the_stop_timeout(job, kind, number
     assert kind == "sleep" or "after the signal to stop" in lines[-1]
 
 
-def alone(rank, size, port, seconds, code="pass", before=""):
+def alone(rank, size, port, seconds, code="pass", before="", mistake="", flags=None, address="127.0.0.1"):
     code = f"""{before}
 import os, socket
 from configs.cli import run
 from utils import ranks
+from utils.errors import UserError
 
 def main():
-    ranks.meet({seconds}, 1)
+    if {mistake!r}:
+        raise UserError({mistake!r})
+    ranks.meet({seconds}, 1, {flags or {}})
     {code}
 
 run(main)
@@ -170,13 +173,20 @@ run(main)
         "RANK": rank,
         "WORLD_SIZE": size,
         "LOCAL_RANK": rank,
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": address,
         "MASTER_PORT": port,
     }
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in names.items()}}
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
+
+
+WITH_SERVER = """
+    if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
+        global server
+        server = socket.create_server(("127.0.0.1", {}))
+"""
 
 
 @pytest.mark.parametrize(("rank", "words"), [(0, "rank 1 of 2 did not come to"), (1, "could not reach the first rank")])
@@ -194,8 +204,49 @@ def test_a_taken_port_and_ranks_of_another_job_are_told():
         assert "--master_port" in process.communicate(timeout=30)[1]
     port = free_port()
     first, stray = alone(0, 2, port, seconds=5), alone(1, 3, port, seconds=1)
-    assert "does not fit into this job of 2" in first.communicate(timeout=30)[1]
-    assert "could not reach" in stray.communicate(timeout=30)[1]
+    for process in (first, stray):
+        assert "does not fit into this job of 2" in process.communicate(timeout=30)[1]
+
+
+def test_ranks_that_were_started_with_other_flags_are_refused_on_both_sides():
+    port, flags = free_port(), {"lr": 0.1, "seed": 3, "betas": (0.9, 0.98)}
+    started = [alone(0, 2, port, 20, flags=flags), alone(1, 2, port, 20, flags=flags | {"lr": 0.2})]
+    for process in started:
+        words = "rank 1 on 127.0.0.1 was started with --lr 0.2, the first rank with --lr 0.1: give every host the same"
+        assert words in process.communicate(timeout=15)[1]
+        assert process.returncode == 2
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_mistake_of_one_host_is_told_to_those_that_wait(wrong):
+    """Only for an address of other hosts: those of one host have one launcher, which ends them."""
+    port = free_port()
+    started = [alone(r, 2, port, 20, mistake="--x is wrong." * (r == wrong), address="127.0.0.2") for r in range(2)]
+    said = [process.communicate(timeout=15)[1] for process in started]
+    assert said[wrong] == "error: --x is wrong.\n"
+    assert said[1 - wrong].startswith(f"error: rank {wrong} on ") and said[1 - wrong].endswith(": --x is wrong.\n")
+    assert [process.returncode for process in started] == [2, 2]
+
+
+def test_a_rank_may_be_started_once_more_while_another_is_awaited():
+    port = free_port()
+    first, lost = alone(0, 3, port, 20, WITH_SERVER.format(port)), alone(1, 3, port, 20)
+    time.sleep(1)
+    lost.kill()
+    lost.communicate()
+    others = [alone(rank, 3, port, 20) for rank in (1, 2)]
+    for process in (first, *others):
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
+
+def test_a_signal_outside_training_is_named(job):
+    process = job("sleep")
+    wait_until_met(process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert "was stopped by SIGTERM while it was not training" in lines_after(process)[-1]
+    assert process.returncode != 0
 
 
 def test_a_rank_that_is_stopped_while_it_waits_says_so():
@@ -214,10 +265,7 @@ def test_a_rank_that_is_stopped_while_it_waits_says_so():
 
 def test_cores_are_shared_by_the_ranks_of_one_host():
     port = free_port()
-    code = f"""
-    if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
-        global server
-        server = socket.create_server(("127.0.0.1", {port}))
+    code = f"""{WITH_SERVER.format(port)}
     import kernels
     os.sched_getaffinity = lambda process: range(12)
     print(kernels.configure()["OMP_NUM_THREADS"])
