@@ -11,10 +11,10 @@ import math
 import numpy as np
 import oneflow as flow
 from oneflow import nn
-from oneflow.utils.checkpoint import checkpoint
 
 from configs.model import BertConfig
 from modeling import dropout, ops
+from modeling.checkpointing import checkpointed
 from modeling.pretrained import PretrainedModel
 
 
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         """hidden [B*S, H], keep bool [B, 1, 1, S] (false: not to be attended to) -> [B*S, H]."""
         for layer in self.layer:
             if self.checkpoints_activations and self.training:
-                hidden = checkpoint(dropout.repeatable(layer), hidden, batch, keep)
+                hidden = checkpointed(layer, hidden, batch, keep)
             else:
                 hidden = layer(hidden, batch, keep)
         return self.LayerNorm(hidden)

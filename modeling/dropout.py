@@ -4,7 +4,7 @@ and a layer can be computed again.
 The place of an application of dropout is its number in a forward pass, and that pass (the micro-batch) has a number
 in its step. With our CPU kernels a generator carries the place to the kernel, which draws the mask from it (see
 kernels/src/dropout.cpp); a compiled job counts the passes itself. On other kernels eager mode seeds the framework's
-generator where a forward pass or a repeatable layer begins.
+generator where a forward pass, or a layer to be computed again, begins.
 
 OneFlow's stock dropout inside `nn.Graph` ignores every seed and starts its sequence anew with each compilation. Where
 no seedable kernel stands in for it, the masks are drawn in numpy and handed to the job as inputs, in the order in which
@@ -14,10 +14,9 @@ the model applies dropout: `record` finds that order and the shapes, `draw` make
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import oneflow as flow
@@ -35,7 +34,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a training step stands."""
 
     forward: int = -1  # the forward pass within the step; -1: none has begun
@@ -45,7 +44,7 @@ class _Place:
 _recorded: list[Site] | None = None
 _fed: Iterator[flow.Tensor] | None = None
 _step = (0, 0, 0)  # the run's seed, the step and the rank
-_place = _Place()
+_place = Place()
 _default_seeded = False  # whether the framework's own generator was, for this place
 
 
@@ -59,26 +58,21 @@ def begin_step(seed: int, step: int, rank: int) -> None:
     """
     global _step, _place
     kernels.begin_dropout_step(seed, rank, step)
-    _step, _place = (seed, step, rank), _Place()
+    _step, _place = (seed, step, rank), Place()
 
 
 def restart() -> None:
     """Begins a forward pass: the next application of dropout is its first."""
-    _go_to(_Place(_place.forward + 1))
+    go_to(Place(_place.forward + 1))
 
 
-def repeatable(layer: Callable[..., flow.Tensor]) -> Callable[..., flow.Tensor]:
-    """The layer, which whenever it is run within this step draws the masks that it would draw now."""
-    place = _place
-
-    def run(*inputs: Any) -> flow.Tensor:
-        _go_to(place)
-        return layer(*inputs)
-
-    return run
+def place() -> Place:
+    """Where the next application of dropout stands."""
+    return _place
 
 
-def _go_to(place: _Place) -> None:
+def go_to(place: Place) -> None:
+    """From here on the masks are drawn that followed, or would follow, from that place of this step on."""
     global _place, _default_seeded
     _place, _default_seeded = place, False
 
@@ -102,7 +96,7 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
 def generator(x: flow.Tensor) -> flow.Generator | None:
     """What the next application of dropout to x draws its mask from; None is the framework's own generator."""
     global _place, _default_seeded
-    here, _place = _place, _Place(_place.forward, _place.applied + 1)
+    here, _place = _place, Place(_place.forward, _place.applied + 1)
     if kernels.is_loaded() and not x.is_cuda:
         return _carrier(here.applied + (max(0, here.forward) << 32))
     if not _default_seeded:

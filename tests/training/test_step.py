@@ -129,7 +129,7 @@ def test_dropout_follows_the_seed(mode, tiny_config, pretraining_batch):
     assert len({*first, *other}) == 6  # every step and every seed draws its own masks
 
 
-@pytest.mark.skipif(not kernels.is_loaded(), reason="stock dropout draws other masks where layers are repeatable")
+@pytest.mark.skipif(not kernels.is_loaded(), reason="stock dropout then draws other masks from the start")
 def test_activation_checkpointing_changes_no_number(tiny_config, pretraining_batch):
     config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1)
     batches = [pretraining_batch(6, seed) for seed in range(3)]

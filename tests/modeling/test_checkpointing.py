@@ -1,11 +1,14 @@
-"""A layer that is computed again for its backward pass drops what it dropped."""
+"""A layer that is computed again for its backward pass drops what it dropped, in the same precision."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import oneflow as flow
 import pytest
+
+from modeling.checkpointing import checkpointed
 
 ROOT = Path(__file__).parents[2]
 REPEATED = """
@@ -15,9 +18,9 @@ kernels.configure()
 kernels.load()
 import numpy as np
 import oneflow as flow
-from oneflow.utils.checkpoint import checkpoint
 
 from modeling import dropout
+from modeling.checkpointing import checkpointed
 
 
 def layer(x):
@@ -29,8 +32,8 @@ for step in (4, 5):
     for forward in range(2):
         x = flow.ones(9, 13, requires_grad=True)
         dropout.restart()
-        first = checkpoint(dropout.repeatable(layer), x)
-        second = checkpoint(dropout.repeatable(layer), first)
+        first = checkpointed(layer, x)
+        second = checkpointed(layer, first)
         second.sum().backward()
         print("".join(str(int(value)) for value in (first.numpy() > 0).ravel()))
         # What comes out is 2 / 0.49 for each layer that kept an element, and so is its gradient.
@@ -51,3 +54,19 @@ def test_a_layer_computed_again_draws_its_masks_again(environment):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert len(set(run.stdout.split())) == 4  # each step and forward pass has masks of its own
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_layer_is_computed_again_in_the_same_precision(half):
+    found = []
+
+    def layer(x):
+        found.append((flow.is_autocast_enabled(), flow.get_autocast_gpu_dtype()))
+        return x * x
+
+    x = flow.ones(3, requires_grad=True)
+    with flow.autocast("cuda", dtype=flow.float16, enabled=half):
+        loss = checkpointed(layer, x).sum()
+    loss.backward()
+    assert found == [(half, flow.float16)] * 2
+    assert not flow.is_autocast_enabled()
