@@ -8,7 +8,7 @@ from configs.squad import SquadDataConfig
 
 # command → its flags, what it does, and the function that does it (imported when it is wanted: --help is quick)
 COMMANDS: dict[str, tuple[type, str, str]] = {
-    "clean": (CleanConfig, "any text → text files: a sentence per line, a blank line between documents", "text.clean"),
+    "clean": (CleanConfig, "any text → text files: a sentence per line, a blank line between documents", "clean.clean"),
     "vocab": (VocabConfig, "text → a WordPiece vocabulary", "vocabulary.make_vocab"),
     "pretraining": (PretrainingDataConfig, "text → shards of masked sentence pairs", "pretraining.prepare"),
     "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "squad.prepare"),

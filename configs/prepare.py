@@ -46,6 +46,14 @@ class WorkFlags:
         at_least(self, 64, "memory_mb")
 
 
+def _remove_duplicates() -> Any:
+    return flag(
+        "none",
+        "of documents, or lines, that are equal, keep the first in the whole input",
+        choices=("none", "documents", "lines", "both"),
+    )
+
+
 @dataclass(frozen=True)
 class CleanConfig:
     """`prepare_data.py clean`."""
@@ -59,11 +67,7 @@ class CleanConfig:
         "or a whole file (blank lines then part its paragraphs, whose lines are joined)",
         choices=("blank_line", "file"),
     )
-    remove_duplicates: str = flag(
-        "none",
-        "of documents, or lines, that are equal, keep the first in the whole input",
-        choices=("none", "documents", "lines", "both"),
-    )
+    remove_duplicates: str = _remove_duplicates()
 
     def __post_init__(self) -> None:
         _needed(self, "output_dir")
@@ -160,6 +164,7 @@ class PretrainingDataConfig:
     work_dir: str = flag("", "where --output_dir is a URL: the directory to make the set in before it is copied there")
     vocab_file: str = flag("", "vocabulary, or a model directory that holds one")
     do_lower_case: bool = flag(True, "lower-case the text and strip its accents, as an uncased vocabulary wants")
+    remove_duplicates: str = _remove_duplicates()
     num_shards: int = flag(8, "files to write, alike in size to one record (within each bin of --bin_size)")
     bin_size: int | None = flag(
         None,

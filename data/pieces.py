@@ -35,10 +35,12 @@ Result = dict[str, Any]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
+CLEAN_JSON = ".clean.json"  # what `clean` did to the text beside it; hidden, because that is other commands' input
 _LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
-    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)|\.work|\..*\.tmp"
+    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)"
+    r"|\.clean\.json|\.work|\..*\.tmp"
 )
 
 
@@ -62,7 +64,7 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
             _lock(work)
             _remove_leftovers(output_dir)
             return work
-        if not work.exists() and read_dataset_json(output_dir).get("plan_sha256") == digest:
+        if not work.exists() and _finished_plan(output_dir) == digest:
             _remove_leftovers(output_dir)
             return None
         if any(path.suffix != _LEFTOVER for path in results(output_dir)) and not overwrite:
@@ -78,6 +80,13 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
         unborn.rename(work)
         _lock(work)
     return work
+
+
+def _finished_plan(output_dir: Path) -> str | None:
+    """The hash of the plan whose results a directory holds."""
+    file = output_dir / CLEAN_JSON
+    content = json.loads(file.read_bytes()) if file.exists() else read_dataset_json(output_dir)
+    return content.get("plan_sha256")
 
 
 @contextmanager
@@ -300,8 +309,8 @@ def _keep_freed_memory() -> None:
 class Progress:
     """A bar with rate and time left on a terminal, a plain line every ten seconds elsewhere."""
 
-    def __init__(self, title: str, total: int, unit: str, restored: int = 0) -> None:
-        """`restored` of the total was done by an earlier start, and tells nothing about the rate."""
+    def __init__(self, title: str, total: int | None, unit: str, restored: int = 0) -> None:
+        """`restored` of the total (None: unknown) was done by an earlier start, and tells nothing about the rate."""
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total, initial=restored, desc=title, unit=unit, unit_scale=True, file=sys.stderr,
@@ -324,13 +333,12 @@ class Progress:
 
     def _say(self, seconds: float) -> None:
         rate = (self._count - self._restored) / max(seconds, 1e-9)
-        left = (self._total - self._count) / rate if rate else 0
-        print(
-            f"{self._title}: {self._count:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, "
-            f"{left:,.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        total, left = "", ""
+        if self._total is not None:
+            total = f" of {self._total:,}"
+            left = f", {(self._total - self._count) / rate if rate else 0:,.0f} s left"
+        speed = f"{rate:,.0f} {self._unit}/s"
+        print(f"{self._title}: {self._count:,}{total} {self._unit}, {speed}{left}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

@@ -29,6 +29,7 @@ import numpy as np
 
 from configs.cli import to_flat_dict, warn
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
+from data.clean import input_directories, removed_duplicates, write_text
 from data.duplicates import duplicates_share, hash_texts
 from data.instances import draw_rows, special_tokens
 from data.json_lines import encode_json_lines
@@ -68,7 +69,7 @@ def prepare(config: PretrainingDataConfig) -> None:
     check_casing(vocab, config.do_lower_case, config.vocab_file)
     settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
-    plan |= {"bin_size": config.bin_size} | settings
+    plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
     opened = open_input(config.text, config.work, directory, plan)
     if opened is None:
         print(f"{config.output_dir} is complete already")
@@ -130,6 +131,10 @@ def _prepare(
 ) -> str:  # fmt: skip
     """The three stages; returns what was made."""
     output_dir = _directory(config)
+    cleaned = input_directories(pieces)
+    if config.remove_duplicates != "none":
+        files, _ = write_text(work, pieces, config.text, config.work, config.remove_duplicates, split=False)
+        pieces = [[Span(str(file), 0, file.stat().st_size, "text", file.name)] for file in files]
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
         [(piece, config.text, config.vocab_file, config.do_lower_case, _sampling_rate(pieces)) for piece in pieces],
@@ -143,10 +148,12 @@ def _prepare(
     shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
     count = sum(shard.records for shard in shards)
     figures = _figures(work, tokenized, written, vocab, config.bin_size)
+    for kind, removed in removed_duplicates(work, *cleaned).items():
+        figures["corpus"][f"duplicate_{kind}_removed"] = removed
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
     if config.example.objective == "sop" and config.example.masking == "dynamic":
         figures.pop("label_1_share", None)  # pairs are swapped as they are read
-    for warning in write_report(output_dir, figures, written[0]["samples"], f"{output_dir.name}: {count:,} records"):
+    for warning in write_report(output_dir, figures, _samples(written), f"{output_dir.name}: {count:,} records"):
         warn(warning)
     shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
     write_dataset_json(
@@ -431,7 +438,7 @@ def _write_shard(
         whole_words=example.do_whole_word_mask,
     )
     dtype = token_dtype(len(vocab))
-    watch = _Watch(index, example, vocab)
+    watch = _Watch(example, vocab)
     name, encode = _SHARDS[example.output_format]
     with ShardWriter(output_dir / name.format(index), _schema(example), encode) as writer:
         for cell in cells:
@@ -455,26 +462,31 @@ def _write_stream(
     path = output_dir / f"part-{index:05d}.npy"
     crc32 = write_stream(path, (work / file for file in corpus.files), corpus.tokens, first, count, corpus.token_bytes)
     stream, inside = np.load(path, mmap_mode="r"), example.max_seq_length - 2
-    watch = _Watch(index, example, vocab)
+    watch = _Watch(example, vocab)
     for start in range(0, count // inside, _ROWS_AT_ONCE):
         numbers = range(start, min(start + _ROWS_AT_ONCE, count // inside))
         watch.see(read_windows([(stream, number) for number in numbers], inside, vocab["[CLS]"], vocab["[SEP]"]))
     return watch.result(Shard(path.name, count // inside, crc32, path.stat().st_size))
 
 
-class _Watch:
-    """Counts a shard's records for the report, and keeps a few of the first shard's."""
+def _samples(written: Sequence[Result]) -> list[str]:
+    """A few records of the first shard, or of the first of each bin of lengths."""
+    of_bin = {result["shard"]["max_length"]: result["samples"] for result in reversed(written)}
+    return [sample for samples in reversed(of_bin.values()) for sample in samples[: max(1, _SAMPLES // len(of_bin))]]
 
-    def __init__(self, index: int, example: ExampleFlags, vocab: dict[str, int]) -> None:
+
+class _Watch:
+    """Counts a shard's records for the report, and keeps a few of them."""
+
+    def __init__(self, example: ExampleFlags, vocab: dict[str, int]) -> None:
         self._statistics = RecordStatistics(example.max_seq_length, max(vocab.values()) + 1)
         self._tokens = {number: token for token, number in vocab.items()}
         self._example, self._mask_id = example, vocab["[MASK]"]
         self._samples: list[str] = []
-        self._wanted = 0 if index else _SAMPLES
 
     def see(self, features: dict[str, np.ndarray]) -> None:
         self._statistics.add(features, self._mask_id)
-        for row in range(min(self._wanted - len(self._samples), len(features["input_ids"]))):
+        for row in range(min(_SAMPLES - len(self._samples), len(features["input_ids"]))):
             record = {name: features[name][row] for name in _schema(self._example)}
             self._samples.append(describe(record, self._tokens, self._example.objective))
 

@@ -1,25 +1,28 @@
 """`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, the same one every time."""
 
+import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.cli import warn
-from configs.prepare import VocabConfig
+from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
 from data.ofrecord import write_atomically
-from data.pieces import Progress
-from data.text import Span, input_files, plan_spans, read_documents, span_bytes, unpacked
+from data.pieces import Result, discarded_on_mistake, finish, run_pieces
+from data.text import Span, open_input, read_documents, span_bytes
 from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
 from utils.errors import UserError
 from utils.run_directory import model_directory
 
 _PIECE_BYTES = 1 << 20
-_WORDS_KEPT = 600_000  # some 200 bytes each, twice
+_WORD_BYTES = 900  # that a word takes, through all of it
 
 
 def make_vocab(config: VocabConfig) -> None:
@@ -42,11 +45,7 @@ def make_vocab(config: VocabConfig) -> None:
         write_atomically(target, vocab_path(model).read_bytes())
         print(f"{size:,} entries of {vocab_path(model)} in {target}")
         return
-    with unpacked(input_files(config.text.input_file), target.parent) as files:
-        spans = plan_spans(files, config.text.text_field, _PIECE_BYTES, _PIECE_BYTES)
-        words = _count_words(_sample(spans, config), config)
-    if not words:
-        raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+    words = _count_words(config, target.with_name(f".{target.name}.work"))
     vocab = _train(words, config)
     write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
     print(_coverage(vocab, words))
@@ -64,22 +63,60 @@ def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[S
     return [pieces[number] for number in sorted(taken)]
 
 
-def _count_words(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Counter[str]:
-    """How often each word occurs, after lower-casing and splitting at punctuation; of very many the rarest are lost."""
-    spaced: Counter[str] = Counter()
-    with Progress("count words", sum(span_bytes(pieces)), "B") as progress:
-        for piece, size in zip(pieces, span_bytes(pieces), strict=True):
-            for document in read_documents(piece, config.text):
-                for sentence in document:
-                    spaced.update(sentence.split())
-            if len(spaced) > _WORDS_KEPT:
-                spaced = Counter(dict(spaced.most_common(_WORDS_KEPT // 2)))
-            progress.update(size)
+def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
+    """How often each word occurs, after lower-casing and splitting at punctuation; of very many the rarest are lost.
+
+    Args:
+        directory: for unfinished work; gone afterwards, unless the same command is to go on.
+    """
+    plan = {"command": "vocab", "sample_mb": config.sample_mb, "random_seed": config.random_seed}
+    flags = replace(config.work, overwrite_output_dir=True)
+    try:
+        opened = open_input(config.text, flags, directory, plan, piece_bytes=_PIECE_BYTES)
+        assert opened is not None  # there is no result in this directory
+        work, pieces = opened
+        with discarded_on_mistake(work):
+            sample = _sample(pieces, config)
+            run_pieces(
+                work, "count words", _count_piece, [(piece, config.text) for piece in sample],
+                flags=flags, sizes=span_bytes(sample), unit="B",
+            )  # fmt: skip
+            spaced = _merge((_words_file(work, number) for number in range(len(sample))), config.work.memory_mb)
+            if not spaced:
+                raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+        finish(directory)
+    finally:
+        with suppress(OSError):
+            directory.rmdir()
     rules = build_tokenizer({}, config.do_lower_case)
     words: Counter[str] = Counter()
     for word, count in spaced.items():
         for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
             words[part] += count
+    return words
+
+
+def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags) -> Result:
+    words: Counter[str] = Counter()
+    for document in read_documents(piece, text):
+        for sentence in document:
+            words.update(sentence.split())
+    _words_file(work, index).write_text(json.dumps(words), encoding="utf-8")
+    return {}
+
+
+def _words_file(work: Path, number: int) -> Path:
+    return work / f"words-{number:06d}"
+
+
+def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
+    """The sum of what files of words count; whenever it gets too large, the rarer half is dropped."""
+    most = (memory_mb << 20) // _WORD_BYTES
+    words: Counter[str] = Counter()
+    for file in files:
+        words.update(json.loads(file.read_bytes()))
+        if len(words) > most:
+            words = Counter(dict(words.most_common(most // 2)))
     return words
 
 

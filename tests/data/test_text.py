@@ -2,15 +2,21 @@
 
 import bz2
 import gzip
+import io
 import json
+import os
+import threading
+from pathlib import Path
 
 import pytest
 import zstandard
 
 from configs.cli import parse
 from configs.prepare import CleanConfig, TextFlags
-from data import duplicates, text
-from data.text import clean, detect_format, input_files, plan_spans, read_documents, split_sentences, unpack
+from data import duplicates, text, unpacking
+from data.clean import clean
+from data.text import detect_format, input_files, plan_spans, read_documents, split_sentences
+from data.unpacking import unpack
 from utils.errors import UserError
 
 PLAIN = "one a\none b\n\n \t\ntwo a\n\n\nthree a\nthree b\nthree c\n"
@@ -30,7 +36,7 @@ def flags(*files, **other):
 def read(file, split=False, piece=10**6, whole_files=False):
     return [
         document
-        for spans in plan_spans([file], "text", piece, 10**6, whole_files=whole_files)
+        for spans in plan_spans({file: file.name}, "text", piece, 10**6, file.parent, whole_files=whole_files)
         for document in read_documents(spans, flags(file), split=split, whole_files=whole_files)
     ]
 
@@ -81,9 +87,70 @@ def test_text_that_is_not_utf8(tmp_path, capsys):
         read(file)
 
 
+@pytest.mark.parametrize("ascii", [True, False])
+@pytest.mark.parametrize("block", [13, 1 << 20])
+def test_a_line_of_json_may_be_longer_than_what_is_read_at_once(tmp_path, monkeypatch, ascii, block):
+    monkeypatch.setattr(unpacking, "_BLOCK", block)
+    paragraphs = [f'The {i}th "quote" \\ of Zoë 𝔘, {{not [any: more' for i in range(300)]
+    row = {
+        "id": {"text": "no", "x": ["text", 1, None]},
+        'a"text': ":",
+        "text": "\n".join(paragraphs),
+        "z": [{}, "text"],
+    }
+    file = tmp_path / "a.jsonl"
+    short = '{"text": "Short one."}\n'
+    file.write_text(short + json.dumps(row, ensure_ascii=ascii) + "\n\n" + short)
+    assert detect_format(file, "text") == "jsonl"
+    pieces = plan_spans({file: "a"}, "text", 3000, 2000, tmp_path)
+    assert max(sum(span.end - span.start for span in spans) for spans in pieces) <= 5001
+    found = [document for spans in pieces for document in read_documents(spans, flags(file))]
+    assert found[0] == found[-1] == ["Short one."]
+    assert [line for document in found[1:-1] for line in document] == paragraphs
+    with pytest.raises(UserError, match=r"a line between bytes .* in 'z'"):
+        file.write_text('{"z": "x"}\n' + json.dumps(row) + "\n")
+        plan_spans({file: "a"}, "z", 3000, 2000, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('{"text": "a\\u00e9\\ud834\\udd1e\\\\\\n\\"b"}', 'aé𝄞\\\n"b'),
+        ('{"n": -1.5e3, "t\\u0065xt" : "x"} ', "x"),
+        ('{"text": ""}', ""),
+        ('{"text": 3}', None),
+        ('{"text": ["x"]}', None),
+        ('{"other": "text"}', None),
+        ('{"a": {"text": "x"}}', None),
+        ('{"text": "x', None),
+        ('{"text": "x"\n}', None),
+        ("", None),
+    ],
+)
+def test_the_text_of_one_json_object(line, value):
+    sink = io.BytesIO()
+    assert unpacking.copy_json_text(io.BytesIO(line.encode()), "text", sink) == (value is not None)
+    assert value is None or sink.getvalue().decode() == value
+
+
+def test_a_json_line_whose_text_comes_late_is_told(tmp_path):
+    file = tmp_path / "a"
+    file.write_text(json.dumps({"id": "x" * 200_000, "text": "Late."}) + "\n")
+    assert detect_format(file, "text") == "jsonl" and read(file) == [["Late."]]
+    with pytest.raises(UserError, match="--text_field"):
+        file.write_text(json.dumps({"id": "x", "content": "Late."}) + "\n")
+        detect_format(file, "text")
+    file.write_text('{ is what "a set" begins with.\n')
+    assert detect_format(file, "text") == "text"
+    for content in ('{\n "text": "x"\n}\n', '[{"text": "x"}]'):
+        file.write_text(content)
+        with pytest.raises(UserError, match="convert it to JSON lines"):
+            detect_format(file, "text", "a.json")
+
+
 def test_json_lines(tmp_path):
     file = tmp_path / "a"
-    rows = [{"text": "First one. Second one.\nThird.", "id": 1}, {"text": ""}, {"text": "Other."}]
+    rows = [{"text": "First one. Second one.\nThird.", "id": 1}, {"text": ""}, {"text": None}, {"text": "Other."}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert detect_format(file, "text") == "jsonl"
     assert read(file) == [["First one.", "Second one.", "Third."], ["Other."]]
@@ -97,9 +164,10 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize("content", [PLAIN, WIKI, "".join(json.dumps({"text": f"Nr {i}."}) + "\n" for i in range(9))])
 @pytest.mark.parametrize("piece", [1, 7, 30, 64])
 def test_pieces_hold_every_document_once(tmp_path, content, piece):
-    file = tmp_path / "a"
-    file.write_text(content)
-    pieces = plan_spans([file, file], "text", piece, 10**6)
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_text(content)
+    pieces = plan_spans(dict.fromkeys(files, ""), "text", piece, 10**6, tmp_path)
     assert [d for spans in pieces for d in read_documents(spans, flags(file))] == read(file) * 2
     assert piece >= 30 or len(pieces) > 2
 
@@ -108,7 +176,7 @@ def test_pieces_hold_every_document_once(tmp_path, content, piece):
 def test_a_document_without_end_is_cut_and_nothing_is_lost(tmp_path, content):
     file = tmp_path / "a"
     file.write_text(content)
-    pieces = plan_spans([file], "text", 3000, 2000)
+    pieces = plan_spans({file: "a"}, "text", 3000, 2000, tmp_path)
     assert max(sum(span.end - span.start for span in spans) for spans in pieces) <= 5001
     read_back = [d for spans in pieces for d in read_documents(spans, flags(file))]
     assert len(read_back) > 4
@@ -136,12 +204,19 @@ def test_compressed_files(tmp_path, name, pack):
         unpack(tmp_path, [tmp_path / name])
 
 
-def test_standard_input(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["-", "pipe"])
+def test_standard_input_and_other_pipes(tmp_path, monkeypatch, name):
     (tmp_path / "in").write_text(PLAIN)
-    with (tmp_path / "in").open() as stream:
-        monkeypatch.setattr("sys.stdin", stream)
-        (file,) = unpack(tmp_path, input_files(["-"]))
-    assert read(file) == DOCUMENTS
+    if name == "-":
+        monkeypatch.setattr("sys.stdin", (tmp_path / "in").open())
+    else:
+        name = str(tmp_path / name)
+        os.mkfifo(name)
+        writer = threading.Thread(target=lambda: Path(name).write_text(PLAIN))
+        writer.start()
+    run_clean(name, tmp_path / "out")
+    assert read(tmp_path / "out/text-00000.txt") == DOCUMENTS
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {".clean.json", "text-00000.txt"}
 
 
 def test_paths_globs_and_directories(tmp_path):
@@ -193,17 +268,19 @@ def run_clean(source, output, *more):
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_clean_writes_text_files_only(tmp_path, monkeypatch, workers):
+def test_clean_writes_text_files_only(tmp_path, monkeypatch, capsys, workers):
     monkeypatch.setattr(text, "SMALLEST_PIECE", 50)
     (tmp_path / "wiki_00").write_text(WIKI)
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--num_workers", workers)
-    files = sorted((tmp_path / "out").iterdir())
+    files = input_files([str(tmp_path / "out")])
     assert {file.suffix for file in files} == {".txt"}
     assert len(files) > 1
     assert [d for file in files for d in read(file)] == read(tmp_path / "wiki_00")
+    run_clean(tmp_path / "wiki_00", tmp_path / "out")
+    assert "complete already" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite_output_dir"):
-        run_clean(tmp_path / "wiki_00", tmp_path / "out")
-    run_clean(tmp_path / "wiki_00", tmp_path / "out", "--overwrite_output_dir")
+        run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de")
+    run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de", "--overwrite_output_dir")
 
 
 def test_clean_refuses_what_holds_nothing(tmp_path):
@@ -232,4 +309,4 @@ def test_duplicates_are_removed_over_all_pieces(tmp_path, monkeypatch, which, ex
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text(content)
     run_clean(tmp_path / "in", tmp_path / "out", "--remove_duplicates", which)
-    assert [document for file in sorted((tmp_path / "out").iterdir()) for document in read(file)] == expected
+    assert [document for file in input_files([str(tmp_path / "out")]) for document in read(file)] == expected
