@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,7 +15,7 @@ from configs.prepare import InspectConfig, VerifyConfig
 from data.pieces import Progress, WorkerLostError
 from data.record_set import RecordSet
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
-from data.sources import open_source
+from data.sources import objective, open_source
 from data.tokenization import load_vocab
 from utils.errors import UserError
 
@@ -46,7 +46,7 @@ def inspect(config: InspectConfig) -> None:
     chosen = np.random.default_rng(config.sample_seed).choice(len(records), count, replace=False)
     batch = records.read(chosen)
     rows = [{name: values[row] for name, values in batch.items()} for row in range(count)]
-    samples = [describe(row, tokens, records.metadata.get("objective", "nsp")) for row in rows]
+    samples = [describe(row, tokens, objective(records)) for row in rows]
     for index, sample in zip(chosen.tolist(), samples, strict=True):
         print(f"\n{records.location(index)}\n{sample}")
     if config.report and Path(config.input_dir).is_file() and not config.report_dir:
@@ -67,12 +67,10 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
         statistics.merge(part)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        found = write_report(
-            directory,
-            statistics.summary(vocab, records.metadata.get("made_by", {}).get("bin_size")),
-            samples,
-            f"{records.directory.name}: {len(records):,} records",
-        )
+        figures = statistics.summary(vocab, records.metadata.get("made_by", {}).get("bin_size"))
+        figures |= {"objective": objective(records)}
+        title = f"{records.directory.name}: {len(records):,} records"
+        found = write_report(directory, figures, samples, title)
     except PermissionError as error:
         raise UserError(f"the report cannot be written to {directory}: {error.strerror}; give --report_dir.") from None
     for warning in found:
@@ -83,8 +81,12 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
 def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int | None) -> RecordStatistics:
     records = open_source(directory)
     statistics = RecordStatistics(records.schema["input_ids"][1], vocab_size)
+    bounds = _bounds(records, vocab_size)
     for indices in _chunks(records, shard):
-        statistics.add(records.read(indices), mask_id)
+        batch = records.read(indices)
+        if problem := _out_of_bounds(records, indices, batch, bounds):
+            raise UserError(f"{problem}; is --vocab_file right? `prepare_data.py verify` looks at all shards.")
+        statistics.add(batch, mask_id)
     return statistics
 
 
@@ -146,25 +148,21 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
     if vocab_file:
         return max(load_vocab(vocab_file).values()) + 1
     size: int | None = records.metadata.get("vocab_size")
-    return size
+    beside = records.directory / "vocab.txt"
+    return max(load_vocab(beside).values()) + 1 if size is None and beside.exists() else size
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
     """What is wrong with a shard, "" if nothing is."""
     records = open_source(directory)
+    bounds = _bounds(records, vocab_size)
     for indices in _chunks(records, shard):
         try:
             batch = records.read(indices)
         except UserError as error:
             return str(error)
-        for name, bound in _bounds(records, vocab_size).items():
-            if name not in batch:
-                continue
-            bad = ((batch[name] < 0) | (batch[name] >= bound)).any(1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                value = next(value for value in batch[name][row].tolist() if not 0 <= value < bound)
-                return f"{records.location(int(indices[row]))}: {name} holds {value}, but must be below {bound}"
+        if problem := _out_of_bounds(records, indices, batch, bounds):
+            return problem
     if records.metadata:
         listed: dict[str, Any] = records.metadata["shards"][shard]
         crc = 0
@@ -177,10 +175,21 @@ def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
 
 
 def _bounds(records: RecordSet, vocab_size: int | None) -> dict[str, int]:
-    """The values a feature may have: 0 to below this."""
+    """The largest value that a feature may have; the smallest is 0."""
     length = records.schema["input_ids"][1] if "input_ids" in records.schema else 1 << 31
-    bounds = dict.fromkeys(("input_mask", "segment_ids", "next_sentence_labels"), 2)
-    bounds |= dict.fromkeys(("masked_lm_positions", "start_positions", "end_positions"), length)
-    if vocab_size:
-        bounds |= dict.fromkeys(("input_ids", "masked_lm_ids"), vocab_size)
-    return bounds
+    bounds = dict.fromkeys(("input_mask", "segment_ids", "next_sentence_labels", "masked_lm_weights"), 1)
+    bounds |= dict.fromkeys(("masked_lm_positions", "start_positions", "end_positions"), length - 1)
+    return bounds | dict.fromkeys(("input_ids", "masked_lm_ids"), (vocab_size or 1 << 31) - 1)
+
+
+def _out_of_bounds(
+    records: RecordSet, indices: np.ndarray, batch: Mapping[str, np.ndarray], bounds: Mapping[str, int]
+) -> str:
+    """The first value of these records that cannot be, "" if there is none."""
+    for name, bound in bounds.items():
+        good = (batch[name] >= 0) & (batch[name] <= bound) if name in batch else np.ones((1, 1), bool)  # NaN is not
+        if not good.all():
+            row, column = np.argwhere(~good)[0].tolist()
+            where = records.location(int(indices[row]))
+            return f"{where}: {name} holds {batch[name][row, column]}, but must be from 0 to {bound}"
+    return ""

@@ -151,6 +151,7 @@ def _prepare(
     for kind, removed in removed_duplicates(work, *cleaned).items():
         figures["corpus"][f"duplicate_{kind}_removed"] = removed
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
+    figures |= {"objective": config.example.objective}
     if config.example.objective == "sop" and config.example.masking == "dynamic":
         figures.pop("label_1_share", None)  # pairs are swapped as they are read
     for warning in write_report(output_dir, figures, _samples(written), f"{output_dir.name}: {count:,} records"):

@@ -85,6 +85,7 @@ class RecordStatistics:
             "length_histogram": self.lengths.tolist(),
             "vocabulary_size": len(self.tokens),
             "vocabulary_used": int((self.tokens > 0).sum()),
+            "vocabulary_used_share": int((self.tokens > 0).sum()) / len(self.tokens),
         }
         if bin_size:
             bounds = np.minimum(-(-np.arange(seq_length + 1) // bin_size) * bin_size, seq_length)
@@ -96,6 +97,7 @@ class RecordStatistics:
         if predictions:
             figures |= {
                 "predictions_per_record": predictions / self.records,
+                "predictions_histogram": self.predictions[: int(np.flatnonzero(self.predictions)[-1]) + 1].tolist(),
                 "masked_share_of_tokens": predictions / tokens,
                 "shown_as_mask": int(self.shown[0]) / predictions,
                 "shown_as_itself": int(self.shown[1]) / predictions,
@@ -129,13 +131,17 @@ def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str], object
         second = int(record["segment_ids"].sum())
         lines.append(f"  {length} tokens, {length - second} in the first segment and {second} in the second")
     if "next_sentence_labels" in record:
-        meanings = {"sop": ("A and B are in order", "A and B are swapped")}
-        meaning = meanings.get(objective, ("B follows A", "B comes from elsewhere"))
-        lines.append(f"  {meaning[int(record['next_sentence_labels'][0])]}")
+        label = int(record["next_sentence_labels"][0])
+        lines.append(f"  {dict(enumerate(_label_meanings(objective))).get(label, f'next_sentence_labels: {label}')}")
     for name in ("start_positions", "end_positions", "unique_ids", "label_ids"):
         if name in record:
             lines.append(f"  {name}: {record[name][0]}")
     return "\n".join(lines)
+
+
+def _label_meanings(objective: str) -> tuple[str, str]:
+    """What the labels 0 and 1 mean."""
+    return ("A and B in order", "A and B swapped") if objective == "sop" else ("B follows A", "B comes from elsewhere")
 
 
 def _wrapped(text: str) -> list[str]:
@@ -155,8 +161,8 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
         found.append(f"{figures['unknown_share']:.1%} of the tokens are [UNK]: the vocabulary does not fit the text.")
     if corpus.get("duplicate_lines_share", 0) > 0.01:
         found.append(
-            f"{corpus['duplicate_lines_share']:.1%} of the lines occur more than once: "
-            "`prepare_data.py clean --remove_duplicates both` leaves them out."
+            f"{corpus['duplicate_lines_share']:.1%} of the lines occur more than once: --remove_duplicates "
+            "both leaves them out."
         )
     longest = len(figures["length_histogram"]) - 1
     if figures.get("packing") == "pairs" and corpus["tokens"] > longest * corpus["sentences"]:
@@ -191,7 +197,7 @@ def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-table { border-collapse: collapse; } td:first-child { min-width: 7em; }
+table { border-collapse: collapse; } td:first-child { min-width: 12em; }
 td { padding: .15em 1.5em .15em 0; border-bottom: 1px solid #ddd; }
 td + td { text-align: right; font-variant-numeric: tabular-nums; }
 .warning { background: #fff3cd; padding: .5em 1em; margin: .4em 0; }
@@ -201,19 +207,23 @@ pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px; }
 
 
 def _page(figures: Mapping[str, Any], samples: Sequence[str], title: str) -> str:
-    flat = {**{f"corpus_{name}": value for name, value in figures.get("corpus", {}).items()}, **figures}
-    rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{_shown(name, value)}</td></tr>"
-        for name, value in flat.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    )
     notes = "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in figures["warnings"])
     texts = "".join(f"<pre>{html.escape(sample)}</pre>" for sample in samples)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{notes}<table>{rows}</table>"
-        f"{_plots(figures)}<h2>Samples</h2>{texts}</html>\n"
+        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{notes}"
+        f"{_table('Text', figures.get('corpus', {}))}{_table('Records', figures)}{_plots(figures)}"
+        f"<h2>Samples</h2>{texts}</html>\n"
     )
+
+
+def _table(title: str, figures: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{_shown(name, value)}</td></tr>"
+        for name, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return f"<h2>{title}</h2><table>{rows}</table>" if rows else ""
 
 
 def _shown(name: str, value: float) -> str:
@@ -224,23 +234,44 @@ def _shown(name: str, value: float) -> str:
 
 def _plots(figures: Mapping[str, Any]) -> str:
     """Bars: plain HTML, because a plotting library takes longer to start than a small set to prepare."""
-    lengths = np.array(figures["length_histogram"])
-    width = -(-len(lengths) // 16)
-    starts = range(0, len(lengths), width)
-    bins = {f"{i}–{min(i + width, len(lengths)) - 1}": int(lengths[i : i + width].sum()) for i in starts}
-    kinds = [name for name in ("mask", "itself", "another") if f"shown_as_{name}" in figures]
-    shown = {name: figures[f"shown_as_{name}"] for name in kinds}
+    shares = {
+        "Padding": {"at full length": "padding_share", "in bins of lengths": "binned_padding_share"},
+        "Masked tokens": {"of all": "masked_share_of_tokens"},
+        "A masked token is shown as": {
+            "[MASK]": "shown_as_mask", "itself": "shown_as_itself", "a random one": "shown_as_another"
+        },
+    }  # fmt: skip
+    labels = {}
+    if "label_1_share" in figures:
+        follows, elsewhere = _label_meanings(figures.get("objective", "nsp"))
+        labels = {f"0: {follows}": 1 - figures["label_1_share"], f"1: {elsewhere}": figures["label_1_share"]}
     return (
-        _bars("Tokens per record", bins)
+        _bars("Tokens per record", _grouped(figures["length_histogram"]))
+        + _bars("Predictions per record", _grouped(figures.get("predictions_histogram", [])))
+        + _bars("Labels", labels, 1)
+        + "".join(
+            _bars(title, {text: figures[name] for text, name in names.items() if name in figures}, 1)
+            for title, names in shares.items()
+        )
         + _bars("Most frequent tokens", dict(list(figures["most_frequent_tokens"].items())[:16]))
-        + _bars("A masked token is shown as", shown)
     )
 
 
-def _bars(title: str, values: Mapping[str, float]) -> str:
-    largest = max(values.values(), default=0) or 1
+def _grouped(histogram: Sequence[int]) -> dict[str, int]:
+    """A histogram of at most 16 bars."""
+    width = -(-len(histogram) // 16)
+    bars = {}
+    for start in range(0, len(histogram), width or 1):
+        group = histogram[start : start + width]
+        bars[f"{start}–{start + len(group) - 1}" if len(group) > 1 else str(start)] = sum(group)
+    return bars
+
+
+def _bars(title: str, values: Mapping[str, float], full: float | None = None) -> str:
+    """A bar for each value; `full` is as wide as it gets (default: the largest value)."""
+    full = full or max(values.values(), default=0) or 1
     rows = "".join(
-        f'<tr><td>{html.escape(name)}</td><td class="bar"><div style="width: {100 * value / largest:.1f}%"></div></td>'
+        f'<tr><td>{html.escape(name)}</td><td class="bar"><div style="width: {100 * value / full:.1f}%"></div></td>'
         f"<td>{f'{value:,}' if isinstance(value, int) else f'{value:.1%}'}</td></tr>"
         for name, value in values.items()
     )

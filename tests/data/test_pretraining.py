@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 
 from configs.cli import parse
-from configs.prepare import InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
-from data import pieces, pretraining
+from configs.prepare import CleanConfig, InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
+from data import pieces, pretraining, vocabulary
 from data import text as text_module
+from data.clean import clean
 from data.dynamic_masking import unmasked
 from data.inspection import inspect, verify
-from data.ofrecord import open_records
+from data.ofrecord import ShardWriter, open_records
 from data.pretraining import prepare
 from data.storage import StorageError, upload
 from data.tokenization import load_vocab
@@ -130,7 +132,10 @@ def test_bins_hold_the_same_records_by_length(tmp_path, corpus):
     report = json.loads((binned / "report.json").read_text())
     assert report["padding_share"] == pytest.approx(1 - lengths.sum() / (len(lengths) * S))
     assert report["binned_padding_share"] == pytest.approx(1 - lengths.sum() / bounds.sum())
-    assert "binned padding share" in (binned / "report.html").read_text()
+    page = (binned / "report.html").read_text()
+    assert "binned padding share" in page and "in bins of lengths" in page
+    shown = [int(re.search("([0-9]+) tokens", sample)[1]) for sample in report["samples"]]
+    assert [int(np.ceil(length / 10)) for length in shown] == sorted({-(-int(length) // 10) for length in lengths})
 
 
 @pytest.mark.parametrize("stage", ["_tokenize_piece", "_draw_piece", "_write_shard"])
@@ -373,6 +378,32 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
         verify(check)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_ids", -1), ("input_ids", len(VOCAB)), ("masked_lm_ids", -3), ("masked_lm_weights", np.nan),
+        ("masked_lm_weights", -1), ("masked_lm_positions", S), ("next_sentence_labels", 2), ("input_mask", 2),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_found(tmp_path, corpus, alone, name, value):
+    """Also without dataset.json; `inspect` shows the records and says it."""
+    records = open_records(run(*corpus, tmp_path / "out"))
+    batch = records.read(np.arange(9))
+    batch[name][5, -1] = value
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    with ShardWriter(directory / "part-0", records.schema) as writer:
+        writer.write_batch(batch)
+    if not alone or value == len(VOCAB):
+        shutil.copy(corpus[1], directory / "vocab.txt")
+    with pytest.raises(UserError, match=f"record 5: {name} holds {value}"):
+        verify(parse(VerifyConfig, ["--input_dir", str(directory)]))
+    more = [] if (directory / "vocab.txt").exists() else ["--vocab_file", str(corpus[1])]
+    with pytest.raises(UserError, match=f"record 5: {name} holds {value}"):
+        inspect(parse(InspectConfig, ["--input_dir", str(directory), "--num_samples", "9", *more]))
+
+
 def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
     output = run(*corpus, tmp_path / "out")
     report = json.loads((output / "report.json").read_text())
@@ -393,9 +424,15 @@ def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
     assert report["shown_as_mask"] == pytest.approx(((shown == VOCAB["[MASK]"]) & (shown != answers)).mean())
     assert report["corpus"]["documents"] == len(documents())
     assert report["corpus"]["sentences"] == sum(map(len, documents()))
+    predictions = used.sum(1)
+    assert report["predictions_histogram"] == np.bincount(predictions).tolist()
+    assert report["masked_share_of_tokens"] == pytest.approx(used.sum() / tokens)
+    assert report["vocabulary_used_share"] == pytest.approx(report["vocabulary_used"] / len(VOCAB))
     page = (output / "report.html").read_text()
     assert page.count('<div style="width: ') > 16
-    assert "http" not in page  # nothing is fetched
+    assert not re.search("http|url|src|href|<script|<link|@import", page)  # nothing is fetched
+    label = f"{report['label_1_share']:.1%}"
+    assert f'width: {label}"></div></td><td>{label}' in page  # as wide as it says
     # Counted anew from the records it is the same.
     inspect(parse(InspectConfig, ["--input_dir", str(output), "--report_dir", str(tmp_path / "again")]))
     again = json.loads((tmp_path / "again/report.json").read_text())
@@ -404,6 +441,40 @@ def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
         for name in report
         if name not in ("samples", "warnings", "corpus", "do_lower_case", "packing")
     }
+
+
+def test_duplicates_are_removed_and_counted(tmp_path, corpus):
+    text, vocab = corpus
+    once = run(text, vocab, tmp_path / "once")
+    assert removed(once) == (0, 0)
+    twice = text.with_name("twice.txt")
+    lines = text.read_text()
+    last = lines.split("\n\n")[-1]
+    twice.write_text(f"{lines}\n{lines}\nwa wb new\n{last}")
+    output = run(twice, vocab, tmp_path / "documents", "--remove_duplicates", "documents")
+    count = len(documents())
+    assert removed(output) == (count, 0)
+    assert json.loads((output / "report.json").read_text())["corpus"]["documents"] == count + 1
+    assert "duplicate documents removed</td><td>23<" in (output / "report.html").read_text()
+
+    all_lines = [line for line in twice.read_text().splitlines() if line]
+    sentences = len(all_lines) - len(set(all_lines))
+    for workers in (1, 2):
+        output = run(twice, vocab, tmp_path / f"both{workers}", "--remove_duplicates", "both", "--num_workers", workers)
+        assert removed(output) == (count, sentences)
+    assert content(tmp_path / "both1") == content(tmp_path / "both2")
+
+    # What `clean` left out is counted where its text is used.
+    flags = ["--input_file", str(twice), "--output_dir", str(tmp_path / "text"), "--remove_duplicates", "both"]
+    clean(parse(CleanConfig, flags))
+    assert removed(run(tmp_path / "text", vocab, tmp_path / "cleaned")) == (count, sentences)
+    again = run(tmp_path / "text", vocab, tmp_path / "again", "--remove_duplicates", "lines")
+    assert removed(again) == (count, sentences)
+
+
+def removed(directory):
+    corpus = json.loads((directory / "report.json").read_text())["corpus"]
+    return corpus["duplicate_documents_removed"], corpus["duplicate_lines_removed"]
 
 
 def test_what_ruins_training_is_warned_of(tmp_path, corpus, capsys):
@@ -444,6 +515,41 @@ def test_vocabularies_are_the_same_every_time(tmp_path, corpus):
     assert list(vocab)[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(vocab) <= 101
     assert {"wa", "wab"[0], "##a"} <= set(vocab)
+
+
+def test_a_vocabulary_that_was_interrupted_is_taken_up_again(tmp_path, corpus, monkeypatch):
+    text, _ = corpus
+    monkeypatch.setattr(vocabulary, "_PIECE_BYTES", 300)
+    flags = ["--input_file", str(text), "--vocab_size", "101", "--vocab_file"]
+
+    def make(name, workers):
+        make_vocab(parse(VocabConfig, [*flags, str(tmp_path / name), "--num_workers", str(workers)]))
+        return (tmp_path / name).read_bytes()
+
+    undisturbed = make("two", 2)
+    count, calls = vocabulary._count_piece, []
+
+    def fails_at_third(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return count(*arguments)
+
+    monkeypatch.setattr(vocabulary, "_count_piece", fails_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        make("one", 1)
+    assert make("one", 1) == undisturbed
+    assert calls.count(0) == 1 and len(calls) > 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "one", "two"]
+
+
+def test_of_too_many_words_the_rarest_are_lost(tmp_path):
+    for number in range(3):
+        words = {f"w{i}": 1000 - i for i in range(5)} | {f"rare{number}{i}": 1 for i in range(1000)}
+        (tmp_path / str(number)).write_text(json.dumps(words))
+    merged = vocabulary._merge([tmp_path / str(number) for number in range(3)], memory_mb=1)
+    assert {word: merged[word] for word in ("w0", "w4")} == {"w0": 3000, "w4": 2988}
+    assert len(merged) <= (1 << 20) // vocabulary._WORD_BYTES
 
 
 def test_a_vocabulary_is_taken_from_a_model_or_refused(tmp_path, corpus):
