@@ -252,7 +252,11 @@ def warn(sentence: str) -> None:
 
 
 _NOT_GIVEN = argparse.SUPPRESS
-_DISK_ERRORS = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
+_DISK_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the limit on a file's size is reached",
+}
 
 
 class _Parser(argparse.ArgumentParser):

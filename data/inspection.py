@@ -44,7 +44,7 @@ def inspect(config: InspectConfig) -> None:
     tokens = {index: token for token, index in vocab.items()}
     count = min(config.num_samples, len(records))
     chosen = np.random.default_rng(config.sample_seed).choice(len(records), count, replace=False)
-    batch = records.read(chosen)
+    batch = records.read(chosen) if count else {}
     rows = [{name: values[row] for name, values in batch.items()} for row in range(count)]
     samples = [describe(row, tokens, objective(records)) for row in rows]
     for index, sample in zip(chosen.tolist(), samples, strict=True):

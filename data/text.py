@@ -57,7 +57,7 @@ def input_files(patterns: Sequence[str], flag: str = "input_file") -> list[Path]
         if pattern == "-":
             found = [path]
         elif path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file, path))
+            found = sorted(_files_below(path))
         elif path.exists():
             found = [path]
         else:
@@ -71,8 +71,14 @@ def input_files(patterns: Sequence[str], flag: str = "input_file") -> list[Path]
     return list(files)
 
 
-def _is_hidden(file: Path, directory: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(directory).parts)
+def _files_below(directory: Path) -> Iterator[Path]:
+    """The files of a directory and of those in it, without hidden ones; raises OSError where one cannot be read."""
+    for entry in directory.iterdir():
+        if not entry.name.startswith("."):
+            if entry.is_file():
+                yield entry
+            elif entry.is_dir() and not entry.is_symlink():
+                yield from _files_below(entry)
 
 
 def detect_format(file: Path, text_field: str, name: str = "") -> str:

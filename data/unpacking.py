@@ -32,6 +32,8 @@ def is_stream(file: Path) -> bool:
 
 def spool(file: Path, target: Path) -> list[Any]:
     """Copies what a pipe gives; returns what tells it from another: its size and checksum."""
+    if str(file) == "-" and sys.stdin is None:
+        raise UserError("--input_file -: standard input is closed.")
     size = checksum = 0
     with (
         sys.stdin.buffer if str(file) == "-" else file.open("rb") as source,
