@@ -38,7 +38,8 @@ class JsonLines(IndexedRecords):
     def location(self, index: int) -> str:
         shard, number = self.place(np.array(index))
         data, line = self.map(int(shard)), 1
-        for start in range(0, end := int(self._offsets[int(shard)][int(number)]), 1 << 20):
+        end = min(int(self._offsets[int(shard)][int(number)]), len(data))  # a damaged index may say anything
+        for start in range(0, end, 1 << 20):
             line += data[start : min(start + (1 << 20), end)].count(b"\n")  # blank lines count, too
         return f"{self.shards[int(shard)]} line {line}"
 

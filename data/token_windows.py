@@ -113,5 +113,8 @@ def open_token_windows(path: str | Path, *, parts: int | None = None) -> TokenWi
     for file in files:
         if file.stat().st_size != sizes.get(file.name):
             raise UserError(f"{file} is not the file that dataset.json lists; copy or prepare it again")
-        streams.append(np.load(file, mmap_mode="r", allow_pickle=False))
+        try:
+            streams.append(np.load(file, mmap_mode="r", allow_pickle=False))
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}); copy or prepare it again") from None
     return TokenWindows(str(path), directory, files, streams, stored_schema(metadata)["input_ids"][1], metadata)

@@ -3,9 +3,10 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from utils.errors import UserError
 from utils.run_directory import model_directory
 
 _PIECE_BYTES = 1 << 20
-_WORD_BYTES = 900  # that a word takes, through all of it
+_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # that a word takes, at most, where words are counted and trained on
+_WORDS_AT_ONCE = 10_000
 
 
 def make_vocab(config: VocabConfig) -> None:
@@ -46,7 +48,7 @@ def make_vocab(config: VocabConfig) -> None:
         print(f"{size:,} entries of {vocab_path(model)} in {target}")
         return
     words = _count_words(config, target.with_name(f".{target.name}.work"))
-    vocab = _train(words, config)
+    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), config)
     write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
     print(_coverage(vocab, words))
     print(f"{len(vocab):,} entries in {target}")
@@ -111,7 +113,7 @@ def _words_file(work: Path, number: int) -> Path:
 
 def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
     """The sum of what files of words count; whenever it gets too large, the rarer half is dropped."""
-    most = (memory_mb << 20) // _WORD_BYTES
+    most = (memory_mb << 20) // _COUNTED_BYTES
     words: Counter[str] = Counter()
     for file in files:
         words.update(json.loads(file.read_bytes()))
@@ -120,7 +122,7 @@ def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
     return words
 
 
-def _train(words: Counter[str], config: VocabConfig) -> list[str]:
+def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
     """The vocabulary in the order of ids."""
     first: Counter[str] = Counter()
     inner: Counter[str] = Counter()
@@ -154,7 +156,7 @@ def _train(words: Counter[str], config: VocabConfig) -> list[str]:
     return sorted(ids, key=ids.__getitem__)
 
 
-def _repeated(words: Counter[str]) -> Iterator[str]:
+def _repeated(words: Mapping[str, int]) -> Iterator[str]:
     """Each word as often as it was counted: the trainer takes text, not counts."""
     for word in sorted(words):
         if len(word) <= MAX_CHARACTERS_PER_WORD:
@@ -166,10 +168,12 @@ def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
     """How well the vocabulary fits the text it was made from."""
     tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
     tokens = unknown = whole = 0
-    for (_, count), encoding in zip(words.items(), tokenizer.encode_batch_fast(list(words)), strict=True):
-        tokens += count * len(encoding.ids)
-        unknown += count * (encoding.ids == [1])  # [UNK]
-        whole += count * (len(encoding.ids) == 1 and encoding.ids != [1])
+    items = iter(words.items())
+    while some := dict(islice(items, _WORDS_AT_ONCE)):
+        for count, encoding in zip(some.values(), tokenizer.encode_batch_fast(list(some)), strict=True):
+            tokens += count * len(encoding.ids)
+            unknown += count * (encoding.ids == [1])  # [UNK]
+            whole += count * (len(encoding.ids) == 1 and encoding.ids != [1])
     total = sum(words.values())
     size = sum(count * len(word.encode()) for word, count in words.items())
     return (

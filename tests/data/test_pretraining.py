@@ -545,11 +545,11 @@ def test_a_vocabulary_that_was_interrupted_is_taken_up_again(tmp_path, corpus, m
 
 def test_of_too_many_words_the_rarest_are_lost(tmp_path):
     for number in range(3):
-        words = {f"w{i}": 1000 - i for i in range(5)} | {f"rare{number}{i}": 1 for i in range(1000)}
+        words = {f"w{i}": 1000 - i for i in range(5)} | {f"rare{number}-{i}": 1 for i in range(1000)}
         (tmp_path / str(number)).write_text(json.dumps(words))
     merged = vocabulary._merge([tmp_path / str(number) for number in range(3)], memory_mb=1)
     assert {word: merged[word] for word in ("w0", "w4")} == {"w0": 3000, "w4": 2988}
-    assert len(merged) <= (1 << 20) // vocabulary._WORD_BYTES
+    assert len(merged) <= (1 << 20) // vocabulary._COUNTED_BYTES
 
 
 def test_a_vocabulary_is_taken_from_a_model_or_refused(tmp_path, corpus):
