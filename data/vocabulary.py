@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from utils.run_directory import model_directory
 
 _PIECE_BYTES = 1 << 20
 _COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # that a word takes, at most, where words are counted and trained on
+_LONG_WORD = 30  # characters
 _WORDS_AT_ONCE = 10_000
 
 
@@ -72,6 +74,7 @@ def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
         directory: for unfinished work; gone afterwards, unless the same command is to go on.
     """
     plan = {"command": "vocab", "sample_mb": config.sample_mb, "random_seed": config.random_seed}
+    plan |= {"do_lower_case": config.do_lower_case}
     flags = replace(config.work, overwrite_output_dir=True)
     try:
         opened = open_input(config.text, flags, directory, plan, piece_bytes=_PIECE_BYTES)
@@ -80,7 +83,7 @@ def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
         with discarded_on_mistake(work):
             sample = _sample(pieces, config)
             run_pieces(
-                work, "count words", _count_piece, [(piece, config.text) for piece in sample],
+                work, "count words", _count_piece, [(piece, config.text, config.do_lower_case) for piece in sample],
                 flags=flags, sizes=span_bytes(sample), unit="B",
             )  # fmt: skip
             spaced = _merge((_words_file(work, number) for number in range(len(sample))), config.work.memory_mb)
@@ -90,20 +93,37 @@ def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
     finally:
         with suppress(OSError):
             directory.rmdir()
-    rules = build_tokenizer({}, config.do_lower_case)
     words: Counter[str] = Counter()
     for word, count in spaced.items():
-        for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
+        for part in _split(word, config.do_lower_case):
             words[part] += count
     return words
 
 
-def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags) -> Result:
-    words: Counter[str] = Counter()
+def _split(word: str, do_lower_case: bool) -> Iterator[str]:
+    """What stands between spaces, after lower-casing and splitting at punctuation."""
+    rules = _rules(do_lower_case)
+    for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
+        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # one more is unknown, as any number more
+
+
+@lru_cache
+def _rules(do_lower_case: bool) -> Tokenizer:
+    return build_tokenizer({}, do_lower_case)
+
+
+def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags, do_lower_case: bool) -> Result:
+    spaced: Counter[str] = Counter()
     for document in read_documents(piece, text):
         for sentence in document:
-            words.update(sentence.split())
-    _words_file(work, index).write_text(json.dumps(words), encoding="utf-8")
+            spaced.update(sentence.split())
+    # Words are split when all are counted, which is a hundred times less to do; but long ones, such as a sentence of
+    # Chinese, are each unlike any other.
+    for word in [word for word in spaced if len(word) > _LONG_WORD]:
+        count = spaced.pop(word)
+        for part in _split(word, do_lower_case):
+            spaced[part] += count
+    _words_file(work, index).write_text(json.dumps(spaced), encoding="utf-8")
     return {}
 
 

@@ -28,6 +28,7 @@ from data.inspection import inspect, verify
 from data.ofrecord import ShardWriter, open_records
 from data.pretraining import prepare
 from data.storage import StorageError, upload
+from data.text import Span
 from data.tokenization import load_vocab
 from data.vocabulary import make_vocab
 from tests.data.corpus import VOCAB, documents, write_corpus
@@ -541,6 +542,18 @@ def test_a_vocabulary_that_was_interrupted_is_taken_up_again(tmp_path, corpus, m
     assert make("one", 1) == undisturbed
     assert calls.count(0) == 1 and len(calls) > 4
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "one", "two"]
+
+
+def test_text_without_spaces_is_counted_by_its_words(tmp_path):
+    text = "".join(chr(0x4E00 + i % 7) + "，" for i in range(500)) + "A" * 900 + "\n"
+    (tmp_path / "a").write_text(text * 2)
+    config = parse(VocabConfig, ["--input_file", str(tmp_path / "a"), "--vocab_file", str(tmp_path / "v")])
+    span = Span(str(tmp_path / "a"), 0, len((text * 2).encode()), "text")
+    vocabulary._count_piece(tmp_path, 0, [span], config.text, True)
+    words = json.loads((tmp_path / "words-000000").read_text())
+    assert words.pop("a" * 201) == 2
+    assert words.pop("，") == 1000
+    assert len(words) == 7 and sum(words.values()) == 1000
 
 
 def test_of_too_many_words_the_rarest_are_lost(tmp_path):
