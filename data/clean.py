@@ -73,7 +73,7 @@ def write_text(
     for kind in _KINDS:
         if remove_duplicates in (kind, "both"):
             hashes, marks = ([work / f"{kind}-{name}-{n:05d}" for n in range(len(pieces))] for name in ("hash", "mark"))
-            removed[kind] = mark_duplicates(hashes, marks)
+            removed[kind] = mark_duplicates(hashes, marks, flags.memory_mb)
     write_atomically(work / CLEAN_JSON, json.dumps({"removed": removed}).encode())
     results = run_pieces(
         work, "unique", _write_unique, [(remove_duplicates,)] * len(pieces), flags=flags, sizes=sizes, unit="B"

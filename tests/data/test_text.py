@@ -301,10 +301,10 @@ def test_clean_refuses_what_holds_nothing(tmp_path):
         ("both", [["a.", "b."], ["c."], ["d."]]),
     ],
 )
-@pytest.mark.parametrize("at_once", [1, 1 << 23])
-def test_duplicates_are_removed_over_all_pieces(tmp_path, monkeypatch, which, expected, at_once):
+@pytest.mark.parametrize("hash_bytes", [128, 1 << 28])
+def test_duplicates_are_removed_over_all_pieces(tmp_path, monkeypatch, which, expected, hash_bytes):
     monkeypatch.setattr(text, "SMALLEST_PIECE", 4)
-    monkeypatch.setattr(duplicates, "_HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr(duplicates, "_HASH_BYTES", hash_bytes)
     for name, content in (("1", "a.\nb.\n\nc.\n"), ("2", "a.\nb.\n"), ("3", "a.\nd.\n")):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text(content)
