@@ -10,7 +10,6 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,13 +99,17 @@ def detect_format(file: Path, text_field: str, name: str = "") -> str:
     if start.startswith("<doc "):
         return "wiki"
     if start.startswith("{"):
-        with file.open("rb") as stream:
-            stream.seek(head.index(b"{"))
-            if copy_json_text(stream, text_field):
+        try:
+            first = json.loads(start.split("\n", 1)[0])
+        except (ValueError, RecursionError):  # it is longer than what was looked at, or no JSON
+            with file.open("rb") as stream:
+                stream.seek(head.index(b"{"))
+                if copy_json_text(stream, text_field):
+                    return "jsonl"
+        else:
+            if text_field in first:
                 return "jsonl"
-        with suppress(ValueError):
-            json.loads(start.split("\n", 1)[0])
-            raise UserError(f"{named} holds JSON lines without a text in {text_field!r}; give --text_field.")
+            raise UserError(f"{named} holds JSON lines without {text_field!r}; give --text_field.")
     if start.startswith(("{", "[")) and _JSON_NAME.search(name or file.name):
         raise UserError(f"{named} is JSON, but not a line for each document: convert it to JSON lines.")
     return "text"

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import zstandard
 
 from configs.cli import parse
 from configs.prepare import CleanConfig, TextFlags
-from data import duplicates, text, unpacking
+from data import duplicates, pieces, text, unpacking
 from data.clean import clean
 from data.text import detect_format, input_files, plan_spans, read_documents, split_sentences
 from data.unpacking import unpack
@@ -140,6 +141,8 @@ def test_a_json_line_whose_text_comes_late_is_told(tmp_path):
     with pytest.raises(UserError, match="--text_field"):
         file.write_text(json.dumps({"id": "x", "content": "Late."}) + "\n")
         detect_format(file, "text")
+    file.write_text('{"text": null}\n{"text": "Other."}\n')
+    assert detect_format(file, "text") == "jsonl" and read(file) == [["Other."]]
     file.write_text('{ is what "a set" begins with.\n')
     assert detect_format(file, "text") == "text"
     for content in ('{\n "text": "x"\n}\n', '[{"text": "x"}]'):
@@ -217,6 +220,17 @@ def test_standard_input_and_other_pipes(tmp_path, monkeypatch, name):
     run_clean(name, tmp_path / "out")
     assert read(tmp_path / "out/text-00000.txt") == DOCUMENTS
     assert {file.name for file in (tmp_path / "out").iterdir()} == {".clean.json", "text-00000.txt"}
+
+
+def test_unpacking_shows_its_progress(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pieces.time, "monotonic", iter(range(0, 9999, 11)).__next__)
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(PLAIN.encode()))
+    size = packed.stat().st_size
+    unpack(tmp_path, [packed])
+    assert re.fullmatch(f"unpack: {size} of {size} B, [0-9]+ B/s, 0 s left\n", capsys.readouterr().err)
+    unpacking.spool(tmp_path / "input-000000", tmp_path / "copy")
+    assert re.search(r"input-000000: [0-9]+ B, [0-9]+ B/s\n", capsys.readouterr().err)
 
 
 def test_paths_globs_and_directories(tmp_path):
