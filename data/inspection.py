@@ -67,8 +67,7 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
         statistics.merge(part)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        figures = statistics.summary(vocab, records.metadata.get("made_by", {}).get("bin_size"))
-        figures |= {"objective": objective(records)}
+        figures = statistics.summary(vocab, records.metadata.get("made_by", {}), objective(records))
         title = f"{records.directory.name}: {len(records):,} records"
         found = write_report(directory, figures, samples, title)
     except PermissionError as error:

@@ -147,13 +147,10 @@ def _prepare(
     written = make(config, work, corpus, vocab)
     shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
     count = sum(shard.records for shard in shards)
-    figures = _figures(work, tokenized, written, vocab, config.bin_size)
+    figures = _figures(work, tokenized, written, vocab, config)
     for kind, removed in removed_duplicates(work, *cleaned).items():
         figures["corpus"][f"duplicate_{kind}_removed"] = removed
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
-    figures |= {"objective": config.example.objective}
-    if config.example.objective == "sop" and config.example.masking == "dynamic":
-        figures.pop("label_1_share", None)  # pairs are swapped as they are read
     for warning in write_report(output_dir, figures, _samples(written), f"{output_dir.name}: {count:,} records"):
         warn(warning)
     shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
@@ -260,8 +257,9 @@ def _sample_file(number: int) -> str:
 
 
 def _figures(
-    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int], bin_size: int | None
-) -> dict[str, Any]:
+    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int],
+    config: PretrainingDataConfig,
+) -> dict[str, Any]:  # fmt: skip
     """What the report tells."""
     frequent = Counter[str]()
     for result in tokenized:
@@ -275,7 +273,7 @@ def _figures(
     statistics = RecordStatistics.from_json(written[0]["statistics"])
     for result in written[1:]:
         statistics.merge(RecordStatistics.from_json(result["statistics"]))
-    return {"corpus": corpus, **statistics.summary(vocab, bin_size)}
+    return {"corpus": corpus, **statistics.summary(vocab, to_flat_dict(config), config.example.objective)}
 
 
 @lru_cache(maxsize=1)

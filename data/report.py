@@ -68,8 +68,15 @@ class RecordStatistics:
             setattr(result, name, value if name == "records" else np.array(value, np.int64))
         return result
 
-    def summary(self, vocab: Mapping[str, int], bin_size: int | None = None) -> dict[str, Any]:
-        """The figures of the report; shares are of 1. With `bin_size`, also of padding up to a multiple of it alone."""
+    def summary(self, vocab: Mapping[str, int], made_by: Mapping[str, Any], objective: str) -> dict[str, Any]:
+        """The figures of the report; shares are of 1.
+
+        Args:
+            made_by: the flags of the preparation, as far as they are known. With `bin_size`, padding is also counted
+                up to a multiple of it alone; `masking` "dynamic" swaps the pairs of `objective` "sop" when they are
+                read.
+        """
+        bin_size = made_by.get("bin_size")
         seq_length = len(self.lengths) - 1
         tokens = int((np.arange(seq_length + 1) * self.lengths).sum())
         predictions = int(self.shown.sum())
@@ -86,13 +93,14 @@ class RecordStatistics:
             "vocabulary_size": len(self.tokens),
             "vocabulary_used": int((self.tokens > 0).sum()),
             "vocabulary_used_share": int((self.tokens > 0).sum()) / len(self.tokens),
+            "objective": objective,
         }
         if bin_size:
             bounds = np.minimum(-(-np.arange(seq_length + 1) // bin_size) * bin_size, seq_length)
             figures["binned_padding_share"] = 1 - tokens / max(1, int((bounds * self.lengths).sum()))
         if "[UNK]" in vocab:
             figures["unknown_share"] = int(self.tokens[vocab["[UNK]"]]) / text_tokens
-        if self.labels.sum():
+        if self.labels.sum() and (objective, made_by.get("masking")) != ("sop", "dynamic"):
             figures["label_1_share"] = int(self.labels[1]) / int(self.labels.sum())
         if predictions:
             figures |= {
@@ -271,8 +279,10 @@ def _bars(title: str, values: Mapping[str, float], full: float | None = None) ->
     """A bar for each value; `full` is as wide as it gets (default: the largest value)."""
     full = full or max(values.values(), default=0) or 1
     rows = "".join(
-        f'<tr><td>{html.escape(name)}</td><td class="bar"><div style="width: {100 * value / full:.1f}%"></div></td>'
-        f"<td>{f'{value:,}' if isinstance(value, int) else f'{value:.1%}'}</td></tr>"
+        f'<tr><td>{html.escape(name)}</td><td class="bar">'
+        + (f'<div style="width: {100 * value / full:.1f}%"></div>' if value else "")
+        + "</td>"
+        + f"<td>{f'{value:,}' if isinstance(value, int) else f'{value:.1%}'}</td></tr>"
         for name, value in values.items()
     )
     return f"<h2>{title}</h2><table>{rows}</table>" if values else ""

@@ -444,6 +444,15 @@ def test_the_report_counts_what_the_records_hold(tmp_path, corpus):
     }
 
 
+def test_pairs_that_are_swapped_later_have_no_balance_yet(tmp_path, corpus):
+    output = run(*corpus, tmp_path / "out", "--objective", "sop", "--masking", "dynamic")
+    inspect(parse(InspectConfig, ["--input_dir", str(output), "--report_dir", str(tmp_path / "again")]))
+    for directory in (output, tmp_path / "again"):
+        report = json.loads((directory / "report.json").read_text())
+        assert "label_1_share" not in report and "labels" not in " ".join(report["warnings"])
+        assert "in order" not in (directory / "report.html").read_text().split("<h2>Samples")[0]
+
+
 def test_duplicates_are_removed_and_counted(tmp_path, corpus):
     text, vocab = corpus
     once = run(text, vocab, tmp_path / "once")
