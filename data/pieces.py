@@ -35,6 +35,9 @@ Result = dict[str, Any]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
+_NOT_WRITABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL
+}  # fmt: skip
 CLEAN_JSON = ".clean.json"  # what `clean` did to the text beside it; hidden, because that is other commands' input
 _LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
@@ -95,7 +98,7 @@ def writing_to(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno not in _NOT_WRITABLE:
             raise
         raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
 

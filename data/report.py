@@ -197,7 +197,7 @@ def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str
     """Writes report.json and report.html; returns the warnings."""
     figures = {**figures, "warnings": warnings(figures)}
     write_atomically(directory / REPORT_JSON, json.dumps({**figures, "samples": samples}, indent=1).encode() + b"\n")
-    write_atomically(directory / REPORT_HTML, _page(figures, samples, title).encode())
+    write_atomically(directory / REPORT_HTML, _page(figures, samples, title).encode("utf-8", "replace"))
     found: list[str] = figures["warnings"]
     return found
 

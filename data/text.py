@@ -354,13 +354,12 @@ def open_input(
         raise UserError(f"--output_dir {output_dir} holds the input {inside}: name another directory.")
     spooled = {number: output_dir / f".stdin-{number}" for number, file in enumerate(files) if is_stream(file)}
     try:
-        with writing_to(output_dir):
-            if spooled:
+        if spooled:
+            with writing_to(output_dir):
                 output_dir.mkdir(parents=True, exist_ok=True)
-            identity = [
-                spool(file, spooled[number]) if number in spooled else _identity(file)
-                for number, file in enumerate(files)
-            ]
+        identity = [
+            spool(file, spooled[number]) if number in spooled else _identity(file) for number, file in enumerate(files)
+        ]
         plan = {**plan, "input": identity, "text_field": text.text_field, "language": text.language}
         plan |= {"memory_mb": work_flags.memory_mb}
         work = open_work(output_dir, plan, overwrite=work_flags.overwrite_output_dir)

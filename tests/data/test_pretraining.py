@@ -204,6 +204,12 @@ def test_killed_at_random_moments(tmp_path, corpus):
     assert content(tmp_path / "killed") == killed
 
 
+def test_names_that_are_not_utf8(tmp_path, corpus):
+    text, vocab = corpus
+    named = text.rename(text.with_name(os.fsdecode(b"caf\xe9 x.txt")))
+    assert len(open_records(run(named, vocab, tmp_path / os.fsdecode(b"\xe9")))) > 100
+
+
 def test_a_complete_set_is_left_alone_and_another_is_refused(tmp_path, corpus, capsys):
     output = run(*corpus, tmp_path / "out")
     before = content(output)
@@ -344,6 +350,8 @@ def test_a_worker_that_is_killed_is_one_sentence_and_nothing_is_lost(tmp_path, c
         (lambda text, vocab: None, ("--max_seq_length", 3), "--max_seq_length"),
         (lambda text, vocab: None, ("--masked_lm_prob", 1.5), "--masked_lm_prob"),
         (lambda text, vocab: None, ("--output_dir", "/dev/null/x"), "--output_dir"),
+        (lambda text, vocab: None, ("--output_dir", "/proc/x"), "--output_dir /proc/x cannot be written to"),
+        (lambda text, vocab: None, ("--output_dir", "/tmp/" + "x" * 300), "cannot be written to: File name too long"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, corpus, change, flags, words):
