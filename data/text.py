@@ -276,8 +276,13 @@ _DOC = re.compile(
 )
 
 
+_DOC_EDGE = re.compile(r"^</?doc\b", re.MULTILINE)
+
+
 def _wiki_documents(content: str, language: str) -> Iterator[Document]:
     """Articles without their titles; one that is nothing but a title gives an empty document."""
+    rest = _DOC_EDGE.split(content, 1)[0]  # of an article that is too long for one piece
+    yield _sentences_of(map(html.unescape, rest.split("\n")), language)
     for match in _DOC.finditer(content):
         lines = [html.unescape(line).strip() for line in match["text"].split("\n")]
         title = html.unescape(match["title"] or "").strip()

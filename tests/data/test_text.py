@@ -73,6 +73,16 @@ def test_empty_articles_and_foreign_line_ends(tmp_path):
     assert read(file) == [["It is 3 < 4.", "See Fig. 3 for more.", "More by J. R. Smith."], ["Last one."]]
 
 
+def test_an_article_without_end_is_cut_and_nothing_is_lost(tmp_path):
+    file = tmp_path / "wiki_00"
+    sentences = [f"Sentence {number} is &lt; the next." for number in range(900)]
+    file.write_text(WIKI + '<doc id="5" title="Long">\nLong\n\n' + "\n".join(sentences) + "\n</doc>\n" + WIKI)
+    pieces = plan_spans({file: "wiki_00"}, "text", 3000, 2000, tmp_path)
+    documents = [document for spans in pieces for document in read_documents(spans, flags(file))]
+    assert len(documents) > 8 and documents[:2] == documents[-2:]
+    assert [s for document in documents[2:-2] for s in document] == [s.replace("&lt;", "<") for s in sentences]
+
+
 def test_half_a_character_in_json(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "Half \\ud83d of it."}\n')
