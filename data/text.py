@@ -44,8 +44,11 @@ class Span(NamedTuple):
 # ---- which files, and what is in them -------------------------------------------------------------------------------
 
 
-def input_files(patterns: Sequence[str], flag: str = "input_file") -> list[Path]:
+def input_files(patterns: Sequence[str], flag: str = "input_file", *, output_dir: Path | None = None) -> list[Path]:
     """The files that paths, globs and directories stand for, each once, those of one pattern in the order of names.
+
+    Args:
+        output_dir: what lies in it is no input.
 
     Raises:
         UserError: a pattern stands for nothing, or for the unfinished output of `prepare_data.py clean`.
@@ -65,9 +68,11 @@ def input_files(patterns: Sequence[str], flag: str = "input_file") -> list[Path]
             problem = "holds no file" if path.is_dir() else "does not exist"
             raise UserError(f"--{flag} {pattern} {problem}; give paths, globs or directories of text files.")
         files.update(dict.fromkeys(found))
-    for directory in {file.parent for file in files}:
+    output = output_dir and output_dir.resolve()
+    chosen = [file for file in files if file.resolve().parent != output]
+    for directory in {file.parent for file in chosen}:
         check_finished(directory)
-    return list(files)
+    return chosen
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
@@ -353,10 +358,10 @@ def open_input(
     The pieces follow from the input and `--memory_mb` alone (and `piece_bytes`, about their size), and with them
     everything that is derived from a piece's number.
     """
-    files = input_files(text.input_file)
-    inside = next((file for file in files if file.resolve().parent == output_dir.resolve()), None)
-    if inside:
-        raise UserError(f"--output_dir {output_dir} holds the input {inside}: name another directory.")
+    for named in (Path(pattern).resolve() for pattern in text.input_file if pattern != "-"):
+        if output_dir.resolve() in (named, named.parent):
+            raise UserError(f"--output_dir {output_dir} holds the input {named}: name another directory.")
+    files = input_files(text.input_file, output_dir=output_dir)
     spooled = {number: output_dir / f".stdin-{number}" for number, file in enumerate(files) if is_stream(file)}
     try:
         if spooled:

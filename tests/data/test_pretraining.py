@@ -260,6 +260,19 @@ def test_the_input_is_not_overwritten(tmp_path, corpus):
         run(text, vocab, inside, "--overwrite_output_dir")
 
 
+def test_results_below_the_input_are_no_input(tmp_path, corpus, monkeypatch):
+    """`--input_file . --output_dir records`, interrupted and taken up again."""
+    text, vocab = corpus
+    vocab = vocab.rename(tmp_path / "vocab.txt")
+    expected = content(run(text.parent, vocab, tmp_path / "elsewhere"))
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(pretraining, "write_report", Mock(side_effect=KeyboardInterrupt))
+        run(text.parent, vocab, text.parent / "records")
+    assert (text.parent / "records/part-00000").exists()
+    assert content(run(text.parent, vocab, text.parent / "records")) == expected
+    run(text.parent, vocab, text.parent / "records")
+
+
 def test_a_set_is_copied_to_where_a_url_says(tmp_path, corpus, monkeypatch, capsys):
     expected = content(run(*corpus, tmp_path / "here"))
     url, work = f"file://{tmp_path}/far/away", ("--work_dir", tmp_path / "work")
