@@ -1,5 +1,6 @@
 """`prepare_data.py inspect` and `verify`: what a directory of shards holds, and whether all of it is sound."""
 
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ def inspect(config: InspectConfig) -> None:
 
 def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], samples: Sequence[str]) -> None:
     directory = Path(config.report_dir or config.input_dir)
-    if (directory / REPORT_JSON).exists():
+    if (directory / REPORT_JSON).exists() and (directory / REPORT_HTML).exists():
         print(f"\nthe report is {directory / REPORT_HTML}")
         return
     size = max(vocab.values(), default=records.metadata.get("vocab_size", 1 << 18) - 1) + 1
@@ -67,7 +68,9 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
         statistics.merge(part)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        figures = statistics.summary(vocab, records.metadata.get("made_by", {}), objective(records))
+        figures = _figures_of_text(records.directory) | statistics.summary(
+            vocab, records.metadata.get("made_by", {}), objective(records)
+        )
         title = f"{records.directory.name}: {len(records):,} records"
         found = write_report(directory, figures, samples, title)
     except PermissionError as error:
@@ -75,6 +78,15 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
     for warning in found:
         warn(warning)
     print(f"\nthe report is {directory / REPORT_HTML}")
+
+
+def _figures_of_text(directory: Path) -> dict[str, Any]:
+    """What only the preparation knew, from its own report."""
+    try:
+        content = json.loads((directory / REPORT_JSON).read_bytes())
+        return {name: content[name] for name in ("corpus", "do_lower_case", "packing") if name in content}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int | None) -> RecordStatistics:
