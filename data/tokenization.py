@@ -114,17 +114,21 @@ def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokeni
     return tokenizer
 
 
-_ASCII_PARTS = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
-# Control characters that separate words for str.split, and that BERT removes instead.
-_CONTROL_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+# What a byte is to words: between them, a letter or digit, any other printable ASCII, or a matter for the full rules.
+_SPACE, _LETTER, _OTHER, _HARD = range(4)
+_KINDS = np.full(256, _HARD, np.uint8)
+_KINDS[0x21:0x7F] = [_LETTER if chr(byte).isalnum() else _OTHER for byte in range(0x21, 0x7F)]
+_KINDS[list(b" \t\n\r")] = _SPACE
+_LOWER = np.frombuffer(bytes(range(256)).lower(), np.uint8)
+_CELL_BITS = 20
 
 
 class BulkTokenizer:
-    """Token ids of a great deal of text: every distinct word is tokenized once.
+    """Token ids of a great deal of text: every distinct part of a word is tokenized once.
 
     No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other. In
-    printable ASCII the rules come to: lower-case, and part letters and digits from each of the other characters. What
-    is left after that are fewer, shorter words, and the full rules for the others.
+    printable ASCII the rules come to: lower-case, and part letters and digits from each of the other characters. That,
+    and finding what has been seen before, is done for all words at once; words with anything else in them stay whole.
     """
 
     def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
@@ -132,25 +136,76 @@ class BulkTokenizer:
         self._tokenizer = build_tokenizer(vocab, do_lower_case)
         self._model = self._tokenizer.model  # splits what the other rules leave as it is
         self._do_lower_case = do_lower_case
-        self._parts = _Memory(self._tokenize, words_kept)
-        self._words = _Memory(lambda words: self._parts.encode(list(map(self._split, words))), words_kept)
+        self._words_kept = words_kept
+        self._forget()
+
+    def _forget(self) -> None:
+        self._number_of: dict[bytes, int] = {}  # of each part seen
+        self._ids = np.empty(0, np.int32)  # of all these parts, one after the other
+        self._ends = np.zeros(1, np.int64)  # where each part's end, after a 0
+        # The parts' numbers again, by hash: a cell holds the last one that fell into it.
+        self._hashes = np.zeros(1 << _CELL_BITS, np.uint64)
+        self._hashes[0] = np.iinfo(np.uint64).max  # an empty cell holds what falls into another one
+        self._numbers = np.zeros(1 << _CELL_BITS, np.int32)
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
-        if any(map(_CONTROL_SPACES.search, lines)):
-            lines = [_CONTROL_SPACES.sub("", line) for line in lines]
-        return self._words.encode([line.split() for line in lines])
+        text = "\n".join(["", *lines, ""])
+        if text.count("\n") > len(lines) + 1:
+            text = "\n".join(["", *(line.replace("\n", " ") for line in lines), ""])
+        text_bytes, starts, ends, newlines = self._split(text)
+        numbers = self._look_up(text_bytes, starts, ends)
 
-    def _split(self, word: str) -> list[str]:
-        if word.isascii() and word.isprintable():
-            return _ASCII_PARTS.findall(word.lower() if self._do_lower_case else word)
-        return [word]
+        first = self._ends[numbers]
+        counts = self._ends[numbers + 1] - first
+        token_ends = np.append(0, np.cumsum(counts))
+        ids = self._ids[np.arange(token_ends[-1]) + np.repeat(first - token_ends[:-1], counts)]
+        return ids, np.diff(token_ends[np.searchsorted(starts, newlines)])
 
-    def _tokenize(self, parts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids = [self._ids(part) for part in parts]
-        return np.fromiter(chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64, len(ids))
+    def _split(self, text: str) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+        """The text as it is looked up, int64 [parts] where each part begins and ends, and where the newlines are."""
+        data = np.frombuffer(text.encode() + bytes(8).replace(b"\0", b" "), np.uint8)
+        kinds = _KINDS[data]
+        newlines = np.flatnonzero(data == ord("\n"))
+        lowered = _LOWER[data] if self._do_lower_case else data
+        hard = np.flatnonzero(kinds == _HARD)
+        if len(hard):  # their words stay whole, and as they are
+            spaces = np.flatnonzero(kinds == _SPACE)
+            words = np.unique(np.searchsorted(spaces, hard))
+            steps = np.zeros(len(data), np.int8)
+            steps[spaces[words - 1] + 1], steps[spaces[words]] = 1, -1
+            inside = np.cumsum(steps, dtype=np.int8).view(bool)
+            kinds[inside] = _LETTER
+            lowered = np.where(inside, data, lowered)
+        borders = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == _OTHER)) + 1
+        (parts,) = np.nonzero(kinds[borders] != _SPACE)
+        return lowered.tobytes(), borders[parts], borders[parts + 1], newlines
 
-    def _ids(self, part: str) -> Sequence[int]:
+    def _look_up(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """The number of each part."""
+        if len(self._number_of) > self._words_kept:
+            self._forget()
+        hashes = _hash_parts(text, starts, ends - starts)
+        cells = (hashes >> np.uint64(64 - _CELL_BITS)).astype(np.int64)
+        numbers = self._numbers[cells]
+        missing = np.flatnonzero(self._hashes[cells] != hashes)
+        _, first, which = np.unique(hashes[missing], return_index=True, return_inverse=True)
+        first = missing[first]
+        parts = [text[start:end] for start, end in zip(starts[first].tolist(), ends[first].tolist(), strict=True)]
+        self._learn([part for part in parts if part not in self._number_of])
+        found = np.fromiter(map(self._number_of.__getitem__, parts), np.int32, len(parts))
+        self._hashes[cells[first]], self._numbers[cells[first]] = hashes[first], found
+        numbers[missing] = found[which]
+        return numbers
+
+    def _learn(self, parts: Sequence[bytes]) -> None:
+        ids = [self._tokenize(part.decode()) for part in parts]
+        self._number_of.update(zip(parts, range(len(self._number_of), len(self._number_of) + len(parts)), strict=True))
+        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(ids), np.int32)])
+        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
+        self._ends = np.concatenate([self._ends, self._ends[-1] + ends])
+
+    def _tokenize(self, part: str) -> Sequence[int]:
         if not (part.isascii() and part.isprintable()):
             ids: list[int] = self._tokenizer.encode(part).ids
             return ids
@@ -159,42 +214,29 @@ class BulkTokenizer:
         return [token.id for token in self._model.tokenize(part)]
 
 
-class _Numbers(dict[str, int]):
-    """Numbers strings in the order in which they are first asked for."""
-
-    def __missing__(self, text: str) -> int:
-        number = self[text] = len(self)
-        return number
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)  # of a little-endian number
 
 
-class _Memory:
-    """What `tokenize` gave for each distinct string: ids int32 [tokens] and how many are each string's, int64."""
+def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """uint64 [parts]: different for different parts of eight bytes at most, and most probably so for longer ones.
 
-    def __init__(self, tokenize: Callable[[list[str]], tuple[np.ndarray, np.ndarray]], most: int) -> None:
-        self._tokenize = tokenize
-        self._most = most
-        self._forget()
+    (Among a million longer ones two have the same hash with a chance of one in forty million.)
+    """
+    eights = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))  # the eight bytes from each place on
+    hashes = eights[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]
+    rest = np.flatnonzero(lengths > 8)
+    done = 8
+    while len(rest):
+        mixed = _mix(hashes[rest])
+        hashes[rest] = mixed ^ (eights[starts[rest] + done] & _FIRST_BYTES[np.minimum(lengths[rest] - done, 8)])
+        done += 8
+        rest = rest[lengths[rest] > done]
+    return _mix(hashes)
 
-    def _forget(self) -> None:
-        self._numbers = _Numbers()
-        self._ids = np.empty(0, np.int32)  # of all strings, one after the other
-        self._ends = np.zeros(1, np.int64)  # where each string's end, after a 0
 
-    def encode(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of lists of strings, int32 [tokens], and how many each list has, int64 [lists]."""
-        if len(self._numbers) > self._most:
-            self._forget()
-        known = len(self._numbers)
-        numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(texts)), np.int64)
-        new = list(islice(reversed(self._numbers), len(self._numbers) - known))[::-1]
-        if new:
-            ids, counts = self._tokenize(new)
-            self._ids = np.concatenate([self._ids, ids])
-            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
-
-        first = self._ends[numbers]
-        counts = self._ends[numbers + 1] - first
-        ends = np.append(0, np.cumsum(counts))  # after each string
-        ids = self._ids[np.arange(ends[-1]) + np.repeat(first - ends[:-1], counts)]
-        list_ends = np.append(0, np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts))))
-        return ids, np.diff(ends[list_ends])
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Other uint64 values, each from one only, that depend on all bits."""
+    values = values * _FACTOR
+    values ^= values >> np.uint64(32)
+    return values * _FACTOR
