@@ -17,11 +17,11 @@ whole would give, and each part is shuffled by itself.
 import os
 import shutil
 import zlib
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, remov
 from data.record_set import Schema
 from data.report import RecordStatistics, describe, write_report
 from data.storage import is_url, remove, stored_plan, upload
-from data.text import Document, Span, open_input, read_documents, span_bytes
+from data.text import Span, open_input, read_documents, span_bytes
 from data.token_store import Corpus, TokenStore, token_dtype, write_piece
 from data.token_windows import read_windows, token_schema, write_stream
 from data.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
@@ -220,24 +220,15 @@ def _tokenize_piece(
     work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool, rate: int
 ) -> Result:
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
-    sampled: list[str] = []
-    checksums = array("I")  # of all lines
-    capitals = 0
-
-    def watched() -> Iterator[Document]:
-        nonlocal capitals
-        for document in read_documents(piece, text):
-            # Which lines are looked at depends on the lines alone: equal ones are seen together.
-            for line in document:
-                checksums.append(zlib.crc32(line.encode()))
-                if checksums[-1] % rate == 0:
-                    sampled.append(line)
-            capitals += sum(line[0].isupper() for line in document)
-            yield document
-
-    counts = write_piece(work / _token_file(index), watched(), tokenizer, len(vocab), vocab["[UNK]"])
+    documents = list(read_documents(piece, text))
+    lines = list(chain.from_iterable(documents))
+    # Which lines are looked at depends on the lines alone: equal ones are seen together.
+    checksums = np.fromiter(map(zlib.crc32, map(str.encode, lines)), np.uint32, len(lines))
+    sampled = compress(lines, checksums % rate == 0)
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
-    return counts | {"capitals": capitals, "frequent": _frequent(np.frombuffer(checksums, np.uint32), rate)}
+    counts = write_piece(work / _token_file(index), documents, tokenizer, len(vocab), vocab["[UNK]"])
+    capitals = sum(line[0].isupper() for line in lines)
+    return counts | {"capitals": capitals, "frequent": _frequent(checksums, rate)}
 
 
 def _frequent(checksums: np.ndarray, rate: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from data.tokenization import BulkTokenizer
 
-_BATCH_CHARACTERS = 1 << 21
 _ALIGNMENT = 4
 _KEPT_BYTES = 64 << 20
 
@@ -45,38 +44,14 @@ def write_piece(
     Returns:
         how many documents, sentences, tokens and unknown tokens it holds, and documents of one sentence.
     """
-    dtype = token_dtype(vocab_size)
-    batch: list[str] = []
-    document_of: list[int] = []  # of each sentence in the batch
-    lengths: list[np.ndarray] = []
-    documents_of: list[np.ndarray] = []
-    tokens = unknown = characters = 0
-    with path.open("wb", buffering=1 << 20) as file:
-
-        def flush() -> None:
-            nonlocal tokens, unknown
-            ids, counts = tokenizer.encode(batch)
-            file.write(ids.astype(dtype).tobytes())
-            tokens += len(ids)
-            unknown += int((ids == unknown_id).sum())
-            lengths.append(counts[counts > 0])
-            documents_of.append(np.array(document_of, np.int64)[counts > 0])
-            batch.clear()
-            document_of.clear()
-
-        for number, document in enumerate(documents):
-            for sentence in document:
-                batch.append(sentence)
-                document_of.append(number)
-                characters += len(sentence)
-                if characters >= _BATCH_CHARACTERS:
-                    flush()
-                    characters = 0
-        flush()
-        sentence_starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-        owners = np.concatenate(documents_of)
-        document_starts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners))
-        file.write(bytes(-tokens * np.dtype(dtype).itemsize % _ALIGNMENT))
+    texts = list(documents)
+    ids, counts = tokenizer.encode(list(chain.from_iterable(texts)))
+    owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))[counts > 0]
+    sentence_starts = np.append(0, np.cumsum(counts[counts > 0]))
+    document_starts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners))
+    data = ids.astype(token_dtype(vocab_size)).tobytes()
+    with path.open("wb") as file:
+        file.write(data + bytes(-len(data) % _ALIGNMENT))
         for starts in (sentence_starts, document_starts):
             file.write(starts.astype(np.uint32).tobytes())
         file.flush()
@@ -84,8 +59,8 @@ def write_piece(
     return {
         "documents": len(document_starts) - 1,
         "sentences": len(owners),
-        "tokens": tokens,
-        "unknown": unknown,
+        "tokens": len(ids),
+        "unknown": int((ids == unknown_id).sum()),
         "single_sentence_documents": int((np.diff(document_starts) == 1).sum()),
     }
 

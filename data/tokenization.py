@@ -6,9 +6,8 @@ private-use characters and young emoji, miss one block of Chinese and know no fi
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -116,11 +115,12 @@ def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokeni
 
 # What a byte is to words: between them, a letter or digit, any other printable ASCII, or a matter for the full rules.
 _SPACE, _LETTER, _OTHER, _HARD = range(4)
-_KINDS = np.full(256, _HARD, np.uint8)
-_KINDS[0x21:0x7F] = [_LETTER if chr(byte).isalnum() else _OTHER for byte in range(0x21, 0x7F)]
-_KINDS[list(b" \t\n\r")] = _SPACE
-_LOWER = np.frombuffer(bytes(range(256)).lower(), np.uint8)
+_KINDS = bytes(
+    _SPACE if byte in b" \t\n\r" else _HARD if not 0x21 <= byte < 0x7F else _LETTER if chr(byte).isalnum() else _OTHER
+    for byte in range(256)
+)
 _CELL_BITS = 20
+_BATCH_CHARACTERS = 1 << 18  # looked at at once: what a processor's cache holds
 
 
 class BulkTokenizer:
@@ -150,6 +150,13 @@ class BulkTokenizer:
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
+        batch = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines))) // _BATCH_CHARACTERS
+        borders = np.append(np.flatnonzero(np.diff(batch, prepend=-1)), len(lines)).tolist()
+        encoded = [self._encode(lines[first:end]) for first, end in pairwise(borders)]
+        ids, counts = zip(*encoded, strict=True) if encoded else ((), ())
+        return np.concatenate([np.empty(0, np.int32), *ids]), np.concatenate([np.empty(0, np.int64), *counts])
+
+    def _encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = "\n".join(["", *lines, ""])
         if text.count("\n") > len(lines) + 1:
             text = "\n".join(["", *(line.replace("\n", " ") for line in lines), ""])
@@ -164,10 +171,10 @@ class BulkTokenizer:
 
     def _split(self, text: str) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
         """The text as it is looked up, int64 [parts] where each part begins and ends, and where the newlines are."""
-        data = np.frombuffer(text.encode() + bytes(8).replace(b"\0", b" "), np.uint8)
-        kinds = _KINDS[data]
+        encoded = text.encode() + b" " * _EIGHT
+        lowered = encoded.lower() if self._do_lower_case else encoded
+        data, kinds = np.frombuffer(encoded, np.uint8), np.frombuffer(encoded.translate(_KINDS), np.uint8)
         newlines = np.flatnonzero(data == ord("\n"))
-        lowered = _LOWER[data] if self._do_lower_case else data
         hard = np.flatnonzero(kinds == _HARD)
         if len(hard):  # their words stay whole, and as they are
             spaces = np.flatnonzero(kinds == _SPACE)
@@ -175,11 +182,11 @@ class BulkTokenizer:
             steps = np.zeros(len(data), np.int8)
             steps[spaces[words - 1] + 1], steps[spaces[words]] = 1, -1
             inside = np.cumsum(steps, dtype=np.int8).view(bool)
-            kinds[inside] = _LETTER
-            lowered = np.where(inside, data, lowered)
+            kinds = np.where(inside, np.uint8(_LETTER), kinds)
+            lowered = np.where(inside, data, np.frombuffer(lowered, np.uint8)).tobytes()
         borders = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == _OTHER)) + 1
         (parts,) = np.nonzero(kinds[borders] != _SPACE)
-        return lowered.tobytes(), borders[parts], borders[parts + 1], newlines
+        return lowered, borders[parts], borders[parts + 1], newlines
 
     def _look_up(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """The number of each part."""
@@ -214,8 +221,9 @@ class BulkTokenizer:
         return [token.id for token in self._model.tokenize(part)]
 
 
+_EIGHT = 8  # bytes of a word are one number
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)  # of a little-endian number
+_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # of a little-endian number
 
 
 def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -223,14 +231,16 @@ def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndar
 
     (Among a million longer ones two have the same hash with a chance of one in forty million.)
     """
-    eights = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))  # the eight bytes from each place on
-    hashes = eights[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]
-    rest = np.flatnonzero(lengths > 8)
-    done = 8
+    eights: np.ndarray = np.ndarray(
+        len(text) - _EIGHT + 1, "<u8", text, strides=(1,)
+    )  # the eight bytes from each place on
+    hashes = eights[starts] & _FIRST_BYTES[np.minimum(lengths, _EIGHT)]
+    rest = np.flatnonzero(lengths > _EIGHT)
+    done = _EIGHT
     while len(rest):
-        mixed = _mix(hashes[rest])
-        hashes[rest] = mixed ^ (eights[starts[rest] + done] & _FIRST_BYTES[np.minimum(lengths[rest] - done, 8)])
-        done += 8
+        more = eights[starts[rest] + done] & _FIRST_BYTES[np.minimum(lengths[rest] - done, _EIGHT)]
+        hashes[rest] = _mix(hashes[rest]) ^ more
+        done += _EIGHT
         rest = rest[lengths[rest] > done]
     return _mix(hashes)
 
