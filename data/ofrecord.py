@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -34,6 +35,16 @@ _DTYPES = {"float": np.float32, "int32": np.int32}
 
 # {feature: [R, L]} and their schema → the bytes of R records, and the R + 1 offsets of the records in them
 Encode = Callable[[Mapping[str, np.ndarray], Schema], tuple[bytes, np.ndarray]]
+
+
+class _Uneven(NamedTuple):
+    """A part of R records that has not the same number of bytes in all of them."""
+
+    texts: list[bytes]
+    sizes: np.ndarray  # int64 [R]
+
+
+_Column = bytes | np.ndarray | _Uneven  # a part of R records: the same in all, uint8 [R, n], or uneven
 
 
 class Shard(NamedTuple):
@@ -76,8 +87,8 @@ def squad_schema(seq_length: int, is_training: bool) -> Schema:
 def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[bytes, np.ndarray]:
     """Serializes R records, each with its length before it.
 
-    A record becomes a row of bytes wide enough for any of them, and the bytes that its numbers do not need are left
-    out at the end.
+    What all records have the same number of bytes for is a table, whose rows are copied whole; of other features the
+    bytes that a record's numbers do not need are left out first.
 
     Args:
         examples: each feature of the schema as [R, L].
@@ -85,49 +96,76 @@ def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[
     Returns:
         the bytes, and the R + 1 offsets of the records in them.
     """
-    columns: list[tuple[np.ndarray, np.ndarray | None]] = []  # bytes uint8 [R, n], and which of them count (all: None)
-    total = np.zeros((1, 1), np.int64)
+    records = len(next(iter(examples.values())))
+    columns: list[_Column] = []
+    total: int | np.ndarray = 0
     for name, (kind, length) in schema.items():
         values = np.asarray(examples[name])
         if values.ndim != 2 or values.shape[1] != length:
             raise ValueError(f"{name} has shape {values.shape}, not [R, {length}]")
-        if kind == "float":
-            payload: tuple[np.ndarray, np.ndarray | None] = np.ascontiguousarray(values, "<f4").view(np.uint8), None
-        else:
-            payload = _varints(values)
-        size = _size(payload)
+        parts: list[_Column] = [_varints(values) if kind == "int32" else np.ascontiguousarray(values, "<f4").view("u1")]
+        size = _size(parts[0])
         # Each level of the message is a tag, the length of what follows, and what follows.
-        parts = [payload]
         key = b"\n" + bytes([len(name)]) + name.encode()
         for head in (b"\n", bytes(_LIST_TAGS[kind][:1]), key + b"\x12", b"\n"):
-            length_bytes = _varints(size)
-            parts[:0] = [(np.frombuffer(head, np.uint8)[None], None), length_bytes]
+            length_bytes = _varint(size) if isinstance(size, int) else _varints(size[:, None])
+            parts[:0] = [head, length_bytes]
             size = size + len(head) + _size(length_bytes)
-        columns += parts
+        for part in parts:
+            if isinstance(part, bytes) and columns and isinstance(columns[-1], bytes):
+                columns[-1] += part
+            else:
+                columns.append(part)
         total = total + size
-    total = np.broadcast_to(total, (len(values), 1))
-    columns.insert(0, (np.ascontiguousarray(total, "<i8").view(np.uint8), None))
-    ends = np.cumsum([data.shape[1] for data, _ in columns])
-    row = np.empty((len(values), ends[-1]), np.uint8)
-    counts = np.ones(row.shape, bool)
-    for (data, used), end in zip(columns, ends, strict=True):
-        row[:, end - data.shape[1] : end] = data
-        if used is not None:
-            counts[:, end - data.shape[1] : end] = used
-    # As indices: an array of bool copies run by run, and these runs are short.
-    return row.ravel().take(np.flatnonzero(counts)).tobytes(), np.append(0, np.cumsum(total + 8)).astype(np.uint64)
+    sizes = np.array(np.broadcast_to(total, records), "<i8")
+    columns.insert(0, sizes[:, None].view(np.uint8))
+    runs: list[Sequence[bytes]] = []
+    for even, run in groupby(columns, lambda column: not isinstance(column, _Uneven)):
+        neighbours: list[Any] = list(run)
+        runs += [_rows(neighbours, records)] if even else [column.texts for column in neighbours]
+    return b"".join(chain.from_iterable(zip(*runs, strict=True))), np.append(0, np.cumsum(sizes + 8)).astype(np.uint64)
 
 
-def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values [R, L] as varints of seven bits a byte: bytes [R, L · width], and which of them count."""
+def _rows(columns: Sequence[bytes | np.ndarray], records: int) -> list[bytes]:
+    """Each record's bytes of neighbouring columns."""
+    width = sum(map(_size, columns))
+    table = np.empty((records, width), np.uint8)
+    end = 0
+    for column in columns:
+        begin, end = end, end + _size(column)
+        table[:, begin:end] = np.frombuffer(column, np.uint8) if isinstance(column, bytes) else column
+    content = table.tobytes()
+    return [content[start : start + width] for start in range(0, len(content), width)]
+
+
+def _size(column: "_Column") -> int | np.ndarray:
+    """How many bytes a column has: of each record, int64 [R], or of any."""
+    if isinstance(column, _Uneven):
+        return column.sizes
+    return len(column) if isinstance(column, bytes) else column.shape[1]
+
+
+@lru_cache
+def _varint(value: int) -> bytes:
+    data, used = _compute_varints(np.array([value], np.uint64), 10)
+    return data[used.view(bool)].tobytes()
+
+
+def _varints(values: np.ndarray) -> "np.ndarray | _Uneven":
+    """Values [R, L] as varints of seven bits a byte."""
     least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if least >= 0 and most < 0x80:
-        return values.astype(np.uint8), None
+        return values.astype(np.uint8)
     if least >= 0 and most < _TABLE_SIZE:
         data, used = (table.take(values).view(np.uint8) for table in _varint_tables(2 if most < 1 << 14 else 4))
     else:
         data, used = _compute_varints(values.astype(np.int64).view(np.uint64), 10)
-    return data.reshape(len(values), -1), used.reshape(len(values), -1).view(bool)
+    if used.all():
+        return data.reshape(len(values), -1)
+    kept = np.flatnonzero(used.view(bool))  # as indices: an array of bool copies run by run, and these runs are short
+    content = data.ravel().take(kept).tobytes()
+    borders = np.searchsorted(kept, np.arange(len(values) + 1) * (used.size // len(values)))
+    return _Uneven([content[first:end] for first, end in pairwise(borders.tolist())], np.diff(borders))
 
 
 @lru_cache
@@ -144,12 +182,6 @@ def _compute_varints(values: np.ndarray, width: int) -> tuple[np.ndarray, np.nda
     used = rest > 0
     used[..., 0] = True
     return ((rest & np.uint64(0x7F)) | (rest > 0x7F) * np.uint64(0x80)).astype(np.uint8), used.astype(np.uint8)
-
-
-def _size(column: tuple[np.ndarray, np.ndarray | None]) -> Any:
-    """How many bytes of a column count, [R, 1] or, alike in all rows, [1, 1]."""
-    data, used = column
-    return np.full((1, 1), data.shape[1]) if used is None else used.sum(1)[:, None]
 
 
 def decode_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, schema: Schema) -> dict[str, np.ndarray]:
