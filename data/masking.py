@@ -57,7 +57,7 @@ def mask_tokens(
     chosen = choose_words(
         lambda shape: rng.integers(0, 1 << 64, shape, np.uint64), input_ids, candidates, wanted, masking.continues_word
     )  # [R, S]
-    rows, columns = np.nonzero(chosen)
+    rows, columns = np.divmod(np.flatnonzero(chosen), chosen.shape[1])  # several times as fast as nonzero
     fate = rng.random(len(rows))
     random_tokens = rng.integers(0, masking.vocab_size, len(rows), dtype=np.int32)
     return put_masks(input_ids, rows, columns, fate, random_tokens, masking)
@@ -80,20 +80,20 @@ def put_masks(
         random_tokens: int32 [M], what stands there if it is to be a random one.
         masking: how.
     """
-    answers = input_ids[rows, columns]
-    input_ids[rows, columns] = np.where(fate < 0.8, masking.mask_id, np.where(fate < 0.9, answers, random_tokens))
+    records, length = input_ids.shape
+    flat = rows * length + columns
+    answers = input_ids.take(flat)
+    input_ids.put(flat, np.where(fate < 0.8, masking.mask_id, np.where(fate < 0.9, answers, random_tokens)))
 
-    records, predictions = len(input_ids), masking.max_predictions_per_seq
+    predictions = masking.max_predictions_per_seq
     counts = np.bincount(rows, minlength=records)
-    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # a prediction's place in its row
-    result = {
-        "input_ids": input_ids,
-        "masked_lm_positions": np.zeros((records, predictions), np.int32),
-        "masked_lm_ids": np.zeros((records, predictions), np.int32),
-        "masked_lm_weights": np.zeros((records, predictions), np.float32),
-    }
-    for name, values in (("positions", columns), ("ids", answers), ("weights", 1.0)):
-        result[f"masked_lm_{name}"][rows, places] = values
+    # After each prediction's row come so many places of earlier rows as are left empty there.
+    flat = np.arange(len(rows)) + np.repeat(predictions * np.arange(records) - np.cumsum(counts) + counts, counts)
+    result = {"input_ids": input_ids}
+    for name, values in (("positions", columns), ("ids", answers), ("weights", np.ones(len(rows), np.float32))):
+        padded = np.zeros((records, predictions), np.float32 if name == "weights" else np.int32)
+        padded.put(flat, values)
+        result[f"masked_lm_{name}"] = padded
     return result
 
 

@@ -128,14 +128,13 @@ def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[
 
 def _rows(columns: Sequence[bytes | np.ndarray], records: int) -> list[bytes]:
     """Each record's bytes of neighbouring columns."""
-    width = sum(map(_size, columns))
-    table = np.empty((records, width), np.uint8)
-    end = 0
-    for column in columns:
-        begin, end = end, end + _size(column)
-        table[:, begin:end] = np.frombuffer(column, np.uint8) if isinstance(column, bytes) else column
+    parts = [np.frombuffer(column, np.uint8)[None] if isinstance(column, bytes) else column for column in columns]
+    ends = np.cumsum([part.shape[1] for part in parts]).tolist()
+    table = np.empty((records, ends[-1]), np.uint8)
+    for part, end in zip(parts, ends, strict=True):
+        table[:, end - part.shape[1] : end] = part
     content = table.tobytes()
-    return [content[start : start + width] for start in range(0, len(content), width)]
+    return [content[start : start + ends[-1]] for start in range(0, len(content), ends[-1])]
 
 
 def _size(column: "_Column") -> int | np.ndarray:
@@ -145,7 +144,7 @@ def _size(column: "_Column") -> int | np.ndarray:
     return len(column) if isinstance(column, bytes) else column.shape[1]
 
 
-@lru_cache
+@lru_cache(1 << 10)
 def _varint(value: int) -> bytes:
     data, used = _compute_varints(np.array([value], np.uint64), 10)
     return data[used.view(bool)].tobytes()

@@ -38,14 +38,13 @@ class RecordStatistics:
             _count(self.labels, batch["next_sentence_labels"].ravel())
         if "masked_lm_weights" in batch:
             used = batch["masked_lm_weights"] > 0
-            _count(self.predictions, used.sum(1))
-            rows = np.nonzero(used)[0]
-            places, answers = batch["masked_lm_positions"][used], batch["masked_lm_ids"][used]
-            shown = ids[rows, places]
-            kinds = np.where(shown == answers, 1, np.where(shown == mask_id, 0, 2))
-            _count(self.shown, kinds)
+            _count(self.predictions, np.count_nonzero(used, 1))
+            rows = np.flatnonzero(used) // used.shape[1]  # several times as fast as nonzero
+            places, answers = rows * ids.shape[1] + batch["masked_lm_positions"][used], batch["masked_lm_ids"][used]
+            shown = ids.take(places)
+            _count(self.shown, np.where(shown == answers, 1, np.where(shown == mask_id, 0, 2)))
             ids = ids.copy()
-            ids[rows, places] = answers
+            ids.put(places, answers)
         _count(self.tokens, (np.clip(ids, 0, len(self.tokens) - 1) * mask).ravel())
         self.tokens[0] -= mask.size - lengths.sum()  # what was multiplied by 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from data.loader import mix
 from utils.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -222,7 +223,6 @@ class BulkTokenizer:
 
 
 _EIGHT = 8  # bytes of a word are one number
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # of a little-endian number
 
 
@@ -239,14 +239,7 @@ def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndar
     done = _EIGHT
     while len(rest):
         more = eights[starts[rest] + done] & _FIRST_BYTES[np.minimum(lengths[rest] - done, _EIGHT)]
-        hashes[rest] = _mix(hashes[rest]) ^ more
+        hashes[rest] = mix(hashes[rest]) ^ more
         done += _EIGHT
         rest = rest[lengths[rest] > done]
-    return _mix(hashes)
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """Other uint64 values, each from one only, that depend on all bits."""
-    values = values * _FACTOR
-    values ^= values >> np.uint64(32)
-    return values * _FACTOR
+    return mix(hashes)
