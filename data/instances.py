@@ -8,7 +8,7 @@ Shapes: `R` records, `S` sequence.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -75,30 +75,51 @@ def draw_rows(
             _cut_pairs(drawn, piece, store.corpus.documents, number, longest, short_seq_prob, share)
         else:
             _cut_in_order(drawn, piece, objective == "sop", swap, longest, short_seq_prob, share)
-    a_first, a_end, b_first, b_end = np.array(drawn.tokens, np.int64).reshape(-1, 4).T
-    rows, documents, places, wanted = np.array(drawn.negatives).reshape(-1, 4).T
+    a_first, a_end, b_first, b_end = np.fromiter(drawn.tokens, np.int64, len(drawn.tokens)).reshape(-1, 4).T
+    rows, documents, places, wanted = np.fromiter(drawn.negatives, float, len(drawn.negatives)).reshape(-1, 4).T
     rows = rows.astype(np.int64)
     pieces, b_first[rows], b_end[rows] = store.sentence_runs(documents.astype(np.int64), places, wanted)
     # What is too long loses single tokens, each at the front or the back at random.
     a, b = truncated_lengths(a_end - a_first, b_end - b_first, longest)
     a_first += rng.binomial(a_end - a_first - a, 0.5)
     b_first += rng.binomial(b_end - b_first - b, 0.5)
-    far = dict(zip(rows.tolist(), store.texts(pieces, b_first[rows], b[rows]), strict=True))
-
-    # Rows are put together as bytes: joining slices of them is several times as fast as indexing.
+    far = store.texts(pieces, b_first[rows], b[rows])
+    b_first[rows] = len(piece.tokens) + np.cumsum(b[rows]) - b[rows]
     kind = piece.tokens.dtype
-    text, (cls, sep) = piece.tokens.tobytes(), (np.array(special, kind).tobytes() for special in (cls_id, sep_id))
-    second_sep, padding = sep if objective != "none" else b"", bytes(seq_length * kind.itemsize)
+    source = b"".join([piece.tokens.tobytes(), *far, bytes(longest * kind.itemsize)])
     input_ids = np.empty((len(a), seq_length), kind)
     for start in range(0, len(a), _ROWS_AT_ONCE):
         block = slice(start, start + _ROWS_AT_ONCE)
-        parts: list[bytes] = []
-        columns = (column[block] * kind.itemsize for column in (a_first, a, b_first, b, longest - a - b))
-        for row, (i, n, j, m, rest) in enumerate(zip(*(column.tolist() for column in columns), strict=True), start):
-            b_text = far[row] if row in far else text[j : j + m]
-            parts += (cls, text[i : i + n], sep, b_text, second_sep, padding[:rest])
-        input_ids[block] = np.frombuffer(b"".join(parts), kind).reshape(-1, seq_length)
+        input_ids[block] = _put_together(
+            source, a_first[block], a[block], b_first[block], b[block], longest, objective, cls_id, sep_id, kind
+        )
     return Rows(input_ids, np.stack([a, b], 1), np.array(drawn.labels, np.int32))
+
+
+def _put_together(
+    source: bytes, a_first: np.ndarray, a: np.ndarray, b_first: np.ndarray, b: np.ndarray, longest: int, objective: str,
+    cls_id: int, sep_id: int, kind: np.dtype[np.unsignedinteger],
+) -> np.ndarray:  # fmt: skip
+    """`[CLS] A [SEP] B [SEP]` of R records whose segments are at these places, and of these lengths, of the source.
+
+    As many tokens as a record may have are copied for each segment, in one piece, and what is too much is overwritten:
+    that is several times as fast as indexing tokens.
+    """
+    records, seq_length = len(a), longest + special_tokens(objective)
+    table = np.empty((records, 2 * seq_length), kind)
+    run = np.dtype(f"V{longest * kind.itemsize}")
+    runs: np.ndarray = np.ndarray(len(source) // kind.itemsize - longest + 1, run, source, strides=(kind.itemsize,))
+    places: np.ndarray = np.ndarray(table.size - longest + 1, run, table, strides=(kind.itemsize,))
+    begins = np.arange(records) * table.shape[1]
+    places[begins + 1] = runs[a_first]
+    if objective != "none":
+        places[begins + a + 2] = runs[b_first]
+    flat = table.ravel()
+    flat[begins], flat[begins + a + 1] = cls_id, sep_id
+    lengths = a + b + special_tokens(objective)
+    flat[begins + lengths - 1] = sep_id
+    used = np.arange(seq_length) < lengths[:, None]
+    return np.where(used, table[:, :seq_length], kind.type(0))
 
 
 class _Spans(NamedTuple):
@@ -183,8 +204,7 @@ def _target_length(longest: int, short_seq_prob: float, share: Callable[[], floa
 
 def _shares(rng: np.random.Generator) -> Iterator[float]:
     """Random numbers from 0 to below 1, fetched in bulk."""
-    while True:
-        yield from rng.random(4096).tolist()
+    return chain.from_iterable(rng.random(4096).tolist() for _ in repeat(None))
 
 
 def truncated_lengths(a: np.ndarray, b: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
