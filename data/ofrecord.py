@@ -156,7 +156,10 @@ def _varints(values: np.ndarray) -> "np.ndarray | _Uneven":
     if least >= 0 and most < 0x80:
         return values.astype(np.uint8)
     if least >= 0 and most < _TABLE_SIZE:
-        data, used = (table.take(values).view(np.uint8) for table in _varint_tables(2 if most < 1 << 14 else 4))
+        data = _varint_table(2 if most < 1 << 14 else 4).take(values)
+        # A byte is used that is a number's first, or that follows one whose highest bit is set.
+        used = ((data & data.dtype.type(0x80808080 % (1 << 8 * data.itemsize))) << 1 | 1).view(np.uint8)
+        data = data.view(np.uint8)
     else:
         data, used = _compute_varints(values.astype(np.int64).view(np.uint64), 10)
     if used.all():
@@ -168,11 +171,11 @@ def _varints(values: np.ndarray) -> "np.ndarray | _Uneven":
 
 
 @lru_cache
-def _varint_tables(width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of the varints of all small values, and which of them count, as one integer for each value."""
+def _varint_table(width: int) -> np.ndarray:
+    """The varint of each small value as one integer, whose bytes it is."""
     values = np.arange(min(1 << 7 * width, _TABLE_SIZE), dtype=np.uint64)
-    data, used = (np.ascontiguousarray(table).view(f"<u{width}")[:, 0] for table in _compute_varints(values, width))
-    return data, used
+    table: np.ndarray = np.ascontiguousarray(_compute_varints(values, width)[0]).view(f"<u{width}")[:, 0]
+    return table
 
 
 def _compute_varints(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
