@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -37,14 +36,11 @@ _DTYPES = {"float": np.float32, "int32": np.int32}
 Encode = Callable[[Mapping[str, np.ndarray], Schema], tuple[bytes, np.ndarray]]
 
 
-class _Uneven(NamedTuple):
-    """A part of R records that has not the same number of bytes in all of them."""
+class _Column(NamedTuple):
+    """A part of R serialized records."""
 
-    texts: list[bytes]
-    sizes: np.ndarray  # int64 [R]
-
-
-_Column = bytes | np.ndarray | _Uneven  # a part of R records: the same in all, uint8 [R, n], or uneven
+    runs: np.ndarray  # void [R], or [1] where it is alike in all: its bytes, and more where another record has more
+    sizes: int | np.ndarray  # how many bytes it has, int64 [R]
 
 
 class Shard(NamedTuple):
@@ -87,9 +83,6 @@ def squad_schema(seq_length: int, is_training: bool) -> Schema:
 def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[bytes, np.ndarray]:
     """Serializes R records, each with its length before it.
 
-    What all records have the same number of bytes for is a table, whose rows are copied whole; of other features the
-    bytes that a record's numbers do not need are left out first.
-
     Args:
         examples: each feature of the schema as [R, L].
 
@@ -103,45 +96,45 @@ def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[
         values = np.asarray(examples[name])
         if values.ndim != 2 or values.shape[1] != length:
             raise ValueError(f"{name} has shape {values.shape}, not [R, {length}]")
-        parts: list[_Column] = [_varints(values) if kind == "int32" else np.ascontiguousarray(values, "<f4").view("u1")]
-        size = _size(parts[0])
+        parts = [_varints(values) if kind == "int32" else _table(np.asarray(values, "<f4"))]
+        size, alike = parts[0].sizes, b""
         # Each level of the message is a tag, the length of what follows, and what follows.
         key = b"\n" + bytes([len(name)]) + name.encode()
         for head in (b"\n", bytes(_LIST_TAGS[kind][:1]), key + b"\x12", b"\n"):
-            length_bytes = _varint(size) if isinstance(size, int) else _varints(size[:, None])
-            parts[:0] = [head, length_bytes]
-            size = size + len(head) + _size(length_bytes)
-        for part in parts:
-            if isinstance(part, bytes) and columns and isinstance(columns[-1], bytes):
-                columns[-1] += part
+            if isinstance(size, int):
+                alike = head + _varint(size) + alike
+                size = parts[0].runs.itemsize + len(alike)
             else:
-                columns.append(part)
+                parts[:0] = [_constant(head), _varints(size[:, None])]
+                size = size + len(head) + parts[1].sizes
+        columns += [_constant(alike), *parts] if alike else parts
         total = total + size
     sizes = np.array(np.broadcast_to(total, records), "<i8")
-    columns.insert(0, sizes[:, None].view(np.uint8))
-    runs: list[Sequence[bytes]] = []
-    for even, run in groupby(columns, lambda column: not isinstance(column, _Uneven)):
-        neighbours: list[Any] = list(run)
-        runs += [_rows(neighbours, records)] if even else [column.texts for column in neighbours]
-    return b"".join(chain.from_iterable(zip(*runs, strict=True))), np.append(0, np.cumsum(sizes + 8)).astype(np.uint64)
+    columns.insert(0, _table(sizes[:, None]))
+    # A row has room for any record. Parts are copied in the width of the longest, and what is too much is overwritten.
+    rows = np.empty((records, sum(column.runs.itemsize for column in columns)), np.uint8)
+    ends = np.arange(records) * rows.shape[1]
+    for column in columns:
+        _runs(rows, column.runs.itemsize)[ends] = column.runs
+        ends += column.sizes
+    content = rows.tobytes()
+    texts = [content[end - size - 8 : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+    return b"".join(texts), np.append(0, np.cumsum(sizes + 8)).astype(np.uint64)
 
 
-def _rows(columns: Sequence[bytes | np.ndarray], records: int) -> list[bytes]:
-    """Each record's bytes of neighbouring columns."""
-    parts = [np.frombuffer(column, np.uint8)[None] if isinstance(column, bytes) else column for column in columns]
-    ends = np.cumsum([part.shape[1] for part in parts]).tolist()
-    table = np.empty((records, ends[-1]), np.uint8)
-    for part, end in zip(parts, ends, strict=True):
-        table[:, end - part.shape[1] : end] = part
-    content = table.tobytes()
-    return [content[start : start + ends[-1]] for start in range(0, len(content), ends[-1])]
+def _constant(data: bytes) -> "_Column":
+    return _Column(np.frombuffer(data, f"V{len(data)}"), len(data))
 
 
-def _size(column: "_Column") -> int | np.ndarray:
-    """How many bytes a column has: of each record, int64 [R], or of any."""
-    if isinstance(column, _Uneven):
-        return column.sizes
-    return len(column) if isinstance(column, bytes) else column.shape[1]
+def _table(values: np.ndarray) -> "_Column":
+    runs: np.ndarray = np.ascontiguousarray(values).view(f"V{values.itemsize * values.shape[1]}")
+    return _Column(runs[:, 0], runs.itemsize)
+
+
+def _runs(data: np.ndarray | bytes, width: int) -> np.ndarray:
+    """The `width` bytes from each place on."""
+    size = len(data) if isinstance(data, bytes) else data.nbytes
+    return np.ndarray(size - width + 1, f"V{width}", data, strides=(1,))
 
 
 @lru_cache(1 << 10)
@@ -150,11 +143,11 @@ def _varint(value: int) -> bytes:
     return data[used.view(bool)].tobytes()
 
 
-def _varints(values: np.ndarray) -> "np.ndarray | _Uneven":
+def _varints(values: np.ndarray) -> "_Column":
     """Values [R, L] as varints of seven bits a byte."""
     least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if least >= 0 and most < 0x80:
-        return values.astype(np.uint8)
+        return _table(values.astype(np.uint8))
     if least >= 0 and most < _TABLE_SIZE:
         data = _varint_table(2 if most < 1 << 14 else 4).take(values)
         # A byte is used that is a number's first, or that follows one whose highest bit is set.
@@ -163,11 +156,12 @@ def _varints(values: np.ndarray) -> "np.ndarray | _Uneven":
     else:
         data, used = _compute_varints(values.astype(np.int64).view(np.uint64), 10)
     if used.all():
-        return data.reshape(len(values), -1)
+        return _table(data.reshape(len(values), -1))
     kept = np.flatnonzero(used.view(bool))  # as indices: an array of bool copies run by run, and these runs are short
-    content = data.ravel().take(kept).tobytes()
     borders = np.searchsorted(kept, np.arange(len(values) + 1) * (used.size // len(values)))
-    return _Uneven([content[first:end] for first, end in pairwise(borders.tolist())], np.diff(borders))
+    sizes = np.diff(borders)
+    content = data.ravel().take(kept).tobytes() + bytes(int(sizes.max()))
+    return _Column(_runs(content, int(sizes.max()))[borders[:-1]], sizes)
 
 
 @lru_cache
