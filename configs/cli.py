@@ -3,7 +3,8 @@
 A configuration is a frozen dataclass whose fields are made by `flag(...)`; a field that is itself such a dataclass is
 a section, and its fields become flags of the same command. Both spellings of a flag (`--train-batch-size`,
 `--train_batch_size`) mean the same, booleans take `--flag`, `--flag True` and `--flag=False`, and no prefix is taken
-for a whole name. `--config run.json` gives any of them from a file; what stands on the command line wins.
+for a whole name. A flag of several values takes them together or one by one (`--name a b`, `--name a --name b`).
+`--config run.json` gives any of them from a file; what stands on the command line wins.
 """
 
 from __future__ import annotations
@@ -347,7 +348,7 @@ def _add(group: Any, spec: _Flag) -> None:
     if spec.type is _boolean:
         options |= {"nargs": "?", "const": True}
     elif spec.many:
-        options["nargs"] = "+"
+        options |= {"nargs": "+", "action": "extend"}
     group.add_argument(*(s for name in spec.names for s in _spellings(name)), **options)
 
 

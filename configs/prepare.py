@@ -184,6 +184,15 @@ class PretrainingDataConfig:
         at_least(self, 1, "num_shards", "bin_size")
         if self.bin_size and self.example.packing == "chunks":
             raise UserError("--bin_size sorts records by length, and those of --packing chunks are all full: drop one.")
+        if self.num_shards < self.bins:
+            raise UserError(
+                f"--num_shards {self.num_shards} is less than the {self.bins} bins that --bin_size makes: raise it."
+            )
+
+    @property
+    def bins(self) -> int:
+        """How many bins of lengths there are; without --bin_size one holds all."""
+        return -(-self.example.max_seq_length // (self.bin_size or self.example.max_seq_length))
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,17 @@ _RESULTS = re.compile(
 )
 
 
-def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Path | None:
+def open_work(
+    output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool, decides: Mapping[str, str] | None = None
+) -> Path | None:
     """Makes the output directory ready; returns the directory for unfinished pieces, None if all is done already.
 
     Args:
         output_dir: where the results will be.
         plan: everything that decides them. An interrupted preparation of the same plan is continued.
         overwrite: delete what another plan left there.
+        decides: {flag of the plan: the last stage, which alone it decides}. An interrupted preparation with another
+            value of it is continued: what earlier stages did is kept.
 
     Raises:
         UserError: it holds the results of another plan, or cannot be written to.
@@ -66,6 +70,12 @@ def open_work(output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool) -> 
         if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
             _lock(work)
             _remove_leftovers(output_dir)
+            return work
+        if decides and _differ_in(work / "plan.json", content) <= set(decides):
+            _lock(work)
+            _remove(path for path in results(output_dir) if path != work)
+            _remove(path for stage in decides.values() for path in work.glob(f"{stage}-*.json"))
+            write_atomically(work / "plan.json", content)
             return work
         if not work.exists() and _finished_plan(output_dir) == digest:
             _remove_leftovers(output_dir)
@@ -90,6 +100,14 @@ def _finished_plan(output_dir: Path) -> str | None:
     file = output_dir / CLEAN_JSON
     content = json.loads(file.read_bytes()) if file.exists() else read_dataset_json(output_dir)
     return content.get("plan_sha256")
+
+
+def _differ_in(plan: Path, content: bytes) -> set[str]:
+    """The entries in which the plan in a file, if there is one, differs from another."""
+    if not plan.exists():
+        return {"all"}
+    old, new = json.loads(plan.read_bytes()), json.loads(content)
+    return {name for name in {**old, **new} if old.get(name) != new.get(name)}
 
 
 @contextmanager
@@ -138,8 +156,12 @@ def _remove(paths: Iterable[Path]) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-class WorkerLostError(UserError):
-    """A worker process was killed: what is done stays done."""
+class WorkKeptError(UserError):
+    """Something is in the way, and what is done stays done: the next start goes on from there."""
+
+
+class WorkerLostError(WorkKeptError):
+    """A worker process was killed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -153,7 +175,7 @@ def discarded_on_mistake(work: Path) -> Iterator[None]:
     """Removes the work directory where the user has to change input or flags, which would be another plan."""
     try:
         yield
-    except WorkerLostError:
+    except WorkKeptError:
         raise
     except UserError:
         shutil.rmtree(work, ignore_errors=True)

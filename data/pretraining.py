@@ -35,7 +35,16 @@ from data.instances import draw_rows, special_tokens
 from data.json_lines import encode_json_lines
 from data.masking import Masking, mask_tokens
 from data.ofrecord import DATASET_JSON, Shard, ShardWriter, encode_records, pretraining_schema, write_dataset_json
-from data.pieces import Result, discarded_on_mistake, finish, plan_sha256, remove_results, results, run_pieces
+from data.pieces import (
+    Result,
+    WorkKeptError,
+    discarded_on_mistake,
+    finish,
+    plan_sha256,
+    remove_results,
+    results,
+    run_pieces,
+)
 from data.record_set import Schema
 from data.report import RecordStatistics, describe, write_report
 from data.storage import is_url, remove, stored_plan, upload
@@ -48,6 +57,7 @@ from utils.errors import UserError
 _PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
 _ROWS_AT_ONCE = 1024
 _CELL_SHARE = 16  # rows that are shuffled at once take this part of the memory
+_MOST_RECORDS = 10**9 - 1  # numpy draws from no larger population
 _SAMPLES = 4  # records shown in the report
 _EXTRA = 3  # columns of a row on disk after its ids: length of A, length of B, label
 _SPEED_FLAGS = ("num_workers", "runner", "overwrite_output_dir", "work_dir")
@@ -70,7 +80,7 @@ def prepare(config: PretrainingDataConfig) -> None:
     settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
-    opened = open_input(config.text, config.work, directory, plan)
+    opened = open_input(config.text, config.work, directory, plan, decides={"num_shards": "shards"})
     if opened is None:
         print(f"{config.output_dir} is complete already")
         return
@@ -204,7 +214,7 @@ def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, voca
     sizes = _shares(sum(corpus.tokens), config.num_shards)
     if min(sizes) < config.example.max_seq_length - 2:
         records = sum(corpus.tokens) // (config.example.max_seq_length - 2)
-        raise UserError(f"--num_shards is {config.num_shards}, but the input gives {records} records only.")
+        raise WorkKeptError(f"--num_shards is {config.num_shards}, but the input gives {records} records only.")
     return run_pieces(
         work, "shards", _write_stream,
         [(_directory(config), corpus, sum(sizes[:index]), size, config.example, vocab)
@@ -299,6 +309,19 @@ def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
             "put a blank line between documents, or give --objective none."
         )
 
+    if config.example.packing == "pairs":  # a sentence begins one record at most, and a document has one at least
+        least = 0 if config.example.objective == "sop" else documents
+        dupes = config.example.dupe_factor
+        _check_count(dupes * least, dupes * sum(corpus.sentences), config)
+
+
+def _check_count(least: int, most: int, config: PretrainingDataConfig) -> None:
+    """Raises UserError where the number of records, between these two, cannot be had."""
+    if most < config.num_shards:
+        raise WorkKeptError(f"--num_shards is {config.num_shards}, but the input gives no more than {most} records.")
+    if least > _MOST_RECORDS:
+        raise UserError("the input gives over a billion records; prepare it in several parts.")
+
 
 # ---- 2. pairs -------------------------------------------------------------------------------------------------------
 
@@ -335,12 +358,7 @@ def _draw_piece(
             file.write(table[order[start : start + _ROWS_AT_ONCE]].tobytes())
         file.flush()
         os.fsync(file.fileno())
-    return {"rows": np.bincount(bins, minlength=_bins(config)).tolist()}
-
-
-def _bins(config: PretrainingDataConfig) -> int:
-    """How many bins of lengths there are; without --bin_size one holds all."""
-    return -(-config.example.max_seq_length // (config.bin_size or config.example.max_seq_length))
+    return {"rows": np.bincount(bins, minlength=config.bins).tolist()}
 
 
 def _row_file(task: int) -> str:
@@ -370,10 +388,7 @@ def _lay_out(
 ) -> _Layout:
     rows = np.array(task_rows, np.int64)  # [tasks, bins]
     total = int(rows.sum())
-    if total < config.num_shards:
-        raise UserError(f"--num_shards is {config.num_shards}, but the input gives {total} records only.")
-    if total >= 10**9:
-        raise UserError("the input gives over a billion records; prepare it in several parts.")
+    _check_count(total, total, config)
     row_bytes = (config.example.max_seq_length + _EXTRA) * token_bytes
     cell_bytes = (config.work.memory_mb << 20) // _CELL_SHARE
     rng = _generator(config.example, _SPLIT)
@@ -403,10 +418,6 @@ def _lay_out(
 def _shards_of_bins(totals: Sequence[int], num_shards: int) -> list[int]:
     """How many shards each bin of so many rows gets: at least one, and more where shards are largest."""
     shards = [min(1, total) for total in totals]
-    if num_shards < sum(shards):
-        raise UserError(
-            f"--num_shards {num_shards} is less than the {sum(shards)} bins that --bin_size makes: raise it."
-        )
     for _ in range(num_shards - sum(shards)):
         shards[int(np.argmax([total / max(1, count) for total, count in zip(totals, shards, strict=True)]))] += 1
     return shards

@@ -351,9 +351,9 @@ def _short_lines(line: str) -> Iterator[str]:
 
 def open_input(
     text: TextFlags, work_flags: WorkFlags, output_dir: Path, plan: dict[str, Any], *, whole_files: bool = False,
-    piece_bytes: int | None = None,
+    piece_bytes: int | None = None, decides: Mapping[str, str] | None = None,
 ) -> tuple[Path, list[list[Span]]] | None:  # fmt: skip
-    """The work directory and the pieces of the input; None if the output is complete already.
+    """The work directory (`open_work`) and the pieces of the input; None if the output is complete already.
 
     The pieces follow from the input and `--memory_mb` alone (and `piece_bytes`, about their size), and with them
     everything that is derived from a piece's number.
@@ -372,7 +372,7 @@ def open_input(
         ]
         plan = {**plan, "input": identity, "text_field": text.text_field, "language": text.language}
         plan |= {"memory_mb": work_flags.memory_mb}
-        work = open_work(output_dir, plan, overwrite=work_flags.overwrite_output_dir)
+        work = open_work(output_dir, plan, overwrite=work_flags.overwrite_output_dir, decides=decides)
         if work is None:
             return None
         for number, file in spooled.items():

@@ -51,6 +51,15 @@ def test_unset_boolean_stays_unset_and_lists_take_several_values():
     assert (config.with_cuda, config.input_file, config.epochs) == (None, ("x", "y"), 5)
 
 
+def test_lists_take_all_values_whether_given_together_or_one_by_one(tmp_path):
+    words = ["--input_file", "x", "--input-file=y", "--input_file", "z", "v"]
+    assert parse(Outer, words).input_file == ("x", "y", "z", "v")
+    assert parse(Outer, []).input_file == ()  # nothing is left of an earlier call
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"input_file": ["p", "q"]}))
+    assert parse(Outer, ["--config", str(path), *words]).input_file == ("x", "y", "z", "v")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

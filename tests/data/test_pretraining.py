@@ -353,7 +353,6 @@ def test_a_worker_that_is_killed_is_one_sentence_and_nothing_is_lost(tmp_path, c
         (lambda text, vocab: vocab.unlink(), (), "vocab.txt"),
         (lambda text, vocab: vocab.write_text("wa\nwb\n"), (), "lacks"),
         (lambda text, vocab: vocab.write_text(vocab.read_text() + "Wa\nWb\nWc\nWd\n"), (), "--do_lower_case"),
-        (lambda text, vocab: None, ("--num_shards", 99_999), "--num_shards"),
         (lambda text, vocab: None, ("--bin_size", 3), "--num_shards 4 is less than the [0-9]+ bins"),
         (
             lambda text, vocab: None,
@@ -373,6 +372,33 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, corpus, change, f
         run(*corpus, tmp_path / "out", *flags)
     assert not (tmp_path / "out/.work").exists()
     assert not (tmp_path / "out/dataset.json").exists()
+
+
+@pytest.mark.parametrize("many", [210, 99_999])  # more than the records, and more than the sentences
+def test_too_many_shards_are_refused_and_with_fewer_what_is_done_stays_done(tmp_path, corpus, monkeypatch, many):
+    flags = ["--dupe_factor", 1]
+    expected = content(run(*corpus, tmp_path / "expected", *flags, "--num_shards", 5))
+    with pytest.raises(UserError, match=f"--num_shards is {many}, but the input gives no more than [0-9]+ records"):
+        run(*corpus, tmp_path / "out", *flags, "--num_shards", many)
+    monkeypatch.setattr(pretraining, "_tokenize_piece", None)
+    assert content(run(*corpus, tmp_path / "out", *flags, "--num_shards", 5)) == expected
+
+
+def stops_at_the_last_shard(work, index, *arguments):
+    """Stands in for stage 3."""
+    return write_shard(work, index, *arguments) if index < 3 else 1 / 0
+
+
+write_shard = pretraining._write_shard
+
+
+def test_an_interrupted_set_may_have_another_number_of_shards(tmp_path, corpus, monkeypatch):
+    expected = content(run(*corpus, tmp_path / "expected", "--num_shards", 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "_write_shard", stops_at_the_last_shard)
+        with pytest.raises(ZeroDivisionError):
+            run(*corpus, tmp_path / "out", "--num_shards", 4)
+    assert content(run(*corpus, tmp_path / "out", "--num_shards", 3)) == expected
 
 
 def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
