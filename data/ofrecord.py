@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +51,7 @@ class Shard(NamedTuple):
     crc32: int
     bytes: int
     max_length: int | None = None  # of its records, in sets whose shards are bins of lengths
-    offsets: np.ndarray | None = None  # [records] uint64, unknown in sets made elsewhere
+    offsets: np.ndarray | Path | None = None  # [records] uint64, or a file of them; unknown in sets made elsewhere
 
 
 def pretraining_schema(seq_length: int, max_predictions_per_seq: int) -> Schema:
@@ -377,8 +377,10 @@ class ShardWriter:
                 os.fsync(self._file.fileno())
                 os.replace(self._temporary, self.path)
         finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._file.close()  # which writes what is left, and fails on a full disk
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     @property
     def shard(self) -> Shard:
@@ -387,13 +389,13 @@ class ShardWriter:
         return Shard(self.path.name, self.count, self.crc32, self._bytes, offsets=offsets)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file beside its final name, syncs and renames it."""
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
+    """Writes a file, at once or part by part, beside its final name, syncs and renames it."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -406,7 +408,8 @@ def write_dataset_json(directory: str | Path, *, schema: Schema, shards: Sequenc
     directory = Path(directory)
     offsets = [shard.offsets for shard in shards if shard.offsets is not None]
     if len(offsets) == len(shards):
-        write_atomically(directory / INDEX_FILE, np.concatenate(offsets).astype("<u8").tobytes())
+        read = (np.fromfile(each, np.uint64) if isinstance(each, Path) else each for each in offsets)
+        write_atomically(directory / INDEX_FILE, (each.astype("<u8").tobytes() for each in read))
     content = {
         "format_version": FORMAT_VERSION,
         "schema": {name: list(kind) for name, kind in schema.items()},

@@ -298,13 +298,13 @@ def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
     while waiting or running:
         while waiting and len(running) < at_once:
             running.append(run.remote(waiting.pop()))
-        finished, running = ray.wait(running)
         try:
+            finished, running = ray.wait(running)
             yield from ray.get(finished)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        except ray.exceptions.WorkerCrashedError:
-            raise WorkerLostError from None  # ten times
+        except ray.exceptions.RayError:  # a worker that crashed ten times, a node or the cluster that is gone
+            raise WorkerLostError from None
 
 
 _RUNNERS = {"local": _run_here, "ray": _run_on_ray}

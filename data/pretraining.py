@@ -14,6 +14,7 @@ random order, how many of its rows go to each part of the output is drawn from t
 whole would give, and each part is shuffled by itself.
 """
 
+import json
 import os
 import shutil
 import zlib
@@ -34,7 +35,15 @@ from data.duplicates import duplicates_share, hash_texts
 from data.instances import draw_rows, special_tokens
 from data.json_lines import encode_json_lines
 from data.masking import Masking, mask_tokens
-from data.ofrecord import DATASET_JSON, Shard, ShardWriter, encode_records, pretraining_schema, write_dataset_json
+from data.ofrecord import (
+    DATASET_JSON,
+    Shard,
+    ShardWriter,
+    encode_records,
+    pretraining_schema,
+    write_atomically,
+    write_dataset_json,
+)
 from data.pieces import (
     Result,
     WorkKeptError,
@@ -155,9 +164,9 @@ def _prepare(
 
     make = _make_stream if config.example.output_format == "tokens" else _make_records
     written = make(config, work, corpus, vocab)
-    shards = [Shard(**result["shard"], offsets=_read_offsets(work, index)) for index, result in enumerate(written)]
+    shards = [Shard(**result["shard"], offsets=_offsets(work, index)) for index, result in enumerate(written)]
     count = sum(shard.records for shard in shards)
-    figures = _figures(work, tokenized, written, vocab, config)
+    figures = _figures(work, tokenized, len(written), vocab, config)
     for kind, removed in removed_duplicates(work, *cleaned).items():
         figures["corpus"][f"duplicate_{kind}_removed"] = removed
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
@@ -258,9 +267,8 @@ def _sample_file(number: int) -> str:
 
 
 def _figures(
-    work: Path, tokenized: Sequence[Result], written: Sequence[Result], vocab: dict[str, int],
-    config: PretrainingDataConfig,
-) -> dict[str, Any]:  # fmt: skip
+    work: Path, tokenized: Sequence[Result], shards: int, vocab: dict[str, int], config: PretrainingDataConfig
+) -> dict[str, Any]:
     """What the report tells."""
     frequent = Counter[str]()
     for result in tokenized:
@@ -271,9 +279,9 @@ def _figures(
     lines = max(1, corpus["sentences"])
     others = 1 - sum(frequent.values()) / lines  # the share of lines that the sample stands for
     corpus["duplicate_lines_share"] = sampled * others + sum(count - 1 for count in frequent.values()) / lines
-    statistics = RecordStatistics.from_json(written[0]["statistics"])
-    for result in written[1:]:
-        statistics.merge(RecordStatistics.from_json(result["statistics"]))
+    statistics = _read_statistics(work, 0)
+    for index in range(1, shards):
+        statistics.merge(_read_statistics(work, index))
     return {"corpus": corpus, **statistics.summary(vocab, to_flat_dict(config), config.example.objective)}
 
 
@@ -439,7 +447,7 @@ def _write_shard(
         whole_words=example.do_whole_word_mask,
     )
     dtype = token_dtype(len(vocab))
-    watch = _Watch(example, vocab)
+    watch = _Watch(index, example, vocab)
     name, encode = _SHARDS[example.output_format]
     with ShardWriter(output_dir / name.format(index), _schema(example), encode) as writer:
         for cell in cells:
@@ -450,9 +458,9 @@ def _write_shard(
                 writer.write_batch(features)
                 watch.see(features)
     shard = writer.shard
-    assert shard.offsets is not None
-    _offsets_file(work, index).write_bytes(shard.offsets.tobytes())
-    return watch.result(shard._replace(max_length=longest))
+    assert isinstance(shard.offsets, np.ndarray)
+    write_atomically(_offsets_file(work, index), shard.offsets.tobytes())
+    return watch.result(work, shard._replace(max_length=longest))
 
 
 def _write_stream(
@@ -463,11 +471,11 @@ def _write_stream(
     path = output_dir / f"part-{index:05d}.npy"
     crc32 = write_stream(path, (work / file for file in corpus.files), corpus.tokens, first, count, corpus.token_bytes)
     stream, inside = np.load(path, mmap_mode="r"), example.max_seq_length - 2
-    watch = _Watch(example, vocab)
+    watch = _Watch(index, example, vocab)
     for start in range(0, count // inside, _ROWS_AT_ONCE):
         numbers = range(start, min(start + _ROWS_AT_ONCE, count // inside))
         watch.see(read_windows([(stream, number) for number in numbers], inside, vocab["[CLS]"], vocab["[SEP]"]))
-    return watch.result(Shard(path.name, count // inside, crc32, path.stat().st_size))
+    return watch.result(work, Shard(path.name, count // inside, crc32, path.stat().st_size))
 
 
 def _samples(written: Sequence[Result]) -> list[str]:
@@ -479,11 +487,12 @@ def _samples(written: Sequence[Result]) -> list[str]:
 class _Watch:
     """Counts a shard's records for the report, and keeps a few of them."""
 
-    def __init__(self, example: ExampleFlags, vocab: dict[str, int]) -> None:
+    def __init__(self, index: int, example: ExampleFlags, vocab: dict[str, int]) -> None:
         self._statistics = RecordStatistics(example.max_seq_length, max(vocab.values()) + 1)
         self._tokens = {number: token for token, number in vocab.items()}
         self._example, self._mask_id = example, vocab["[MASK]"]
         self._samples: list[str] = []
+        self._index = index
 
     def see(self, features: dict[str, np.ndarray]) -> None:
         self._statistics.add(features, self._mask_id)
@@ -491,21 +500,28 @@ class _Watch:
             record = {name: features[name][row] for name in _schema(self._example)}
             self._samples.append(describe(record, self._tokens, self._example.objective))
 
-    def result(self, shard: Shard) -> Result:
-        return {
-            "shard": {key: value for key, value in shard._asdict().items() if key != "offsets"},
-            "statistics": self._statistics.to_json(),
-            "samples": self._samples,
-        }
+    def result(self, work: Path, shard: Shard) -> Result:
+        """Results are small: all are in memory together. So the counts, one a token, have a file."""
+        write_atomically(_statistics_file(work, self._index), json.dumps(self._statistics.to_json()).encode())
+        kept = {key: value for key, value in shard._asdict().items() if key != "offsets"}
+        return {"shard": kept, "samples": self._samples}
+
+
+def _statistics_file(work: Path, index: int) -> Path:
+    return work / f"statistics-{index:06d}"
+
+
+def _read_statistics(work: Path, index: int) -> RecordStatistics:
+    return RecordStatistics.from_json(json.loads(_statistics_file(work, index).read_bytes()))
 
 
 def _offsets_file(work: Path, index: int) -> Path:
     return work / f"offsets-{index:06d}"
 
 
-def _read_offsets(work: Path, index: int) -> np.ndarray | None:
+def _offsets(work: Path, index: int) -> Path | None:
     file = _offsets_file(work, index)
-    return np.fromfile(file, np.uint64) if file.exists() else None
+    return file if file.exists() else None
 
 
 def _read_cell(work: Path, layout: _Layout, cell: int, dtype: type[np.unsignedinteger]) -> np.ndarray:

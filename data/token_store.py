@@ -139,7 +139,7 @@ class TokenStore:
         return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=128)  # each holds a file open, and some systems allow a process 256
 def _map(path: Path, inode: int, time: int) -> mmap.mmap:
     """A file's content, as long as it is the same file."""
     with path.open("rb") as file:
