@@ -1,11 +1,8 @@
 """`prepare_data.py inspect` and `verify`: what a directory of shards holds, and whether all of it is sound."""
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import numpy as np
 
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
-from data.pieces import Progress, WorkerLostError
+from data.pieces import Progress, in_processes
 from data.record_set import RecordSet
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
 from data.sources import objective, open_source
@@ -64,7 +61,7 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
     size = max(vocab.values(), default=records.metadata.get("vocab_size", 1 << 18) - 1) + 1
     statistics = RecordStatistics(records.schema["input_ids"][1], size)
     jobs = [(config.input_dir, shard, size, vocab.get("[MASK]")) for shard in range(len(records.shards))]
-    for part in _over_shards("inspect", records, _shard_statistics, jobs, config.num_workers):
+    for _, part in _over_shards("inspect", records, _shard_statistics, jobs, config.num_workers):
         statistics.merge(part)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -110,19 +107,13 @@ def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
 
 def _over_shards(
     title: str, records: RecordSet, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None
-) -> Iterator[Any]:
-    """`function` of each job, shard after shard, in several processes."""
+) -> Iterator[tuple[int, Any]]:
+    """Each shard's number and `function` of its job, as they are done, in several processes."""
     sizes = np.diff(np.append(records.shard_starts, len(records))).tolist()
-    with (
-        Progress(title, len(records), "records") as progress,
-        ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(jobs))) as pool,
-    ):
-        try:
-            for result, size in zip(pool.map(function, *zip(*jobs, strict=True)), sizes, strict=True):
-                progress.update(size)
-                yield result
-        except BrokenProcessPool:
-            raise WorkerLostError from None
+    with Progress(title, len(records), "records") as progress:
+        for shard, result in in_processes(function, jobs, workers):
+            progress.update(sizes[shard])
+            yield shard, result
 
 
 def _vocab(records: RecordSet, vocab_file: str) -> dict[str, int]:
@@ -143,14 +134,16 @@ def verify(config: VerifyConfig) -> None:
     """
     records = open_source(config.input_dir)
     vocab_size = _vocab_size(records, config.vocab_file)
-    damage: list[str] = []
+    damage: dict[int, str] = {}
     jobs = [(config.input_dir, shard, vocab_size) for shard in range(len(records.shards))]
-    for problem in _over_shards("verify", records, _verify_shard, jobs, config.num_workers):
+    for shard, problem in _over_shards("verify", records, _verify_shard, jobs, config.num_workers):
         if problem:
-            damage.append(problem)
+            damage[shard] = problem
             print(problem)
     if damage:
-        raise UserError(f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {damage[0]}.")
+        raise UserError(
+            f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {damage[min(damage)]}."
+        )
     checked = "checksums match" if records.metadata else "no dataset.json, so no checksums to compare"
     print(f"{len(records):,} records in {len(jobs)} shards are sound; {checked}")
 

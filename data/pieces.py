@@ -235,15 +235,31 @@ _Job = tuple[Path, str, Callable[..., Result], int, tuple[Any, ...]]
 
 def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
     """Runs the jobs in processes of this machine; yields the number of each piece that is done."""
-    workers = min(num_workers or os.cpu_count() or 1, len(jobs))
+    for _, index in in_processes(_run_piece, [(job,) for job in jobs], num_workers):
+        yield index
+
+
+def in_processes(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], num_workers: int | None
+) -> Iterator[tuple[int, Any]]:
+    """Calls `function(*arguments[number])` for every number, in processes of this machine (default: one per core).
+
+    Returns:
+        each number with its result, as they are done.
+
+    Raises:
+        WorkerLostError: one of the processes was killed.
+    """
+    workers = min(num_workers or os.cpu_count() or 1, len(arguments))
     if workers <= 1:
-        yield from map(_run_piece, jobs)
+        yield from ((number, function(*each)) for number, each in enumerate(arguments))
         return
-    # Workers inherit the jobs. Sent to them, large ones fill the pipe, and where no worker is left to read it the
+    # Workers inherit the arguments. Sent to them, large ones fill the pipe, and where no worker is left to read it the
     # standard library waits for ever.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin_worker, (os.getpid(), jobs))
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (os.getpid(), function, arguments))
     try:
-        for job in as_completed([pool.submit(_run_inherited, number) for number in range(len(jobs))]):
+        for job in as_completed([pool.submit(_call_inherited, number) for number in range(len(arguments))]):
             yield job.result()
         pool.shutdown()
     except BaseException as error:
@@ -256,13 +272,13 @@ def _run_here(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:
         raise
 
 
-_inherited: Sequence[_Job] = ()
+_inherited: tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]
 
 
-def _begin_worker(parent: int, jobs: Sequence[_Job]) -> None:
+def _begin_worker(parent: int, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
     """A worker ends with the process that started it, which alone answers Ctrl-C."""
     global _inherited
-    _inherited = jobs
+    _inherited = function, arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -270,8 +286,9 @@ def _begin_worker(parent: int, jobs: Sequence[_Job]) -> None:
         os._exit(1)
 
 
-def _run_inherited(number: int) -> int:
-    return _run_piece(_inherited[number])
+def _call_inherited(number: int) -> tuple[int, Any]:
+    function, arguments = _inherited
+    return number, function(*arguments[number])
 
 
 def _run_on_ray(jobs: Sequence[_Job], num_workers: int | None) -> Iterator[int]:

@@ -1,6 +1,8 @@
 """Pairs against Google's algorithm: whole records that can be traced back, and distributions side by side."""
 
+import os
 import random
+import resource
 from itertools import pairwise
 
 import numpy as np
@@ -246,3 +248,20 @@ def test_sentence_order_pairs_are_neighbours(store, swap):
             assert " ".join(map(str, first + second)) in text
             whole += 1
     assert whole
+
+
+def test_few_of_many_pieces_are_open_at_a_time(tmp_path):
+    texts = [f"{number}" for number in range(1, 300)]
+    for text in texts:
+        write_piece(tmp_path / text, [[text]], Counting(), 1 << 16, 1)
+    numbers = np.arange(len(texts))
+    store = TokenStore(
+        tmp_path, Corpus(tuple(texts), 2, tuple(numbers + 1), (1,) * len(texts), np.append(numbers, 299))
+    )
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 150, most))
+    try:
+        pieces, begin, end = store.sentence_runs(numbers, np.zeros(len(texts)), np.ones(len(texts)))
+        assert [len(text) for text in store.texts(pieces, begin, end - begin)] == (2 * (numbers + 1)).tolist()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))

@@ -1,6 +1,7 @@
 """Our codec against protobuf's own classes, and what a damaged set is answered with."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -227,3 +228,10 @@ def test_too_few_parts_and_no_directory(tmp_path):
 def test_schemas_of_the_contract():
     assert pretraining_schema(37, 5)["masked_lm_weights"] == ("float", 5)
     assert squad_schema(37, True)["end_positions"] == squad_schema(37, False)["unique_ids"] == ("int32", 1)
+
+
+def test_a_full_disk_leaves_no_unfinished_file(tmp_path):
+    with pytest.raises(OSError, match="No space"), ShardWriter(tmp_path / "part-00000", SCHEMA) as writer:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())  # nothing can be written, nor in closing
+        writer.write_batch(examples(3, seed=0))
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ import pytest
 
 from configs.cli import parse
 from configs.prepare import CleanConfig, InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
-from data import pieces, pretraining, vocabulary
+from data import inspection, pieces, pretraining, vocabulary
 from data import text as text_module
 from data.clean import clean
 from data.dynamic_masking import unmasked
@@ -340,6 +340,18 @@ def test_a_worker_that_is_killed_is_one_sentence_and_nothing_is_lost(tmp_path, c
     with pytest.raises(UserError, match="run the same command again"):
         run(*corpus, tmp_path / "out", "--num_workers", 2)
     assert len(open_records(run(*corpus, tmp_path / "out"))) > 100
+
+
+def dies(directory, shard, vocab_size):
+    """Stands in for the check of a shard."""
+    if shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_a_set_is_verified_is_one_sentence(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(inspection, "_verify_shard", dies)
+    with pytest.raises(UserError, match="a worker process was killed"):
+        verify(VerifyConfig(str(run(*corpus, tmp_path / "out")), num_workers=2))
 
 
 @pytest.mark.parametrize(
