@@ -1,7 +1,8 @@
 """A stand-in for Google's preparation of pretraining data: pure Python, one process, everything in memory.
 
 Written from the rules of google-research/bert's create_pretraining_data.py, with the same loops over tokens and the
-same messages for each record. Tests compare distributions with it; `benchmarks.preparation` times both.
+same messages for each record; what its libraries cost besides (flags looked up for each token, the reading of files
+through TensorFlow) is left out. Tests compare distributions with it; `benchmarks.preparation` times both.
 """
 
 from __future__ import annotations
