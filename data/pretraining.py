@@ -451,10 +451,11 @@ def _write_shard(
     name, encode = _SHARDS[example.output_format]
     with ShardWriter(output_dir / name.format(index), _schema(example), encode) as writer:
         for cell in cells:
-            table = _generator(example, _SHUFFLE, cell).permutation(_read_cell(work, layout, cell, dtype))
+            table = _read_cell(work, layout, cell, dtype)
+            order = _generator(example, _SHUFFLE, cell).permutation(len(table))
             rng = _generator(example, _MASK, cell)
             for start in range(0, len(table), _ROWS_AT_ONCE):
-                features = _features(rng, table[start : start + _ROWS_AT_ONCE], example, masking)
+                features = _features(rng, table[order[start : start + _ROWS_AT_ONCE]], example, masking)
                 writer.write_batch(features)
                 watch.see(features)
     shard = writer.shard
