@@ -56,8 +56,7 @@ class DynamicMasking:
         candidates = (batch["input_mask"] == 1) & ~np.isin(ids, self.special_ids)
         wanted = np.maximum(1, (tokens * self.masking.masked_lm_prob + 1e-9).astype(np.int64))
         wanted = np.minimum(wanted, self.masking.max_predictions_per_seq)
-        chosen = choose_words(draws.numbers, ids, candidates, wanted, self.masking.continues_word)  # [R, S]
-        rows, columns = np.nonzero(chosen)
+        rows, columns = choose_words(draws.numbers, ids, candidates, wanted, self.masking.continues_word)
         fate = (draws.numbers((records, length)) >> np.uint64(11)) * 2.0**-53
         random_tokens = draws.numbers((records, length)) % np.uint64(self.masking.vocab_size)
         masked = put_masks(

@@ -67,24 +67,26 @@ def draw_rows(
     piece = store.piece(number)
     longest = seq_length - special_tokens(objective)
     share = _shares(rng).__next__
-    drawn = _Spans([], [], [])
+    drawn = _Spans([], [])
     for _ in range(times):
         if packing == "chunks":
             _cut_chunks(drawn, len(piece.tokens), longest, share)
         elif objective == "nsp":
-            _cut_pairs(drawn, piece, store.corpus.documents, number, longest, short_seq_prob, share)
+            _cut_pairs(drawn, piece, longest, short_seq_prob, share)
         else:
             _cut_in_order(drawn, piece, objective == "sop", swap, longest, short_seq_prob, share)
     a_first, a_end, b_first, b_end = np.fromiter(drawn.tokens, np.int64, len(drawn.tokens)).reshape(-1, 4).T
-    rows, documents, places, wanted = np.fromiter(drawn.negatives, float, len(drawn.negatives)).reshape(-1, 4).T
-    rows = rows.astype(np.int64)
-    pieces, b_first[rows], b_end[rows] = store.sentence_runs(documents.astype(np.int64), places, wanted)
+    negatives = np.flatnonzero(b_first == _ELSEWHERE)
+    documents = _other_documents(rng, a_first[negatives], piece, store.corpus.documents, number)
+    pieces, b_first[negatives], b_end[negatives] = store.sentence_runs(
+        documents, rng.random(len(documents)), b_end[negatives]
+    )
     # What is too long loses single tokens, each at the front or the back at random.
     a, b = truncated_lengths(a_end - a_first, b_end - b_first, longest)
     a_first += rng.binomial(a_end - a_first - a, 0.5)
     b_first += rng.binomial(b_end - b_first - b, 0.5)
-    far = store.texts(pieces, b_first[rows], b[rows])
-    b_first[rows] = len(piece.tokens) + np.cumsum(b[rows]) - b[rows]
+    far = store.texts(pieces, b_first[negatives], b[negatives])
+    b_first[negatives] = len(piece.tokens) + np.cumsum(b[negatives]) - b[negatives]
     kind = piece.tokens.dtype
     source = b"".join([piece.tokens.tobytes(), *far, bytes(longest * kind.itemsize)])
     input_ids = np.empty((len(a), seq_length), kind)
@@ -125,9 +127,12 @@ def _put_together(
 class _Spans(NamedTuple):
     """What the records are cut from; lists without an entry per record, because there are many."""
 
-    tokens: list[int]  # four a record: A's first token and the one after its last, B's alike (0, 0: no B here)
+    # Four a record: A's first token and the one after its last, and B's: 0, 0 for none, or _ELSEWHERE and how many.
+    tokens: list[int]
     labels: list[int]
-    negatives: list[float]  # four each: record, document, place in it from 0 to below 1, tokens wanted
+
+
+_ELSEWHERE = -1
 
 
 def _cut_chunks(drawn: _Spans, tokens: int, longest: int, share: Callable[[], float]) -> None:
@@ -168,15 +173,11 @@ def _cut_in_order(
             here = end
 
 
-def _cut_pairs(
-    drawn: _Spans, piece: Piece, corpus_documents: np.ndarray, number: int, longest: int, short_seq_prob: float,
-    share: Callable[[], float],
-) -> None:  # fmt: skip
+def _cut_pairs(drawn: _Spans, piece: Piece, longest: int, short_seq_prob: float, share: Callable[[], float]) -> None:
     """Next-sentence pairs: B follows A, or is to come from another document of the corpus."""
     starts = piece.sentence_starts.tolist()
-    documents = int(corpus_documents[-1])
-    tokens, labels, negatives = drawn
-    for document, (here, stop) in enumerate(pairwise(piece.document_starts.tolist()), int(corpus_documents[number])):
+    tokens, labels = drawn
+    for here, stop in pairwise(piece.document_starts.tolist()):
         target = _target_length(longest, short_seq_prob, share)
         while here < stop:
             end = bisect_left(starts, starts[here] + target, here + 1, stop)
@@ -186,15 +187,23 @@ def _cut_pairs(
                 tokens += (first, middle, middle, starts[end])
                 labels.append(0)
                 here = end
-                continue
-            for _ in range(10):  # as in Google's code, in ten tries it may remain the same document
-                other = int(share() * documents)
-                if other != document:
-                    break
-            negatives += (len(labels), other, share(), target - middle + first)
-            tokens += (first, middle, 0, 0)
-            labels.append(1)
-            here = a_end  # sentences that B did not use come next
+            else:
+                tokens += (first, middle, _ELSEWHERE, target - middle + first)
+                labels.append(1)
+                here = a_end  # sentences that B did not use come next
+
+
+def _other_documents(
+    rng: np.random.Generator, tokens: np.ndarray, piece: Piece, corpus_documents: np.ndarray, number: int
+) -> np.ndarray:
+    """For each of N tokens of a piece a document of the corpus, any one but the token's own, int64 [N]."""
+    own = np.searchsorted(piece.sentence_starts[piece.document_starts], tokens, side="right") - 1
+    own += corpus_documents[number]
+    drawn = rng.integers(0, corpus_documents[-1], len(own))
+    for _ in range(9):  # as in Google's code, in ten tries it may remain the same document
+        same = np.flatnonzero(drawn == own)
+        drawn[same] = rng.integers(0, corpus_documents[-1], len(same))
+    return drawn
 
 
 def _target_length(longest: int, short_seq_prob: float, share: Callable[[], float]) -> int:

@@ -54,10 +54,9 @@ def mask_tokens(
     input_ids = input_ids.astype(np.int32)
     wanted = np.rint(lengths * masking.masked_lm_prob).astype(np.int64)  # half to even, as Python's round()
     wanted = np.minimum(np.maximum(wanted, 1), masking.max_predictions_per_seq)
-    chosen = choose_words(
-        lambda shape: rng.integers(0, 1 << 64, shape, np.uint64), input_ids, candidates, wanted, masking.continues_word
-    )  # [R, S]
-    rows, columns = np.divmod(np.flatnonzero(chosen), chosen.shape[1])  # several times as fast as nonzero
+    rows, columns = choose_words(
+        lambda shape: rng.integers(0, 1 << 32, shape, np.uint32), input_ids, candidates, wanted, masking.continues_word
+    )
     fate = rng.random(len(rows))
     random_tokens = rng.integers(0, masking.vocab_size, len(rows), dtype=np.int32)
     return put_masks(input_ids, rows, columns, fate, random_tokens, masking)
@@ -103,15 +102,19 @@ def choose_words(
     candidates: np.ndarray,
     wanted: np.ndarray,
     continues_word: np.ndarray | None,
-) -> np.ndarray:
-    """bool [R, S]: the tokens to predict, `wanted` [R] at most; `draw` gives random uint64 of a shape [R, S]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int [M], of the tokens to predict, by row, then by column: `wanted` [R] of a row at most.
+
+    `draw` gives random numbers of a shape [R, S], uint32 or uint64.
+    """
     records, length = input_ids.shape
     if continues_word is None:
         first = _random_order(draw, candidates, int(wanted.max(initial=0)))
-        taken = np.arange(first.shape[1]) < np.minimum(wanted, np.count_nonzero(candidates, 1))[:, None]
-        chosen = np.zeros(input_ids.shape, bool)
-        np.put_along_axis(chosen, first, taken, 1)
-        return chosen
+        counts = np.minimum(wanted, np.count_nonzero(candidates, 1))
+        taken = np.arange(first.shape[1]) < counts[:, None]
+        columns = np.where(taken, first, length).astype(np.min_scalar_type(length))
+        columns.sort(axis=1)  # what is not taken comes last, as before
+        return np.repeat(np.arange(records), counts), columns[taken]
     # A word's tokens share a number. As in Google's code a ## piece joins the last word even across a [SEP].
     begins = candidates & ~continues_word[input_ids]
     begins |= candidates & (np.cumsum(candidates, 1) == 1)
@@ -131,7 +134,9 @@ def choose_words(
         fits = (sizes > 0) & (count[open_rows] + sizes <= wanted[open_rows])
         taken[open_rows, words] = fits
         count[open_rows] += np.where(fits, sizes, 0)
-    return np.take_along_axis(taken, word, 1) & candidates
+    chosen = np.take_along_axis(taken, word, 1) & candidates
+    rows, columns = np.divmod(np.flatnonzero(chosen), length)  # several times as fast as nonzero
+    return rows, columns
 
 
 def _random_order(
@@ -141,11 +146,11 @@ def _random_order(
 
     A column's number in the low bits of a random number: sorting numbers is several times as fast as argsort.
     """
-    bits = np.uint64((among.shape[1] - 1).bit_length())
     numbers = draw(among.shape)
-    numbers >>= bits + np.uint64(1)
-    numbers <<= bits
-    numbers |= np.arange(among.shape[1], dtype=np.uint64)
-    numbers |= ~among * np.uint64(1 << 63)
+    kind, bits = numbers.dtype.type, (among.shape[1] - 1).bit_length()
+    numbers >>= kind(bits + 1)
+    numbers <<= kind(bits)
+    numbers |= np.arange(among.shape[1], dtype=kind)
+    numbers |= ~among * kind(1 << (8 * numbers.itemsize - 1))
     numbers.sort(axis=1)
-    return (numbers[:, :most] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    return (numbers[:, :most] & kind((1 << bits) - 1)).astype(np.int64)

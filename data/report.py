@@ -45,8 +45,7 @@ class RecordStatistics:
             _count(self.shown, np.where(shown == answers, 1, np.where(shown == mask_id, 0, 2)))
             ids = ids.copy()
             ids.put(places, answers)
-        _count(self.tokens, (np.clip(ids, 0, len(self.tokens) - 1) * mask).ravel())
-        self.tokens[0] -= mask.size - lengths.sum()  # what was multiplied by 0
+        _count(self.tokens, np.clip(ids[mask > 0], 0, len(self.tokens) - 1))
 
     def merge(self, other: "RecordStatistics") -> None:
         """Adds another's counts."""
