@@ -93,10 +93,12 @@ class Journal:
 
 
 def keep_rows_before(path: Path, step: int) -> None:
-    """Cuts the rows of `step` and later from a metrics file, and a last line that was not written to its end."""
+    """Cuts the rows of `step` and later from a metrics file, and a last line that was not written to its end; before
+    step 0 there is nothing, not even an evaluation."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if _step_of(line) < step]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if step else []
+    kept = [line for line in lines if _step_of(line) < step]
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     partial.rename(path)

@@ -27,6 +27,13 @@ def test_rows_after_the_checkpoint_are_cut(tmp_path, first_step, kept):
     assert found == kept
 
 
+def test_a_run_that_starts_again_keeps_no_evaluation_of_its_start(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "eval_total_loss": 1.0}\n')
+    keep_rows_before(path, 0)
+    assert read_rows(path) == []
+
+
 def test_only_the_first_rank_writes(tmp_path, capsys):
     with Journal(tmp_path / "logs", first_step=0, total_steps=3, active=False) as journal:
         journal.advance()
