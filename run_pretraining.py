@@ -1,7 +1,7 @@
 """BERT pretraining compiled in nn.Graph: `python3 run_pretraining.py --help`."""
 
 import kernels
-from configs.cli import job_flags, parse, run
+from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
 from configs.training import RETIRED
 from utils import ranks
@@ -9,7 +9,7 @@ from utils import ranks
 
 def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    ranks.meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from training.pretrain import pretrain  # the framework is imported after --help and mistakes in flags
 

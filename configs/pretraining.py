@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.checks import at_least
-from configs.cli import flag, flag_names, parse, section, with_flags
+from configs.cli import flag, flag_names, job_flags, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
 from configs.training import RETIRED, BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -144,6 +144,21 @@ class PretrainingConfig:
         if not isinstance(content, list) or not content or not all(isinstance(phase, dict) for phase in content):
             raise UserError(f"--phases {self.phases} must hold a JSON list of objects, one for each phase.")
         return [self._phase(number, phase) for number, phase in enumerate(content, 1)]
+
+    def job_flags(self) -> dict[str, Any]:
+        """What all processes of a job must have been given alike, the content of --phases too.
+
+        Raises:
+            UserError: as `in_phases`.
+        """
+        flags, phases = job_flags(self), self.in_phases() if self.phases else []
+        others = {"phases": len(phases)} | {
+            f"phases[{number}].{name}": value
+            for number, phase in enumerate(phases, 1)
+            for name, value in job_flags(phase).items()
+            if value != flags[name]
+        }
+        return flags | others
 
     def _phase(self, number: int, content: dict[str, Any]) -> PretrainingConfig:
         where, names = f"--phases {self.phases}, phase {number}", flag_names(type(self))

@@ -321,6 +321,10 @@ def _cores() -> str:
     return f"{sum(1 << core for core in os.sched_getaffinity(0)):x} of {machine}"
 
 
+def _command() -> str:
+    return Path(sys.argv[0]).name
+
+
 def _gather(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple[list[_Line], int]:
     """The first rank's part: waits for all others. Returns the lines to them, and how many ranks share its cores."""
     deadline = time.monotonic() + timeout
@@ -374,8 +378,13 @@ def _welcome(
             f"rank {peer.rank} of {hello['size']} from {address[0]} does not fit into this job of {size()}: give every "
             "host the same --nnodes and --nproc_per_node, and its own --node_rank."
         )
-    theirs = hello["flags"]
-    differing = [name for name in flags if theirs.get(name) != flags[name]]
+    command, theirs = hello["command"], hello["flags"]
+    if not mistake and command != _command():
+        mistake = (
+            f"rank {peer.rank} on {address[0]} runs {command}, the first rank {_command()}: start the same command on "
+            "every host."
+        )
+    differing = [name for name in {**flags, **theirs} if theirs.get(name) != flags.get(name)]
     if not mistake and differing:
         here, there = (" ".join(f"--{name} {each.get(name)}" for name in differing) for each in (flags, theirs))
         mistake = (
@@ -418,7 +427,15 @@ def _reach(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple
         try:
             connection = socket.create_connection((host, port), timeout=min(left, 5))
             peer = _Line(connection, 0, f"{host}:{port}")
-            peer.send(kind="hello", rank=rank(), size=size(), pid=os.getpid(), cores=_cores(), flags=flags)
+            peer.send(
+                kind="hello",
+                rank=rank(),
+                size=size(),
+                pid=os.getpid(),
+                cores=_cores(),
+                command=_command(),
+                flags=flags,
+            )
             connection.settimeout(left)
             answer = peer.next()
             if answer.get("kind") == "error":

@@ -52,6 +52,12 @@ def in_phases(records_dir, long_records, tmp_path):
     return write
 
 
+def test_what_a_job_must_have_been_given_alike_includes_the_phases(in_phases):
+    flags = parse(PretrainingConfig, [*SMALL, "--phases", str(in_phases())]).job_flags()
+    assert (flags["phases"], flags["lr"], flags["phases[2].lr"]) == (2, 1e-2, 2e-3)
+    assert "phases[1].lr" not in flags and "phases[2].ofrecord_path" not in flags
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_phases_are_commands_one_after_the_other(mode, records_dir, long_records, in_phases, tmp_path):
     train(mode, tmp_path / "one", "--phases", in_phases())

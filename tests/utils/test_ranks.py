@@ -24,7 +24,8 @@ def main():
     if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
         global server
         server = socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"])))
-    print(f"rank {ranks.rank()} is process {os.getpid()}", flush=True)
+    sys.stdout.write(f"rank {ranks.rank()} is process {os.getpid()}\\n")  # in one piece, unbuffered too
+    sys.stdout.flush()
     kind = sys.argv[1]
     if kind == "late" and ranks.rank() == 1:
         time.sleep(1)
@@ -215,6 +216,23 @@ def test_ranks_that_were_started_with_other_flags_are_refused_on_both_sides():
         words = "rank 1 on 127.0.0.1 was started with --lr 0.2, the first rank with --lr 0.1: give every host the same"
         assert words in process.communicate(timeout=15)[1]
         assert process.returncode == 2
+
+
+def test_ranks_that_run_different_commands_are_refused_on_both_sides():
+    port, named = free_port(), "import sys; sys.argv[0] = 'bin/{}'"
+    started = [alone(rank, 2, port, 20, before=named.format(name)) for rank, name in enumerate(("a.py", "b.py"))]
+    for process in started:
+        assert (
+            "rank 1 on 127.0.0.1 runs b.py, the first rank a.py: start the same" in process.communicate(timeout=15)[1]
+        )
+        assert process.returncode == 2
+
+
+def test_a_flag_that_the_first_rank_does_not_know_differs_too():
+    port = free_port()
+    started = [alone(rank, 2, port, 20, flags=flags) for rank, flags in enumerate(({}, {"lr": 0.2}))]
+    for process in started:
+        assert "with --lr 0.2, the first rank with --lr None" in process.communicate(timeout=15)[1]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
