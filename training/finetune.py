@@ -51,6 +51,7 @@ def finetune_squad(config: SquadConfig) -> None:
     questions = Questions.read(config, features) if judged and run.world.rank == 0 else None
     training = _training_records(config, run, features, bert) if flags.do_train else None
     records = _records_to_answer(config, run, features, bert, questions) if judged else None
+    run.check_alike(training, records)
     model = run.build_model(BertForQuestionAnswering, bert)
     eval_step = build_eval_step(run.mode, model, run.world, outputs=("start_logits", "end_logits"))
 

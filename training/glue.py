@@ -140,7 +140,9 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
         source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
         return run.padded(Records(source, below={"segment_ids": bert.type_vocab_size}))
 
-    dev_records = [records(each) for each in dev]
+    training_records = records(training) if training else None
+    dev_records, test_records = [records(each) for each in dev], [records(each) for each in tests]
+    run.check_alike(training_records, *dev_records, *test_records)
     model = run.build_model(BertForSequenceClassification, bert)
     output = Path(flags.output_dir)
 
@@ -164,7 +166,7 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
 
     predict = predictor(model)
     best = _Best(output / BEST, run)
-    if training:
+    if training_records:
 
         def evaluate(say: Say) -> dict[str, float]:
             metrics = judged(predict, say)
@@ -176,7 +178,7 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
         run.train(
             model,
             Task(
-                records=records(training),
+                records=training_records,
                 seq_length=data.max_seq_length,
                 predictions=0,
                 vocab_file=vocab_file,
@@ -195,9 +197,9 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
         output.mkdir(parents=True, exist_ok=True)
         if metrics:
             write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
-    for name, examples in zip(task.test_sets, tests, strict=False):
+    for name, examples, each in zip(task.test_sets, tests, test_records, strict=False):
         path = output / task.submissions[name]
-        text = submission(predict(records(examples), print), task, examples.indices)
+        text = submission(predict(each, print), task, examples.indices)
         if run.world.rank == 0:
             write_text_atomically(path, text)
             print(f"wrote {path}", flush=True)

@@ -55,6 +55,7 @@ def _pretrain(
     vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
     records, held_out = data.for_model(bert, vocab_file, config.run.seed)
     records, held_out = run.padded(records), run.padded(held_out) if held_out else None
+    run.check_alike(records if config.run.do_train else None, held_out)
     steps = _steps(config, len(records), run.world.size)
     for number, phase in later.items():
         with _in_phase(number):

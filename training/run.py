@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class Run:
             flag, other = ("use_ddp", "eager") if mode == "graph" else ("use_consistent", "graph")
             warn(f"--{flag} changes nothing here: it is {other} mode's; the launcher's processes work together anyway.")
         self.world = join(config.device)
+        self._check_kernels()
         self.bf16 = self.world.device == "cpu" and config.device.use_fp16 and kernels.set_bf16(True)
         if self.world.device == "cpu" and config.device.use_fp16 and not self.bf16:
             warn("--use_fp16 changes nothing here: this CPU, or the stock kernels, multiply in fp32 alone.")
@@ -140,6 +142,17 @@ class Run:
         self._weights = self._read_weights(self.start) if self.start else None
         self.shard = Shard(self.world.rank, self.world.size)
         self.stop = StopSignals(self.world.agree)
+
+    def _check_kernels(self) -> None:
+        """Raises UserError where ranks would compute by other means: a compiled job hangs, dropout masks differ."""
+        on_cpu = self.world.device == "cpu"
+        if not self.world.agrees(on_cpu):
+            raise UserError("some ranks compute on CUDA and others on the CPU: give every host the same --device.")
+        if on_cpu and not self.world.agrees(kernels.is_loaded()):
+            raise UserError(
+                f"the CPU kernels work on some hosts alone; the first rank has {kernels.load().reason}: run `python -m "
+                "kernels` on each, or give all of them --cpu_kernels False."
+            )
 
     def _start_name(self) -> str | None:
         """What the flags name to start from: a path, or a name on the hub."""
@@ -209,6 +222,18 @@ class Run:
         """The records as --padding wants them in batches."""
         padding = self.config.batch.padding or ("longest" if records.known_lengths is not None else "max_length")
         return without_padding(records) if padding == "longest" else records
+
+    def check_alike(self, training: Records | None, *evaluation: Records | None) -> None:
+        """Raises UserError where ranks would train or evaluate on other records than the first one."""
+        if self.world.size == 1:
+            return
+        for purpose, sets in (("train", (training,)), ("evaluate", evaluation)):
+            each = ",".join(str(records and records.checksum()) for records in sets)
+            if not self.world.agrees(zlib.crc32(each.encode())):
+                raise UserError(
+                    f"the records to {purpose} on differ between hosts: name the same ones everywhere, and copy them "
+                    "anew."
+                )
 
     def build_model(self, kind: type[Model], config: BertConfig, unused: tuple[str, ...] = ()) -> Model:
         """The model with its first weights, or those to start from, on the run's device.
@@ -291,8 +316,6 @@ class Run:
                 raise UserError(
                     f"--seed {flags.seed} is not the run's, which is {state.seed}: resume with the same seed."
                 )
-        if world.size > 1 and not world.agrees(task.records.checksum()):
-            raise UserError("the records to train on differ between hosts: copy them anew.")
         last_record = None if flags.max_steps else round(len(task.records) * flags.epochs)
         if last_record is None:
             total_steps = flags.max_steps or 0
@@ -359,11 +382,10 @@ class Run:
                     journal.say(f"saved {saved}")
 
             def inspect(done: int, last: bool = False) -> None:
-                if task.inspect:
-                    checkpoint = newest_checkpoint(self.checkpoint_dir)
-                    if world.rank == 0 and checkpoint:
-                        task.inspect(checkpoint, done, last, journal)
-                    world.wait()
+                checkpoint = newest_checkpoint(self.checkpoint_dir)
+                if world.rank == 0 and task.inspect and checkpoint:
+                    task.inspect(checkpoint, done, last, journal)
+                world.wait()  # others need not know whether there is anything to look for
 
             every = task.inspect.flags.squad_frequency if task.inspect else 0
             judge = task.evaluate if flags.do_eval else None

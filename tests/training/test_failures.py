@@ -1,11 +1,17 @@
 """Jobs that are killed or stopped, and what --resume makes of them."""
 
 import json
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
+from tests.training.conftest import ROOT
 from training.journal import read_rows
 from utils.run_directory import newest_checkpoint
 
@@ -40,6 +46,46 @@ def test_a_killed_rank_ends_the_job_and_resume_repeats_every_digit(mode, two_ran
     job = two_ranks(tmp_path, [resume, run(mode, shared_records_dir, whole, "--max_steps", "10")])
     assert finished(job) and job.returncode == 0
     assert losses(killed) == losses(whole) and len(losses(whole)) == 10
+
+
+def by_hand(flags, environments):
+    """What ranks that no launcher started say last, and their exit codes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = []
+    for rank, (words, environment) in enumerate(zip(flags, environments, strict=True)):
+        job = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(flags), "MASTER_ADDR": "127.0.0.1"}
+        job |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1, **environment}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(ROOT / "run_eager_pretraining.py"), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, **{name: str(value) for name, value in job.items()}},
+            )
+        )
+    said = [process.communicate(timeout=120)[0].strip().split("\n") for process in started]
+    return said[0][-1], [process.returncode for process in started]
+
+
+def test_other_records_to_evaluate_on_or_other_kernels_are_told_before_the_first_step(shared_records_dir, tmp_path):
+    (_, words) = run("eager", shared_records_dir, tmp_path / "run", "--max_steps", "3")
+    fewer = tmp_path / "fewer"
+    shutil.copytree(shared_records_dir, fewer)
+    listing = json.loads((fewer / "dataset.json").read_text())
+    last = listing["shards"].pop()
+    listing["records"] -= last["records"]
+    for name in (last["file"], "offsets.u64"):
+        (fewer / name).unlink()
+    (fewer / "dataset.json").write_text(json.dumps(listing))
+    held_out = [[*words, "--val_ofrecord_path", str(path)] for path in (shared_records_dir, fewer)]
+    for flags in (held_out, [words, held_out[0]]):
+        last, codes = by_hand(flags, [{}, {}])
+        assert last.startswith("error: the records to evaluate on differ between hosts") and 0 not in codes
+    last, codes = by_hand([words, words], [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}])
+    assert last.startswith("error: the CPU kernels work on some hosts alone") and 0 not in codes
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stopped_launcher_leaves_a_checkpoint_of_the_last_step(two_ranks, shared_records_dir, tmp_path):
