@@ -125,6 +125,7 @@ class _Line:
         self.socket, self.rank, self.where = connection, rank, where
         self.buffer = b""
         self.done = False  # the rank at the other end is
+        self.place: tuple[str, str] | None = None  # its host's address and its number there
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -378,6 +379,15 @@ def _welcome(
             f"rank {peer.rank} of {hello['size']} from {address[0]} does not fit into this job of {size()}: give every "
             "host the same --nnodes and --nproc_per_node, and its own --node_rank."
         )
+    if hello["local_rank"] is not None:
+        peer.place = (address[0], hello["local_rank"])
+    taken = {line.place: line.rank for line in peers.values() if line.place}
+    taken[connection.getsockname()[0], os.environ.get("LOCAL_RANK", "")] = 0
+    if not mistake and peer.place in taken:  # the framework would hang, or abort without a word
+        mistake = (
+            f"rank {taken[peer.place]} and rank {peer.rank} come from two launchers on one host, {address[0]}: start "
+            "one on each host, and say with --nproc_per_node how many ranks it has."
+        )
     command, theirs = hello["command"], hello["flags"]
     if not mistake and command != _command():
         mistake = (
@@ -433,6 +443,7 @@ def _reach(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple
                 size=size(),
                 pid=os.getpid(),
                 cores=_cores(),
+                local_rank=os.environ.get("LOCAL_RANK"),
                 command=_command(),
                 flags=flags,
             )

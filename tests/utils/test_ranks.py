@@ -183,6 +183,7 @@ run(main)
     )
 
 
+LOCAL_RANK = "import os; os.environ['LOCAL_RANK'] = '{}'"
 WITH_SERVER = """
     if ranks.rank() == 0:  # stands for the framework, which listens at the same place next
         global server
@@ -216,6 +217,15 @@ def test_ranks_that_were_started_with_other_flags_are_refused_on_both_sides():
         words = "rank 1 on 127.0.0.1 was started with --lr 0.2, the first rank with --lr 0.1: give every host the same"
         assert words in process.communicate(timeout=15)[1]
         assert process.returncode == 2
+
+
+@pytest.mark.parametrize("numbers", [{1: 0}, {2: 1}])
+def test_two_launchers_on_one_host_are_refused(numbers):
+    port = free_port()
+    started = [alone(rank, 3, port, 20, before=LOCAL_RANK.format(numbers.get(rank, rank))) for rank in range(3)]
+    said = [process.communicate(timeout=15)[1] for process in started]
+    assert all("come from two launchers on one host, 127.0.0.1" in each for each in (said[0], said[max(numbers)]))
+    assert [process.returncode for process in started] == [2, 2, 2]
 
 
 def test_ranks_that_run_different_commands_are_refused_on_both_sides():
