@@ -97,7 +97,7 @@ def fail(sentence: str, code: int) -> None:
     if launcher is not None:
         select.select([launcher], [], [], 3)
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    if not _met:
+    if not _met or rank() == 0:
         _tell_other_hosts(sentence)
     os._exit(code)
 
@@ -114,7 +114,7 @@ def leave(code: int) -> None:
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("localhost", "127.0.0.1")
 _TOLD_FOR = 3  # seconds
-_met = False  # or tried to: who takes part in that hears of its failure there
+_met = False  # or tried to: who takes part in that hears of its failure there, but for those that come later
 _job: _Job | None = None
 
 

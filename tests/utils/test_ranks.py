@@ -221,11 +221,11 @@ def test_ranks_that_were_started_with_other_flags_are_refused_on_both_sides():
 
 @pytest.mark.parametrize("numbers", [{1: 0}, {2: 1}])
 def test_two_launchers_on_one_host_are_refused(numbers):
-    port = free_port()
-    started = [alone(rank, 3, port, 20, before=LOCAL_RANK.format(numbers.get(rank, rank))) for rank in range(3)]
+    port, size = free_port(), max(numbers) + 1
+    started = [alone(rank, size, port, 20, before=LOCAL_RANK.format(numbers.get(rank, rank))) for rank in range(size)]
     said = [process.communicate(timeout=15)[1] for process in started]
-    assert all("come from two launchers on one host, 127.0.0.1" in each for each in (said[0], said[max(numbers)]))
-    assert [process.returncode for process in started] == [2, 2, 2]
+    assert all("come from two launchers on one host, 127.0.0.1" in each for each in (said[0], said[-1]))
+    assert {process.returncode for process in started} == {2}
 
 
 def test_ranks_that_run_different_commands_are_refused_on_both_sides():
@@ -243,6 +243,15 @@ def test_a_flag_that_the_first_rank_does_not_know_differs_too():
     started = [alone(rank, 2, port, 20, flags=flags) for rank, flags in enumerate(({}, {"lr": 0.2}))]
     for process in started:
         assert "with --lr 0.2, the first rank with --lr None" in process.communicate(timeout=15)[1]
+
+
+def test_who_comes_after_a_refusal_is_told_too():
+    port = free_port()
+    started = [alone(r, 3, port, 20, flags={"lr": 0.1 * (r + 1)}, address="127.0.0.2") for r in range(2)]
+    assert "--lr 0.2" in started[1].communicate(timeout=15)[1]
+    started.append(alone(2, 3, port, 20, address="127.0.0.2"))
+    for process in (started[0], started[2]):
+        assert "rank 1 on 127.0.0.1 was started with --lr 0.2" in process.communicate(timeout=15)[1]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
