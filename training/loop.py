@@ -123,7 +123,7 @@ def train(
         if saved_step != done:
             save(done)
         if stopped:
-            raise Stopped(done, stop.received[0] if stop.received else signal.SIGTERM)  # or it came to another rank
+            raise stop.stopped(done)
     return done
 
 
@@ -164,6 +164,10 @@ class StopSignals:
     def wanted(self) -> bool:
         """Whether any rank has received one since the beginning; to be asked by all ranks, inside."""
         return self._everywhere(bool(self.received))
+
+    def stopped(self, step: int) -> Stopped:
+        """What ends the run after so many updates."""
+        return Stopped(step, self.received[0] if self.received else signal.SIGTERM)  # or it came to another rank
 
     @property
     def watching(self) -> bool:

@@ -396,10 +396,10 @@ class Run:
 
             journal.say(self._description(model, task, total_steps, state))
             done = state.step
-            if flags.do_train and done < total_steps:
-                if done and self.resumes:  # the run may have been killed while it looked
-                    inspect(done)
-                try:
+            try:
+                if flags.do_train and done < total_steps:
+                    if done and self.resumes:  # the run may have been killed while it looked
+                        inspect(done)
                     with self._profiled(journal):
                         done = train(
                             step,
@@ -417,12 +417,16 @@ class Run:
                             saves_too=lambda number: bool(every) and number % every == 0,
                             stop=self.stop,
                         )
-                except Stopped as stopped:
-                    journal.say(str(stopped))
-                    sys.exit(128 + stopped.signal_number)
-            again = task.answers and done == state.step  # a finished run, resumed
-            if evaluate and (again or not evaluated(done)):
-                journal.evaluation_row(done, evaluate())
+                again = task.answers and done == state.step  # a finished run, resumed
+                if evaluate and (again or not evaluated(done)):
+                    with self.stop:
+                        try:
+                            journal.evaluation_row(done, evaluate())
+                        except Interrupted:
+                            raise self.stop.stopped(done) from None
+            except Stopped as stopped:
+                journal.say(str(stopped))
+                sys.exit(128 + stopped.signal_number)
             inspect(done, last=True)
             journal.say(
                 f"done after {done} steps; the model is in {newest_checkpoint(self.checkpoint_dir) or self.start}"
