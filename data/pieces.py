@@ -354,9 +354,10 @@ class Progress:
     def __init__(self, title: str, total: int | None, unit: str, restored: int = 0) -> None:
         """`restored` of the total (None: unknown) was done by an earlier start, and tells nothing about the rate."""
         self._terminal = sys.stderr.isatty()
+        columns, lines = shutil.get_terminal_size()  # never 0, as terminals of no size say: tqdm would show nothing
         self._bar = tqdm(
             total=total, initial=restored, desc=title, unit=unit, unit_scale=True, file=sys.stderr,
-            disable=not self._terminal, leave=True,
+            disable=not self._terminal, leave=True, ncols=columns, nrows=lines,
         )  # fmt: skip
         self._title, self._total, self._unit, self._restored = title, total, unit, restored
         self._count, self._started, self._said = restored, time.monotonic(), time.monotonic()

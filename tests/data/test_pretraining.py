@@ -655,6 +655,22 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
     assert capsys.readouterr().err == "pairs: 50 of 200 tokens, 2 tokens/s, 66 s left\n"
 
 
+def test_progress_is_a_bar_on_a_terminal_even_of_no_size(monkeypatch):
+    terminal, end = os.openpty()  # of 0 columns and 0 lines, as `script` and continuous integration have them
+    with os.fdopen(end, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with pieces.Progress("pairs", 200, "tokens") as progress:
+            progress.update(200)
+        stderr.write("end")
+        stderr.flush()
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert b"pairs: 100%" in shown
+    assert b"200/200" in shown
+
+
 def test_ray_does_the_same_and_does_a_lost_piece_again(tmp_path, corpus, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token in the home directory
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
