@@ -86,6 +86,11 @@ def prepare(config: PretrainingDataConfig) -> None:
     directory = _directory(config)
     vocab = load_vocab(config.vocab_file)
     check_casing(vocab, config.do_lower_case, config.vocab_file)
+    if vocab_path(config.vocab_file).resolve().parent == directory.resolve():
+        raise UserError(
+            f"--vocab_file {config.vocab_file} lies where the records will be, and what is there is replaced: "
+            "copy it to another directory first."
+        )
     settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings

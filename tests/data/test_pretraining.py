@@ -386,6 +386,14 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, corpus, change, f
     assert not (tmp_path / "out/dataset.json").exists()
 
 
+def test_the_vocabulary_of_a_set_is_not_overwritten_with_the_set(tmp_path, corpus):
+    out = run(*corpus, tmp_path / "out")
+    before = content(out)
+    with pytest.raises(UserError, match=r"--vocab_file .*out lies where the records will be"):
+        run(corpus[0], out, out, "--dupe_factor", 1, "--overwrite_output_dir")
+    assert content(out) == before
+
+
 @pytest.mark.parametrize("many", [210, 99_999])  # more than the records, and more than the sentences
 def test_too_many_shards_are_refused_and_with_fewer_what_is_done_stays_done(tmp_path, corpus, monkeypatch, many):
     flags = ["--dupe_factor", 1]
