@@ -144,7 +144,10 @@ class ExampleFlags:
                 "--masking dynamic."
             )
         if self.max_predictions_per_seq > self.max_seq_length:
-            raise UserError("--max_predictions_per_seq must not exceed --max_seq_length.")
+            raise UserError(
+                f"--max_predictions_per_seq is {self.max_predictions_per_seq}, but must be at most --max_seq_length, "
+                f"{self.max_seq_length}: lower it."
+            )
         if self.random_seed < 0:
             raise UserError("--random_seed must not be negative.")
 

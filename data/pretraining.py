@@ -86,7 +86,7 @@ def prepare(config: PretrainingDataConfig) -> None:
     directory = _directory(config)
     vocab = load_vocab(config.vocab_file)
     check_casing(vocab, config.do_lower_case, config.vocab_file)
-    if vocab_path(config.vocab_file).resolve().parent == directory.resolve():
+    if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(
             f"--vocab_file {config.vocab_file} lies where the records will be, and what is there is replaced: "
             "copy it to another directory first."

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from configs.cli import warn
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
-from data.ofrecord import write_atomically
+from data.ofrecord import DATASET_JSON, write_atomically
 from data.pieces import Result, discarded_on_mistake, finish, run_pieces
 from data.text import Span, open_input, read_documents, span_bytes
 from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
@@ -38,6 +38,8 @@ def make_vocab(config: VocabConfig) -> None:
     target = Path(config.vocab_file)
     if target.is_dir():
         target = target / "vocab.txt"
+    if target.name == "vocab.txt" and (target.parent / DATASET_JSON).exists():
+        raise UserError(f"--vocab_file {target} is the vocabulary of the records beside it: name another file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()

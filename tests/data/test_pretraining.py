@@ -256,6 +256,7 @@ def test_standard_input_is_told_by_what_it_holds(tmp_path, corpus, monkeypatch):
 def test_the_input_is_not_overwritten(tmp_path, corpus):
     text, vocab = corpus
     inside = text if text.is_dir() else text.parent
+    vocab = vocab.rename(tmp_path / "vocab.txt")
     with pytest.raises(UserError, match="holds the input"):
         run(text, vocab, inside, "--overwrite_output_dir")
 
@@ -372,6 +373,7 @@ def test_a_worker_that_is_killed_while_a_set_is_verified_is_one_sentence(tmp_pat
             "--bin_size .* --packing chunks",
         ),
         (lambda text, vocab: None, ("--max_seq_length", 3), "--max_seq_length"),
+        (lambda text, vocab: None, ("--max_seq_length", 6), "--max_predictions_per_seq is 7, .*--max_seq_length, 6"),
         (lambda text, vocab: None, ("--masked_lm_prob", 1.5), "--masked_lm_prob"),
         (lambda text, vocab: None, ("--output_dir", "/dev/null/x"), "--output_dir"),
         (lambda text, vocab: None, ("--output_dir", "/proc/x"), "--output_dir /proc/x cannot be written to"),
@@ -653,6 +655,14 @@ def test_a_vocabulary_is_taken_from_a_model_or_refused(tmp_path, corpus):
         make_vocab(
             parse(VocabConfig, ["--input_file", str(text), "--vocab_file", str(tmp_path / "v"), "--vocab_size", "100"])
         )
+
+
+def test_the_vocabulary_of_records_is_not_replaced_by_another(tmp_path, corpus):
+    out = run(*corpus, tmp_path / "out")
+    before = content(out)
+    with pytest.raises(UserError, match=r"out/vocab\.txt is the vocabulary of the records beside it"):
+        make_vocab(parse(VocabConfig, ["--input_file", str(corpus[0]), "--vocab_file", str(out)]))
+    assert content(out) == before
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
