@@ -317,9 +317,10 @@ def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
     if not documents:
         raise UserError(f"--input_file {named} holds no text.")
     if documents == 1 and config.example.objective == "nsp":
+        without = "" if config.remove_duplicates == "none" else " without its duplicates"
         raise UserError(
-            f"--input_file {named} is a single document, and next-sentence prediction takes sentences from other ones: "
-            "put a blank line between documents, or give --objective none."
+            f"--input_file {named} is a single document{without}, and next-sentence prediction takes sentences "
+            "from other ones: put a blank line between documents, or give --objective none."
         )
 
     if config.example.packing == "pairs":  # a sentence begins one record at most, and a document has one at least

@@ -362,6 +362,11 @@ def test_a_worker_that_is_killed_while_a_set_is_verified_is_one_sentence(tmp_pat
         (lambda text, vocab: text.write_text(""), (), "nothing but empty files"),
         (lambda text, vocab: text.write_text(" \n \n"), (), "holds no text"),
         (lambda text, vocab: text.write_text("wa wb\nwc\n"), (), "single document"),
+        (
+            lambda text, vocab: text.write_text("wa wb\nwc\n\n" * 2),
+            ("--remove_duplicates", "documents"),
+            "single document without its duplicates",
+        ),
         (lambda text, vocab: text.write_bytes(b"\x89PNG\0\0" * 99), (), "not UTF-8 text"),
         (lambda text, vocab: vocab.unlink(), (), "vocab.txt"),
         (lambda text, vocab: vocab.write_text("wa\nwb\n"), (), "lacks"),
