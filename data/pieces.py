@@ -68,11 +68,11 @@ def open_work(
     with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
-            _lock(work)
+            lock(work / "lock", output_dir)
             _remove_leftovers(output_dir)
             return work
         if decides and _differ_in(work / "plan.json", content) <= set(decides):
-            _lock(work)
+            lock(work / "lock", output_dir)
             _remove(path for path in results(output_dir) if path != work)
             _remove(path for stage in decides.values() for path in work.glob(f"{stage}-*.json"))
             write_atomically(work / "plan.json", content)
@@ -91,7 +91,7 @@ def open_work(
         unborn.mkdir()
         write_atomically(unborn / "plan.json", content)
         unborn.rename(work)
-        _lock(work)
+        lock(work / "lock", output_dir)
     return work
 
 
@@ -121,17 +121,20 @@ def writing_to(output_dir: Path) -> Iterator[None]:
         raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
 
 
-def _lock(work: Path) -> None:
-    """Keeps other processes out of the work directory until this one ends.
+def lock(file: Path, output_dir: Path, take: Callable[[int, int], None] = fcntl.lockf) -> None:
+    """Keeps other processes that lock this file out of the output directory until this one ends.
+
+    Args:
+        take: `fcntl.lockf`, whose lock workers do not inherit, or `fcntl.flock`, where the file is opened once more.
 
     Raises:
         UserError: another one is at work.
     """
-    handle = os.open(work / "lock", os.O_RDWR | os.O_CREAT)  # left open: whoever closes it gives the lock up
+    handle = os.open(file, os.O_RDWR | os.O_CREAT)  # left open: whoever closes it gives the lock up
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"another process prepares {work.parent}: wait for it, or end it.") from None
+        raise UserError(f"another process prepares {output_dir}: wait for it, or end it.") from None
     except OSError:  # a file system that knows no locks
         return
 

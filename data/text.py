@@ -5,6 +5,7 @@ Plain text has a sentence (or a paragraph) per line and a blank line between doc
 standard input are first unpacked into the work directory, so that everything later can start in a file's middle.
 """
 
+import fcntl
 import glob
 import html
 import json
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from configs.cli import warn
 from configs.prepare import TextFlags, WorkFlags
-from data.pieces import check_finished, discarded_on_mistake, open_work, writing_to
+from data.pieces import check_finished, discarded_on_mistake, lock, open_work, writing_to
 from data.unpacking import copy_json_text, is_stream, spool, unpack, unpacked_file
 from utils.errors import UserError
 
@@ -363,10 +364,12 @@ def open_input(
             raise UserError(f"--output_dir {output_dir} holds the input {named}: name another directory.")
     files = input_files(text.input_file, output_dir=output_dir)
     spooled = {number: output_dir / f".stdin-{number}" for number, file in enumerate(files) if is_stream(file)}
+    if spooled:
+        with writing_to(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
+            for file in spooled.values():
+                lock(file, output_dir, fcntl.flock)
     try:
-        if spooled:
-            with writing_to(output_dir):
-                output_dir.mkdir(parents=True, exist_ok=True)
         identity = [
             spool(file, spooled[number]) if number in spooled else _identity(file) for number, file in enumerate(files)
         ]

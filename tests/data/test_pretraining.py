@@ -1,5 +1,6 @@
 """`prepare_data.py pretraining` from text to records: what they hold, and that nothing but the flags decides it."""
 
+import fcntl
 import io
 import json
 import os
@@ -251,6 +252,13 @@ def test_standard_input_is_told_by_what_it_holds(tmp_path, corpus, monkeypatch):
     with pytest.raises(UserError, match="other flags or input"):
         run_on(half)
     assert content(run_on(half, "--overwrite_output_dir")) != first
+    with (tmp_path / "out/.stdin-0").open("wb", buffering=0) as other:  # another process reads its standard input
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"wa")
+        with pytest.raises(UserError, match="another process prepares"):
+            run_on(data)
+        assert (tmp_path / "out/.stdin-0").read_bytes() == b"wa"
+    assert content(run_on(half)) != first
 
 
 def test_the_input_is_not_overwritten(tmp_path, corpus):
