@@ -11,11 +11,20 @@ from configs.cli import warn
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
 from data.duplicates import hash_texts, mark_duplicates
 from data.ofrecord import write_atomically
-from data.pieces import CLEAN_JSON, Result, discarded_on_mistake, finish, plan_sha256, run_pieces
+from data.pieces import (
+    Result,
+    discarded_on_mistake,
+    finish,
+    plan_sha256,
+    read_clean_record,
+    run_pieces,
+    write_clean_record,
+)
 from data.text import Document, Span, open_input, plain_documents, read_documents, span_bytes
 from utils.errors import UserError
 
 _KINDS = ("documents", "lines")
+_REMOVED = "removed.json"
 
 
 def clean(config: CleanConfig) -> None:
@@ -42,8 +51,7 @@ def clean(config: CleanConfig) -> None:
             file.rename(output_dir / f"text-{number:05d}.txt")
     removed = removed_duplicates(work)
     altogether = removed_duplicates(work, *input_directories(pieces))
-    content = {"plan_sha256": plan_sha256(work), "removed": altogether}
-    write_atomically(output_dir / CLEAN_JSON, json.dumps(content).encode())
+    write_clean_record(output_dir, {"plan_sha256": plan_sha256(work), "removed": altogether})
     finish(output_dir)
     if config.remove_duplicates != "none":
         print(f"removed {removed['documents']:,} duplicate documents and {removed['lines']:,} duplicate lines")
@@ -74,7 +82,7 @@ def write_text(
         if remove_duplicates in (kind, "both"):
             hashes, marks = ([work / f"{kind}-{name}-{n:05d}" for n in range(len(pieces))] for name in ("hash", "mark"))
             removed[kind] = mark_duplicates(hashes, marks, flags.memory_mb)
-    write_atomically(work / CLEAN_JSON, json.dumps({"removed": removed}).encode())
+    write_atomically(work / _REMOVED, json.dumps(removed).encode())
     results = run_pieces(
         work, "unique", _write_unique, [(remove_duplicates,)] * len(pieces), flags=flags, sizes=sizes, unit="B"
     )
@@ -86,12 +94,13 @@ def input_directories(pieces: Sequence[Sequence[Span]]) -> set[Path]:
     return {Path(span.name).parent for piece in pieces for span in piece if span.name != "-"}
 
 
-def removed_duplicates(*directories: Path) -> dict[str, int]:
-    """How many documents and lines were left out of what lies in these directories, as far as it was made here."""
+def removed_duplicates(work: Path, *cleaned: Path) -> dict[str, int]:
+    """How many documents and lines were left out here, and when the text in other directories was cleaned."""
     removed = Counter(dict.fromkeys(_KINDS, 0))
-    for directory in directories:
-        if (directory / CLEAN_JSON).exists():
-            removed.update(json.loads((directory / CLEAN_JSON).read_bytes())["removed"])
+    if (work / _REMOVED).exists():
+        removed.update(json.loads((work / _REMOVED).read_bytes()))
+    for directory in cleaned:
+        removed.update(read_clean_record(directory).get("removed", {}))
     return dict(removed)
 
 

@@ -38,12 +38,11 @@ _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _NOT_WRITABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL
 }  # fmt: skip
-CLEAN_JSON = ".clean.json"  # what `clean` did to the text beside it; hidden, because that is other commands' input
 _LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
     r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)"
-    r"|\.clean\.json|\.work|\..*\.tmp"
+    r"|\.work|\..*\.tmp"
 )
 
 
@@ -97,9 +96,31 @@ def open_work(
 
 def _finished_plan(output_dir: Path) -> str | None:
     """The hash of the plan whose results a directory holds."""
-    file = output_dir / CLEAN_JSON
-    content = json.loads(file.read_bytes()) if file.exists() else read_dataset_json(output_dir)
-    return content.get("plan_sha256")
+    return (read_dataset_json(output_dir) or read_clean_record(output_dir)).get("plan_sha256")
+
+
+def write_clean_record(directory: Path, content: Mapping[str, Any]) -> None:
+    """Notes what `clean` did to the text in a directory: beside it, because whatever is in it passes for text."""
+    with suppress(OSError):  # the text is complete without it
+        write_atomically(_clean_record(directory), json.dumps({**content, "sizes": _text_sizes(directory)}).encode())
+
+
+def read_clean_record(directory: Path) -> dict[str, Any]:
+    """What `write_clean_record` noted, if the text is still the one it was."""
+    try:
+        content: dict[str, Any] = json.loads(_clean_record(directory).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if content["sizes"] == _text_sizes(directory) else {}
+
+
+def _clean_record(directory: Path) -> Path:
+    directory = directory.resolve()
+    return directory.parent / f".{directory.name}.clean.json"
+
+
+def _text_sizes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in directory.glob("text-*.txt")}
 
 
 def _differ_in(plan: Path, content: bytes) -> set[str]:

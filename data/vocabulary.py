@@ -45,6 +45,9 @@ def make_vocab(config: VocabConfig) -> None:
         tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
+    among = next((name for name in config.text.input_file if Path(name).resolve() in target.resolve().parents), None)
+    if among:
+        warn(f"--vocab_file {target} lies in --input_file {among}, where the next command takes it for text: move it.")
     model = model_directory(local_directory(config.text.input_file[0]))
     if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
         size = len(load_vocab(model))

@@ -659,6 +659,16 @@ def test_of_too_many_words_the_rarest_are_lost(tmp_path):
     assert len(merged) <= (1 << 20) // vocabulary._COUNTED_BYTES
 
 
+def test_a_vocabulary_among_the_text_is_warned_of(tmp_path, corpus, capsys):
+    for place, warned in (("text/vocab.txt", True), ("vocab.txt", False)):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        shutil.copy(corpus[0], tmp_path / "text" / "a.txt")
+        words = ["--input_file", str(tmp_path / "text"), "--vocab_size", "120", "--vocab_file", str(tmp_path / place)]
+        make_vocab(parse(VocabConfig, words))
+        assert ("takes it for text" in capsys.readouterr().err) == warned
+        shutil.rmtree(tmp_path / "text")
+
+
 def test_a_vocabulary_is_taken_from_a_model_or_refused(tmp_path, corpus):
     text, vocab = corpus
     make_vocab(parse(VocabConfig, ["--input_file", str(vocab.parent), "--vocab_file", str(tmp_path / "new/v.txt")]))

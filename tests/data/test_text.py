@@ -229,7 +229,7 @@ def test_standard_input_and_other_pipes(tmp_path, monkeypatch, name):
         writer.start()
     run_clean(name, tmp_path / "out")
     assert read(tmp_path / "out/text-00000.txt") == DOCUMENTS
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {".clean.json", "text-00000.txt"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"text-00000.txt"}
 
 
 def test_unpacking_shows_its_progress(tmp_path, capsys, monkeypatch):
@@ -297,11 +297,14 @@ def test_clean_writes_text_files_only(tmp_path, monkeypatch, capsys, workers):
     (tmp_path / "wiki_00").write_text(WIKI)
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--num_workers", workers)
     files = input_files([str(tmp_path / "out")])
-    assert {file.suffix for file in files} == {".txt"}
+    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".txt"}
     assert len(files) > 1
     assert [d for file in files for d in read(file)] == read(tmp_path / "wiki_00")
     run_clean(tmp_path / "wiki_00", tmp_path / "out")
     assert "complete already" in capsys.readouterr().out
+    files[-1].unlink()
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        run_clean(tmp_path / "wiki_00", tmp_path / "out")
     with pytest.raises(UserError, match="--overwrite_output_dir"):
         run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de")
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de", "--overwrite_output_dir")
