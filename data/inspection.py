@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
+from data.loader import Records
 from data.pieces import Progress, in_processes
 from data.record_set import RecordSet
 from data.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
@@ -89,12 +90,9 @@ def _figures_of_text(directory: Path) -> dict[str, Any]:
 def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int | None) -> RecordStatistics:
     records = open_source(directory)
     statistics = RecordStatistics(records.schema["input_ids"][1], vocab_size)
-    bounds = _bounds(records, vocab_size)
+    checked = _checked(records, vocab_size)
     for indices in _chunks(records, shard):
-        batch = records.read(indices)
-        if problem := _out_of_bounds(records, indices, batch, bounds):
-            raise UserError(f"{problem}; is --vocab_file right? `prepare_data.py verify` looks at all shards.")
-        statistics.add(batch, mask_id)
+        statistics.add(checked.read(indices), mask_id)
     return statistics
 
 
@@ -159,14 +157,12 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
     """What is wrong with a shard, "" if nothing is."""
     records = open_source(directory)
-    bounds = _bounds(records, vocab_size)
+    checked = _checked(records, vocab_size)
     for indices in _chunks(records, shard):
         try:
-            batch = records.read(indices)
+            checked.read(indices)
         except UserError as error:
-            return str(error)
-        if problem := _out_of_bounds(records, indices, batch, bounds):
-            return problem
+            return str(error).removesuffix(".")
     if records.metadata:
         listed: dict[str, Any] = records.metadata["shards"][shard]
         crc = 0
@@ -178,22 +174,9 @@ def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
     return ""
 
 
-def _bounds(records: RecordSet, vocab_size: int | None) -> dict[str, int]:
-    """The largest value that a feature may have; the smallest is 0."""
+def _checked(records: RecordSet, vocab_size: int | None) -> Records:
+    """The records, whose values are checked as they are read."""
     length = records.schema["input_ids"][1] if "input_ids" in records.schema else 1 << 31
-    bounds = dict.fromkeys(("input_mask", "segment_ids", "next_sentence_labels", "masked_lm_weights"), 1)
-    bounds |= dict.fromkeys(("masked_lm_positions", "start_positions", "end_positions"), length - 1)
-    return bounds | dict.fromkeys(("input_ids", "masked_lm_ids"), (vocab_size or 1 << 31) - 1)
-
-
-def _out_of_bounds(
-    records: RecordSet, indices: np.ndarray, batch: Mapping[str, np.ndarray], bounds: Mapping[str, int]
-) -> str:
-    """The first value of these records that cannot be, "" if there is none."""
-    for name, bound in bounds.items():
-        good = (batch[name] >= 0) & (batch[name] <= bound) if name in batch else np.ones((1, 1), bool)  # NaN is not
-        if not good.all():
-            row, column = np.argwhere(~good)[0].tolist()
-            where = records.location(int(indices[row]))
-            return f"{where}: {name} holds {batch[name][row, column]}, but must be from 0 to {bound}"
-    return ""
+    below = dict.fromkeys(("input_mask", "segment_ids", "next_sentence_labels", "masked_lm_weights"), 2)
+    below |= dict.fromkeys(("masked_lm_positions", "start_positions", "end_positions"), length)
+    return Records(records, below=below | dict.fromkeys(("input_ids", "masked_lm_ids"), vocab_size or 1 << 31))

@@ -65,7 +65,7 @@ class Records:
         for name, bound in self.below.items():
             if name not in batch:
                 continue
-            bad = ((batch[name] < 0) | (batch[name] >= bound)).any(axis=1)
+            bad = ~((batch[name] >= 0) & (batch[name] < bound)).all(axis=1)  # a number that is none is bad, too
             if bad.any():
                 row = int(np.argmax(bad))
                 value = next(v for v in batch[name][row] if not 0 <= v < bound)
