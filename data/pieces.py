@@ -109,9 +109,9 @@ def read_clean_record(directory: Path) -> dict[str, Any]:
     """What `write_clean_record` noted, if the text is still the one it was."""
     try:
         content: dict[str, Any] = json.loads(_clean_record(directory).read_bytes())
-    except (OSError, ValueError):
+        return content if content["sizes"] == _text_sizes(directory) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return content if content["sizes"] == _text_sizes(directory) else {}
 
 
 def _clean_record(directory: Path) -> Path:

@@ -302,9 +302,11 @@ def test_clean_writes_text_files_only(tmp_path, monkeypatch, capsys, workers):
     assert [d for file in files for d in read(file)] == read(tmp_path / "wiki_00")
     run_clean(tmp_path / "wiki_00", tmp_path / "out")
     assert "complete already" in capsys.readouterr().out
-    files[-1].unlink()
-    with pytest.raises(UserError, match="--overwrite_output_dir"):
-        run_clean(tmp_path / "wiki_00", tmp_path / "out")
+    record = tmp_path / ".out.clean.json"
+    for damage in (lambda: record.write_text("{}"), files[-1].unlink):
+        damage()
+        with pytest.raises(UserError, match="--overwrite_output_dir"):
+            run_clean(tmp_path / "wiki_00", tmp_path / "out")
     with pytest.raises(UserError, match="--overwrite_output_dir"):
         run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de")
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de", "--overwrite_output_dir")
