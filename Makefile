@@ -44,7 +44,7 @@ demo: setup
 
 # Files of whole runs have a process each: OneFlow has crashed after hundreds of compiled jobs in one.
 test: setup
-	@failed=; for files in "tests --ignore=tests/training" tests/training/test_*.py; do \
+	@failed=; for files in "tests --ignore=tests/training --ignore=tests/tasks" tests/tasks/test_*.py tests/training/test_*.py; do \
 	  echo "pytest $$files"; $(PYTHON) -m pytest $$files || failed="$$failed $$files"; done; \
 	  [ -z "$$failed" ] || { echo "failed: $$failed"; exit 1; }
 

@@ -8,12 +8,16 @@ from configs.squad import SquadDataConfig
 
 # command → its flags, what it does, and the function that does it (imported when it is wanted: --help is quick)
 COMMANDS: dict[str, tuple[type, str, str]] = {
-    "clean": (CleanConfig, "any text → text files: a sentence per line, a blank line between documents", "clean.clean"),
-    "vocab": (VocabConfig, "text → a WordPiece vocabulary", "vocabulary.make_vocab"),
-    "pretraining": (PretrainingDataConfig, "text → shards of masked sentence pairs", "pretraining.prepare"),
-    "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "squad.prepare"),
-    "inspect": (InspectConfig, "what a directory of shards holds", "inspection.inspect"),
-    "verify": (VerifyConfig, "check every record of a directory of shards", "inspection.verify"),
+    "clean": (
+        CleanConfig,
+        "any text → text files: a sentence per line, a blank line between documents",
+        "preparation.cleaning.clean",
+    ),
+    "vocab": (VocabConfig, "text → a WordPiece vocabulary", "preparation.vocabulary.make_vocab"),
+    "pretraining": (PretrainingDataConfig, "text → shards of masked sentence pairs", "preparation.pretraining.prepare"),
+    "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "datasets.squad.prepare"),
+    "inspect": (InspectConfig, "what a directory of shards holds", "preparation.inspection.inspect"),
+    "verify": (VerifyConfig, "check every record of a directory of shards", "preparation.inspection.verify"),
 }
 
 
@@ -21,7 +25,7 @@ def main() -> None:
     """Parses the command line and calls one function."""
     flags = {name: (config_class, text) for name, (config_class, text, _) in COMMANDS.items()}
     command, config = parse_command(flags, description="Prepares data for BERT.")
-    module, function = COMMANDS[command][2].split(".")
+    module, function = COMMANDS[command][2].rsplit(".", 1)
     getattr(import_module(f"data.{module}"), function)(config)
 
 

@@ -4,14 +4,14 @@ import kernels
 from configs.cli import job_flags, parse, run
 from configs.squad import SquadConfig
 from configs.training import RETIRED
-from utils import ranks
+from launch import ranks
 
 
 def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
     ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from training.finetune import finetune_squad  # the framework is imported after --help and mistakes in flags
+    from tasks.squad import finetune_squad  # the framework is imported after --help and mistakes in flags
 
     finetune_squad(config)
 

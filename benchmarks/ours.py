@@ -10,7 +10,7 @@ import numpy as np
 
 import kernels
 from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
-from utils import ranks
+from launch import ranks
 
 ranks.meet(join_timeout=60, stop_timeout=60)  # where it is one of two
 kernels.configure(named_case().threads)
@@ -19,8 +19,8 @@ import oneflow as flow  # noqa: E402
 
 from configs.model import BertConfig  # noqa: E402
 from configs.training import DeviceFlags, OptimizerFlags  # noqa: E402
-from data.loader import Batch, Records, training_batches  # noqa: E402
-from data.ofrecord import ShardWriter, open_records, pretraining_schema  # noqa: E402
+from data.reading.loader import Batch, Records, training_batches  # noqa: E402
+from data.records.ofrecord import ShardWriter, open_records, pretraining_schema  # noqa: E402
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel  # noqa: E402
 from training.distributed import join  # noqa: E402
 from training.optimizer import build_optimizer  # noqa: E402

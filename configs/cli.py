@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from utils import ranks
+from launch import ranks
 from utils.errors import UserError
 from utils.json_file import read_settings
 

@@ -11,9 +11,9 @@ from configs.cli import flag, flag_names, job_flags, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
 from configs.training import RETIRED, BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
+from utils.checkpoints import phase_directory
 from utils.errors import UserError
 from utils.json_file import read_json
-from utils.run_directory import phase_directory
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from configs.model import BertConfig
 from conversion import huggingface, lazy, oneflow_save, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
+from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.json_file import read_settings
-from utils.run_directory import model_directory
 
 FORMATS = ("hf", "oneflow", "lazy", "tf")
 _CONFIG_FILES = ("config.json", "bert_config.json")

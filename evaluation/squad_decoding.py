@@ -19,8 +19,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.squad import DecodingFlags
-from data.ofrecord import write_atomically
-from data.squad import SquadExample, SquadFeature
+from data.datasets.squad import SquadExample, SquadFeature
+from data.records.ofrecord import write_atomically
 from utils.errors import UserError
 
 _BLOCK = 2048  # windows whose K x K spans are in memory at once

@@ -12,7 +12,7 @@ import oneflow as flow
 from configs.cli import warn
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
-from data.tokenization import build_tokenizer, check_casing, load_vocab
+from data.text.tokenization import build_tokenizer, check_casing, load_vocab
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence

@@ -7,7 +7,7 @@ import pytest
 
 import modeling  # noqa: F401 - before any test imports the framework by itself, which would miss the settings
 from configs.model import BertConfig
-from data.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
+from data.records.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
 
 # Odd sizes that all differ, so that a swapped axis fails.
 VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from modeling.pretrained import PretrainedModel, read_weights, write_weights
+from utils.checkpoints import LATEST, checkpoints
 from utils.errors import UserError
-from utils.run_directory import LATEST, checkpoints
 
 STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimizer.safetensors"
 

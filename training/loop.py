@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from configs.training import RunFlags
-from data.loader import Batch
+from data.reading.loader import Batch
+from launch import ranks
 from training.journal import Journal
 from training.step import TrainStep
-from utils import ranks
 from utils.errors import UserError
 
 
@@ -151,7 +151,7 @@ class StopSignals:
     """Collects SIGTERM and SIGINT while inside.
 
     Alone, the second one ends the process as if nothing were done about it. Ranks of a job get several for one Ctrl-C,
-    and end in bounded time anyway (utils/ranks.py).
+    and end in bounded time anyway (launch/ranks.py).
 
     Args:
         everywhere: makes a wish known to all ranks, so that they stop at the same place.

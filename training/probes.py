@@ -22,10 +22,10 @@ from typing import Any
 
 from configs.model import BertConfig
 from configs.pretraining import ProbeFlags
+from launch import ranks
 from training.journal import Journal
-from utils import ranks
+from utils.checkpoints import checkpoints
 from utils.errors import UserError
-from utils.run_directory import checkpoints
 
 CLOZE_FILE, SQUAD_DIRECTORY = "clozes.txt", "squad"
 MASK = "[MASK]"

@@ -24,7 +24,7 @@ from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
-from data.loader import (
+from data.reading.loader import (
     Batch,
     Records,
     Shard,
@@ -33,7 +33,7 @@ from data.loader import (
     training_batches,
     without_padding,
 )
-from data.tokenization import check_casing, load_vocab, vocab_path
+from data.text.tokenization import check_casing, load_vocab, vocab_path
 from modeling.ops import MASKED_SCORE
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import (
@@ -49,9 +49,9 @@ from training.optimizer import build_optimizer, weight_norm
 from training.probes import CLOZE_FILE, Probes
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
+from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
 from utils.json_file import read_settings
-from utils.run_directory import checkpoint_step, model_directory, newest_checkpoint
 
 RUN_FILE = "run.json"
 _MOST_FILLING_ROWS = 128  # some models' word embeddings are filled up to a round number

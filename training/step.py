@@ -24,7 +24,7 @@ from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
 import kernels
-from data.loader import Batch
+from data.reading.loader import Batch
 from modeling import dropout
 from modeling.layout import replicate, to_numpy
 from modeling.pretrained import PretrainedModel

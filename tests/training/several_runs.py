@@ -12,14 +12,14 @@ from pathlib import Path
 
 from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
-from utils import ranks
+from launch import ranks
 
 
 def main():
     config = parse(PretrainingConfig, [])
     ranks.meet(config.device.join_timeout, config.device.stop_timeout)
+    from tasks.pretraining import pretrain
     from training import loop
-    from training.pretrain import pretrain
 
     for kind, words in json.loads(Path(sys.argv[1]).read_text()):
         if kind == "copy":

@@ -9,8 +9,8 @@ from training.checkpoint import (
     load_training_state,
     save_checkpoint,
 )
+from utils.checkpoints import checkpoints, model_directory, newest_checkpoint
 from utils.errors import UserError
-from utils.run_directory import checkpoints, model_directory, newest_checkpoint
 
 
 def save(directory, model, step, keep_last=0):

@@ -8,13 +8,13 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
-from data.json_lines import encode_json_lines
-from data.sources import open_source
-from data.token_windows import token_schema
+from data.records.json_lines import encode_json_lines
+from data.records.sources import open_source
+from data.records.token_windows import token_schema
 from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
+from tasks.pretraining import pretrain
 from tests.conftest import SEQ_LENGTH, write_records
 from training.journal import read_rows
-from training.pretrain import pretrain
 from utils.errors import UserError
 
 SMALL = (

@@ -9,8 +9,8 @@ import pytest
 import kernels
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from tasks.pretraining import pretrain
 from training.journal import read_rows
-from training.pretrain import pretrain
 from utils.errors import UserError
 
 SMALL = (

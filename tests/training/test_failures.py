@@ -13,7 +13,7 @@ import pytest
 
 from tests.training.conftest import ROOT
 from training.journal import read_rows
-from utils.run_directory import newest_checkpoint
+from utils.checkpoints import newest_checkpoint
 
 SMALL = (
     "--num_hidden_layers 1 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 --seed 5 "

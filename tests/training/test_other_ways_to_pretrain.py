@@ -7,9 +7,9 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
-from data.ofrecord import ShardWriter, open_records, write_dataset_json
+from data.records.ofrecord import ShardWriter, open_records, write_dataset_json
+from tasks.pretraining import pretrain
 from training.journal import read_rows
-from training.pretrain import pretrain
 from utils.errors import UserError
 
 SMALL = (

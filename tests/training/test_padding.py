@@ -7,9 +7,9 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
-from data import loader
+from data.reading import loader
+from tasks.pretraining import pretrain
 from training.journal import read_rows
-from training.pretrain import pretrain
 
 SMALL = (
     "--num_hidden_layers 1 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 --seed 5 "

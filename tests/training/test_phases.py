@@ -8,12 +8,12 @@ import pytest
 from configs.cli import parse
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig
+from tasks.pretraining import pretrain
 from tests.conftest import write_records
 from training import loop
 from training.journal import read_rows
-from training.pretrain import pretrain
+from utils.checkpoints import model_directory
 from utils.errors import UserError
-from utils.run_directory import model_directory
 
 SMALL = (
     "--num_hidden_layers 1 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 --seed 5 "

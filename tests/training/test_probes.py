@@ -12,8 +12,8 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from tasks.pretraining import pretrain
 from training.journal import read_rows
-from training.pretrain import pretrain
 from training.probes import cloze_table
 from utils.errors import UserError
 

@@ -1,0 +1,154 @@
+"""A tokenized corpus on disk: a file per piece of the input, and any document of any piece by its number.
+
+A piece's file holds its token ids (uint16 where the vocabulary allows it), then where each sentence begins among them,
+then where each document begins among the sentences (both uint32, at a multiple of 4 bytes, with the end as a last
+entry). What random access reads of mapped files counts as memory, and is let go where the corpus is large.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.text.tokenization import BulkTokenizer
+
+_ALIGNMENT = 4
+_KEPT_BYTES = 64 << 20
+
+
+class Corpus(NamedTuple):
+    """Pieces with their sizes; `documents[i]` is the number of piece i's first document."""
+
+    files: tuple[str, ...]
+    token_bytes: int  # of one id
+    tokens: tuple[int, ...]
+    sentences: tuple[int, ...]
+    documents: np.ndarray  # int64 [pieces + 1]
+
+
+def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest type of a token id on disk."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def write_piece(
+    path: Path, documents: Iterable[Sequence[str]], tokenizer: BulkTokenizer, vocab_size: int, unknown_id: int
+) -> dict[str, int]:
+    """Tokenizes documents into one file; sentences without tokens, and documents without sentences, are left out.
+
+    Returns:
+        how many documents, sentences, tokens and unknown tokens it holds, and documents of one sentence.
+    """
+    texts = list(documents)
+    ids, counts = tokenizer.encode(list(chain.from_iterable(texts)))
+    owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))[counts > 0]
+    sentence_starts = np.append(0, np.cumsum(counts[counts > 0]))
+    document_starts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners))
+    data = ids.astype(token_dtype(vocab_size)).tobytes()
+    with path.open("wb") as file:
+        file.write(data + bytes(-len(data) % _ALIGNMENT))
+        for starts in (sentence_starts, document_starts):
+            file.write(starts.astype(np.uint32).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "documents": len(document_starts) - 1,
+        "sentences": len(owners),
+        "tokens": len(ids),
+        "unknown": int((ids == unknown_id).sum()),
+        "single_sentence_documents": int((np.diff(document_starts) == 1).sum()),
+    }
+
+
+class Piece(NamedTuple):
+    """One piece in memory."""
+
+    tokens: np.ndarray  # uint16 or uint32 [tokens]
+    sentence_starts: np.ndarray  # uint32 [sentences + 1]
+    document_starts: np.ndarray  # uint32 [documents + 1]
+
+
+class TokenStore:
+    """Reads a corpus."""
+
+    def __init__(self, work: Path, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self._work = work
+        self._large = sum(corpus.tokens) * corpus.token_bytes > _KEPT_BYTES
+
+    def piece(self, number: int) -> Piece:
+        """A whole piece."""
+        return self._arrays(number, (self._work / self.corpus.files[number]).read_bytes())
+
+    def sentence_runs(
+        self, documents: np.ndarray, places: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each of N documents its sentences from a random one on, until they hold enough tokens or it ends.
+
+        Args:
+            documents: int64 [N], numbers in the corpus.
+            places: [N], which sentence is the first, as a share of the document from 0 to below 1.
+            lengths: [N], how many tokens are wanted; there is always at least one sentence.
+
+        Returns:
+            int64 [N] each: the piece, the first token, and the token after the last.
+        """
+        pieces = np.searchsorted(self.corpus.documents, documents, side="right") - 1
+        begin, end = np.empty((2, len(documents)), np.int64)
+        for number, mine in _groups(pieces):
+            data = self._map(number)
+            _, starts, document_starts = self._arrays(number, data)
+            local = documents[mine] - self.corpus.documents[number]
+            first, stop = (document_starts[local + i].astype(np.int64) for i in (0, 1))
+            first += (places[mine] * (stop - first)).astype(np.int64)
+            begin[mine] = starts[first]
+            reached = np.searchsorted(starts, (begin[mine] + np.maximum(lengths[mine], 1)).astype(starts.dtype))
+            end[mine] = starts[np.minimum(reached, stop)]
+            if self._large:
+                data.madvise(mmap.MADV_DONTNEED)
+        return pieces, begin, end
+
+    def texts(self, pieces: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> list[bytes]:
+        """The token ids of N runs, int [N] each, as they are stored."""
+        texts = [b""] * len(pieces)
+        size = self.corpus.token_bytes
+        for number, mine in _groups(pieces):
+            data = self._map(number)
+            firsts, ends = begin[mine] * size, (begin[mine] + counts[mine]) * size
+            for index, first, end in zip(mine.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+                texts[index] = data[first:end]
+            if self._large:
+                data.madvise(mmap.MADV_DONTNEED)
+        return texts
+
+    def _map(self, number: int) -> mmap.mmap:
+        path = self._work / self.corpus.files[number]
+        status = path.stat()
+        return _map(path, status.st_ino, status.st_mtime_ns)
+
+    def _arrays(self, number: int, data: mmap.mmap | bytes) -> Piece:
+        tokens, sentences = self.corpus.tokens[number], self.corpus.sentences[number]
+        ids = np.frombuffer(data, f"<u{self.corpus.token_bytes}", tokens)
+        base = -(-ids.nbytes // _ALIGNMENT) * _ALIGNMENT
+        starts = np.frombuffer(data, "<u4", offset=base)
+        return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
+
+
+@lru_cache(maxsize=128)  # each holds a file open, and some systems allow a process 256
+def _map(path: Path, inode: int, time: int) -> mmap.mmap:
+    """A file's content, as long as it is the same file."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each distinct key, and where it stands."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+    for first, end in pairwise(borders.tolist()):
+        yield int(keys[order[first]]), order[first:end]

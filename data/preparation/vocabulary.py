@@ -1,0 +1,207 @@
+"""`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, the same one every time."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from configs.cli import warn
+from configs.prepare import TextFlags, VocabConfig
+from conversion.hub import local_directory
+from data.preparation.pieces import Result, discarded_on_mistake, finish, run_pieces
+from data.records.ofrecord import DATASET_JSON, write_atomically
+from data.text.documents import Span, open_input, read_documents, span_bytes
+from data.text.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from utils.checkpoints import model_directory
+from utils.errors import UserError
+
+_PIECE_BYTES = 1 << 20
+_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # that a word takes, at most, where words are counted and trained on
+_LONG_WORD = 30  # characters
+_WORDS_AT_ONCE = 10_000
+
+
+def make_vocab(config: VocabConfig) -> None:
+    """Trains a vocabulary, or copies that of the model directory that `--input_file` names.
+
+    Raises:
+        UserError: no usable input, or a text too small for `--vocab_size`.
+    """
+    target = Path(config.vocab_file)
+    if target.is_dir():
+        target = target / "vocab.txt"
+    if target.name == "vocab.txt" and (target.parent / DATASET_JSON).exists():
+        raise UserError(f"--vocab_file {target} is the vocabulary of the records beside it: name another file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
+    among = next((name for name in config.text.input_file if Path(name).resolve() in target.resolve().parents), None)
+    if among:
+        warn(f"--vocab_file {target} lies in --input_file {among}, where the next command takes it for text: move it.")
+    model = model_directory(local_directory(config.text.input_file[0]))
+    if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
+        size = len(load_vocab(model))
+        write_atomically(target, vocab_path(model).read_bytes())
+        print(f"{size:,} entries of {vocab_path(model)} in {target}")
+        return
+    words = _count_words(config, target.with_name(f".{target.name}.work"))
+    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), config)
+    write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
+    print(_coverage(vocab, words))
+    print(f"{len(vocab):,} entries in {target}")
+    if len(vocab) < config.vocab_size:
+        warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
+
+
+def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[Sequence[Span]]:
+    """Pieces of `--sample_mb` altogether, any of them equally likely."""
+    wanted = config.sample_mb << 20
+    order = np.random.default_rng(config.random_seed).permutation(len(pieces))
+    sizes = np.array(span_bytes(pieces))[order]
+    taken = order[: int(np.searchsorted(np.cumsum(sizes), wanted)) + 1]
+    return [pieces[number] for number in sorted(taken)]
+
+
+def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
+    """How often each word occurs, after lower-casing and splitting at punctuation; of very many the rarest are lost.
+
+    Args:
+        directory: for unfinished work; gone afterwards, unless the same command is to go on.
+    """
+    plan = {"command": "vocab", "sample_mb": config.sample_mb, "random_seed": config.random_seed}
+    plan |= {"do_lower_case": config.do_lower_case}
+    flags = replace(config.work, overwrite_output_dir=True)
+    try:
+        opened = open_input(config.text, flags, directory, plan, piece_bytes=_PIECE_BYTES)
+        assert opened is not None  # there is no result in this directory
+        work, pieces = opened
+        with discarded_on_mistake(work):
+            sample = _sample(pieces, config)
+            run_pieces(
+                work, "count words", _count_piece, [(piece, config.text, config.do_lower_case) for piece in sample],
+                flags=flags, sizes=span_bytes(sample), unit="B",
+            )  # fmt: skip
+            spaced = _merge((_words_file(work, number) for number in range(len(sample))), config.work.memory_mb)
+            if not spaced:
+                raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+        finish(directory)
+    finally:
+        with suppress(OSError):
+            directory.rmdir()
+    words: Counter[str] = Counter()
+    for word, count in spaced.items():
+        for part in _split(word, config.do_lower_case):
+            words[part] += count
+    return words
+
+
+def _split(word: str, do_lower_case: bool) -> Iterator[str]:
+    """What stands between spaces, after lower-casing and splitting at punctuation."""
+    rules = _rules(do_lower_case)
+    for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
+        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # one more is unknown, as any number more
+
+
+@lru_cache
+def _rules(do_lower_case: bool) -> Tokenizer:
+    return build_tokenizer({}, do_lower_case)
+
+
+def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags, do_lower_case: bool) -> Result:
+    spaced: Counter[str] = Counter()
+    for document in read_documents(piece, text):
+        for sentence in document:
+            spaced.update(sentence.split())
+    # Words are split when all are counted, which is a hundred times less to do; but long ones, such as a sentence of
+    # Chinese, are each unlike any other.
+    for word in [word for word in spaced if len(word) > _LONG_WORD]:
+        count = spaced.pop(word)
+        for part in _split(word, do_lower_case):
+            spaced[part] += count
+    _words_file(work, index).write_text(json.dumps(spaced), encoding="utf-8")
+    return {}
+
+
+def _words_file(work: Path, number: int) -> Path:
+    return work / f"words-{number:06d}"
+
+
+def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
+    """The sum of what files of words count; whenever it gets too large, the rarer half is dropped."""
+    most = (memory_mb << 20) // _COUNTED_BYTES
+    words: Counter[str] = Counter()
+    for file in files:
+        words.update(json.loads(file.read_bytes()))
+        if len(words) > most:
+            words = Counter(dict(words.most_common(most // 2)))
+    return words
+
+
+def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
+    """The vocabulary in the order of ids."""
+    first: Counter[str] = Counter()
+    inner: Counter[str] = Counter()
+    for word, count in words.items():
+        first[word[0]] += count
+        for character in word[1:]:
+            inner[character] += count
+    characters = first + inner
+    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[: config.limit_alphabet]
+    # The trainer numbers continuing characters in the order of a hash table, anew in every process, and breaks ties by
+    # those numbers. Named as special tokens they are numbered beforehand, and the result is always the same.
+    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if inner[character])]
+    smallest = len(special) + len(alphabet)
+    if config.vocab_size < smallest:
+        raise UserError(
+            f"--vocab_size {config.vocab_size} is less than the {smallest} characters and special tokens; raise it, or "
+            "lower --limit_alphabet."
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    learner = Tokenizer(models.WordPiece({}, unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    learner.train_from_iterator(_repeated(words), trainer)
+    ids = learner.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def _repeated(words: Mapping[str, int]) -> Iterator[str]:
+    """Each word as often as it was counted: the trainer takes text, not counts."""
+    for word in sorted(words):
+        if len(word) <= MAX_CHARACTERS_PER_WORD:
+            for start in range(0, words[word], 1000):
+                yield " ".join([word] * min(1000, words[word] - start))
+
+
+def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
+    """How well the vocabulary fits the text it was made from."""
+    tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
+    tokens = unknown = whole = 0
+    items = iter(words.items())
+    while some := dict(islice(items, _WORDS_AT_ONCE)):
+        for count, encoding in zip(some.values(), tokenizer.encode_batch_fast(list(some)), strict=True):
+            tokens += count * len(encoding.ids)
+            unknown += count * (encoding.ids == [1])  # [UNK]
+            whole += count * (len(encoding.ids) == 1 and encoding.ids != [1])
+    total = sum(words.values())
+    size = sum(count * len(word.encode()) for word, count in words.items())
+    return (
+        f"{total:,} words seen: {whole / total:.1%} are one entry, {unknown / total:.3%} are unknown; "
+        f"{tokens / total:.2f} tokens per word, {size / tokens:.2f} bytes per token"
+    )

@@ -1,0 +1,108 @@
+"""Masks, and for sentence order the swap, drawn anew each time a record is read.
+
+What is drawn follows from the run's seed and the record's place in the run's endless sequence of records, by a hash:
+neither restarts, nor the number of ranks, nor the size of batches change it, and no two readings share it.
+
+Shapes: `R` records, `S` sequence, `P` predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.reading.loader import Batch, mix
+from data.reading.masking import Masking, choose_words, put_masks
+
+
+@dataclass(frozen=True)
+class DynamicMasking:
+    """Turns unmasked records into masked ones.
+
+    Of a record of n tokens, special ones included, `min(P, max(1, int(n * masked_lm_prob)))` are predicted, never a
+    special one; 80 % of them become [MASK], 10 % a random token, 10 % stay.
+    """
+
+    masking: Masking
+    special_ids: tuple[int, ...]  # [PAD], [CLS], [SEP], which are never masked
+    seed: int
+    swaps: bool = False  # sentence order: half of the pairs are swapped, label 1
+
+    @classmethod
+    def of_vocab(cls, vocab: Mapping[str, int], masking: Masking, seed: int, *, swaps: bool) -> DynamicMasking:
+        """The masking for a vocabulary."""
+        return cls(masking, tuple(vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]")), seed, swaps)
+
+    def __call__(self, batch: Batch, positions: np.ndarray) -> Batch:
+        """
+        Args:
+            batch: `input_ids`, `input_mask`, `segment_ids` [R, S]; masks that are in it already are taken out first.
+            positions: int64 [R], each record's place in the sequence of records.
+
+        Returns:
+            the batch with `masked_lm_*` [R, P], and with `next_sentence_labels` [R, 1] where pairs are swapped.
+        """
+        batch = unmasked(batch)
+        records, length = batch["input_ids"].shape
+        draws = _Draws(self.seed, positions)
+        if self.swaps:
+            swapped = draws.numbers((records, 1)) >> np.uint64(63) == 1  # [R, 1]
+            batch |= swap_segments(batch, swapped[:, 0])
+            batch["next_sentence_labels"] = swapped.astype(np.int32)
+        ids = batch["input_ids"].astype(np.int32)
+        tokens = batch["input_mask"].sum(axis=1)
+        candidates = (batch["input_mask"] == 1) & ~np.isin(ids, self.special_ids)
+        wanted = np.maximum(1, (tokens * self.masking.masked_lm_prob + 1e-9).astype(np.int64))
+        wanted = np.minimum(wanted, self.masking.max_predictions_per_seq)
+        rows, columns = choose_words(draws.numbers, ids, candidates, wanted, self.masking.continues_word)
+        fate = (draws.numbers((records, length)) >> np.uint64(11)) * 2.0**-53
+        random_tokens = draws.numbers((records, length)) % np.uint64(self.masking.vocab_size)
+        masked = put_masks(
+            ids, rows, columns, fate[rows, columns], random_tokens[rows, columns].astype(np.int32), self.masking
+        )
+        return {**batch, **masked}
+
+
+def unmasked(batch: Batch) -> Batch:
+    """The batch with its masked tokens put back, and without what described them."""
+    kept = {name: array for name, array in batch.items() if not name.startswith("masked_lm_")}
+    if "masked_lm_weights" in batch:
+        rows, places = np.nonzero(batch["masked_lm_weights"])
+        kept["input_ids"] = batch["input_ids"].copy()
+        kept["input_ids"][rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
+    return kept
+
+
+def swap_segments(batch: Batch, swapped: np.ndarray) -> Batch:
+    """`input_ids` and `segment_ids` of `[CLS] A [SEP] B [SEP]` as `[CLS] B [SEP] A [SEP]`, where `swapped` [R]."""
+    ids, used = batch["input_ids"], batch["input_mask"] == 1
+    place = np.arange(ids.shape[1])
+    total = used.sum(axis=1, keepdims=True)  # [R, 1]
+    b = (batch["segment_ids"] * used).sum(axis=1, keepdims=True)  # with its [SEP]
+    a = total - 1 - b  # with its [SEP]
+    # Place 0 stays; then B with its [SEP], which stands after A, and then A with its own.
+    source = np.where(place <= b, place + a, place - b)
+    moved = swapped[:, None] & used & (place > 0)
+    segments = np.where(moved, place > b, batch["segment_ids"]).astype(batch["segment_ids"].dtype)
+    return {"input_ids": np.take_along_axis(ids, np.where(moved, source, place), axis=1), "segment_ids": segments}
+
+
+class _Draws:
+    """Random numbers for records: SplitMix64 streams (Steele et al. 2014), one a record."""
+
+    def __init__(self, seed: int, positions: np.ndarray) -> None:
+        self._base = mix(mix(np.uint64(seed) ^ _STREAM) ^ positions.astype(np.uint64))  # [R]
+        self._drawn = 0
+
+    def numbers(self, shape: tuple[int, ...]) -> np.ndarray:
+        """uint64 [R, n]: the next n of each record's stream."""
+        steps = np.arange(self._drawn + 1, self._drawn + 1 + shape[1], dtype=np.uint64)
+        self._drawn += shape[1]
+        with np.errstate(over="ignore"):
+            return mix(self._base[:, None] + steps * _GOLDEN)
+
+
+_STREAM = np.uint64(0x6D61736B73)  # apart from the order of the records, which follows from the same seed
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
