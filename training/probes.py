@@ -119,9 +119,8 @@ class Probes:
         """Runs another command; returns whether it succeeded. If not, the log says why, and training continues."""
         log = self.directory / SQUAD_DIRECTORY / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        left_out = (
-            _LAUNCHER_VARIABLES if ranks.size() == 1 else (*_LAUNCHER_VARIABLES, "OMP_NUM_THREADS")
-        )  # other ranks are idle
+        # The other ranks wait, so the command may use all threads.
+        left_out = _LAUNCHER_VARIABLES if ranks.size() == 1 else (*_LAUNCHER_VARIABLES, "OMP_NUM_THREADS")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
         command = [sys.executable, "-c", _CHILD, str(_ROOT / script), *map(str, flags)]

@@ -48,7 +48,7 @@ def train_and_evaluate(
         The figures that the task's answers have.
 
     Raises:
-        UserError: flags, files and machines do not fit together; nothing is written or removed before the first step.
+        UserError: flags, files and machines do not fit together. No run is cleared or changed before all checks pass.
     """
     world = join(config.device)
     check_mode(mode, config, world)

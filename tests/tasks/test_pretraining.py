@@ -16,7 +16,7 @@ from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from modeling import BertForPreTraining
 from tasks.pretraining import pretrain
-from training import run
+from training import evaluator
 from training.journal import read_rows
 from utils.checkpoints import checkpoints, newest_checkpoint
 from utils.errors import UserError
@@ -71,7 +71,7 @@ def test_a_signal_during_evaluation_saves_a_checkpoint_and_resume_evaluates(
 ):
     words = f"--max_steps 9 --val_fraction 0.3 --val-batch-size 3 --eval_every_n_iters {every}".split()
     train("eager", records_dir, tmp_path / "whole", *words)
-    batches = run.evaluation_batches
+    batches = evaluator.evaluation_batches
 
     def interrupted(*args, **kwargs):
         for number, batch in enumerate(batches(*args, **kwargs)):
@@ -80,7 +80,7 @@ def test_a_signal_during_evaluation_saves_a_checkpoint_and_resume_evaluates(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(run, "evaluation_batches", interrupted)
+        patch.setattr(evaluator, "evaluation_batches", interrupted)
         train("eager", records_dir, tmp_path / "stopped", *words)
     assert left.value.code == 128 + signal.SIGTERM
     assert newest_checkpoint(tmp_path / "stopped").name == f"checkpoint-{stopped_at}"
@@ -173,7 +173,7 @@ def test_a_used_directory_is_refused_and_can_be_overwritten(records_dir, tmp_pat
     out = tmp_path / "run"
     train("eager", records_dir, out, "--max_steps", "2")
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="--resume goes on"):
+    with pytest.raises(UserError, match="--resume"):
         train("eager", records_dir, out, "--max_steps", "2")
     train("eager", records_dir, out, "--max_steps", "3", "--overwrite_output_dir")
     assert [path.name for path in checkpoints(out)] == ["checkpoint-3"]

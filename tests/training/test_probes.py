@@ -85,7 +85,7 @@ def test_a_probe_that_fails_does_not_end_the_training(records_dir, squad_config,
     squad_config.write_text(json.dumps(config | {"vocab_file": str(tmp_path / "nowhere.txt")}))
     asked = ("--squad_frequency", 9, "--squad_config", squad_config)
     pretrain(parse(PretrainingConfig, flags(records_dir, tmp_path / "out", *asked)), "eager")
-    assert "SQuAD after step 6 failed, the training goes on: error: " in capfd.readouterr().out
+    assert "SQuAD after step 6 failed, training continues: error: " in capfd.readouterr().out
     assert (tmp_path / "out/checkpoint-6").exists()
 
 

@@ -5,6 +5,7 @@ import oneflow as flow
 import pytest
 
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
@@ -30,7 +31,7 @@ class Scalar(flow.nn.Module):
 def rates_taken(mode, flags, first_step=0):
     """Adam's first and all later updates are as long as the learning rate, where the gradient never changes."""
     model = Scalar()
-    options = StepOptions(world=World(0, 1, "cpu"), seed=1, max_grad_norm=0)
+    options = StepOptions(world=World(JobShape(), "cpu"), seed=1, max_grad_norm=0)
     step = build_train_step(mode, model, build_optimizer(model, flags), learning_rates(flags, STEPS), options)
     if first_step:
         beta1, beta2 = flags.adam_beta1, flags.adam_beta2

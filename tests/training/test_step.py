@@ -7,20 +7,21 @@ import pytest
 
 import kernels
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
-from training.step import StepOptions, build_eval_step, build_train_step, normalized, place
+from training.step import StepOptions, build_eval_step, build_train_step, normalized, place_model
 
 SEQ_LENGTH = 11  # of the records that conftest.py makes
-WORLD = World(rank=0, size=1, device="cpu")
+WORLD = World(JobShape(), "cpu")
 FLAGS = OptimizerFlags(lr=2e-2, weight_decay=0.1, warmup_proportion=0.2, max_grad_norm=0.5)
 
 
 def losses(mode, config, batches, *, accumulation=1, flags=FLAGS, model=None, seed=3, **options):
     """Metrics of an update on each batch, and the model."""
-    model = place(mode, model or BertForPreTraining(config, seed=1), WORLD)
+    model = place_model(mode, model or BertForPreTraining(config, seed=1), WORLD)
     rates = learning_rates(flags, len(batches))
     micro_rows = len(batches[0]["input_ids"]) // accumulation
     options = {"world": WORLD, "seed": seed, "micro_rows": micro_rows, "max_grad_norm": flags.max_grad_norm, **options}
@@ -76,7 +77,7 @@ def test_clipping_by_value_leaves_out_what_has_no_gradient(mode, tiny_config, pr
     """Question answering does not use the pooler, whose parameters then have none."""
     batch = {name: pretraining_batch(6)[name] for name in ("input_ids", "input_mask", "segment_ids", "example_weights")}
     batch |= {name: np.arange(6, dtype=np.int32)[:, None] for name in ("start_positions", "end_positions")}
-    model = place(mode, BertForQuestionAnswering(tiny_config, seed=1), WORLD)
+    model = place_model(mode, BertForQuestionAnswering(tiny_config, seed=1), WORLD)
     before = model.to_arrays()
     flags = OptimizerFlags(lr=1e-2, warmup_proportion=0.0, clip="value", weight_decay=0.0)
     step = build_train_step(
@@ -95,7 +96,7 @@ def test_state_continues_in_either_mode(mode, tiny_config, pretraining_batch):
     options = StepOptions(world=WORLD, seed=3, max_grad_norm=FLAGS.max_grad_norm)
 
     def fresh(kind):
-        model = place(kind, BertForPreTraining(tiny_config, seed=1), WORLD)
+        model = place_model(kind, BertForPreTraining(tiny_config, seed=1), WORLD)
         return model, build_train_step(kind, model, build_optimizer(model, FLAGS), rates, options)
 
     model, step = fresh(mode)
@@ -169,7 +170,7 @@ def test_several_shapes_with_dropout_resume_exactly(mode, own_kernels, tiny_conf
     options = StepOptions(world=WORLD, seed=3, micro_rows=2, max_grad_norm=FLAGS.max_grad_norm)
 
     def fresh():
-        model = place(mode, BertForPreTraining(config, seed=1), WORLD)
+        model = place_model(mode, BertForPreTraining(config, seed=1), WORLD)
         return model, build_train_step(mode, model, build_optimizer(model, FLAGS), learning_rates(FLAGS, 6), options)
 
     model, step = fresh()

@@ -10,7 +10,7 @@ from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig
 from tasks.pretraining import pretrain
 from tests.conftest import write_records
-from training import loop
+from training import journal
 from training.journal import read_rows
 from utils.checkpoints import model_directory
 from utils.errors import UserError
@@ -83,12 +83,12 @@ def test_a_killed_run_goes_on_in_its_phase(mode, in_phases, tmp_path, monkeypatc
     for steps in (3, 6):  # in the first phase; and, from its checkpoint after 2 on, in the second
         count = itertools.count(1)
 
-        def advance(journal, count=count, steps=steps):
+        def advance(self, count=count, steps=steps):
             if next(count) == steps:
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(loop.Journal, "advance", advance)
+            patch.setattr(journal.Journal, "advance", advance)
             train(mode, tmp_path / "cut", "--phases", phases, "--resume")
     assert (tmp_path / "cut/phase2/checkpoint-2").exists()
     train(mode, tmp_path / "cut", "--phases", phases, "--resume")

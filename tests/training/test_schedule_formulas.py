@@ -93,7 +93,9 @@ def test_a_warmup_beyond_the_cycle_is_a_mistake():
 
 
 def test_batches_grow_to_their_peak():
-    sizes = BatchSchedule.of(BatchFlags(train_batch_size=3, grad_acc_steps=5, grad_acc_ramp_steps=8), world_size=2)
+    sizes = BatchSchedule.of(
+        BatchFlags(train_batch_size=3, grad_acc_steps=5, grad_acc_ramp_steps=8), data_parallel_size=2
+    )
     counts = [sizes.micro_batches(step) for step in range(12)]
     assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5]
     taken = 6 * np.cumsum([0, *counts])

@@ -84,7 +84,7 @@ def test_other_records_to_evaluate_on_or_other_kernels_are_told_before_the_first
         last, codes = by_hand(flags, [{}, {}])
         assert last.startswith("error: the records to evaluate on differ between hosts") and 0 not in codes
     last, codes = by_hand([words, words], [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}])
-    assert last.startswith("error: the CPU kernels work on some hosts alone") and 0 not in codes
+    assert last.startswith("error: the CPU kernels work on some hosts only") and 0 not in codes
     assert not (tmp_path / "run").exists()
 
 
