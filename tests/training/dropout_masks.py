@@ -1,4 +1,4 @@
-"""Run in each rank by several_runs.py: writes the dropout masks of training steps in both modes.
+"""Writes the dropout masks of training steps in both modes; several_runs.py runs it in each rank.
 
 A mask shows in a gradient: a row of a batch picks its own row of each layer's weights, a sum over dropout of these is
 the loss, and so an update by the gradient alone moves exactly the weights that dropout kept. Gradients are summed over

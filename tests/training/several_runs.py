@@ -1,4 +1,4 @@
-"""Run by the launcher in each rank: several runs one after the other, as a JSON file lists them.
+"""The launcher runs this in each rank: it makes several runs in turn, which a JSON file lists.
 
 [["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], ["masks", [directory]], …]
 """
@@ -38,7 +38,7 @@ def main():
 
 
 def dying_at(steps):
-    """A `Journal.advance` that is the end of the process when called so often."""
+    """A `Journal.advance` that kills the process at this step."""
     calls = []
 
     def advance(self):

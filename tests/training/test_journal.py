@@ -1,4 +1,4 @@
-"""What a run writes, and what a resumed one cuts."""
+"""What a run reports, and which rows a resumed run removes."""
 
 import json
 
@@ -15,7 +15,7 @@ from training.journal import Journal, keep_rows_before, read_rows
         (3, [("train", 0), ("train", 1), ("eval", 2), ("train", 2)]),
     ],
 )
-def test_rows_after_the_checkpoint_are_cut(tmp_path, first_step, kept):
+def test_rows_after_the_checkpoint_are_removed(tmp_path, first_step, kept):
     path = tmp_path / "metrics.jsonl"
     rows = [("train", 0), ("train", 1), ("eval", 2), ("train", 2), ("eval", 4)]
     names = {"train": "total_loss", "eval": "eval_total_loss"}
@@ -27,7 +27,7 @@ def test_rows_after_the_checkpoint_are_cut(tmp_path, first_step, kept):
     assert found == kept
 
 
-def test_a_run_that_starts_again_keeps_no_evaluation_of_its_start(tmp_path):
+def test_a_restart_at_step_0_removes_every_row(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "eval_total_loss": 1.0}\n')
     keep_rows_before(path, 0)

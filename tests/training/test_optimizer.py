@@ -18,7 +18,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin():
-    """What training itself does: our kernels where they can be had."""
+    """Loads the CPU kernels where they work, as training does."""
     kernels.load()
 
 

@@ -1,4 +1,4 @@
-"""Learning rates: the published formulas, and what an update really takes in either mode."""
+"""Learning rates: the published formulas, and the rates that updates have in both modes."""
 
 import numpy as np
 import oneflow as flow
@@ -29,7 +29,7 @@ class Scalar(flow.nn.Module):
 
 
 def rates_taken(mode, flags, first_step=0):
-    """Adam's first and all later updates are as long as the learning rate, where the gradient never changes."""
+    """The sizes of updates; Adam's equal the learning rate while the gradient is constant."""
     model = Scalar()
     options = StepOptions(world=World(JobShape(), "cpu"), seed=1, max_grad_norm=0)
     step = build_train_step(mode, model, build_optimizer(model, flags), learning_rates(flags, STEPS), options)
@@ -57,18 +57,18 @@ def rates_taken(mode, flags, first_step=0):
     ],
     ids=lambda words: "-".join(str(value) for value in words.values()),
 )
-def test_updates_take_the_tables_rates(mode, words):
+def test_updates_have_the_learning_rates_of_the_table(mode, words):
     flags = OptimizerFlags(lr=0.25, optim_name="adamw", **words)
     np.testing.assert_allclose(rates_taken(mode, flags), learning_rates(flags, STEPS), atol=2e-6)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_resumed_run_goes_on_with_the_next_rate(mode):
+def test_a_resumed_run_continues_with_the_next_learning_rate(mode):
     flags = OptimizerFlags(lr=0.25, lr_schedule="linear", warmup_steps=4)
     np.testing.assert_allclose(rates_taken(mode, flags, first_step=6), learning_rates(flags, STEPS)[6:], atol=2e-5)
 
 
-def test_linear_warmup_and_decay_at_their_corners():
+def test_linear_warmup_and_decay_at_the_ends():
     rates = learning_rates(OptimizerFlags(lr=0.3, lr_schedule="linear", warmup_steps=3), 9)
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05], atol=1e-12)
 
@@ -86,6 +86,6 @@ def test_polynomial_decay_of_large_batch_pretraining(steps, warmup, high, low):
     np.testing.assert_allclose(learning_rates(flags, steps), expected, rtol=1e-12)
 
 
-def test_a_warmup_longer_than_the_run_is_a_mistake():
+def test_a_warmup_longer_than_the_run_is_an_error():
     with pytest.raises(UserError, match="--warmup_steps 20"):
         learning_rates(OptimizerFlags(warmup_steps=20), STEPS)

@@ -1,4 +1,4 @@
-"""What only CUDA computes, as far as it can be seen without: the compiled job's configuration and its state."""
+"""Mixed precision, as far as it shows without CUDA: the configuration and the state of the compiled job."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_an_update_whose_gradients_overflow_is_skipped_and_halves_the_scale(grap
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
-def test_flags_of_gradient_exchange_reach_the_framework(tiny_config):
+def test_nccl_fusion_flags_reach_the_framework(tiny_config):
     model = BertForPreTraining(tiny_config)
     options = StepOptions(World(JobShape(), "cuda:0"), seed=0, nccl_fusion_threshold_mb=5, nccl_fusion_max_ops=7)
     GraphTrainStep(model, build_optimizer(model, OptimizerFlags()), RATES, options)
