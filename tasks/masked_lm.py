@@ -45,7 +45,7 @@ class MaskedLM(Task):
     def terms(self) -> tuple[LossTerm, ...]:
         flags = self.config.data
         skipped = {MASKED_LM: flags.skip_mlm, SENTENCE_PAIR: flags.skip_nsp}
-        return tuple(term for term in self.objective_terms if not skipped[term])
+        return tuple(term for term in self.objective_terms if not skipped.get(term))
 
     @property
     def evaluation_terms(self) -> tuple[LossTerm, ...]:

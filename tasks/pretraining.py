@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from configs.model import BertConfig
-from configs.pretraining import PretrainingConfig
+from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from launch import ranks
 from modeling.pretrained import VOCAB_FILE
 from tasks.masked_lm import MaskedLM, MaskedLMWithPairs
@@ -26,8 +26,20 @@ from training.task import Vocabulary, padded
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
 
-# The task for each objective that records are made for.
-OBJECTIVES: dict[str, type[MaskedLM]] = {"none": MaskedLM, "nsp": MaskedLMWithPairs, "sop": MaskedLMWithPairs}
+
+@dataclass(frozen=True)
+class Objective:
+    """What --objective names."""
+
+    task: type[MaskedLM]
+    records: tuple[str, ...]  # the objectives of the record sets that it can be trained on
+
+
+OBJECTIVES = {
+    "none": Objective(MaskedLM, ("none",)),
+    "nsp": Objective(MaskedLMWithPairs, ("nsp",)),
+    "sop": Objective(MaskedLMWithPairs, ("sop",)),
+}
 
 
 def pretrain(config: PretrainingConfig, mode: Mode) -> None:
@@ -74,15 +86,11 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
         UserError: flags, records, vocabulary and model do not fit together.
     """
     records = PretrainingRecords.open(config.data, config.run.do_train)
-    if records.objective not in OBJECTIVES:
-        raise UserError(
-            f"{records.source.name} was made for the objective {records.objective!r}, but this version knows "
-            f"{', '.join(OBJECTIVES)}: prepare the data again."
-        )
+    task_class = _task_class(config.data, records)
     bert = config.model.bert_config(bert, vocab_size=records.vocab_size)
     vocab_file = records.find_vocab(bert, vocab_file)
     training, held_out = records.for_model(bert, vocab_file, config.run.seed)
-    return OBJECTIVES[records.objective](
+    return task_class(
         bert=bert,
         vocabulary=Vocabulary.read(vocab_file, records.do_lower_case),
         seq_length=records.seq_length,
@@ -92,6 +100,24 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
         config=config,
         predictions=records.max_predictions_per_seq,
         probes=Probes.of(config.probes, RunDirectory.of(config.run).logs, bert, vocab_file),
+    )
+
+
+def _task_class(flags: PretrainingDataFlags, records: PretrainingRecords) -> type[MaskedLM]:
+    """The task that --objective names, by default the one that the records were made for."""
+    source, found = records.source.name, records.objective
+    if found not in OBJECTIVES:
+        raise UserError(
+            f"{source} was made for the objective {found!r}, but this version only knows {', '.join(OBJECTIVES)}: "
+            "prepare the data again."
+        )
+    chosen = OBJECTIVES[flags.objective or found]
+    if found in chosen.records or (flags.objective == "none" and flags.skip_nsp):
+        return chosen.task
+    if flags.objective == "none":
+        raise UserError(f"--objective none, but {source} has labels for {found}: leave them out with --skip_nsp.")
+    raise UserError(
+        f"--objective {flags.objective} disagrees with {source}, which was made for {found}: prepare the data again."
     )
 
 

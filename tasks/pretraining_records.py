@@ -53,7 +53,7 @@ class PretrainingRecords:
         if held_out:
             source, held_out = equally_long(source, held_out)
         lengths = _lengths(source)
-        _check_objective(flags, source)
+        _check_labels(flags, source)
         dynamic = _is_dynamic(flags, source)
         _check_lengths(flags, source, lengths, dynamic)
         training, evaluation = _split(flags, source, held_out)
@@ -218,19 +218,11 @@ def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
     return flags.masking == "dynamic" or "masked_lm_ids" not in source.schema
 
 
-def _check_objective(flags: PretrainingDataFlags, source: RecordSet) -> None:
-    """Raises UserError where the records do not have what the flags want to train on."""
-    found = objective(source)
+def _check_labels(flags: PretrainingDataFlags, source: RecordSet) -> None:
+    """Raises UserError where the records do not have the masks or labels that the flags need."""
     if flags.masking == "static" and _is_dynamic(flags, source):
         raise UserError(f"--masking static, but {source.name} holds no masks: leave the flag out.")
-    if flags.objective == "none" and found != "none" and not flags.skip_nsp:
-        raise UserError(f"--objective none, but {source.name} has labels for {found}: --skip_nsp leaves them out.")
-    if flags.objective not in (None, "none", found):
-        raise UserError(
-            f"--objective {flags.objective} disagrees with {source.name}, which was made for {found}: prepare "
-            "the data again."
-        )
-    if flags.skip_mlm and found == "none":
+    if flags.skip_mlm and objective(source) == "none":
         raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task.")
 
 

@@ -27,7 +27,7 @@ class UpdatePlan:
     def of(
         cls, config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int
     ) -> UpdatePlan:
-        """The plan that the flags describe; the records of like length are grouped as at the run's beginning.
+        """The plan that the flags describe; a resumed run keeps the groups of records that it began with.
 
         Raises:
             UserError: the learning rate's schedule does not fit into the run.

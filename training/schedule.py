@@ -19,15 +19,17 @@ from utils.errors import UserError
 def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | None = None) -> np.ndarray:
     """float64 [total_steps]: the learning rate of each update, the first one's at index 0.
 
-    Update number n (from 0, or from 1: `--lr_first_step`) of T, with W of them in warmup, has `lr * n / W` during
-    warmup. After it, counted from n0 = W, or from n0 = 0 with `--lr_decay_from start`:
-    linear and polynomial: `(lr - end) * ((T - n) / (T - n0)) ** power + end`. Google's linear schedule
-    (google-research/bert optimization.py) counts from 0 and decays from the start; Hugging Face's decays from the end
-    of warmup; AWS's polynomial counts from 1 and decays from the end of warmup; NVIDIA's PolyWarmUp counts from 1 and
-    decays from the start with end 0.
-    cosine: half a wave from lr to end; constant: lr.
-    onecycle (Smith & Topin 2018; optax.linear_onecycle_schedule): straight lines from `lr / div` at 0 to lr at W, back
-    to `lr / div` at `int(pct_final * T)`, and to `lr / div / final_div` at T.
+    Of T updates, W are warmup. Update n has `lr * n / W` during warmup; `--lr_first_step` counts n from 0 or from 1.
+    After warmup the decay counts from n0 = W, or from n0 = 0 with `--lr_decay_from start`:
+
+    - linear and polynomial: `(lr - end) * ((T - n) / (T - n0)) ** power + end`. Google's linear schedule
+      (google-research/bert optimization.py) counts from 0 and decays from the start. Hugging Face's decays from the
+      end of warmup. AWS's polynomial counts from 1 and decays from the end of warmup. NVIDIA's PolyWarmUp counts from
+      1 and decays from the start, with end 0.
+    - cosine: half a cosine wave from lr to end.
+    - constant: lr.
+    - onecycle (Smith & Topin 2018; optax.linear_onecycle_schedule): straight lines from `lr / div` at 0 to lr at W,
+      back to `lr / div` at `int(pct_final * T)`, and to `lr / div / final_div` at T.
 
     Args:
         flags: names the schedule.
@@ -55,8 +57,8 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
         middle = int(flags.onecycle_pct_final * total_steps)
         if warmup >= middle > 0:
             raise UserError(
-                f"the warmup of {warmup} steps ends after step {middle}, where --onecycle_pct_final ends the cycle: "
-                "shorten the warmup."
+                f"the warmup of {warmup} steps ends after step {middle}, at which --onecycle_pct_final has the learning "
+                "rate back at its first value: shorten the warmup."
             )
         start = high / flags.onecycle_div_factor
         return np.interp(
@@ -70,7 +72,7 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
         "cosine": (high - low) * (1 + np.cos(np.pi * (1 - left))) / 2 + low,
         "constant": np.full(total_steps, high),
     }[flags.schedule]
-    rises = n <= warmup if origin else n < warmup  # where decay begins at warmup's end, both meet at --lr
+    rises = n <= warmup if origin else n < warmup  # if the decay begins after warmup, both formulas give lr at n = W
     return np.where(rises, high * n / (warmup or 1), decayed)
 
 

@@ -136,7 +136,7 @@ def find_vocabulary(start: Start, named: str | None, do_lower_case: bool) -> Pat
         raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
     check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
     if own and load_vocab(own) != load_vocab(vocab_file):
-        raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
+        raise UserError(f"--vocab_file {vocab_file} is not the model's vocabulary, {own}: leave the flag out.")
     saved = start.file(TOKENIZER_FILE)
     lower = read_settings(saved).get("do_lower_case", do_lower_case) if saved else do_lower_case
     if lower != do_lower_case:

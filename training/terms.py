@@ -1,4 +1,4 @@
-"""Loss terms and figures: what a model computes for a batch, and which record features it reads for that."""
+"""Loss terms and figures: what a model computes for a batch, and from which record features."""
 
 from __future__ import annotations
 

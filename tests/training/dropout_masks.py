@@ -1,8 +1,8 @@
 """Writes the dropout masks of training steps in both modes; several_runs.py runs it in each rank.
 
-A mask shows in a gradient: a row of a batch picks its own row of each layer's weights, a sum over dropout of these is
-the loss, and so an update by the gradient alone moves exactly the weights that dropout kept. Gradients are summed over
-ranks and micro-batches, each of which has rows of its own.
+The gradient shows the mask: a row of a batch selects its own row of each layer's weights, and the loss is the sum of
+these after dropout, so an update by plain SGD moves exactly the weights that dropout kept. Gradients are summed over
+ranks and micro-batches, and each of these has its own rows.
 """
 
 import numpy as np

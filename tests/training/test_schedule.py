@@ -16,8 +16,10 @@ STEPS = 13
 
 
 class Scalar(flow.nn.Module):
-    """One number, whose gradient is always 1, beside work for a millisecond: OneFlow may crash where a job is over
-    before it has noted that it began."""
+    """One number, whose gradient is always 1.
+
+    It also does work for a millisecond, because OneFlow may crash if a job ends before it has recorded the start.
+    """
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whole small pretraining runs, for tests of the trainer: in this process, or as a command of their own."""
+"""Whole small pretraining runs, for tests of the trainer: in this process or in another."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def training_losses(output_dir):
 
 
 def start(script, records_dir, output_dir, *words):
-    """The command in a process of its own."""
+    """Starts the command in a new process."""
     flags = [*SMALL, "--ofrecord_path", str(records_dir), "--output_dir", str(output_dir), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
