@@ -83,7 +83,7 @@ def train(
 def check_finite(values: Mapping[str, float], step: int, saved_step: int | None) -> None:
     """Raises UserError where the loss of update `step` is NaN or infinite; `saved_step` is the last checkpoint's."""
     if not math.isfinite(values[TOTAL_LOSS]):
+        restart = "start over" if saved_step is None else f"resume from the last checkpoint, of step {saved_step},"
         raise UserError(
-            f"{TOTAL_LOSS} is {values[TOTAL_LOSS]} at step {step}: resume from the last checkpoint, of step "
-            f"{saved_step or 0}, with a lower --lr or a longer warmup."
+            f"{TOTAL_LOSS} is {values[TOTAL_LOSS]} at step {step}: {restart} with a lower --lr or a longer warmup."
         )

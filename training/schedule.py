@@ -57,8 +57,8 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
         middle = int(flags.onecycle_pct_final * total_steps)
         if warmup >= middle > 0:
             raise UserError(
-                f"the warmup of {warmup} steps ends after step {middle}, at which --onecycle_pct_final has the learning "
-                "rate back at its first value: shorten the warmup."
+                f"the warmup of {warmup} steps ends after step {middle}, at which --onecycle_pct_final wants the first "
+                "learning rate again: shorten the warmup."
             )
         start = high / flags.onecycle_div_factor
         return np.interp(

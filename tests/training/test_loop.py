@@ -126,3 +126,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(value):
 
 def test_finite_losses_pass():
     check_finite({"total_loss": -1e30}, 3, None)
+
+
+def test_without_a_checkpoint_the_run_is_to_start_over():
+    with pytest.raises(UserError, match="at step 3: start over with a lower --lr"):
+        check_finite({"total_loss": math.nan}, 3, None)
