@@ -86,11 +86,11 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
         UserError: flags, records, vocabulary and model do not fit together.
     """
     records = PretrainingRecords.open(config.data, config.run.do_train)
-    task_class = _task_class(config.data, records)
+    chosen = task_class(config.data, records)
     bert = config.model.bert_config(bert, vocab_size=records.vocab_size)
     vocab_file = records.find_vocab(bert, vocab_file)
     training, held_out = records.for_model(bert, vocab_file, config.run.seed)
-    return task_class(
+    return chosen(
         bert=bert,
         vocabulary=Vocabulary.read(vocab_file, records.do_lower_case),
         seq_length=records.seq_length,
@@ -103,7 +103,7 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
     )
 
 
-def _task_class(flags: PretrainingDataFlags, records: PretrainingRecords) -> type[MaskedLM]:
+def task_class(flags: PretrainingDataFlags, records: PretrainingRecords) -> type[MaskedLM]:
     """The task that --objective names, by default the one that the records were made for."""
     source, found = records.source.name, records.objective
     if found not in OBJECTIVES:

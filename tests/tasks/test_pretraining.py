@@ -2,13 +2,19 @@
 
 import json
 import re
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from configs.pretraining import PretrainingDataFlags
 from modeling import BertForPreTraining
+from tasks.masked_lm import MASKED_LM, MaskedLM, MaskedLMWithPairs
+from tasks.pretraining import OBJECTIVES, Objective, task_class
 from tests.training.whole_runs import ROOT, train
 from training.journal import read_rows
+from training.terms import Figure, LossTerm
 from utils.errors import UserError
 
 
@@ -83,3 +89,40 @@ def test_ids_outside_the_vocabulary_are_named(records_dir, tmp_path):
     (records_dir / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"part-0000\d: record \d+: (input_ids|masked_lm_ids) holds \d+"):
         train("eager", records_dir, tmp_path / "run", "--max_steps", "30")
+
+
+def test_a_task_names_its_own_figures_in_the_log_and_the_rows(records_dir, tmp_path, monkeypatch, capsys):
+    """A new objective is a class and an entry in the table."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Renamed(MaskedLM):
+        objective_terms = (LossTerm(Figure("mlm_loss", "masked_lm_weights", "own_loss", True), MASKED_LM.labels),)
+
+    monkeypatch.setitem(OBJECTIVES, "nsp", Objective(Renamed, ("nsp",)))
+    train("eager", records_dir, tmp_path / "run", "--max_steps", "2")
+    row, *_ = read_rows(tmp_path / "run/metrics.jsonl")
+    assert row["own_loss"] == row["total_loss"] and not {"mlm_loss", "nsp_loss", "pred_acc"} & set(row)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step: 0,"))
+    assert re.match(r"step: 0, total_loss: \S+ own_loss: \S+ throughput: ", line)
+
+
+@pytest.mark.parametrize(
+    ("flags", "made_for", "task"),
+    [
+        ({}, "nsp", MaskedLMWithPairs),
+        ({"objective": "sop"}, "sop", MaskedLMWithPairs),
+        ({"objective": "none"}, "none", MaskedLM),
+        ({"objective": "none", "skip_nsp": True}, "nsp", MaskedLM),
+        ({"objective": "none"}, "nsp", "leave them out with --skip_nsp"),
+        ({"objective": "nsp"}, "sop", "disagrees with the set, which was made for sop"),
+        ({"objective": "nsp"}, "none", "disagrees"),
+        ({}, "spans", "'spans', but this version only knows none, nsp, sop"),
+    ],
+)
+def test_the_objective_of_the_flags_must_suit_the_records(flags, made_for, task):
+    records = SimpleNamespace(source=SimpleNamespace(name="the set"), objective=made_for)
+    if isinstance(task, type):
+        assert task_class(PretrainingDataFlags(**flags), records) is task
+    else:
+        with pytest.raises(UserError, match=task):
+            task_class(PretrainingDataFlags(**flags), records)

@@ -69,11 +69,11 @@ class SumTask(Task):
 
     model_class, terms, judged_by = SumModel, (ITEM_TERM, ROW_TERM), "eval_sum"
 
-    def __init__(self, evaluate=lambda: {"eval_sum": 1.0}, *, evaluates=True, training=None):
+    def __init__(self, evaluate=lambda: {"eval_sum": 1.0}, *, evaluates=True, training=None, seq_length=5):
         super().__init__(
             bert=BertConfig(),
             vocabulary=Vocabulary(None, True, None),
-            seq_length=5,
+            seq_length=seq_length,
             training=Records(Numbers(7)) if training is None else training,
             evaluation=(),
             evaluates=evaluates,
