@@ -153,12 +153,21 @@ class PretrainingRecords:
             return None
         size = len(load_vocab(path))
         if size > bert.vocab_size:
-            raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
+            raise UserError(
+                f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}: name the model's "
+                "vocabulary, or raise --vocab_size."
+            )
         if starts_with and vocab_sha256(starts_with) != vocab_sha256(path):
-            raise UserError(f"{path} is not the vocabulary of the weights to start from, {starts_with}.")
+            raise UserError(
+                f"{path} is not the vocabulary of the weights to start from, {starts_with}: prepare the data with that "
+                "one, or start from other weights."
+            )
         digest = self.source.metadata.get("vocab_sha256")
         if digest and digest != vocab_sha256(path):
-            raise UserError(f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with.")
+            raise UserError(
+                f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with: name that one, or "
+                "prepare the data again."
+            )
         return path
 
 
@@ -223,7 +232,7 @@ def _check_labels(flags: PretrainingDataFlags, source: RecordSet) -> None:
     if flags.masking == "static" and _is_dynamic(flags, source):
         raise UserError(f"--masking static, but {source.name} holds no masks: leave the flag out.")
     if flags.skip_mlm and objective(source) == "none":
-        raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task.")
+        raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task; leave the flag out.")
 
 
 def _lengths(source: RecordSet) -> tuple[int, int]:
@@ -244,5 +253,8 @@ def _lengths(source: RecordSet) -> tuple[int, int]:
     for name, feature in pretraining_schema(*lengths).items():
         optional = name == "next_sentence_labels" or (name.startswith("masked_lm_") and not masked)
         if schema.get(name) != feature and not (optional and name not in schema):
-            raise UserError(f"{source.name}: the feature {name} is {schema.get(name)}, but should be {feature}.")
+            raise UserError(
+                f"{source.name}: the feature {name} is {schema.get(name)}, but should be {feature}: prepare the data "
+                "again."
+            )
     return lengths
