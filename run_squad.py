@@ -11,7 +11,7 @@ def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
     ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.squad import finetune_squad  # the framework is imported after --help and mistakes in flags
+    from tasks.squad import finetune_squad  # imports the framework, only after the flags are parsed
 
     finetune_squad(config)
 

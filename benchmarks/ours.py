@@ -24,7 +24,7 @@ from data.records.ofrecord import ShardWriter, open_records, pretraining_schema 
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel  # noqa: E402
 from training.distributed import join  # noqa: E402
 from training.optimizer import build_optimizer  # noqa: E402
-from training.step import Mode, StepOptions, build_train_step, place  # noqa: E402
+from training.step import Mode, StepOptions, build_train_step, place_model  # noqa: E402
 
 WORLD = join(DeviceFlags(with_cuda=False))
 
@@ -59,7 +59,7 @@ def _training_step(task: str, mode: Mode) -> Callable[[], None]:
     rows = ROWS[task]
     batch = {**_batch(task, rows), "example_weights": np.ones(rows, np.float32)}
     kind = BertForPreTraining if task == "pretraining" else BertForQuestionAnswering
-    model = place(mode, kind(BertConfig()), WORLD)
+    model = place_model(mode, kind(BertConfig()), WORLD)
     rates = np.full(100_000, 1e-5, np.float32)
     optimizer = build_optimizer(model, OptimizerFlags())
     update = build_train_step(mode, model, optimizer, rates, StepOptions(world=WORLD, seed=1))

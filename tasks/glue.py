@@ -1,4 +1,4 @@
-"""Fine-tuning for GLUE: one classifier a task and seed, the best checkpoint kept, leaderboard files, a summary."""
+"""Fine-tuning for GLUE: a classifier for each task and seed, its best checkpoint, leaderboard files, a summary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -15,6 +16,7 @@ import numpy as np
 
 from configs.cli import warn
 from configs.glue import GlueConfig
+from configs.model import BertConfig
 from data.datasets.glue import (
     GLUE_TASKS,
     GlueExamples,
@@ -27,29 +29,34 @@ from data.datasets.glue import (
 from data.reading.loader import Records
 from data.text.tokenization import load_vocab
 from evaluation.glue import glue_metrics, glue_score
-from launch import ranks
+from launch.job_shape import JobShape
 from modeling import BertForSequenceClassification
 from modeling.pretrained import WEIGHTS_FILE, read_weights
 from training.checkpoint import write_text_atomically
-from training.run import Run, Task, check_directories
+from training.distributed import World
+from training.evaluator import Evaluator, Say
+from training.run_directory import RunDirectory
 from training.schedule import BatchSchedule
-from training.step import Mode, build_eval_step, place
+from training.start import Start, check_sizes, find_vocabulary
+from training.step import Mode, place_model
+from training.task import Task, Vocabulary, padded
+from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
+from training.trainer import train_and_evaluate
 from utils.errors import UserError
 
 BEST, SCORE_FILE, RESULTS_FILE, SUMMARY_FILE = "best", "score.json", "eval_results.json", "summary.json"
-Say = Callable[[str], None]
 
 
 def finetune_glue(config: GlueConfig) -> None:
-    """Trains, evaluates and predicts each task with each seed; what belongs to all of them is in summary.json."""
+    """Trains, evaluates and predicts each task with each seed; summary.json has the figures of all of them."""
     configs = {name: [_config_of(config, name, number) for number in range(config.seeds)] for name in config.data.tasks}
-    # All is read and looked at before hours of work begin.
+    # Every file and directory is checked before hours of work begin.
     files = {name: TaskFiles.read(config, GLUE_TASKS[name]) for name in configs}
     for each in (each for seeds in configs.values() for each in seeds):
-        if config.run.do_train and ranks.rank() <= 0:
-            check_directories(each.run)
+        if config.run.do_train and JobShape.current().is_first:
+            RunDirectory.of(each.run).check_unused(each.run)
     results = {name: [_finetune(each, files[name]) for each in seeds] for name, seeds in configs.items()}
-    if config.run.do_eval and ranks.rank() == 0:
+    if config.run.do_eval and JobShape.current().is_first:
         summary = {name: _spread(runs) for name, runs in results.items()}
         output = Path(config.run.output_dir)
         output.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,7 @@ def finetune_glue(config: GlueConfig) -> None:
 
 
 def summary_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A line for each task and metric: the median over the seeds, the least, the largest, and how many there were."""
+    """A line for each task and metric: the median, the minimum and the maximum over the seeds, and their number."""
     lines = [f"{'task':6} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
     for task, metrics in summary.items():
         for name, values in metrics.items():
@@ -81,7 +88,7 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
-    """The configuration of one task and seed, with directories of its own where there are several."""
+    """The configuration of one task and seed, with its own directories where there are several."""
     parts = ([name] if len(config.data.tasks) > 1 else []) + ([f"seed-{number}"] if config.seeds > 1 else [])
     run = dataclasses.replace(config.run.below(*parts), seed=config.run.seed + number)
     model = config.model
@@ -95,7 +102,7 @@ def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskFiles:
-    """A task's rows, those that the flags need."""
+    """The rows of a task that the flags need."""
 
     task: GlueTask
     training: GlueExamples | None
@@ -104,7 +111,7 @@ class TaskFiles:
 
     @classmethod
     def read(cls, config: GlueConfig, task: GlueTask) -> TaskFiles:
-        """Reads them; raises UserError where one is missing or damaged."""
+        """Reads the rows; raises UserError where a file is missing or damaged."""
         flags, data = config.run, config.data
         directory = task_directory(data.data_dir, task)
         return cls(
@@ -118,132 +125,153 @@ class TaskFiles:
 
 
 def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
-    """One task with one seed; returns the metrics of the best checkpoint."""
-    flags, data = config.run, config.data
-    task, training, dev, tests = files.task, files.training, files.dev, files.tests
-    if training and not flags.eval_every_n_iters:
-        config = dataclasses.replace(
-            config, run=dataclasses.replace(flags, eval_every_n_iters=_epoch(config, training))
-        )
-        flags = config.run
+    """Trains, evaluates and predicts one task with one seed; returns the metrics of the best checkpoint."""
+    if files.training and not config.run.eval_every_n_iters:
+        steps = _steps_of_an_epoch(config, files.training)
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, eval_every_n_iters=steps))
+    return train_and_evaluate(config, cast(Mode, config.mode), partial(open_task, config, files))
 
-    run = Run(config, cast(Mode, config.mode))
-    vocab_file = run.vocabulary(data.vocab_file, data.do_lower_case)
-    vocab, vocab_bytes = load_vocab(vocab_file), vocab_file.read_bytes()  # it may lie in a checkpoint soon removed
-    bert = config.model.bert_config(run.start_config, vocab_size=len(vocab))
-    run.check_sizes(bert, len(vocab), data.max_seq_length)
-    names, problem = task.label_names, "" if task.labels else "regression"
-    bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
-    _forget_other_classifier(run, names)
 
-    def records(examples: GlueExamples) -> Records:
-        source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
-        return run.padded(Records(source, below={"segment_ids": bert.type_vocab_size}))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceClassification(Task):
+    """Gives a sentence or a pair of sentences a class, or a score where the task has no classes."""
 
-    training_records = records(training) if training else None
-    dev_records, test_records = [records(each) for each in dev], [records(each) for each in tests]
-    run.check_alike(training_records, *dev_records, *test_records)
-    model = run.build_model(BertForSequenceClassification, bert)
-    output = Path(flags.output_dir)
+    model_class = BertForSequenceClassification
+    terms = (
+        LossTerm(
+            Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS),
+            labels=("label_ids",),
+            others=(Figure("accuracy", EXAMPLE_WEIGHTS),),
+        ),
+    )
+    judged_by = "eval_score"
 
-    def predictor(model: BertForSequenceClassification) -> Callable[[Records, Say], np.ndarray]:
-        eval_step = build_eval_step(run.mode, model, run.world, outputs=("logits",))
+    config: GlueConfig
+    files: TaskFiles
+    best: BestCheckpoint
 
-        def predict(records: Records, say: Say) -> np.ndarray:
-            logits = run.outputs(eval_step, records, ("logits",), say)["logits"]  # [n, C]
-            return logits.argmax(axis=1) if task.labels else logits[:, 0]
+    def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
+        """The metrics of the development sets and their mean; the best checkpoint so far is kept."""
+        metrics = self._metrics(evaluator, say)
+        score = glue_score(metrics)
+        if self.best.offer(score, evaluator, self.vocabulary):
+            say(f"the best so far, {score:.4f}: {self.best.directory}")
+        return {f"eval_{name}": value for name, value in {**metrics, "score": score}.items()}
 
-        return predict
+    def answer(self, evaluator: Evaluator) -> dict[str, float]:
+        """Writes the metrics and the test sets' answers of the best checkpoint; returns the metrics."""
+        first, output = evaluator.world.shape.is_first, Path(self.config.run.output_dir)
+        if self.evaluates:
+            model = self.best.load(self.bert)
+            evaluator = evaluator.with_model(place_model(evaluator.mode, model, evaluator.world))
+        metrics = self._metrics(evaluator, print) if self.config.run.do_eval else {}
+        if first:
+            output.mkdir(parents=True, exist_ok=True)
+            if metrics:
+                write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
+        task, test_records = self.files.task, self.evaluation[len(self.files.dev) :]
+        for name, examples, records in zip(task.test_sets, self.files.tests, test_records, strict=False):
+            path = output / task.submissions[name]
+            text = submission(self._predict(evaluator, records, print), task, examples.indices)
+            if first:
+                write_text_atomically(path, text)
+                print(f"wrote {path}", flush=True)
+        return metrics
 
-    def judged(predict: Callable[[Records, Say], np.ndarray], say: Say) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for name, examples, each in zip(task.dev_sets, dev, dev_records, strict=True):
+    def _metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
+        task, metrics = self.files.task, dict[str, float]()
+        dev_records = self.evaluation[: len(self.files.dev)]
+        for name, examples, records in zip(task.dev_sets, self.files.dev, dev_records, strict=True):
             prefix = "" if name == task.dev_sets[0] else f"{name.removeprefix('dev_')}_"
             assert examples.labels is not None
-            found = glue_metrics(task.metrics, examples.labels, predict(each, say))
+            found = glue_metrics(task.metrics, examples.labels, self._predict(evaluator, records, say))
             metrics |= {f"{prefix}{metric}": value for metric, value in found.items()}
         return metrics
 
-    predict = predictor(model)
-    best = _Best(output / BEST, run)
-    if training_records:
-
-        def evaluate(say: Say) -> dict[str, float]:
-            metrics = judged(predict, say)
-            score = glue_score(metrics)
-            if best.offer(score, model, vocab_bytes, do_lower_case=data.do_lower_case):
-                say(f"the best so far, {score:.4f}: {best.directory}")
-            return {f"eval_{name}": value for name, value in {**metrics, "score": score}.items()}
-
-        run.train(
-            model,
-            Task(
-                records=training_records,
-                seq_length=data.max_seq_length,
-                predictions=0,
-                vocab_file=vocab_file,
-                do_lower_case=data.do_lower_case,
-                evaluate=evaluate if flags.do_eval else None,
-                figure="eval_score",
-            ),
-        )
-        if flags.do_eval:
-            model = BertForSequenceClassification(bert)
-            model.load_arrays(read_weights(best.directory / WEIGHTS_FILE), source=str(best.directory))
-            predict = predictor(place(run.mode, model, run.world))
-
-    metrics = judged(predict, print) if flags.do_eval else {}
-    if run.world.rank == 0:
-        output.mkdir(parents=True, exist_ok=True)
-        if metrics:
-            write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
-    for name, examples, each in zip(task.test_sets, tests, test_records, strict=False):
-        path = output / task.submissions[name]
-        text = submission(predict(each, print), task, examples.indices)
-        if run.world.rank == 0:
-            write_text_atomically(path, text)
-            print(f"wrote {path}", flush=True)
-    return metrics
+    def _predict(self, evaluator: Evaluator, records: Records, say: Say) -> np.ndarray:
+        logits = evaluator.outputs(records, ("logits",), say)["logits"]  # [n, C]
+        return logits.argmax(axis=1) if self.files.task.labels else logits[:, 0]
 
 
-class _Best:
-    """The checkpoint with the highest score so far, of this run or of what it resumes."""
+def open_task(config: GlueConfig, files: TaskFiles, start: Start, world: World) -> SequenceClassification:
+    """The classifier of one task; raises UserError where flags, vocabulary and model do not fit together."""
+    flags, data, task = config.run, config.data, files.task
+    vocab_file = find_vocabulary(start, data.vocab_file, data.do_lower_case)
+    vocab = load_vocab(vocab_file)
+    bert = config.model.bert_config(start.config, vocab_size=len(vocab))
+    check_sizes(start, bert, len(vocab), data.max_seq_length)
+    names, problem = task.label_names, "" if task.labels else "regression"
+    bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
+    _drop_other_classifier(start, names, flags.do_train)
 
-    def __init__(self, directory: Path, run: Run) -> None:
-        self.directory, self.run = directory, run
-        self.score = -math.inf
-        if run.checkpoint and (directory / SCORE_FILE).exists():
-            self.score = json.loads((directory / SCORE_FILE).read_text())["score"]
+    def records(examples: GlueExamples) -> Records:
+        source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
+        return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
 
-    def offer(self, score: float, model: BertForSequenceClassification, vocab: bytes, *, do_lower_case: bool) -> bool:
-        """Keeps the model if it is better than all before."""
+    return SequenceClassification(
+        bert=bert,
+        vocabulary=Vocabulary.read(vocab_file, data.do_lower_case),
+        seq_length=data.max_seq_length,
+        training=records(files.training) if files.training else None,
+        evaluation=tuple(records(examples) for examples in (*files.dev, *files.tests)),
+        evaluates=flags.do_train and flags.do_eval,
+        config=config,
+        files=files,
+        best=BestCheckpoint.of(Path(flags.output_dir) / BEST, continued=start.checkpoint is not None),
+    )
+
+
+@dataclasses.dataclass
+class BestCheckpoint:
+    """The checkpoint with the highest score so far."""
+
+    directory: Path
+    score: float = -math.inf
+
+    @classmethod
+    def of(cls, directory: Path, *, continued: bool) -> BestCheckpoint:
+        """The best checkpoint in a directory, if the run that left it is `continued`; else none yet."""
+        if not continued or not (directory / SCORE_FILE).exists():
+            return cls(directory)
+        return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
+
+    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary) -> bool:
+        """Saves the evaluator's model if its score is the highest; returns whether it is."""
         if score <= self.score:
             return False
-        self.score = score
-        arrays = model.to_arrays()  # by all ranks: reading global tensors is a common act
-        if self.run.world.rank == 0:
-            partial = self.directory.with_name(f".{self.directory.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            model.save_pretrained(partial, arrays, vocab=vocab, do_lower_case=do_lower_case)
-            (partial / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
+        self.score, model = score, evaluator.model
+        arrays = model.to_arrays()  # on all ranks, because tensors may be global
+        if evaluator.world.shape.is_first:
+            partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
+            shutil.rmtree(partial_directory, ignore_errors=True)
+            model.save_pretrained(
+                partial_directory, arrays, vocab=vocabulary.content, do_lower_case=vocabulary.do_lower_case
+            )
+            (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
-            partial.rename(self.directory)
-        self.run.world.wait()  # the others read it, too
+            partial_directory.rename(self.directory)
+        evaluator.world.barrier()  # the other ranks read it later
         return True
 
+    def load(self, bert: BertConfig) -> BertForSequenceClassification:
+        """The saved model, not placed yet."""
+        model = BertForSequenceClassification(bert)
+        model.load_arrays(read_weights(self.directory / WEIGHTS_FILE), source=str(self.directory))
+        return model
 
-def _forget_other_classifier(run: Run, names: tuple[str, ...]) -> None:
-    """A classifier for other labels, as of another task, is not started from; the encoder is."""
-    start = run.start_config
-    if start is None or (start.num_labels == len(names) and start.label_names in ((), names)):
+
+def _drop_other_classifier(start: Start, names: tuple[str, ...], do_train: bool) -> None:
+    """Leaves out a classifier for other labels, such as another task's; the encoder is kept."""
+    config = start.config
+    if config is None or (config.num_labels == len(names) and config.label_names in ((), names)):
         return
-    if run.forget("classifier."):
-        sentence = f"the classifier of {run.start} answers {', '.join(start.shown_labels)}, not {', '.join(names)}"
-        if not run.config.run.do_train:
+    if start.drop_weights("classifier."):
+        sentence = f"the classifier of {start.path} answers {', '.join(config.shown_labels)}, not {', '.join(names)}"
+        if not do_train:
             raise UserError(f"{sentence}: name a model of this task, or train one with --do_train True.")
         warn(f"{sentence}: the encoder is kept.")
 
 
-def _epoch(config: GlueConfig, training: GlueExamples) -> int:
-    sizes = BatchSchedule.of(config.batch, ranks.size())
-    return math.ceil(len(training) / (sizes.micro_rows * sizes.peak))
+def _steps_of_an_epoch(config: GlueConfig, training: GlueExamples) -> int:
+    sizes = BatchSchedule.of(config.batch, JobShape.current().data_parallel_size)
+    return math.ceil(len(training) / sizes.rows)

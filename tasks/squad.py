@@ -1,4 +1,4 @@
-"""Fine-tuning for question answering: features in, answers and their scores out."""
+"""Fine-tuning for question answering: from features to answers and their scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,59 +32,83 @@ from data.text.tokenization import load_tokenizer, load_vocab, vocab_sha256
 from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
-from training.run import Run, Task
-from training.step import Mode, build_eval_step
+from training.distributed import World
+from training.evaluator import Evaluator, Say
+from training.start import Start, check_sizes, find_vocabulary
+from training.step import Mode
+from training.task import Task, Vocabulary, padded
+from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
+from training.trainer import train_and_evaluate
 from utils.errors import UserError
 
 SCORES_FILE = "eval_results.json"
 
 
 def finetune_squad(config: SquadConfig) -> None:
-    """Trains, evaluates and answers as the flags say; everything lands in the output directory."""
-    flags = config.run
-    run = Run(config, cast(Mode, config.mode))
-    features = _checked_features(config, run)
-    vocab_size = len(load_vocab(features.vocab_file or ""))
-    bert = config.model.bert_config(run.start_config, vocab_size=vocab_size)
-    run.check_sizes(bert, vocab_size, features.max_seq_length)
-    judged = flags.do_eval or config.do_predict
-    questions = Questions.read(config, features) if judged and run.world.rank == 0 else None
-    training = _training_records(config, run, features, bert) if flags.do_train else None
-    records = _records_to_answer(config, run, features, bert, questions) if judged else None
-    run.check_alike(training, records)
-    model = run.build_model(BertForQuestionAnswering, bert)
-    eval_step = build_eval_step(run.mode, model, run.world, outputs=("start_logits", "end_logits"))
+    """Trains, evaluates and answers as the flags say; all files go to the output directory."""
+    train_and_evaluate(config, cast(Mode, config.mode), partial(open_task, config))
 
-    def judge(say: Callable[[str], None]) -> dict[str, float]:
-        assert records
-        outputs = run.outputs(eval_step, records, ("start_logits", "end_logits"), say)
-        if questions is None:  # the first rank answers
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(Task):
+    """Finds the answer's span in a context."""
+
+    model_class = BertForQuestionAnswering
+    terms = (LossTerm(Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS), labels=("start_positions", "end_positions")),)
+    judged_by = "eval_f1"
+    answers_change = True
+
+    config: SquadConfig
+    questions: Questions | None  # only on the first rank, which answers
+
+    def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
+        """Writes the answers, and scores them if --do_eval is given."""
+        (records,) = self.evaluation
+        outputs = evaluator.outputs(records, ("start_logits", "end_logits"), say)
+        if self.questions is None:
             return {}
-        scores = questions.answer(np.stack([outputs["start_logits"], outputs["end_logits"]]))
-        say(f"answered {len(questions.examples)} questions: {Path(flags.output_dir) / 'predictions.json'}")
+        scores = self.questions.answer(np.stack([outputs["start_logits"], outputs["end_logits"]]))
+        answers = Path(self.config.run.output_dir) / "predictions.json"
+        say(f"answered {len(self.questions.examples)} questions: {answers}")
         return scores
 
-    if training:
-        task = Task(
-            records=training,
-            seq_length=features.max_seq_length,
-            predictions=0,
-            vocab_file=Path(features.vocab_file or ""),
-            do_lower_case=features.do_lower_case,
-            evaluate=judge if judged else None,
-            figure="eval_f1",
-            answers=True,
-        )
-        run.train(model, task)
-    if flags.do_eval and not training:
-        run.evaluate(judge)
-    elif config.do_predict and not flags.do_eval:
-        judge(print)
+    def answer(self, evaluator: Evaluator) -> dict[str, float]:
+        """Writes the answers that --do_predict asks for; an evaluation writes them anyway."""
+        if self.config.do_predict and not self.evaluates:
+            return self.evaluate(evaluator, print)
+        return {}
+
+
+def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswering:
+    """The task that the flags describe; the first rank prepares features that are not there yet.
+
+    Raises:
+        UserError: flags, questions, features, vocabulary and model do not fit together.
+    """
+    flags = config.run
+    vocab_file = find_vocabulary(start, config.features.vocab_file, config.features.do_lower_case)
+    features = dataclasses.replace(config.features, vocab_file=str(vocab_file))
+    vocab_size = len(load_vocab(vocab_file))
+    bert = config.model.bert_config(start.config, vocab_size=vocab_size)
+    check_sizes(start, bert, vocab_size, features.max_seq_length)
+    answers = flags.do_eval or config.do_predict
+    questions = Questions.read(config, features) if answers and world.shape.is_first else None
+    training = _training_records(config, world, features, bert) if flags.do_train else None
+    return QuestionAnswering(
+        bert=bert,
+        vocabulary=Vocabulary.read(vocab_file, features.do_lower_case),
+        seq_length=features.max_seq_length,
+        training=training,
+        evaluation=(_records_to_answer(config, world, features, bert, questions),) if answers else (),
+        evaluates=flags.do_eval,
+        config=config,
+        questions=questions,
+    )
 
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions to answer, all their windows, and where answers and scores go."""
+    """The questions to answer, their windows, and the settings of the answers."""
 
     config: SquadConfig
     settings: FeatureFlags
@@ -94,7 +118,7 @@ class Questions:
 
     @classmethod
     def read(cls, config: SquadConfig, settings: FeatureFlags) -> Questions:
-        """Reads --predict_file and makes its windows; raises UserError if it cannot be scored, but should be."""
+        """Reads --predict_file and makes its windows; raises UserError where --do_eval finds no answers in it."""
         path = config.data.predict_file or ""
         articles = read_squad_json(path)
         if config.run.do_eval:
@@ -102,11 +126,15 @@ class Questions:
         examples = read_squad_examples(
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
-        features = convert_examples_to_features(examples, settings, num_workers=1)  # seconds; no processes for that
+        features = convert_examples_to_features(examples, settings, num_workers=1)  # takes seconds
         return cls(config, settings, articles, examples, list(features))
 
     def answer(self, logits: np.ndarray) -> dict[str, float]:
-        """Writes the answers that logits [2, features, S] mean, and their scores if asked; returns the scores."""
+        """Writes the answers that the logits [2, features, S] give, and their scores if --do_eval is given.
+
+        Returns:
+            the scores, {"eval_…": score}.
+        """
         version_2 = self.settings.version_2_with_negative
         decoded = decode_predictions(
             self.examples,
@@ -119,10 +147,10 @@ class Questions:
         )
         output = Path(self.config.run.output_dir)
         decoded.write(output)
-        (output / SCORES_FILE).unlink(missing_ok=True)  # of other answers
+        (output / SCORES_FILE).unlink(missing_ok=True)  # they belong to earlier answers
         if not self.config.run.do_eval:
             return {}
-        # The predictions stand as they are: --null_score_diff_threshold has been applied to them.
+        # --null_score_diff_threshold has been applied to the predictions already.
         scores = evaluate(
             self.articles,
             decoded.predictions,
@@ -133,44 +161,41 @@ class Questions:
         return {f"eval_{name}": float(value) for name, value in scores.items()}
 
 
-def _checked_features(config: SquadConfig, run: Run) -> FeatureFlags:
-    """The feature flags with the vocabulary found; raises UserError where they are not the model's."""
-    vocab_file = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
-    return dataclasses.replace(config.features, vocab_file=str(vocab_file))
-
-
-def _training_records(config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig) -> Records:
+def _training_records(config: SquadConfig, world: World, features: FeatureFlags, bert: BertConfig) -> Records:
     data = config.data
-    directory = data.train_data_dir or _cached(config, run, features, data.train_file or "", is_training=True)
+    directory = data.train_data_dir or _cached(config, world, features, data.train_file or "", is_training=True)
     source = _open(directory, data.train_data_part_num, features, is_training=True)
     count = len(source)
     if data.train_example_num is not None:
         if data.train_example_num > count:
             warn(f"--train_example_num {data.train_example_num} is more than the {count} features found.")
         count = min(count, data.train_example_num)
-    return run.padded(Records(source, count=count, below=_bounds(bert, features)))
+    return padded(Records(source, count=count, below=_bounds(bert, features)), config.batch)
 
 
 def _records_to_answer(
-    config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig, questions: Questions | None
+    config: SquadConfig, world: World, features: FeatureFlags, bert: BertConfig, questions: Questions | None
 ) -> Records:
     data = config.data
-    directory = data.eval_data_dir or _cached(config, run, features, data.predict_file or "", is_training=False)
+    directory = data.eval_data_dir or _cached(config, world, features, data.predict_file or "", is_training=False)
     source = _open(directory, data.eval_data_part_num, features, is_training=False)
     if data.eval_example_num not in (None, len(source)):
-        warn(f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all count.")
+        warn(
+            f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all of them "
+            "are used."
+        )
     if questions:
         _check_same(source, questions, directory)
-    return run.padded(Records(source, below=_bounds(bert, features)))
+    return padded(Records(source, below=_bounds(bert, features)), config.batch)
 
 
 def _check_same(source: RecordSet, questions: Questions, directory: str) -> None:
-    """Raises UserError where shards are not the windows of the questions."""
+    """Raises UserError where the features in a directory are not the windows of the questions."""
     path, settings = questions.config.data.predict_file, questions.settings
     if len(questions.features) != len(source):
         raise UserError(
-            f"{path} makes {len(questions.features)} features, but {directory} holds {len(source)}: they must be of "
-            "the same file, --max_seq_length, --doc_stride and --max_query_length."
+            f"{path} makes {len(questions.features)} features, but {directory} holds {len(source)}: give the same "
+            "file, --max_seq_length, --doc_stride and --max_query_length as when they were prepared."
         )
     for first in range(0, len(source), 1024):
         numbers = np.arange(first, min(first + 1024, len(source)))
@@ -180,18 +205,18 @@ def _check_same(source: RecordSet, questions: Questions, directory: str) -> None
         if different.any():
             raise UserError(
                 f"{directory}: feature {first + int(different.argmax())} is not what {path} and {settings.vocab_file} "
-                "make: it is of another file, vocabulary or casing."
+                "make: give the file, vocabulary and casing that it was prepared with."
             )
 
 
-def _cached(config: SquadConfig, run: Run, features: FeatureFlags, path: str, *, is_training: bool) -> str:
-    """The directory of a file's features, which the first process makes if they are not there yet."""
+def _cached(config: SquadConfig, world: World, features: FeatureFlags, path: str, *, is_training: bool) -> str:
+    """The directory of a file's features, which the first rank prepares if they are not there yet."""
     flags = SquadDataConfig(input_file=path, output_dir="unknown", is_training=is_training, features=features)
     digest = hashlib.sha256(json.dumps(features_plan(flags), sort_keys=True).encode()).hexdigest()[:12]
     directory = Path(config.run.output_dir) / "features" / f"{'train' if is_training else 'eval'}-{digest}"
-    if run.world.rank == 0:
+    if world.shape.is_first:
         prepare(dataclasses.replace(flags, output_dir=str(directory)))
-    run.world.wait()
+    world.barrier()
     return str(directory)
 
 
@@ -204,7 +229,7 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
             has = f"{name} of {found[1]} values" if found else f"no {name}"
             raise UserError(
                 f"{directory} has {has}, not {kind[1]}: give --max_seq_length {source.schema['input_ids'][1]}, or "
-                "another directory."
+                "name another directory."
                 if found
                 else f"{directory} has {has}: it does not hold {'training' if is_training else 'evaluation'} features."
             )
@@ -214,7 +239,7 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
     ):
         if source.metadata.get(name, value) != value:
             flag_name = "vocab_file" if name == "vocab_sha256" else name
-            raise UserError(f"{directory} was made with another --{flag_name}: prepare it anew.")
+            raise UserError(f"{directory} was made with another --{flag_name}: prepare it again.")
     return source
 
 

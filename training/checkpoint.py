@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: `checkpoint-STEP/`, written beside its name, synced, renamed.
+"""Checkpoints, each complete or absent: `checkpoint-STEP/` is written under another name, synced and renamed.
 
 checkpoint-120/
-  config.json model.safetensors vocab.txt tokenizer_config.json     a model directory, for Hugging Face too
+  config.json model.safetensors vocab.txt tokenizer_config.json     a model directory, also for Hugging Face
   training_state/state.json             step, records taken, seed
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale
 latest                                  the name of the newest one
@@ -29,9 +29,9 @@ class TrainingState:
     """Where a run stands after `step` updates."""
 
     step: int
-    records_taken: int  # of the endless sequence of records, over all ranks
+    records_taken: int  # of the endless sequence of records, by all ranks
     seed: int
-    group: int | None = None  # records of like length in a row, where lengths are known; they go on in these groups
+    group: int | None = None  # consecutive records of similar length, if lengths are known; fixed for the whole run
 
 
 def save_checkpoint(
@@ -47,7 +47,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes `directory/checkpoint-STEP`, points `latest` at it and removes all but the `keep_last` newest (0: none).
 
-    `arrays` are the model's parameters (`model.to_arrays()`), given so that only the first rank writes.
+    `arrays` are the model's parameters (`model.to_arrays()`), which all ranks collect and only the first one writes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"checkpoint-{state.step}"
@@ -61,14 +61,14 @@ def save_checkpoint(
         for path in [*partial.rglob("*"), partial]:
             _sync(path)
     except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(partial, ignore_errors=True)  # frees the space on a full disk
         raise
-    if final.exists():  # a run that was resumed from an older one comes by again
+    if final.exists():  # after a resume from an older checkpoint
         shutil.rmtree(final)
     partial.rename(final)
     write_text_atomically(directory / LATEST, final.name + "\n")
     for old in checkpoints(directory)[:-keep_last] if keep_last else []:
-        leaving = directory / f".{old.name}.leaving"  # half of it must not pass for a checkpoint
+        leaving = directory / f".{old.name}.leaving"  # a half-removed one must not pass for a checkpoint
         shutil.rmtree(leaving, ignore_errors=True)  # a killed run may have left one
         old.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
@@ -76,7 +76,7 @@ def save_checkpoint(
 
 
 def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.ndarray]]:
-    """Where the run stood, and the optimizer's moments; raises UserError for a damaged checkpoint."""
+    """The run's state and the optimizer's moments; raises UserError for a damaged checkpoint."""
     try:
         state = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -85,7 +85,7 @@ def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.n
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces a small file's content, all or nothing."""
+    """Replaces a small file, completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     _sync(partial)

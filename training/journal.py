@@ -1,10 +1,11 @@
-"""What a run tells: the log line, `metrics.jsonl`, TensorBoard events, and a progress bar where there is a terminal."""
+"""What a run reports: the log line, `metrics.jsonl`, TensorBoard events, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,33 +13,43 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from training.terms import TOTAL_LOSS
+
 METRICS_FILE = "metrics.jsonl"
-# The contract's log line, which people parse: names and their order.
-LINE = ("total_loss", "mlm_loss", "nsp_loss", "pred_acc", "throughput")
 
 
 class Journal:
-    """Written by the first rank; on others every method does nothing.
+    """The first rank's reports, to be used as a context manager; on other ranks every method does nothing.
 
-    Rows of `first_step` and later that an earlier run left are cut off, unless it is None.
+    Args:
+        directory: where `metrics.jsonl` and the events go; it is created.
+        first_step: rows of this and later steps, which an earlier run left, are removed; None: all rows stay.
+        total_steps: of the run, for the progress bar.
+        active: whether this rank is the one that reports.
     """
 
     def __init__(self, directory: Path, *, first_step: int | None, total_steps: int, active: bool = True) -> None:
-        self.active = active
-        if not active:
-            return
-        directory.mkdir(parents=True, exist_ok=True)
-        if first_step is not None:
-            keep_rows_before(directory / METRICS_FILE, first_step)
-        self._rows = open(directory / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        rows = read_rows(directory / METRICS_FILE)
-        self._evaluated = {(row["step"], name) for row in rows if "total_loss" not in row for name in row}
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step or None)
-        self._bar = tqdm(
-            total=total_steps, initial=first_step or 0, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
+        self.directory, self.first_step, self.total_steps, self.active = directory, first_step, total_steps, active
+        self._evaluated: set[tuple[int, str]] = set()
 
     def __enter__(self) -> Journal:
+        if not self.active:
+            return self
+        self.directory.mkdir(parents=True, exist_ok=True)
+        metrics = self.directory / METRICS_FILE
+        if self.first_step is not None:
+            keep_rows_before(metrics, self.first_step)
+        self._rows = open(metrics, "a", encoding="utf-8")
+        rows = read_rows(metrics)
+        self._evaluated = {(row["step"], name) for row in rows if TOTAL_LOSS not in row for name in row}
+        self._events = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.first_step or None)
+        self._bar = tqdm(
+            total=self.total_steps,
+            initial=self.first_step or 0,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
         return self
 
     def __exit__(
@@ -50,25 +61,25 @@ class Journal:
             self._events.close()
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Moves the progress bar by one step."""
         if self.active:
             self._bar.update()
 
-    def training_row(self, step: int, epoch: int, metrics: dict[str, float | None]) -> None:
-        """The log line, the row and the events of one training step."""
+    def training_row(self, step: int, epoch: int, metrics: Mapping[str, float | None], line: Sequence[str]) -> None:
+        """Reports one training step; `line` names the metrics in the log line, in order."""
         if not self.active:
             return
-        shown = ", ".join(f"{name}: {metrics[name]:.3f}" for name in LINE if metrics.get(name) is not None)
+        shown = ", ".join(f"{name}: {metrics[name]:.3f}" for name in line if metrics.get(name) is not None)
         self.say(f"step: {step}, {shown}, epoch: {epoch} {time.time():.3f}")
-        self._bar.set_postfix(loss=f"{metrics['total_loss']:.3f}", refresh=False)
+        self._bar.set_postfix(loss=f"{metrics[TOTAL_LOSS]:.3f}", refresh=False)
         self._write({"step": step, "epoch": epoch, **metrics})
 
     def evaluated(self, step: int, name: str) -> bool:
-        """Whether the metrics hold an evaluation of that name after so many steps."""
+        """Whether `metrics.jsonl` has an evaluation figure of this name after this many steps."""
         return self.active and (step, name) in self._evaluated
 
-    def evaluation_row(self, step: int, metrics: dict[str, float]) -> None:
-        """The line, the row and the events of one evaluation; keys begin with `eval_`."""
+    def evaluation_row(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Reports one evaluation after this many steps; the names begin with `eval_`."""
         if not self.active:
             return
         self.say(
@@ -78,7 +89,7 @@ class Journal:
         self._write({"step": step, **metrics})
 
     def say(self, line: str) -> None:
-        """One line on standard output, above the bar."""
+        """Prints one line on standard output, above the progress bar."""
         if self.active:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
@@ -93,8 +104,7 @@ class Journal:
 
 
 def keep_rows_before(path: Path, step: int) -> None:
-    """Cuts the rows of `step` and later from a metrics file, and a last line that was not written to its end; before
-    step 0 there is nothing, not even an evaluation."""
+    """Removes the rows of `step` and later, and an incomplete last line; step 0 removes all rows."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if step else []
@@ -110,9 +120,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _step_of(line: str) -> float:
-    # An evaluation's row carries the number of steps done, a training row the number of its step.
+    # An evaluation's row has the number of completed steps, a training row the number of its own step.
     try:
         row = json.loads(line)
-        return row["step"] if "total_loss" in row else row["step"] - 1
+        return row["step"] if TOTAL_LOSS in row else row["step"] - 1
     except (ValueError, KeyError, TypeError):
         return float("inf")

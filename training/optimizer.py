@@ -1,4 +1,4 @@
-"""The optimizers, with BERT's settings, and their state under the parameters' names in either mode."""
+"""The optimizers with BERT's settings, and their state by parameter name, the same in both modes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from oneflow.optim.optimizer import Optimizer
 import kernels
 from configs.training import OptimizerFlags
 from modeling.layout import to_numpy
-from utils.errors import UserError
 
 
-def build_optimizer(model: nn.Module, flags: OptimizerFlags, mode: str = "eager") -> Optimizer:
-    """Adam, AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py.
-
-    Raises:
-        UserError: LAMB is asked for where only another formula is to be had.
-    """
+def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
+    """Adam, AdamW or LAMB; biases and LayerNorm are not decayed, as in google-research/bert optimization.py."""
     named = trained_parameters(model)
     groups = [
         {"params": [p for name, p in named if decays(name)], "weight_decay": flags.weight_decay},
@@ -35,15 +30,10 @@ def build_optimizer(model: nn.Module, flags: OptimizerFlags, mode: str = "eager"
         "eps": flags.adam_epsilon,
     }
     for group in groups:
-        if flags.norm_limit:  # read by graph mode; eager mode clips in its step
+        if flags.norm_limit:  # for graph mode; eager mode clips in its step
             group |= {"clip_grad_max_norm": flags.norm_limit, "clip_grad_norm_type": 2.0}
     if flags.optim_name == "lamb":
-        if mode == "graph" and not flags.stock_lamb and not _lamb_kernel(named[0][1]):
-            raise UserError(
-                "--optim_name lamb in graph mode would be OneFlow's own here, which leaves weight decay out of the "
-                "trust ratio and scales biases too: --stock_lamb takes it, eager mode or the CPU kernels have the real."
-            )
-        # Parameters that are not decayed are not adapted either; the smallest decay marks those that are.
+        # Parameters without decay are not adapted either, so those with adaptation need a decay above 0.
         groups[0]["weight_decay"] = max(flags.weight_decay, 1e-30)
         return Lamb(groups, **shared)
     if flags.optim_name == "adam":  # AdamW without weight decay is Adam (Kingma & Ba 2015)
@@ -57,7 +47,7 @@ def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def weight_norm(model: nn.Module) -> float:
-    """The norm of all of a model's parameters together."""
+    """The L2 norm of all parameters of a model together."""
     with flow.no_grad():
         norms = [float(parameter.norm().numpy()) for parameter in model.parameters()]
     return math.sqrt(math.fsum(norm * norm for norm in norms))
@@ -69,7 +59,7 @@ def decays(name: str) -> bool:
 
 
 class _OneGroupInGraph(Optimizer):
-    """Folds the groups into one for the compiled job, whose clipping norm is otherwise each group's own."""
+    """Merges the parameter groups for the compiled job, which would otherwise clip each group by its own norm."""
 
     def _generate_conf_for_graph(self, train_conf: Any, vars_conf: Any) -> list[Any]:
         confs = super()._generate_conf_for_graph(train_conf, vars_conf)
@@ -90,12 +80,15 @@ class AdamW(_OneGroupInGraph, flow.optim.AdamW):
 
 
 class Lamb(_OneGroupInGraph, flow.optim.LAMB):
-    """LAMB (You et al. 2020) as TensorFlow Addons computes it: bias-corrected, the decay inside the update whose norm
-    divides the trust ratio, and a ratio of 1 for parameters without decay. OneFlow's own kernel does neither of the
-    last two; ours for the CPU has the same name, and elsewhere eager mode composes it."""
+    """LAMB (You et al. 2020) as TensorFlow Addons computes it.
+
+    The moments are bias-corrected, the update whose norm divides the trust ratio includes the decay, and parameters
+    without decay have a ratio of 1. OneFlow's own kernel does neither of the last two. The CPU kernels replace it under
+    the same name; without them eager mode computes LAMB from elementary operations.
+    """
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
-        if _lamb_kernel(self.param_groups[0].parameters[0]):
+        if lamb_kernel_on("cuda" if self.param_groups[0].parameters[0].is_cuda else "cpu"):
             super().step(closure)
             return
         with flow.no_grad():
@@ -120,13 +113,13 @@ class Lamb(_OneGroupInGraph, flow.optim.LAMB):
         parameter.sub_(update * group["lr"])
 
 
-def _lamb_kernel(parameter: flow.Tensor) -> bool:
-    """Whether the op `lamb_update` is ours on the parameter's device."""
-    return kernels.is_loaded() and not parameter.is_cuda
+def lamb_kernel_on(device: str) -> bool:
+    """Whether the framework's op `lamb_update` is replaced by the published formula on this device."""
+    return kernels.is_loaded() and device == "cpu"
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndarray]:
-    """{"<parameter>.m", "<parameter>.v": copies of the eager optimizer's moments}."""
+    """Copies of the eager optimizer's moments, {"<parameter>.m", "<parameter>.v": array}."""
     state: dict[str, np.ndarray] = {}
     for name, parameter in trained_parameters(model):
         moments = optimizer._state[parameter]
@@ -136,7 +129,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndar
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, np.ndarray], step: int) -> None:
-    """Puts moments, as `optimizer_state` gives them, into the eager optimizer, whose next update is number `step`."""
+    """Restores moments, as `optimizer_state` returns them, in the eager optimizer; its next update is number `step`."""
     for name, parameter in trained_parameters(model):
         if f"{name}.m" in state:
             optimizer._state[parameter] = {

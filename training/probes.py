@@ -1,8 +1,7 @@
-"""What is found out about a run's checkpoints while it goes on: sentences with gaps filled in, and SQuAD after a clone
-was fine-tuned on it.
+"""Probes of a run's checkpoints: sentences with masked words filled in, and a clone fine-tuned on SQuAD.
 
-Both are other commands' work, done by them in a process of their own on a checkpoint that was just written. So nothing
-of it can change the run: not its random numbers, not its compiled jobs, not its memory.
+Other commands do the work, each in its own process, on a checkpoint that was just saved. So a probe cannot change the
+run's random numbers, its compiled jobs or its memory.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from utils.errors import UserError
 CLOZE_FILE, SQUAD_DIRECTORY = "clozes.txt", "squad"
 MASK = "[MASK]"
 _ROOT = Path(__file__).resolve().parents[1]
-# Ends with its parent, and is nobody's rank.
+# The command ends with its parent, and is no rank of the job.
 _CHILD = (
     "import ctypes, runpy, sys; ctypes.CDLL(None).prctl(1, 15); del sys.argv[0]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
-_OF_THE_LAUNCHER = (
+_LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
@@ -48,17 +47,17 @@ _OF_THE_LAUNCHER = (
 
 @dataclass(frozen=True)
 class Probes:
-    """To be called by the first rank, while the others wait."""
+    """The probes that the flags ask for; the first rank calls them while the others wait."""
 
     flags: ProbeFlags
     directory: Path  # of the run's logs
 
     @classmethod
     def of(cls, flags: ProbeFlags, directory: Path, bert: BertConfig, vocab_file: Path | None) -> Probes | None:
-        """None where nothing is asked for.
+        """The probes, or None where the flags ask for none.
 
         Raises:
-            UserError: what is asked for cannot be done with this model.
+            UserError: a probe does not work with this model.
         """
         if not (flags.squad_frequency or flags.cloze_file):
             return None
@@ -75,12 +74,16 @@ class Probes:
             _sentences(flags.cloze_file)
         return cls(flags, directory)
 
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is needed after this many updates, even if none is due otherwise."""
+        return bool(self.flags.squad_frequency) and step % self.flags.squad_frequency == 0
+
     def __call__(self, checkpoint: Path, step: int, last: bool, journal: Journal) -> None:
-        """Looks at a checkpoint after `step` updates, which are the `last` ones or not, unless that was done before."""
-        every = self.flags.squad_frequency
+        """Probes the checkpoint after `step` updates, the `last` ones or not; finished probes are not repeated."""
         if self.flags.cloze_file:
             self._fill(self.flags.cloze_file, checkpoint, step, journal)
-        if every and (last or step % every == 0) and not journal.evaluated(step, "eval_squad_f1"):
+        due = self.due(step) or (last and self.flags.squad_frequency)
+        if due and not journal.evaluated(step, "eval_squad_f1"):
             scores = self._squad(checkpoint, step, journal)
             if scores:
                 journal.evaluation_row(step, {f"eval_squad_{name}": float(value) for name, value in scores.items()})
@@ -112,63 +115,67 @@ class Probes:
             shutil.rmtree(clone)
         return json.loads((directory / "eval_results.json").read_text()) if ended else {}
 
-    def _run(self, door: str, flags: Sequence[Any], title: str, journal: Journal) -> bool:
-        """Runs another command; returns whether it ended well. If not, the log says why, and the training goes on."""
+    def _run(self, script: str, flags: Sequence[Any], title: str, journal: Journal) -> bool:
+        """Runs another command; returns whether it succeeded. If not, the log says why, and training continues."""
         log = self.directory / SQUAD_DIRECTORY / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        left_out = _OF_THE_LAUNCHER if ranks.size() == 1 else (*_OF_THE_LAUNCHER, "OMP_NUM_THREADS")  # others are idle
+        # The other ranks wait, so the command may use all threads.
+        left_out = _LAUNCHER_VARIABLES if ranks.size() == 1 else (*_LAUNCHER_VARIABLES, "OMP_NUM_THREADS")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
-        command = [sys.executable, "-c", _CHILD, str(_ROOT / door), *map(str, flags)]
+        command = [sys.executable, "-c", _CHILD, str(_ROOT / script), *map(str, flags)]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
             )
-            with _passing_signals_on(process) as received:
+            with _forwarding_signals(process) as received:
                 process.wait()
         if process.returncode and not received:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")
-            journal.say(f"{title} failed, the training goes on: {lines[-1]} (all of it is in {log})")
+            journal.say(f"{title} failed, training continues: {lines[-1]} (its whole output is in {log})")
         return process.returncode == 0
 
 
 def cloze_table(sentences: Sequence[str], answers: Sequence[Any]) -> list[str]:
-    """A line for each sentence: its gaps' likeliest tokens with their probabilities, gap after gap.
+    """A line for each sentence, with the likeliest tokens of each [MASK] and their probabilities.
 
     Args:
-        sentences: as they were asked.
-        answers: of each sentence a list of {"token_str", "score"}, the likeliest first; or a list of such, one a gap.
+        sentences: with their masks.
+        answers: for each sentence a list of {"token_str", "score"}, the likeliest first; with several masks, a list of
+            such lists.
     """
     width = max(map(len, sentences))
     lines = []
     for sentence, answer in zip(sentences, answers, strict=True):
-        gaps = [answer] if isinstance(answer[0], dict) else answer
-        best = " | ".join("  ".join(f"{one['token_str']} {one['score']:.0%}" for one in gap) for gap in gaps)
+        masks = [answer] if isinstance(answer[0], dict) else answer
+        best = " | ".join("  ".join(f"{token['token_str']} {token['score']:.0%}" for token in mask) for mask in masks)
         lines.append(f"  {sentence:{width}}  {best}")
     return lines
 
 
 def _sentences(cloze_file: str) -> list[str]:
-    """The lines of a file, each of which has a gap."""
+    """The lines of a file; raises UserError where one has no [MASK]."""
     try:
         lines = Path(cloze_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--cloze_file {cloze_file} cannot be read: {error}.") from None
     for number, line in enumerate(lines, 1):
         if MASK not in line:
-            raise UserError(f"--cloze_file {cloze_file}, line {number}: there is no {MASK} in it.")
+            raise UserError(
+                f"--cloze_file {cloze_file}, line {number}: there is no {MASK}: write one for each word to fill in."
+            )
     if not lines:
         raise UserError(f"--cloze_file {cloze_file} is empty: write a sentence with a {MASK} on each line.")
     return lines
 
 
 @contextmanager
-def _passing_signals_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Inside, whoever stops this process stops the other one first; gives the signals that came."""
+def _forwarding_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Stops the other process first, where a signal stops this one; yields the signals received."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
         process.terminate()
         handler = previous[number]
@@ -176,12 +183,12 @@ def _passing_signals_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]
             handler(number, frame)
 
     for number in (int(signal.SIGTERM), int(signal.SIGINT)):
-        previous[number] = signal.signal(number, pass_on)
+        previous[number] = signal.signal(number, forward)
     try:
         yield received
     finally:
         for number, handler in previous.items():
-            if signal.getsignal(number) is pass_on:  # else it has been put back by the handler before
+            if signal.getsignal(number) is forward:  # otherwise the previous handler has replaced it
                 signal.signal(number, handler)
     for number in received:
         if previous[number] == signal.SIG_DFL:

@@ -1,11 +1,13 @@
-"""The one switch: a training or evaluation step, run eagerly or compiled. Nothing outside this file knows the mode.
+"""The one switch: a training or evaluation step, run eagerly or compiled. No other module branches on the mode.
 
-    step = build_train_step(mode, model, optimizer, rates, run)
-    metrics = step(batch)       # one update on this rank's rows of one whole batch, whatever the accumulation
+    check_mode(mode, config, world)     # refuses flags that the mode does not support
+    step = build_train_step(mode, model, optimizer, rates, options)
+    metrics = step(batch)               # one update on this rank's rows of a whole batch, accumulation included
 
-What the modes do differently: accumulation (graph splits the batch itself; eager loops), clipping, learning rate,
-mixed precision and loss scaling, optimizer state. What they share: the weights of a batch, each kind divided by its
-sum over all ranks and micro-batches, so that losses summed over parts are the whole batch's means.
+The modes differ in accumulation (graph mode splits the batch itself, eager mode loops), clipping, learning rate, mixed
+precision, loss scaling and optimizer state. They share the normalization of weights: each `*_weights` array of a batch
+is divided by its sum over all data-parallel ranks and micro-batches, so that losses summed over the parts are the means
+of the whole batch.
 
 Shapes: `A` micro-batches of an update, `B` rows of one micro-batch on one rank; a batch's arrays are [A*B, ...].
 """
@@ -24,41 +26,59 @@ from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
 import kernels
+from configs.cli import warn
 from data.reading.loader import Batch
 from modeling import dropout
 from modeling.layout import replicate, to_numpy
 from modeling.pretrained import PretrainedModel
+from training.config import TrainingConfig
 from training.distributed import World
-from training.optimizer import load_optimizer_state, optimizer_state, trained_parameters
+from training.optimizer import lamb_kernel_on, load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
+from utils.errors import UserError
 
 Mode = Literal["eager", "graph"]
 Model = TypeVar("Model", bound=PretrainedModel)
-Metrics = Callable[[], dict[str, float]]  # waits for the device and reads the values, over all ranks
+Metrics = Callable[[], dict[str, float]]  # waits for the device and reads the values, summed over all ranks
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What a step needs to know of its run."""
+    """The settings of a training step."""
 
     world: World
     seed: int
     micro_rows: int | None = None  # one rank's rows of a micro-batch; None: a batch is one micro-batch
-    max_grad_norm: float = 1.0  # 0: never clip by norm
-    clip_value: float = 0.0  # 0: never clip by value
-    use_fp16: bool = False  # CUDA's: graph mode with dynamic loss scaling, eager mode without any
-    activation_checkpointing: bool = False  # eager mode's: layers are computed again for their backward pass
+    max_grad_norm: float = 1.0  # 0: no clipping by norm
+    clip_value: float = 0.0  # 0: no clipping by value
+    use_fp16: bool = False  # on CUDA only; graph mode scales the loss dynamically, eager mode does not scale it
+    activation_checkpointing: bool = False  # only in eager mode: layers are recomputed in the backward pass
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
 
+    @classmethod
+    def of(cls, config: TrainingConfig, world: World) -> StepOptions:
+        """The settings that the flags describe."""
+        return cls(
+            world=world,
+            seed=config.run.seed,
+            micro_rows=config.batch.train_rows(world.shape.data_parallel_size),
+            max_grad_norm=config.optimizer.norm_limit,
+            clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
+            use_fp16=config.device.use_fp16 and world.device != "cpu",
+            activation_checkpointing=config.device.activation_checkpointing,
+            nccl_fusion_threshold_mb=config.device.nccl_fusion_threshold_mb,
+            nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,
+        )
+
     def micro_batches(self, batch: Batch) -> int:
-        """How many micro-batches a batch is."""
+        """The number of micro-batches in a batch."""
         rows = len(batch["input_ids"])
         return rows // (self.micro_rows or rows)
 
 
 class TrainStep(Protocol):
-    """One update of the model; its optimizer state can be read and put back."""
+    """One update of the model, with optimizer state that can be read and restored."""
 
     def __call__(self, batch: Batch) -> Metrics: ...
 
@@ -67,14 +87,50 @@ class TrainStep(Protocol):
         ...
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        """Puts moments back; the next update is number `step`. To be called before the first update."""
+        """Restores the moments before the first update; the next update is number `step`."""
         ...
 
 
-def place(mode: Mode, model: Model, world: World) -> Model:
-    """Puts a model's parameters where its steps need them; an optimizer is made after this."""
+EvalStep = Callable[[Batch], dict[str, np.ndarray]]
+
+
+def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
+    """Checks that the mode supports the flags, and warns of those that have no effect in it.
+
+    Raises:
+        UserError: a flag is only supported in the other mode.
+    """
+    other_flag_given = config.device.use_ddp if mode == "graph" else config.device.use_consistent
+    if other_flag_given:
+        flag, other = ("use_ddp", "eager") if mode == "graph" else ("use_consistent", "graph")
+        warn(
+            f"--{flag} has no effect in {mode} mode, it belongs to {other} mode: the launcher's processes train "
+            "together without it."
+        )
+    if mode == "eager" or not config.run.do_train:
+        return
+    if config.optimizer.clip == "value" and config.batch.grad_acc_steps > 1:
+        raise UserError(
+            "--clip value with --grad_acc_steps above 1 only works in eager mode, because a compiled job cannot access "
+            "the sum over its micro-batches: use --clip norm."
+        )
+    if config.device.activation_checkpointing:
+        raise UserError(
+            "--activation_checkpointing only works in eager mode, because a compiled job would need more memory with "
+            "it: lower --train-batch-size and raise --grad_acc_steps, or train in eager mode."
+        )
+    if config.optimizer.optim_name == "lamb" and not (config.optimizer.stock_lamb or lamb_kernel_on(world.device)):
+        raise UserError(
+            "--optim_name lamb in graph mode without the CPU kernels is OneFlow's variant, which leaves weight decay "
+            "out of the trust ratio and scales biases too: accept it with --stock_lamb, or use eager mode or the CPU "
+            "kernels, which implement LAMB as published."
+        )
+
+
+def place_model(mode: Mode, model: Model, world: World) -> Model:
+    """Moves a model's parameters to where its steps need them; to be called before an optimizer is built."""
     model.to(world.device)
-    if mode == "graph" and world.size > 1:
+    if mode == "graph" and world.shape.size > 1:
         replicate(model, world.device)
     return model
 
@@ -82,45 +138,43 @@ def place(mode: Mode, model: Model, world: World) -> Model:
 def build_train_step(
     mode: Mode, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions
 ) -> TrainStep:
-    """A step that updates a placed model; `rates` is the learning rate of each update."""
+    """A step that updates a placed model; `rates` holds the learning rate of each update."""
     model.train()
     kinds: dict[str, type] = {"eager": EagerTrainStep, "graph": GraphTrainStep}
     step: TrainStep = kinds[mode](model, optimizer, rates, options)
     return step
 
 
-def build_eval_step(
-    mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()
-) -> Callable[[Batch], dict[str, np.ndarray]]:
-    """A step that gives a placed model's outputs for this rank's rows of a batch, without gradients and dropout.
+def build_eval_step(mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()) -> EvalStep:
+    """A step that computes a placed model's outputs for this rank's rows of a batch, without gradients and dropout.
 
-    It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in
-    `outputs` with all ranks' rows, the same on every rank.
+    It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in `outputs`
+    with the rows of all ranks; every rank gets the same values.
     """
     kinds: dict[str, type] = {"eager": EagerEvalStep, "graph": GraphEvalStep}
     return kinds[mode](model, world, frozenset(outputs))
 
 
 def normalized(batch: Batch, world: World) -> Batch:
-    """The batch with each `*_weights` array divided by its sum over all ranks."""
+    """The batch with each `*_weights` array divided by its sum over the data-parallel ranks."""
     names = sorted(name for name in batch if name.endswith("_weights"))
-    totals = world.sum(np.array([batch[name].sum(dtype=np.float64) for name in names]))
+    totals = world.sum_over_batch(np.array([batch[name].sum(dtype=np.float64) for name in names]))
     scaled = {name: batch[name] / np.float32(max(total, 1e-12)) for name, total in zip(names, totals, strict=True)}
     return {**batch, **scaled}
 
 
 def to_tensors(batch: Mapping[str, np.ndarray], device: str) -> dict[str, flow.Tensor]:
-    """Tensors on the device; the arrays must not be written to afterwards."""
+    """The arrays as tensors on the device; they may share memory, so do not write to the arrays afterwards."""
     return {name: flow.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
 
 
 def scalars(outputs: Mapping[str, flow.Tensor], names: frozenset[str] = frozenset()) -> dict[str, flow.Tensor]:
-    """The losses and accuracies among a model's outputs, and those of the given names."""
+    """The scalars among a model's outputs (losses and accuracies), and the outputs of the given names."""
     return {name: value for name, value in outputs.items() if value.dim() == 0 or name in names}
 
 
 class EagerTrainStep:
-    """Operation by operation; the gradients of micro-batches and ranks are added up before one update."""
+    """Runs operation by operation, and adds up the gradients of micro-batches and ranks before the update."""
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
         self.model, self.optimizer, self.options = model, optimizer, options
@@ -132,7 +186,7 @@ class EagerTrainStep:
 
     def __call__(self, batch: Batch) -> Metrics:
         world = self.options.world
-        dropout.begin_step(self.options.seed, self.step, world.rank)
+        dropout.begin_step(self.options.seed, self.step, world.shape.data_parallel_rank)
         tensors = to_tensors(normalized(batch, world), world.device)
         accumulation = self.options.micro_batches(batch)
         rows = len(batch["input_ids"]) // accumulation
@@ -153,7 +207,7 @@ class EagerTrainStep:
         self.step += 1
 
         def read() -> dict[str, float]:
-            values = world.sum(np.array([value.numpy() for value in sums.values()], np.float64))
+            values = world.sum_over_batch(np.array([value.numpy() for value in sums.values()], np.float64))
             return {**dict(zip(sums, map(float, values), strict=True)), "grad_norm": float(norm.numpy())}
 
         return read
@@ -169,16 +223,16 @@ class EagerTrainStep:
 
 
 class GraphTrainStep:
-    """Forward, backward and update compiled into one job for each shape of batch, at the first such batch.
+    """Compiles forward pass, backward pass and update into one job per batch shape, at the first batch of that shape.
 
-    All jobs update the same parameters, moments and counters in place, so that shapes may come in any order.
+    All jobs update the same parameters, moments and counters in place, so shapes may come in any order.
     """
 
     def __init__(self, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions) -> None:
         self.model, self.optimizer, self.options = model, optimizer, options
         self.scheduler = TableScheduler(optimizer, rates)
         self.jobs: dict[tuple, _TrainGraph] = {}
-        self.tensors: dict[str, flow.Tensor] = {}  # what all jobs share beside the model, under a checkpoint's names
+        self.tensors: dict[str, flow.Tensor] = {}  # what all jobs share in addition to the model, by checkpoint name
         self.micro_batches, self.step = 0, 0
         if options.world.device != "cpu":
             flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
@@ -186,15 +240,15 @@ class GraphTrainStep:
 
     def __call__(self, batch: Batch) -> Metrics:
         world, accumulation = self.options.world, self.options.micro_batches(batch)
-        dropout.begin_step(self.options.seed, self.step, world.rank)
+        dropout.begin_step(self.options.seed, self.step, world.shape.data_parallel_rank)
         job = self._job(batch)
         scaled = normalized(batch, world)
-        # The compiled job averages over micro-batches where eager mode adds.
+        # The compiled job averages over micro-batches, eager mode adds them up.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
         if job.sites:
             drawn = [dropout.draw(job.sites, micro) for micro in range(accumulation)]
             scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
-        tensors = {name: world.split(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
+        tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
         fresh = not job.is_compiled
         outputs = job(**tensors)
         if fresh:
@@ -216,22 +270,22 @@ class GraphTrainStep:
         return {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        # Mixed precision skips updates whose gradients overflowed: the job's own count may be less than the run's.
+        # Mixed precision skips updates whose gradients overflow, so the job's count may be lower than the run's.
         state = {"updates": np.array([step], np.int64), **state}
         if not self.options.use_fp16:
             state = {name: array for name, array in state.items() if name not in _LOSS_SCALE}
-        on_cpu = {"updates"} if self.options.world.size == 1 else set()
+        on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
         self.tensors = {n: self._whole(array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.step = step
 
     def _job(self, batch: Batch) -> _TrainGraph:
         """The compiled job for a batch's shape."""
         accumulation = self.options.micro_batches(batch)
-        if accumulation != self.micro_batches:  # it only ever grows, and each job holds memory of its own
+        if accumulation != self.micro_batches:  # it only grows, and each job holds its own memory
             self.jobs, self.micro_batches = {}, accumulation
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.jobs:
-            gc.collect()  # an earlier job torn down amid this one's compilation has corrupted the framework's memory
+            gc.collect()  # tearing an earlier job down while this one compiles has corrupted the framework's memory
             sites = self._dropout_sites(batch) if _stock_dropout(self.options.world) else []
             job = _TrainGraph(self.model, self.optimizer, self.scheduler, self.options, accumulation, sites)
             job.share(self.tensors)
@@ -239,17 +293,20 @@ class GraphTrainStep:
         return self.jobs[shape]
 
     def _dropout_sites(self, batch: Batch) -> list[dropout.Site]:
-        """Where dropout is applied to this rank's rows of one micro-batch."""
+        """The places where the model applies dropout to this rank's rows of one micro-batch."""
         world = self.options.world
         part = to_tensors({name: array[: self.options.micro_rows] for name, array in batch.items()}, world.device)
         with dropout.record() as sites, flow.no_grad():
-            self.model(**{name: world.split(tensor) for name, tensor in part.items()}, loss_reduction="sum")
-        return [dropout.Site((site.shape[0] // world.size, *site.shape[1:]), site.rate) for site in sites]
+            self.model(**{name: world.as_global(tensor) for name, tensor in part.items()}, loss_reduction="sum")
+        return [
+            dropout.Site((site.shape[0] // world.shape.data_parallel_size, *site.shape[1:]), site.rate)
+            for site in sites
+        ]
 
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
         tensor = flow.tensor(array, device=device or world.device)
-        return tensor if world.size == 1 else replicate(tensor, world.device)
+        return tensor if world.shape.size == 1 else replicate(tensor, world.device)
 
 
 class _TrainGraph(nn.Graph):
@@ -266,9 +323,9 @@ class _TrainGraph(nn.Graph):
     ) -> None:
         super().__init__()
         self.model, self.clip_value = model, options.clip_value
-        self.sites = sites  # where dropout masks are to be fed; none: the job draws its own
+        self.sites = sites  # where dropout masks are fed in; empty: the job draws its own
         for parameter in model.parameters():
-            parameter.grad = None  # an earlier job leaves symbols of its own there
+            parameter.grad = None  # an earlier job leaves its own symbols there
         self.add_optimizer(optimizer, lr_sch=scheduler)
         if micro_batches > 1:
             self.config.set_gradient_accumulation_steps(micro_batches)
@@ -287,7 +344,7 @@ class _TrainGraph(nn.Graph):
         return outputs
 
     def tensors(self) -> dict[str, flow.Tensor]:
-        """The moments and counters that the compiled job updates in place, under a checkpoint's names."""
+        """The moments and counters that the compiled job updates in place, by checkpoint name."""
         prefix, own = f"{self.MODEL}.", self.state_dict()
         found = {
             f"{name.removeprefix(prefix)[:-2]}.{name[-1]}": tensor
@@ -297,14 +354,14 @@ class _TrainGraph(nn.Graph):
         return found | {name: own[counter] for name, counter in self._counters().items() if counter in own}
 
     def share(self, tensors: Mapping[str, flow.Tensor]) -> None:
-        """Lets the job, which is not compiled yet, update these tensors of another one (or of a checkpoint)."""
+        """Makes the job, which must not be compiled yet, update these tensors of another job or of a checkpoint."""
         counters = self._counters()
         self.load_state_dict(
             {counters.get(name) or f"{self.MODEL}.{name[:-2]}-{name[-1]}": tensor for name, tensor in tensors.items()}
         )
 
     def _counters(self) -> dict[str, str]:
-        """What the job counts, under the names of a checkpoint and the job's own."""
+        """{checkpoint name: the job's own name} of each counter."""
         scaler = f"System-Train-DynamicLossScale-{self.name}"
         return {
             "updates": "System-Train-TrainStep",
@@ -318,12 +375,12 @@ _MASK = "dropout_mask_"
 
 
 def _stock_dropout(world: World) -> bool:
-    """Whether compiled dropout would be the framework's own, which cannot be seeded; on CUDA it is left at that."""
+    """Whether masks are fed into compiled dropout, because the framework's own cannot be seeded; only on the CPU."""
     return world.device == "cpu" and not kernels.is_loaded()
 
 
 class EagerEvalStep:
-    """Operation by operation."""
+    """Runs operation by operation."""
 
     def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
         self.model, self.world, self.outputs = model, world, outputs
@@ -332,20 +389,20 @@ class EagerEvalStep:
         with _evaluating(self.model), flow.no_grad():
             results = self.model(**to_tensors(batch, self.world.device), loss_reduction="sum")
         return {
-            name: self.world.sum(value.numpy()) if value.dim() == 0 else self.world.gather_rows(value)
+            name: self.world.sum_over_batch(value.numpy()) if value.dim() == 0 else self.world.gather_rows(value)
             for name, value in scalars(results, self.outputs).items()
         }
 
 
 class GraphEvalStep:
-    """Compiled at the first batch; another shape is another graph."""
+    """Compiles one graph per batch shape, at the first batch of that shape."""
 
     def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
         self.model, self.world, self.outputs = model, world, outputs
         self.graphs: dict[tuple, _EvalGraph] = {}
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        tensors = {name: self.world.split(t) for name, t in to_tensors(batch, self.world.device).items()}
+        tensors = {name: self.world.as_global(t) for name, t in to_tensors(batch, self.world.device).items()}
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
         with _evaluating(self.model):
             if shape not in self.graphs:
@@ -365,7 +422,7 @@ class _EvalGraph(nn.Graph):
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode from before afterwards."""
+    """Switches the model to evaluation mode, and back afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run are: `checkpoint-STEP` directories, the newest of which `latest` names."""
+"""The checkpoints of a run: directories named `checkpoint-STEP`, and the file `latest`, which names the newest."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The number of updates after which a `checkpoint-STEP` was written; -1 for another name."""
+    """The number of updates before a `checkpoint-STEP`; -1 for another name."""
     match = _NAME.fullmatch(checkpoint.name)
     return int(match[1]) if match else -1
 
 
 def phase_directory(directory: str | Path, number: int) -> Path:
-    """Where phase `number`, from 1 on, of a run in several phases lives."""
+    """The output directory of phase `number`, counted from 1, of a run with several phases."""
     return Path(directory) / f"phase{number}"
 
 
 def model_directory(path: str | Path) -> Path:
-    """The model directory that `path` means: itself, or the newest checkpoint of a run's output directory, or of its
-    last phase's."""
+    """The model directory that a path means: itself, or the newest checkpoint of a run, or of its last phase."""
     path = Path(path)
     phases = itertools.takewhile(Path.is_dir, (phase_directory(path, number) for number in itertools.count(1)))
     found = [newest_checkpoint(directory) for directory in (path, *phases)]

@@ -1,4 +1,4 @@
-"""GLUE end to end on small tasks that can be learnt: scores, seeds, the best checkpoint, leaderboard files."""
+"""GLUE with small tasks that can be learnt: scores, seeds, the best checkpoint, leaderboard files."""
 
 import json
 
@@ -16,7 +16,7 @@ WORDS = [f"word{letter}" for letter in "abcdefghijkl"]
 
 @pytest.fixture
 def glue_dir(tmp_path):
-    """RTE and STS-B whose answers stand in the first word of the second sentence."""
+    """RTE and STS-B, whose labels follow from the first word of the second sentence."""
     rng = np.random.default_rng(0)
     root = tmp_path / "glue"
     for name, header, prefix in (
@@ -51,7 +51,7 @@ def finetune(glue_dir, output, task, *more):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_task_is_learnt_and_answered(glue_dir, tmp_path, capsys, mode):
+def test_a_task_is_learnt_and_its_test_set_predicted(glue_dir, tmp_path, capsys, mode):
     output = tmp_path / "out"
     finetune(glue_dir, output, "rte", "--epochs", 8, "--lr", 3e-3, "--mode", mode, "--do_predict")
     results = json.loads((output / "eval_results.json").read_text())
@@ -94,7 +94,7 @@ def test_predictions_do_not_depend_on_padding(glue_dir, tmp_path):
     assert (tmp_path / "longest/STS-B.tsv").read_text() == (tmp_path / "max_length/STS-B.tsv").read_text()
 
 
-def test_a_resumed_run_keeps_its_best(glue_dir, tmp_path):
+def test_a_resumed_run_keeps_the_best_checkpoint(glue_dir, tmp_path):
     words = ("--epochs", 3, "--lr", 3e-3, "--mode", "eager")
     finetune(glue_dir, tmp_path / "whole", "rte", *words)
     finetune(glue_dir, tmp_path / "cut", "rte", *words, "--max_steps", 18, "--model_save_every_n_iter", 6)
@@ -130,20 +130,20 @@ def test_a_missing_test_set_is_named(glue_dir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_task_is_noticed_before_any_trains(glue_dir, tmp_path):
+def test_a_missing_task_is_an_error_before_any_training(glue_dir, tmp_path):
     with pytest.raises(UserError, match=r"cola|CoLA|train\.tsv"):
         finetune(glue_dir, tmp_path / "out", "all")
     assert not list((tmp_path / "out").glob("*/checkpoint-*"))
 
 
-def test_another_seeds_directory_is_noticed_before_any_trains(glue_dir, tmp_path):
+def test_a_used_directory_of_another_seed_is_an_error_before_any_training(glue_dir, tmp_path):
     (tmp_path / "out/seed-1/checkpoint-1").mkdir(parents=True)
     with pytest.raises(UserError, match="seed-1 is not empty"):
         finetune(glue_dir, tmp_path / "out", "rte", "--seeds", 2)
     assert not (tmp_path / "out/seed-0").exists()
 
 
-def test_prediction_alone_needs_no_answers(glue_dir, tmp_path):
+def test_prediction_without_evaluation_needs_no_labels(glue_dir, tmp_path):
     finetune(glue_dir, tmp_path / "out", "rte", "--max_steps", 2)
     (glue_dir / "RTE/dev.tsv").unlink()
     words = ("--do_train", "False", "--do_eval", "False", "--do_predict")

@@ -1,4 +1,4 @@
-"""run_squad.py's work from JSON files to scores, on a small model that learns a few questions by heart."""
+"""SQuAD from JSON files to scores, with a small model that learns a few questions by heart."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SHAPE += ("--max_position_embeddings", "31", "--hidden_dropout_prob", "0", "--at
 
 
 def write_squad(path, count, seed, v2=False):
-    """`count` questions: where in the context is the word that the question names?"""
+    """`count` questions, each answered by the word of the context that it names."""
     rng = np.random.default_rng(seed)
     paragraphs = []
     for i in range(count):
@@ -89,7 +89,7 @@ def test_questions_are_learnt_by_heart(tmp_path, files, mode, v2):
     assert json.loads(done.stdout)["f1"] == scores["f1"]
 
 
-def test_its_own_snapshots_come_back(tmp_path, files, capsys):
+def test_the_runs_own_checkpoint_is_evaluated(tmp_path, files, capsys):
     finetune(*training_flags(files, tmp_path / "out", "--max_steps", "3"))
     answer = ("--predict_file", files[0])
     finetune("--do_eval", *answer, "--output_dir", str(tmp_path / "out"))  # the run's own newest checkpoint
@@ -131,7 +131,7 @@ def test_answers_do_not_depend_on_padding(tmp_path, files, capsys):
             assert spans[0][name] == pytest.approx(found["max_length"][question][0][name], abs=1e-5)
 
 
-def test_features_made_before_are_the_same(tmp_path, files):
+def test_prepared_features_give_the_same_losses(tmp_path, files):
     from configs.squad import FeatureFlags, SquadDataConfig
     from data.datasets.squad import prepare
 
@@ -157,7 +157,7 @@ def test_features_made_before_are_the_same(tmp_path, files):
 
 
 @pytest.mark.parametrize("form", ["hf", "lazy"])
-def test_it_starts_from_pretrained_weights(tmp_path, files, form, capsys):
+def test_fine_tuning_starts_from_pretrained_weights(tmp_path, files, form, capsys):
     from configs.model import BertConfig
 
     shape = BertConfig(29, 32, 2, 2, 128, max_position_embeddings=31)
@@ -178,7 +178,7 @@ def test_it_starts_from_pretrained_weights(tmp_path, files, form, capsys):
         )
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path, files):
+def test_a_killed_run_resumes_exactly(tmp_path, files):
     command = [sys.executable, "run_squad.py", "--with-cuda", "False", *LENGTHS]
     steps = ("--max_steps", "40", "--model_save_every_n_iter", "7", "--loss_print_every_n_iter", "1")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -238,7 +238,7 @@ def test_flags_of_the_earlier_script(tmp_path):
         (("--do_predict", "--predict_file", "p", "--n_best_size", "0"), "--n_best_size"),
     ],
 )
-def test_what_is_missing_is_named(flags, words):
+def test_missing_flags_are_named(flags, words):
     with pytest.raises(UserError, match=words):
         parse(SquadConfig, flags)
 

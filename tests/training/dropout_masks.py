@@ -1,8 +1,8 @@
-"""Run in each rank by several_runs.py: writes the dropout masks of training steps in both modes.
+"""Writes the dropout masks of training steps in both modes; several_runs.py runs it in each rank.
 
-A mask shows in a gradient: a row of a batch picks its own row of each layer's weights, a sum over dropout of these is
-the loss, and so an update by the gradient alone moves exactly the weights that dropout kept. Gradients are summed over
-ranks and micro-batches, each of which has rows of its own.
+The gradient shows the mask: a row of a batch selects its own row of each layer's weights, and the loss is the sum of
+these after dropout, so an update by plain SGD moves exactly the weights that dropout kept. Gradients are summed over
+ranks and micro-batches, and each of these has its own rows.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from oneflow import nn
 from configs.training import DeviceFlags
 from modeling import dropout, ops
 from training.distributed import join
-from training.step import StepOptions, build_train_step, place
+from training.step import StepOptions, build_train_step, place_model
 
 RATE, LAYERS, STEPS, MICRO_BATCHES, ROWS, COLUMNS = 0.3, 2, 3, 2, 7, 137
 RESUMED = 1  # the step that a second run begins with
@@ -34,8 +34,8 @@ class Layers(nn.Module):
 def write(directory):
     """directory/MODE.npy and MODE-resumed.npy: bool [steps, layers, ranks, micro-batches, rows, H]."""
     world = join(DeviceFlags(with_cuda=False))
-    whole = (world.size, MICRO_BATCHES, ROWS)
-    own_rows = np.arange(np.prod(whole)).reshape(whole)[world.rank].ravel()
+    whole = (world.shape.data_parallel_size, MICRO_BATCHES, ROWS)
+    own_rows = np.arange(np.prod(whole)).reshape(whole)[world.shape.data_parallel_rank].ravel()
     batch = {
         "input_ids": np.eye(np.prod(whole), dtype=np.float32)[own_rows],  # [A*B, N]
         "example_weights": np.ones(len(own_rows), np.float32),
@@ -43,7 +43,7 @@ def write(directory):
     options = StepOptions(world=world, seed=5, micro_rows=ROWS, max_grad_norm=0.0)
     for mode in ("eager", "graph"):
         for name, first in ((mode, 0), (f"{mode}-resumed", RESUMED)):
-            model = place(mode, Layers(len(own_rows) * world.size), world)
+            model = place_model(mode, Layers(len(own_rows) * world.shape.data_parallel_size), world)
             optimizer = flow.optim.SGD([{"params": list(model.parameters()), "lr": 1.0}])
             step = build_train_step(mode, model, optimizer, np.ones(STEPS, np.float32), options)
             if first:
@@ -54,5 +54,5 @@ def write(directory):
                 weights.append(
                     np.stack([np.array(layer.numpy()) for layer in model.parameters()]).reshape(weights[0].shape)
                 )
-            if world.rank == 0:
+            if world.shape.is_first:
                 np.save(directory / f"{name}.npy", np.diff(weights, axis=0) < -1e-6)

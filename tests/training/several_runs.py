@@ -1,4 +1,4 @@
-"""Run by the launcher in each rank: several runs one after the other, as a JSON file lists them.
+"""The launcher runs this in each rank: it makes several runs in turn, which a JSON file lists.
 
 [["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], ["masks", [directory]], …]
 """
@@ -19,7 +19,7 @@ def main():
     config = parse(PretrainingConfig, [])
     ranks.meet(config.device.join_timeout, config.device.stop_timeout)
     from tasks.pretraining import pretrain
-    from training import loop
+    from training import journal
 
     for kind, words in json.loads(Path(sys.argv[1]).read_text()):
         if kind == "copy":
@@ -28,7 +28,7 @@ def main():
                 shutil.copytree(source, target / source.name)
         elif kind == "die":
             if ranks.rank() == 1:
-                loop.Journal.advance = dying_at(int(words[0]))
+                journal.Journal.advance = dying_at(int(words[0]))
         elif kind == "masks":
             import dropout_masks
 
@@ -38,11 +38,11 @@ def main():
 
 
 def dying_at(steps):
-    """A `Journal.advance` that is the end of the process when called so often."""
+    """A `Journal.advance` that kills the process at this step."""
     calls = []
 
-    def advance(journal):
-        calls.append(journal)
+    def advance(self):
+        calls.append(self)
         if len(calls) == steps:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there."""
+"""Checkpoints are complete or absent."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def model(tiny_config):
     return BertForPreTraining(tiny_config, seed=1)
 
 
-def test_state_comes_back(tmp_path, model):
+def test_a_saved_state_is_loaded(tmp_path, model):
     path = save(tmp_path, model, 4)
     state, moments = load_training_state(path)
     assert state == TrainingState(4, 28, 5)
@@ -48,7 +48,7 @@ def test_newest_and_pruning(tmp_path, model):
     assert model_directory(tmp_path / "checkpoint-10").name == "checkpoint-10"
 
 
-def test_half_written_ones_do_not_count(tmp_path, model, monkeypatch):
+def test_a_failed_save_leaves_no_checkpoint(tmp_path, model, monkeypatch):
     save(tmp_path, model, 3)
 
     def fail(self, *words, **flags):
@@ -62,7 +62,7 @@ def test_half_written_ones_do_not_count(tmp_path, model, monkeypatch):
 
 
 @pytest.mark.parametrize("latest", [None, "checkpoint-99\n", "../elsewhere\n", ""])
-def test_a_lost_pointer_is_no_loss(tmp_path, model, latest):
+def test_the_newest_checkpoint_is_found_without_latest(tmp_path, model, latest):
     save(tmp_path, model, 3)
     (tmp_path / "latest").unlink()
     if latest is not None:
@@ -70,7 +70,7 @@ def test_a_lost_pointer_is_no_loss(tmp_path, model, latest):
     assert newest_checkpoint(tmp_path).name == "checkpoint-3"
 
 
-def test_damage_is_named(tmp_path, model):
+def test_a_damaged_state_is_named(tmp_path, model):
     path = save(tmp_path, model, 3)
     (path / "training_state/state.json").write_text("{")
     with pytest.raises(UserError, match=r"state\.json is not a training state"):

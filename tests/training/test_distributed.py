@@ -1,4 +1,4 @@
-"""Two processes are one: the same losses and figures however a batch is split, with resume and dropout."""
+"""Two processes have the losses and figures of one, however a batch is split."""
 
 import itertools
 import shutil
@@ -41,7 +41,7 @@ def evaluation(directory):
 
 @pytest.fixture(scope="module")
 def runs(two_ranks, shared_records_dir, tmp_path_factory):
-    """The directory in which one job of two ranks left its runs."""
+    """The directory of the runs that one job of two ranks made."""
     root = tmp_path_factory.mktemp("runs")
     data = ["--ofrecord_path", str(shared_records_dir), "--val_ofrecord_path", str(shared_records_dir)]
     listing = []
@@ -77,7 +77,7 @@ def alone(shared_records_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("split", SPLITS)
-def test_any_split_gives_one_process_losses(runs, alone, mode, split):
+def test_every_split_has_the_losses_of_one_process(runs, alone, mode, split):
     rows, micro_batches = split
     np.testing.assert_allclose(losses(runs / f"{mode}-{rows}x{micro_batches}"), losses(alone), rtol=1e-5)
 
@@ -87,7 +87,7 @@ def test_any_split_gives_one_process_losses(runs, alone, mode, split):
     ["eager", pytest.param("graph", marks=pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels"))],
 )
 @pytest.mark.parametrize("split", SPLITS)
-def test_any_split_gives_one_process_gradient_norms(runs, alone, mode, split):
+def test_every_split_has_the_gradient_norms_of_one_process(runs, alone, mode, split):
     rows, micro_batches = split
     expected = column(alone, "grad_norm")
     assert len(expected) == STEPS and expected.max() > 0.5  # --max_grad_norm: some are clipped
@@ -102,7 +102,7 @@ def test_evaluation_counts_each_record_once(runs, alone, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_of_two_ranks_goes_on_with_one(runs, alone, mode, shared_records_dir, tmp_path):
+def test_a_run_of_two_ranks_resumes_with_one(runs, alone, mode, shared_records_dir, tmp_path):
     shutil.copytree(runs / f"{mode}-3x2" / "checkpoint-4", tmp_path / "checkpoint-4")
     split = ("--train-batch-size", "4", "--grad-acc-steps", "3", "--resume")
     resumed = one_process(mode, shared_records_dir, tmp_path, *split)
@@ -110,13 +110,13 @@ def test_a_run_of_two_ranks_goes_on_with_one(runs, alone, mode, shared_records_d
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_with_dropout_a_resumed_run_repeats_every_digit(runs, mode):
+def test_a_resumed_run_with_dropout_repeats_every_digit(runs, mode):
     whole, resumed = losses(runs / f"{mode}-dropout"), losses(runs / f"{mode}-dropout-resumed")
     assert len(whole) == 4
     assert whole[2:].tolist() == resumed.tolist()
 
 
-def test_checkpoints_know_nothing_of_ranks(runs, alone):
+def test_checkpoints_do_not_depend_on_the_number_of_ranks(runs, alone):
     def files(directory):
         return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
@@ -130,6 +130,6 @@ def test_checkpoints_know_nothing_of_ranks(runs, alone):
         ("--train-global-batch-size 8 --train-batch-size 3", "give one of them"),
     ],
 )
-def test_contradicting_batch_sizes_are_mistakes(words, mistake):
+def test_contradicting_batch_sizes_are_errors(words, mistake):
     with pytest.raises(UserError, match=mistake):
         parse(PretrainingConfig, words.split()).batch.train_rows(2)

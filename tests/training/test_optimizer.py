@@ -6,11 +6,11 @@ import pytest
 
 import kernels
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
 from training.step import StepOptions, build_train_step
-from utils.errors import UserError
 
 SHAPES = {"dense.weight": (5, 7), "dense.bias": (5,), "LayerNorm.weight": (3,), "LayerNorm.bias": (3,)}
 STEPS = 25
@@ -18,7 +18,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin():
-    """What training itself does: our kernels where they can be had."""
+    """Loads the CPU kernels where they work, as training does."""
     kernels.load()
 
 
@@ -86,8 +86,8 @@ def reference(flags, start, gradients, rates):
 
 def trained(mode, flags, start, gradients, rates):
     model = Given(start)
-    optimizer = build_optimizer(model, flags, mode)
-    options = StepOptions(world=World(0, 1, "cpu"), seed=1, max_grad_norm=flags.norm_limit)
+    optimizer = build_optimizer(model, flags)
+    options = StepOptions(world=World(JobShape(), "cpu"), seed=1, max_grad_norm=flags.norm_limit)
     step = build_train_step(mode, model, optimizer, rates, options)
     for rows in gradients:
         batch = {name.replace(".", "_"): array for name, array in rows.items()}
@@ -122,21 +122,9 @@ def test_lamb_composed_of_stock_operations_follows_its_formula(monkeypatch):
 
 
 @pytest.mark.parametrize("weight_decay", [0.1, 0.0])
-def test_lamb_in_graph_mode_follows_its_formula_or_is_refused(weight_decay):
-    flags = OptimizerFlags(optim_name="lamb", lr=0.02, weight_decay=weight_decay)
-    if kernels.is_loaded():
-        assert_follows_reference("graph", flags)
-    else:
-        with pytest.raises(UserError, match="--stock_lamb"):
-            build_optimizer(Given(start_and_gradients()[0]), flags, "graph")
-
-
-def test_lamb_in_graph_mode_without_its_kernel_asks_for_stock_lamb(monkeypatch):
-    monkeypatch.setattr(kernels, "is_loaded", lambda: False)
-    model = Given(start_and_gradients()[0])
-    with pytest.raises(UserError, match="--stock_lamb"):
-        build_optimizer(model, OptimizerFlags(optim_name="lamb"), "graph")
-    build_optimizer(model, OptimizerFlags(optim_name="lamb", stock_lamb=True), "graph")
+@pytest.mark.skipif(not kernels.is_loaded(), reason="graph mode then refuses LAMB, which test_step_mode.py tests")
+def test_lamb_in_graph_mode_follows_its_formula(weight_decay):
+    assert_follows_reference("graph", OptimizerFlags(optim_name="lamb", lr=0.02, weight_decay=weight_decay))
 
 
 def test_lamb_does_not_divide_by_the_norm_of_a_zero_parameter(monkeypatch):

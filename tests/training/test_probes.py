@@ -1,4 +1,4 @@
-"""What is found out about checkpoints while a run goes on is right, and leaves the run as it is."""
+"""Probes of checkpoints have correct results, and do not change the run."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def squad_config(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_squad_on_a_clone_leaves_the_training_as_it_is(mode, records_dir, squad_config, tmp_path, capfd):
+def test_fine_tuning_a_clone_on_squad_does_not_change_the_run(mode, records_dir, squad_config, tmp_path, capfd):
     pretrain(parse(PretrainingConfig, flags(records_dir, tmp_path / "alone")), mode)
     asked = ("--squad_frequency", 4, "--squad_config", squad_config)
     pretrain(parse(PretrainingConfig, flags(records_dir, tmp_path / "asked", *asked)), mode)
@@ -65,7 +65,7 @@ def test_squad_on_a_clone_leaves_the_training_as_it_is(mode, records_dir, squad_
     assert weights[0] == weights[1]
 
 
-def test_clozes(records_dir, squad_config, tmp_path, capfd):
+def test_cloze_sentences_are_filled_in_once(records_dir, squad_config, tmp_path, capfd):
     (tmp_path / "clozes").write_text("w5 [MASK] w6\n[MASK] w7 [MASK]\n")
     asked = flags(records_dir, tmp_path / "out", "--cloze_file", tmp_path / "clozes", "--model_save_every_n_iter", 4)
     pretrain(parse(PretrainingConfig, asked), "eager")
@@ -85,7 +85,7 @@ def test_a_probe_that_fails_does_not_end_the_training(records_dir, squad_config,
     squad_config.write_text(json.dumps(config | {"vocab_file": str(tmp_path / "nowhere.txt")}))
     asked = ("--squad_frequency", 9, "--squad_config", squad_config)
     pretrain(parse(PretrainingConfig, flags(records_dir, tmp_path / "out", *asked)), "eager")
-    assert "SQuAD after step 6 failed, the training goes on: error: " in capfd.readouterr().out
+    assert "SQuAD after step 6 failed, training continues: error: " in capfd.readouterr().out
     assert (tmp_path / "out/checkpoint-6").exists()
 
 
@@ -122,14 +122,14 @@ def test_stopping_while_a_clone_learns(records_dir, squad_config, tmp_path):
         ("--cloze_file SQUAD", r"line 1: there is no \[MASK\]"),
     ],
 )
-def test_what_cannot_be_asked_is_an_error_before_the_first_step(words, message, records_dir, squad_config, tmp_path):
+def test_impossible_probes_are_errors_before_the_first_step(words, message, records_dir, squad_config, tmp_path):
     given = words.replace("SQUAD", str(squad_config)).split()
     with pytest.raises(UserError, match=message):
         pretrain(parse(PretrainingConfig, flags(records_dir, tmp_path / "out", *given)), "eager")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_clozes():
+def test_the_cloze_table_has_a_line_for_each_sentence():
     best = [{"token_str": "paris", "score": 0.414}, {"token_str": "lyon", "score": 0.05}]
     assert cloze_table(["in [MASK].", "[MASK] and [MASK]"], [best, [best[:1], best[1:]]]) == [
         "  in [MASK].         paris 41%  lyon 5%",

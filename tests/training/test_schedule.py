@@ -1,10 +1,11 @@
-"""Learning rates: the published formulas, and what an update really takes in either mode."""
+"""Learning rates: the published formulas, and the rates that updates have in both modes."""
 
 import numpy as np
 import oneflow as flow
 import pytest
 
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
@@ -15,8 +16,10 @@ STEPS = 13
 
 
 class Scalar(flow.nn.Module):
-    """One number, whose gradient is always 1, beside work for a millisecond: OneFlow may crash where a job is over
-    before it has noted that it began."""
+    """One number, whose gradient is always 1.
+
+    It also does work for a millisecond, because OneFlow may crash if a job ends before it has recorded the start.
+    """
 
     def __init__(self):
         super().__init__()
@@ -28,9 +31,9 @@ class Scalar(flow.nn.Module):
 
 
 def rates_taken(mode, flags, first_step=0):
-    """Adam's first and all later updates are as long as the learning rate, where the gradient never changes."""
+    """The sizes of updates; Adam's equal the learning rate while the gradient is constant."""
     model = Scalar()
-    options = StepOptions(world=World(0, 1, "cpu"), seed=1, max_grad_norm=0)
+    options = StepOptions(world=World(JobShape(), "cpu"), seed=1, max_grad_norm=0)
     step = build_train_step(mode, model, build_optimizer(model, flags), learning_rates(flags, STEPS), options)
     if first_step:
         beta1, beta2 = flags.adam_beta1, flags.adam_beta2
@@ -56,18 +59,18 @@ def rates_taken(mode, flags, first_step=0):
     ],
     ids=lambda words: "-".join(str(value) for value in words.values()),
 )
-def test_updates_take_the_tables_rates(mode, words):
+def test_updates_have_the_learning_rates_of_the_table(mode, words):
     flags = OptimizerFlags(lr=0.25, optim_name="adamw", **words)
     np.testing.assert_allclose(rates_taken(mode, flags), learning_rates(flags, STEPS), atol=2e-6)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_resumed_run_goes_on_with_the_next_rate(mode):
+def test_a_resumed_run_continues_with_the_next_learning_rate(mode):
     flags = OptimizerFlags(lr=0.25, lr_schedule="linear", warmup_steps=4)
     np.testing.assert_allclose(rates_taken(mode, flags, first_step=6), learning_rates(flags, STEPS)[6:], atol=2e-5)
 
 
-def test_linear_warmup_and_decay_at_their_corners():
+def test_linear_warmup_and_decay_at_the_ends():
     rates = learning_rates(OptimizerFlags(lr=0.3, lr_schedule="linear", warmup_steps=3), 9)
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05], atol=1e-12)
 
@@ -85,6 +88,6 @@ def test_polynomial_decay_of_large_batch_pretraining(steps, warmup, high, low):
     np.testing.assert_allclose(learning_rates(flags, steps), expected, rtol=1e-12)
 
 
-def test_a_warmup_longer_than_the_run_is_a_mistake():
+def test_a_warmup_longer_than_the_run_is_an_error():
     with pytest.raises(UserError, match="--warmup_steps 20"):
         learning_rates(OptimizerFlags(warmup_steps=20), STEPS)

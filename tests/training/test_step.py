@@ -1,4 +1,4 @@
-"""One update: the same in both modes and for any split of its batch, and the right one."""
+"""Training steps: equal in both modes and for every split of a batch."""
 
 import dataclasses
 
@@ -7,20 +7,21 @@ import pytest
 
 import kernels
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
-from training.step import StepOptions, build_eval_step, build_train_step, normalized, place
+from training.step import StepOptions, build_eval_step, build_train_step, normalized, place_model
 
 SEQ_LENGTH = 11  # of the records that conftest.py makes
-WORLD = World(rank=0, size=1, device="cpu")
+WORLD = World(JobShape(), "cpu")
 FLAGS = OptimizerFlags(lr=2e-2, weight_decay=0.1, warmup_proportion=0.2, max_grad_norm=0.5)
 
 
 def losses(mode, config, batches, *, accumulation=1, flags=FLAGS, model=None, seed=3, **options):
     """Metrics of an update on each batch, and the model."""
-    model = place(mode, model or BertForPreTraining(config, seed=1), WORLD)
+    model = place_model(mode, model or BertForPreTraining(config, seed=1), WORLD)
     rates = learning_rates(flags, len(batches))
     micro_rows = len(batches[0]["input_ids"]) // accumulation
     options = {"world": WORLD, "seed": seed, "micro_rows": micro_rows, "max_grad_norm": flags.max_grad_norm, **options}
@@ -52,7 +53,7 @@ def test_micro_batches_add_up_to_the_whole_batch(mode, accumulation, tiny_config
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_filling_rows_change_nothing(mode, tiny_config, pretraining_batch):
+def test_rows_of_weight_zero_change_nothing(mode, tiny_config, pretraining_batch):
     batch = pretraining_batch(4)
     filled = {name: np.concatenate([array, array[:2]]) for name, array in batch.items()}
     filled["example_weights"][4:] = 0
@@ -72,15 +73,15 @@ def test_one_step_moves_every_parameter(mode, tiny_config, pretraining_batch):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_clipping_by_value_leaves_out_what_has_no_gradient(mode, tiny_config, pretraining_batch):
+def test_clipping_by_value_skips_parameters_without_gradient(mode, tiny_config, pretraining_batch):
     """Question answering does not use the pooler, whose parameters then have none."""
     batch = {name: pretraining_batch(6)[name] for name in ("input_ids", "input_mask", "segment_ids", "example_weights")}
     batch |= {name: np.arange(6, dtype=np.int32)[:, None] for name in ("start_positions", "end_positions")}
-    model = place(mode, BertForQuestionAnswering(tiny_config, seed=1), WORLD)
+    model = place_model(mode, BertForQuestionAnswering(tiny_config, seed=1), WORLD)
     before = model.to_arrays()
     flags = OptimizerFlags(lr=1e-2, warmup_proportion=0.0, clip="value", weight_decay=0.0)
     step = build_train_step(
-        mode, model, build_optimizer(model, flags, mode), np.array([1e-2]), StepOptions(WORLD, 3, clip_value=1e-4)
+        mode, model, build_optimizer(model, flags), np.array([1e-2]), StepOptions(WORLD, 3, clip_value=1e-4)
     )
     assert np.isfinite(step(batch)()["total_loss"])
     unmoved = {name for name, array in model.to_arrays().items() if np.array_equal(array, before[name])}
@@ -95,7 +96,7 @@ def test_state_continues_in_either_mode(mode, tiny_config, pretraining_batch):
     options = StepOptions(world=WORLD, seed=3, max_grad_norm=FLAGS.max_grad_norm)
 
     def fresh(kind):
-        model = place(kind, BertForPreTraining(tiny_config, seed=1), WORLD)
+        model = place_model(kind, BertForPreTraining(tiny_config, seed=1), WORLD)
         return model, build_train_step(kind, model, build_optimizer(model, FLAGS), rates, options)
 
     model, step = fresh(mode)
@@ -130,7 +131,7 @@ def test_dropout_follows_the_seed(mode, tiny_config, pretraining_batch):
 
 
 @pytest.mark.skipif(not kernels.is_loaded(), reason="stock dropout then draws other masks from the start")
-def test_activation_checkpointing_changes_no_number(tiny_config, pretraining_batch):
+def test_activation_checkpointing_changes_no_digit(tiny_config, pretraining_batch):
     config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1)
     batches = [pretraining_batch(6, seed) for seed in range(3)]
     kept, kept_model = losses("eager", config, batches, accumulation=2)
@@ -141,16 +142,16 @@ def test_activation_checkpointing_changes_no_number(tiny_config, pretraining_bat
 
 
 def trimmed(batch, length):
-    """The batch cut to a length that holds all masked positions, with the tokens beyond it gone."""
+    """The batch with its sequences cut to a length that includes all masked positions."""
     return {name: array[:, :length] if array.shape[1:] == (SEQ_LENGTH,) else array for name, array in batch.items()}
 
 
-# Two shapes come anew after others; the update between is the second of its shape.
+# Two shapes return after others; the update between them is the second of its shape.
 LENGTHS = (SEQ_LENGTH, 8, SEQ_LENGTH, 6, 8, 6, SEQ_LENGTH)
 
 
-def test_jobs_of_several_shapes_are_one_run(tiny_config, pretraining_batch):
-    """In graph mode each shape is a job of its own; moments, counters and parameters are everybody's, as in eager."""
+def test_jobs_of_several_shapes_share_their_state(tiny_config, pretraining_batch):
+    """Graph mode compiles a job for each shape; all share moments, counters and parameters, as eager mode does."""
     batches = [trimmed(pretraining_batch(4, seed), length) for seed, length in enumerate(LENGTHS)]
     eager, eager_model = losses("eager", tiny_config, batches, accumulation=2)
     graph, graph_model = losses("graph", tiny_config, batches, accumulation=2)
@@ -169,7 +170,7 @@ def test_several_shapes_with_dropout_resume_exactly(mode, own_kernels, tiny_conf
     options = StepOptions(world=WORLD, seed=3, micro_rows=2, max_grad_norm=FLAGS.max_grad_norm)
 
     def fresh():
-        model = place(mode, BertForPreTraining(config, seed=1), WORLD)
+        model = place_model(mode, BertForPreTraining(config, seed=1), WORLD)
         return model, build_train_step(mode, model, build_optimizer(model, FLAGS), learning_rates(FLAGS, 6), options)
 
     model, step = fresh()
@@ -183,7 +184,7 @@ def test_several_shapes_with_dropout_resume_exactly(mode, own_kernels, tiny_conf
     assert [step(batch)()["total_loss"] for batch in batches[3:]] == rest
 
 
-def test_evaluation_sums_and_leaves_training_alone(tiny_config, pretraining_batch):
+def test_evaluation_sums_over_rows_and_keeps_the_training_mode(tiny_config, pretraining_batch):
     model = BertForPreTraining(tiny_config, seed=1)
     model.train()
     batch = pretraining_batch(5)
@@ -199,7 +200,7 @@ def test_evaluation_sums_and_leaves_training_alone(tiny_config, pretraining_batc
     np.testing.assert_allclose(halves[0]["mlm_loss"] + halves[1]["mlm_loss"], results["eager"]["mlm_loss"], rtol=1e-5)
 
 
-def test_weights_sum_to_one(pretraining_batch):
+def test_normalized_weights_sum_to_one(pretraining_batch):
     batch = normalized(pretraining_batch(5), WORLD)
     assert batch["masked_lm_weights"].sum() == pytest.approx(1)
     assert batch["example_weights"].sum() == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Dropout masks of two ranks, as training steps draw them in both modes: independent, and repeated by a resumed run."""
+"""Dropout masks of two ranks in both modes: they are independent, and a resumed run repeats them."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def masks(request, two_ranks, tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_masks_of_steps_layers_ranks_and_micro_batches_agree_by_chance_only(masks, mode):
+def test_masks_of_steps_layers_ranks_and_micro_batches_are_independent(masks, mode):
     assert masks[mode].shape == (3, 2, 2, 2, 7, 137)
     each = masks[mode].reshape(24, -1)
     size = each.shape[1]

@@ -1,4 +1,4 @@
-"""Several phases in one command: as commands one after the other, killed anywhere, checked before they begin."""
+"""Several phases in one command: equal to separate commands, resumed after a kill, checked before the first step."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig
 from tasks.pretraining import pretrain
 from tests.conftest import write_records
-from training import loop
+from training import journal
 from training.journal import read_rows
 from utils.checkpoints import model_directory
 from utils.errors import UserError
@@ -24,7 +24,7 @@ LONG = 17
 
 @pytest.fixture
 def long_records(tmp_path):
-    """The same kind of records, longer."""
+    """Longer records of the same kind."""
     return write_records(tmp_path / "long", LONG)
 
 
@@ -33,14 +33,14 @@ def train(mode, output, *words):
 
 
 def rows(directory):
-    """What a run's training rows say that another run's must say too."""
+    """The training rows without times, for comparison with another run."""
     timing = ("time", "throughput", "tokens_per_second", "model_flops_per_second")
     return [{k: v for k, v in row.items() if k not in timing} for row in read_rows(directory / "metrics.jsonl")]
 
 
 @pytest.fixture
 def in_phases(records_dir, long_records, tmp_path):
-    """A function that writes a file of two phases, the second with other flags too."""
+    """A function that writes a file of two phases, the second with more flags."""
 
     def write(second=(), first=()):
         file = tmp_path / "phases.json"
@@ -52,14 +52,14 @@ def in_phases(records_dir, long_records, tmp_path):
     return write
 
 
-def test_what_a_job_must_have_been_given_alike_includes_the_phases(in_phases):
+def test_the_phases_are_among_the_flags_that_all_ranks_must_share(in_phases):
     flags = parse(PretrainingConfig, [*SMALL, "--phases", str(in_phases())]).job_flags()
     assert (flags["phases"], flags["lr"], flags["phases[2].lr"]) == (2, 1e-2, 2e-3)
     assert "phases[1].lr" not in flags and "phases[2].ofrecord_path" not in flags
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_phases_are_commands_one_after_the_other(mode, records_dir, long_records, in_phases, tmp_path):
+def test_phases_equal_separate_commands(mode, records_dir, long_records, in_phases, tmp_path):
     train(mode, tmp_path / "one", "--phases", in_phases())
     train(mode, tmp_path / "a", "--ofrecord_path", records_dir, "--max_steps", 5, "--warmup_steps", 1)
     second = ("--lr", 2e-3, "--max_steps", 4, "--train_batch_size", 3, "--optim_name", "bert_adam")
@@ -73,22 +73,22 @@ def test_phases_are_commands_one_after_the_other(mode, records_dir, long_records
 
 
 class Killed(BaseException):
-    """The end of a process, as far as a test can have it."""
+    """Stands for the end of a process."""
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_killed_run_goes_on_in_its_phase(mode, in_phases, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_in_its_phase(mode, in_phases, tmp_path, monkeypatch):
     phases = in_phases()
     train(mode, tmp_path / "whole", "--phases", phases)
     for steps in (3, 6):  # in the first phase; and, from its checkpoint after 2 on, in the second
         count = itertools.count(1)
 
-        def advance(journal, count=count, steps=steps):
+        def advance(self, count=count, steps=steps):
             if next(count) == steps:
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(loop.Journal, "advance", advance)
+            patch.setattr(journal.Journal, "advance", advance)
             train(mode, tmp_path / "cut", "--phases", phases, "--resume")
     assert (tmp_path / "cut/phase2/checkpoint-2").exists()
     train(mode, tmp_path / "cut", "--phases", phases, "--resume")
@@ -96,13 +96,13 @@ def test_a_killed_run_goes_on_in_its_phase(mode, in_phases, tmp_path, monkeypatc
         assert rows(tmp_path / "cut" / phase) == rows(tmp_path / "whole" / phase)
 
 
-def test_the_optimizer_may_go_along(in_phases, tmp_path):
+def test_a_phase_may_continue_with_the_optimizer_state(in_phases, tmp_path):
     phases = in_phases({"optimizer": "adamw", "load_optimizer_state": True, "total_steps": 8})
     train("eager", tmp_path / "out", "--phases", phases)
     assert [row["step"] for row in rows(tmp_path / "out/phase2")] == [5, 6, 7]
 
 
-def test_the_last_phase_makes_room_for_its_positions_from_the_start(in_phases, tmp_path, monkeypatch):
+def test_the_first_phase_has_the_positions_that_later_phases_need(in_phases, tmp_path, monkeypatch):
     monkeypatch.setattr(BertConfig, "max_position_embeddings", LONG - 3)  # as if the default were less than needed
     train("eager", tmp_path / "out", "--phases", in_phases())
     for phase in ("phase1", "phase2"):
@@ -132,7 +132,7 @@ def test_contradictions_are_found_before_the_first_step(second, words, message, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_phase_that_was_there_before(in_phases, tmp_path):
+def test_the_used_directory_of_a_phase_is_refused_or_cleared(in_phases, tmp_path):
     left = tmp_path / "out/phase2"
     (left / "checkpoint-9").mkdir(parents=True)
     (left / "my_notes.txt").touch()
@@ -148,7 +148,7 @@ def test_a_phase_that_was_there_before(in_phases, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "[1]", "[", '[{"lr": [1]}]'])
-def test_files_that_hold_no_phases(content, records_dir, tmp_path):
+def test_files_without_phases_are_errors(content, records_dir, tmp_path):
     (tmp_path / "phases.json").write_text(content)
     with pytest.raises(UserError, match=r"phases\.json"):
         train("eager", tmp_path / "out", "--ofrecord_path", records_dir, "--phases", tmp_path / "phases.json")
@@ -166,7 +166,7 @@ def test_overwriting_removes_all_earlier_phases(records_dir, tmp_path):
     assert model_directory(out) == out / "checkpoint-6"
 
 
-def test_retired_flags_in_phases_are_answered(records_dir, tmp_path, capsys):
+def test_retired_flags_in_phases_are_warned_of(records_dir, tmp_path, capsys):
     phases = tmp_path / "phases.json"
     phases.write_text(json.dumps([{"max_steps": 2, "model_type": "bert"}]))
     train("eager", tmp_path / "out", "--ofrecord_path", records_dir, "--phases", phases)

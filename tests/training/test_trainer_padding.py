@@ -1,4 +1,4 @@
-"""--padding longest: batches of several widths are the same run in both modes, on any ranks, and after a restart."""
+"""--padding longest: the same losses in both modes, on any number of ranks, and after a restart."""
 
 import shutil
 
@@ -35,14 +35,14 @@ def evaluation(directory):
 
 @pytest.fixture(scope="module")
 def alone(shared_records_dir, tmp_path_factory):
-    """A run of one process in eager mode without accumulation; and the same model, judged in full length."""
+    """A run of one process in eager mode without accumulation."""
     directory = tmp_path_factory.mktemp("alone")
     words = flags(shared_records_dir, directory, *WITHOUT_DROPOUT, "--train-batch-size", "12")
     pretrain(parse(PretrainingConfig, words), "eager")
     return directory
 
 
-def test_evaluation_is_what_full_length_gives(alone, shared_records_dir, tmp_path):
+def test_evaluation_equals_that_with_full_padding(alone, shared_records_dir, tmp_path):
     found = evaluation(alone)
     words = flags(shared_records_dir, tmp_path, "--do_train", "False", "--init_checkpoint", str(alone))
     pretrain(parse(PretrainingConfig, [*words, "--padding", "max_length"]), "eager")
@@ -50,7 +50,7 @@ def test_evaluation_is_what_full_length_gives(alone, shared_records_dir, tmp_pat
     np.testing.assert_allclose(found, evaluation(tmp_path), rtol=1e-5)
 
 
-def test_graph_mode_is_the_same_run(alone, shared_records_dir, tmp_path, capsys):
+def test_graph_mode_has_the_same_losses(alone, shared_records_dir, tmp_path, capsys):
     words = flags(shared_records_dir, tmp_path, *WITHOUT_DROPOUT, "--train-batch-size", "6", "--grad-acc-steps", "2")
     pretrain(parse(PretrainingConfig, words), "graph")
     assert "47 records of 8 or 11 tokens" in capsys.readouterr().out
@@ -68,9 +68,7 @@ def test_resume_is_exact(mode, shared_records_dir, tmp_path):
     assert losses(resumed) == losses(whole)[5:]
 
 
-def test_an_epoch_that_goes_on_with_another_batch_size_takes_each_record_once(
-    shared_records_dir, tmp_path, monkeypatch
-):
+def test_an_epoch_resumed_with_another_batch_size_takes_each_record_once(shared_records_dir, tmp_path, monkeypatch):
     taken = {}
     read_batch = loader.read_batch
 
@@ -89,7 +87,7 @@ def test_an_epoch_that_goes_on_with_another_batch_size_takes_each_record_once(
     assert sorted([*first.values(), *taken.values()]) == list(range(47))
 
 
-def test_two_ranks_are_one(alone, two_ranks, shared_records_dir, tmp_path):
+def test_two_ranks_equal_one_process(alone, two_ranks, shared_records_dir, tmp_path):
     runs = [[mode, flags(shared_records_dir, tmp_path / mode, *WITHOUT_DROPOUT, *SPLIT)] for mode in ("eager", "graph")]
     job = two_ranks(tmp_path, runs)
     output, _ = job.communicate(timeout=280)

@@ -1,10 +1,11 @@
-"""What only CUDA computes, as far as it can be seen without: the compiled job's configuration and its state."""
+"""Mixed precision, as far as it shows without CUDA: the configuration and the state of the compiled job."""
 
 import numpy as np
 import pytest
 from oneflow.framework.session_context import GetDefaultSession
 
 from configs.training import OptimizerFlags
+from launch.job_shape import JobShape
 from modeling import BertForPreTraining
 from training.distributed import World
 from training.optimizer import build_optimizer
@@ -21,7 +22,7 @@ def graph_step(tiny_config):
         model = BertForPreTraining(tiny_config, seed=3)
         if arrays:
             model.load_arrays(arrays, source="the other model")
-        options = StepOptions(world=World(0, 1, "cpu"), seed=3, use_fp16=True, **options)
+        options = StepOptions(world=World(JobShape(), "cpu"), seed=3, use_fp16=True, **options)
         return GraphTrainStep(model.train(), build_optimizer(model, OptimizerFlags()), RATES, options)
 
     return make
@@ -65,9 +66,9 @@ def test_an_update_whose_gradients_overflow_is_skipped_and_halves_the_scale(grap
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
-def test_flags_of_gradient_exchange_reach_the_framework(tiny_config):
+def test_nccl_fusion_flags_reach_the_framework(tiny_config):
     model = BertForPreTraining(tiny_config)
-    options = StepOptions(World(0, 1, "cuda:0"), seed=0, nccl_fusion_threshold_mb=5, nccl_fusion_max_ops=7)
+    options = StepOptions(World(JobShape(), "cuda:0"), seed=0, nccl_fusion_threshold_mb=5, nccl_fusion_max_ops=7)
     GraphTrainStep(model, build_optimizer(model, OptimizerFlags()), RATES, options)
     sent = GetDefaultSession().resource.collective_boxing_conf
     assert (sent.nccl_fusion_threshold_mb, sent.nccl_fusion_max_ops) == (5, 7)

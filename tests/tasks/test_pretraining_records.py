@@ -30,7 +30,7 @@ def train(output, *words):
 
 @pytest.fixture
 def as_lines(records_dir, tmp_path):
-    """The records of the test set as JSON lines."""
+    """The test records as JSON lines."""
     source = open_source(records_dir)
     path = tmp_path / "train_11.json"
     path.write_bytes(encode_json_lines(source.read(np.arange(len(source))), source.schema)[0])
@@ -78,7 +78,7 @@ def stream(tmp_path):
     return directory
 
 
-def test_a_stream_is_masked_anew_and_resumes_exactly(stream, tmp_path):
+def test_a_token_stream_with_dynamic_masks_resumes_exactly(stream, tmp_path):
     words = ("--ofrecord_path", stream, "--seq_length", 9, "--val_fraction", 0.5, "--lr_schedule", "constant")
     whole = train(tmp_path / "whole", *words, "--epochs", 3)
     assert "eval_mlm_loss" in (tmp_path / "whole/eval_results.txt").read_text()
@@ -116,7 +116,7 @@ def test_a_directory_of_json_files(records_dir, as_lines, tmp_path):
     assert len(open_source(directory)) == len(open_source(as_lines))
 
 
-def test_a_vocabulary_is_named_by_a_run_and_outlives_the_checkpoint_it_lay_in(records_dir, as_lines, tmp_path):
+def test_a_run_names_a_vocabulary_which_outlives_the_pruned_checkpoint(records_dir, as_lines, tmp_path):
     first = tmp_path / "first"
     train(first, "--ofrecord_path", records_dir)
     train(tmp_path / "named", "--train_file", as_lines, "--tokenizer", first)
@@ -151,7 +151,7 @@ def test_nothing_left_to_train_is_an_error(records_dir, tmp_path):
         train(tmp_path / "next", "--ofrecord_path", records_dir, *words)
 
 
-def test_what_a_run_logs_of_the_weights(records_dir, tmp_path):
+def test_rows_have_the_norm_of_the_weights(records_dir, tmp_path):
     train(tmp_path / "out", "--ofrecord_path", records_dir)
     *_, last = (row for row in read_rows(tmp_path / "out/metrics.jsonl") if "total_loss" in row)
     weights = read_weights(tmp_path / "out/checkpoint-6" / WEIGHTS_FILE)

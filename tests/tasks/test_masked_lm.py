@@ -1,4 +1,4 @@
-"""Objectives, masks drawn at each reading, growing batches, clipping and phases, in whole small runs of both modes."""
+"""Loss terms, dynamic masks, growing batches and clipping, in whole small runs of both modes."""
 
 import json
 
@@ -30,7 +30,7 @@ def losses(rows):
 
 @pytest.fixture
 def sentence_order(records_dir, tmp_path):
-    """The same records without masks, as pairs in their order."""
+    """The same records without masks, as pairs in their original order."""
     source = open_records(records_dir)
     kept = {n: kind for n, kind in source.schema.items() if not n.startswith("masked_lm_")}
     directory = tmp_path / "sentence_order"
@@ -55,14 +55,14 @@ def sentence_order(records_dir, tmp_path):
         "--clip value --clip_value 1e-3 --hidden_dropout_prob 0 --attention_probs_dropout_prob 0",
     ],
 )
-def test_both_modes_do_the_same(records_dir, tmp_path, words):
+def test_both_modes_have_the_same_losses(records_dir, tmp_path, words):
     eager = train("eager", records_dir, tmp_path / "eager", words)
     graph = train("graph", records_dir, tmp_path / "graph", words)
     np.testing.assert_allclose(losses(eager), losses(graph), rtol=1e-5)
     assert ("mlm_loss" in eager[0], "nsp_loss" in eager[0]) == ("skip_mlm" not in words, "skip_nsp" not in words)
 
 
-def test_sentence_order_with_masks_drawn_anew_resumes_exactly(sentence_order, tmp_path):
+def test_sentence_order_with_dynamic_masks_resumes_exactly(sentence_order, tmp_path):
     words = "--objective sop --max_predictions_per_seq 2 --model_save_every_n_iter 3"
     whole = train("eager", sentence_order, tmp_path / "whole", words)
     assert len({row["nsp_loss"] for row in whole}) == 6
@@ -81,7 +81,7 @@ def test_growing_batches_resume_exactly(records_dir, tmp_path):
     assert losses(both) == losses(whole)
 
 
-def test_phases(records_dir, tmp_path):
+def test_load_from_checkpoint_continues_or_starts_over(records_dir, tmp_path):
     words = "--lr_schedule constant --warmup_steps 1"
     whole = train("eager", records_dir, tmp_path / "whole", words)
     train("eager", records_dir, tmp_path / "first", words + " --max_steps 4 --load_from scratch")
@@ -95,7 +95,7 @@ def test_phases(records_dir, tmp_path):
     assert json.loads((tmp_path / "first/run.json").read_text())["max_steps"] == 4
 
 
-def test_evaluation_alone(records_dir, tmp_path):
+def test_evaluation_without_training(records_dir, tmp_path):
     train("eager", records_dir, tmp_path / "run", "--eval_at_start --val_fraction 0.3 --eval_only_mlm")
     rows = [row for row in read_rows(tmp_path / "run/metrics.jsonl") if "eval_mlm_loss" in row]
     assert [row["step"] for row in rows] == [0, 6] and "eval_nsp_loss" not in rows[0]

@@ -1,4 +1,4 @@
-"""Learning rates beside the formulas of the systems they come from, each written out as that system does."""
+"""Learning rates compared with the formulas of the systems that they come from."""
 
 import math
 
@@ -76,7 +76,7 @@ RUN = {"lr": LR, "warmup": WARMUP, "total": TOTAL}
     ],
     ids=["google", "hugging_face", "cosine", "constant", "aws", "nvidia", "onecycle"],
 )
-def test_rates_are_the_other_systems(reference, settings):
+def test_learning_rates_equal_those_of_other_systems(reference, settings):
     rates = learning_rates(OptimizerFlags(lr=LR, warmup_steps=WARMUP, **settings), TOTAL)
     np.testing.assert_allclose(rates, [reference(step) for step in range(TOTAL)], rtol=1e-12, atol=1e-18)
 
@@ -87,13 +87,15 @@ def test_square_root_scaling():
     np.testing.assert_allclose(learning_rates(flags, 3, 4096), 0.0017677669529663688, rtol=1e-12)
 
 
-def test_a_warmup_beyond_the_cycle_is_a_mistake():
+def test_a_warmup_longer_than_the_cycle_is_an_error():
     with pytest.raises(UserError, match="--onecycle_pct_final"):
         learning_rates(OptimizerFlags(lr_schedule="onecycle", warmup_steps=36), TOTAL)
 
 
 def test_batches_grow_to_their_peak():
-    sizes = BatchSchedule.of(BatchFlags(train_batch_size=3, grad_acc_steps=5, grad_acc_ramp_steps=8), world_size=2)
+    sizes = BatchSchedule.of(
+        BatchFlags(train_batch_size=3, grad_acc_steps=5, grad_acc_ramp_steps=8), data_parallel_size=2
+    )
     counts = [sizes.micro_batches(step) for step in range(12)]
     assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5]
     taken = 6 * np.cumsum([0, *counts])
@@ -108,7 +110,7 @@ def test_batches_grow_to_their_peak():
     assert sizes.steps_for(0) == 0
 
 
-def test_nvidias_share_of_warmup_is_not_rounded():
+def test_nvidias_warmup_proportion_is_not_rounded():
     lr, share, total = 6e-3, 0.2843, 703
     flags = OptimizerFlags(
         lr=lr, lr_schedule="polynomial", lr_decay_power=0.5, lr_decay_from="start", warmup_proportion=share
@@ -118,13 +120,13 @@ def test_nvidias_share_of_warmup_is_not_rounded():
 
 
 @pytest.mark.parametrize("total", [1, 4, 20])
-def test_awss_warmup_may_take_the_whole_run(total):
+def test_the_warmup_of_aws_may_last_for_the_whole_run(total):
     flags = OptimizerFlags(lr=0.01, end_learning_rate=0.001, lr_decay_power=0.5, warmup_steps=total)
     expected = [aws(step, lr=0.01, warmup=total, total=total, end=0.001, power=0.5) for step in range(total)]
     np.testing.assert_allclose(learning_rates(flags, total), expected, rtol=1e-6)
 
 
-def test_a_power_alone_asks_for_awss_schedule():
+def test_a_power_without_a_schedule_means_the_one_of_aws():
     flags = OptimizerFlags(lr=0.01, lr_decay_power=1.0, warmup_steps=5)
     expected = [aws(step, lr=0.01, warmup=5, total=20, end=0.0, power=1.0) for step in range(20)]
     np.testing.assert_allclose(learning_rates(flags, 20), expected, rtol=1e-6, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Jobs that are killed or stopped, and what --resume makes of them."""
+"""Jobs that are killed or stopped, and how --resume continues them."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_killed_rank_ends_the_job_and_resume_repeats_every_digit(mode, two_ran
 
 
 def by_hand(flags, environments):
-    """What ranks that no launcher started say last, and their exit codes."""
+    """The last line of ranks that are started without a launcher, and their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     started = []
@@ -69,7 +69,7 @@ def by_hand(flags, environments):
     return said[0][-1], [process.returncode for process in started]
 
 
-def test_other_records_to_evaluate_on_or_other_kernels_are_told_before_the_first_step(shared_records_dir, tmp_path):
+def test_differing_records_or_kernels_are_errors_before_the_first_step(shared_records_dir, tmp_path):
     (_, words) = run("eager", shared_records_dir, tmp_path / "run", "--max_steps", "3")
     fewer = tmp_path / "fewer"
     shutil.copytree(shared_records_dir, fewer)
@@ -84,7 +84,7 @@ def test_other_records_to_evaluate_on_or_other_kernels_are_told_before_the_first
         last, codes = by_hand(flags, [{}, {}])
         assert last.startswith("error: the records to evaluate on differ between hosts") and 0 not in codes
     last, codes = by_hand([words, words], [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}])
-    assert last.startswith("error: the CPU kernels work on some hosts alone") and 0 not in codes
+    assert last.startswith("error: the CPU kernels work on some hosts only") and 0 not in codes
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,78 @@
+"""Masked-LM, with or without a second task on sentence pairs: which loss terms it has, and how it is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from configs.pretraining import PretrainingConfig
+from evaluation.masked_lm import masked_lm_metrics
+from modeling import BertForPreTraining
+from training.checkpoint import write_text_atomically
+from training.evaluator import Evaluator, Say
+from training.run_directory import RunDirectory
+from training.task import Task
+from training.terms import EXAMPLE_WEIGHTS, INPUTS, Figure, LossTerm, features_of
+
+EVALUATION_FILE = "eval_results.txt"
+MASKED_LM = LossTerm(
+    Figure("mlm_loss", "masked_lm_weights", in_log_line=True),
+    labels=("masked_lm_ids", "masked_lm_weights"),
+    others=(Figure("mlm_accuracy", "masked_lm_weights"),),
+)
+# Next sentence or sentence order: the records' labels tell which.
+SENTENCE_PAIR = LossTerm(
+    Figure("nsp_loss", EXAMPLE_WEIGHTS, in_log_line=True),
+    labels=("next_sentence_labels",),
+    others=(Figure("nsp_accuracy", EXAMPLE_WEIGHTS, label="pred_acc", in_log_line=True),),
+    parameters=("bert.pooler.", "cls.seq_relationship."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(Task):
+    """Masked-LM alone."""
+
+    model_class = BertForPreTraining
+    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, SENTENCE_PAIR)  # all that the model can compute
+    objective_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM,)  # those that the records have labels for
+    judged_by = "eval_total_loss"
+    inputs = (*INPUTS, "masked_lm_positions")
+
+    config: PretrainingConfig
+
+    @property
+    def terms(self) -> tuple[LossTerm, ...]:
+        flags = self.config.data
+        skipped = {MASKED_LM: flags.skip_mlm, SENTENCE_PAIR: flags.skip_nsp}
+        return tuple(term for term in self.objective_terms if not skipped.get(term))
+
+    @property
+    def evaluation_terms(self) -> tuple[LossTerm, ...]:
+        """The terms that are evaluated."""
+        return tuple(term for term in self.terms if term == MASKED_LM or not self.config.data.eval_only_mlm)
+
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        unused = (term for term in self.model_terms if term not in self.evaluation_terms)
+        return tuple(prefix for term in unused for prefix in term.parameters)
+
+    def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
+        """The figures of the held-out records, also written to eval_results.txt."""
+        (held_out,) = self.evaluation
+        terms = self.evaluation_terms
+        means = evaluator.means(held_out, terms, features_of(self.inputs, terms), say)
+        metrics = masked_lm_metrics(means, [term.loss.output for term in terms])
+        if evaluator.world.shape.is_first:
+            logs = RunDirectory.of(self.config.run).logs
+            logs.mkdir(parents=True, exist_ok=True)
+            lines = "".join(f"{name} = {value}\n" for name, value in metrics.items())
+            write_text_atomically(logs / EVALUATION_FILE, lines)
+        return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMWithPairs(MaskedLM):
+    """Masked-LM and a second task on sentence pairs."""
+
+    objective_terms = (MASKED_LM, SENTENCE_PAIR)

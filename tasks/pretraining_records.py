@@ -1,0 +1,260 @@
+"""The record sets of a pretraining run, and whether flags, vocabulary and model fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from configs.cli import warn
+from configs.model import BertConfig
+from configs.pretraining import PretrainingDataFlags
+from data.reading.dynamic_masking import DynamicMasking
+from data.reading.loader import Batch, Records
+from data.reading.masking import Masking
+from data.records.ofrecord import pretraining_schema
+from data.records.record_set import RecordSet
+from data.records.sources import check_agreement, equally_long, objective, open_sources
+from data.text.tokenization import load_vocab, vocab_sha256
+from modeling.pretrained import VOCAB_FILE
+from training.start import named_vocabulary
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class PretrainingRecords:
+    """The record sets to train and to evaluate on, and what they and the flags agree on."""
+
+    flags: PretrainingDataFlags
+    source: RecordSet
+    training: Records
+    evaluation: Records | None
+    seq_length: int
+    max_predictions_per_seq: int
+
+    @classmethod
+    def open(cls, flags: PretrainingDataFlags, do_train: bool = True) -> PretrainingRecords:
+        """Opens the sets; raises UserError where they are not pretraining records or disagree with the flags."""
+        if not do_train and not flags.ofrecord_path:
+            flags = replace(flags, ofrecord_path=flags.val_ofrecord_path)  # evaluation only needs its own set
+        if not flags.ofrecord_path:
+            raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
+        source = open_sources(
+            flags.ofrecord_path,
+            parts=flags.train_data_part,
+            seq_length=flags.seq_length,
+            max_predictions_per_seq=None if flags.masking == "dynamic" else flags.max_predictions_per_seq,
+        )
+        held_out = (
+            open_sources(flags.val_ofrecord_path, seq_length=flags.seq_length) if flags.val_ofrecord_path else None
+        )
+        if held_out:
+            source, held_out = equally_long(source, held_out)
+        lengths = _lengths(source)
+        _check_labels(flags, source)
+        dynamic = _is_dynamic(flags, source)
+        _check_lengths(flags, source, lengths, dynamic)
+        training, evaluation = _split(flags, source, held_out)
+        predictions = flags.max_predictions_per_seq if dynamic else None
+        return cls(flags, source, training, evaluation, lengths[0], predictions or lengths[1])
+
+    @property
+    def objective(self) -> str:
+        """The objective that the records were made for."""
+        return objective(self.source)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The vocabulary's size, if the data or its vocabulary tells it."""
+        size: int | None = self.source.metadata.get("vocab_size")
+        return size if size or not self._own_vocab else max(load_vocab(self._own_vocab).values()) + 1
+
+    @property
+    def _own_vocab(self) -> Path | None:
+        """The vocabulary that the flags name, or the one beside the data."""
+        beside = Path(self.source.directory) / VOCAB_FILE
+        if self.flags.vocab_file:
+            return named_vocabulary(self.flags.vocab_file)
+        return beside if beside.exists() else None
+
+    @property
+    def do_lower_case(self) -> bool:
+        """Whether the text was lower-cased."""
+        stored = self.source.metadata.get("do_lower_case")
+        if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
+            raise UserError(
+                f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}, which was made with "
+                f"{stored}: leave the flag out."
+            )
+        return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
+
+    def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
+        """The records to train and to evaluate on; their values are checked against the model's tables when read.
+
+        Args:
+            bert: the model's shape.
+            vocab_file: for dynamic masking.
+            seed: decides the dynamic masks.
+
+        Raises:
+            UserError: the sequences or the vocabulary are too large for the model, or a vocabulary is missing.
+        """
+        if self.seq_length > bert.max_position_embeddings:
+            raise UserError(
+                f"--max_position_embeddings {bert.max_position_embeddings} is less than the data's sequences of "
+                f"{self.seq_length} tokens: raise it."
+            )
+        if self.vocab_size is not None and self.vocab_size > bert.vocab_size:
+            raise UserError(
+                f"--vocab_size {bert.vocab_size} is less than the {self.vocab_size} entries of the vocabulary that "
+                f"{self.source.name} was made with: leave the flag out or raise it."
+            )
+        below = {
+            "input_ids": bert.vocab_size,
+            "segment_ids": bert.type_vocab_size,
+            "masked_lm_ids": bert.vocab_size,
+            "masked_lm_positions": self.seq_length,
+            "next_sentence_labels": 2,
+        }
+        masking = self._masking(vocab_file, seed)
+        if masking:
+            below["input_ids"] = min(bert.vocab_size, masking.masking.vocab_size)
+        transform = _transform(masking, self.flags.skip_mlm)
+        evaluation = replace(self.evaluation, below=below, transform=transform) if self.evaluation else None
+        return replace(self.training, below=below, transform=transform), evaluation
+
+    def _masking(self, vocab_file: Path | None, seed: int) -> DynamicMasking | None:
+        flags = self.flags
+        if not _is_dynamic(flags, self.source):
+            return None
+        if vocab_file is None:
+            raise UserError("--masking dynamic needs the vocabulary: name it with --vocab_file.")
+        vocab = load_vocab(vocab_file)
+        masking = Masking.of_vocab(
+            vocab,
+            max_predictions_per_seq=self.max_predictions_per_seq,
+            masked_lm_prob=flags.masked_lm_prob,
+            whole_words=flags.do_whole_word_mask,
+        )
+        swaps = objective(self.source) == "sop" and "masked_lm_ids" not in self.source.schema
+        return DynamicMasking.of_vocab(vocab, masking, seed, swaps=swaps)
+
+    def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
+        """The vocabulary to save with the model: the named one, the data's, or that of the weights to start from.
+
+        Raises:
+            UserError: it is not the one that the data was made with, or it is larger than the model's.
+        """
+        path = self._own_vocab or starts_with
+        if path is None:
+            warn("the model is saved without a vocabulary: name one with --vocab_file.")
+            return None
+        size = len(load_vocab(path))
+        if size > bert.vocab_size:
+            raise UserError(
+                f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}: name the model's "
+                "vocabulary, or raise --vocab_size."
+            )
+        if starts_with and vocab_sha256(starts_with) != vocab_sha256(path):
+            raise UserError(
+                f"{path} is not the vocabulary of the weights to start from, {starts_with}: prepare the data with that "
+                "one, or start from other weights."
+            )
+        digest = self.source.metadata.get("vocab_sha256")
+        if digest and digest != vocab_sha256(path):
+            raise UserError(
+                f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with: name that one, or "
+                "prepare the data again."
+            )
+        return path
+
+
+def _transform(masking: DynamicMasking | None, skip_mlm: bool) -> Callable[[Batch, np.ndarray], Batch] | None:
+    """Masks a batch, and shortens the positions where masked-LM is skipped; None: a batch is left as it is."""
+    if masking is None and not skip_mlm:
+        return None
+
+    def transform(batch: Batch, positions: np.ndarray) -> Batch:
+        batch = masking(batch, positions) if masking else batch
+        if skip_mlm:  # the model decodes at least one position, and all of them if it is given none
+            batch = {**batch, "masked_lm_positions": batch["masked_lm_positions"][:, :1]}
+        return batch
+
+    return transform
+
+
+def _split(
+    flags: PretrainingDataFlags, source: RecordSet, held_out: RecordSet | None
+) -> tuple[Records, Records | None]:
+    """The records to train and to evaluate on, each limited to what the flags say."""
+    training, evaluation = Records(source), None
+    if held_out:
+        check_agreement(source, held_out)
+        evaluation = Records(held_out)
+    elif flags.val_fraction:
+        shards = len(source.shards)
+        kept = shards - max(1, round(flags.val_fraction * shards))
+        if kept < 1:
+            raise UserError(
+                f"--val_fraction {flags.val_fraction} of {shards} shards leaves none to train on: "
+                "prepare the data with a larger --num_shards."
+            )
+        boundary = int(source.shard_starts[kept])
+        training, evaluation = Records(source, 0, boundary), Records(source, boundary)
+    if flags.train_dataset_size is not None and flags.train_dataset_size > len(training):
+        warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
+    count = min(flags.train_dataset_size or len(training), flags.max_train_samples or len(training), len(training))
+    if evaluation and flags.max_val_samples:
+        evaluation = replace(evaluation, count=min(flags.max_val_samples, len(evaluation)))
+    return replace(training, count=count), evaluation
+
+
+def _check_lengths(flags: PretrainingDataFlags, source: RecordSet, lengths: tuple[int, int], dynamic: bool) -> None:
+    """Raises UserError where the flags ask for other lengths than the records have; dynamic masks have any number."""
+    for name, found in zip(("seq_length", "max_predictions_per_seq"), lengths, strict=True):
+        asked = getattr(flags, name)
+        if asked is not None and asked != found and not (dynamic and name == "max_predictions_per_seq"):
+            raise UserError(
+                f"--{name} {asked} disagrees with {source.name}, whose records have {found}: leave the flag out or "
+                "prepare the data again."
+            )
+
+
+def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
+    """Whether new masks are drawn each time a record is read."""
+    return flags.masking == "dynamic" or "masked_lm_ids" not in source.schema
+
+
+def _check_labels(flags: PretrainingDataFlags, source: RecordSet) -> None:
+    """Raises UserError where the records do not have the masks or labels that the flags need."""
+    if flags.masking == "static" and _is_dynamic(flags, source):
+        raise UserError(f"--masking static, but {source.name} holds no masks: leave the flag out.")
+    if flags.skip_mlm and objective(source) == "none":
+        raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task; leave the flag out.")
+
+
+def _lengths(source: RecordSet) -> tuple[int, int]:
+    """(seq_length, max_predictions_per_seq) of pretraining records; the second is 20 where nothing tells it."""
+    schema = source.schema
+    masked = "masked_lm_positions" in schema
+    if "input_ids" not in schema or not (masked or schema.keys() <= pretraining_schema(1, 1).keys()):
+        raise UserError(
+            f"{source.name} does not hold pretraining records, its features are {', '.join(schema)}: name another "
+            "directory."
+        )
+    if masked:
+        predictions = schema["masked_lm_positions"][1]
+    else:  # in proportion to the length that the set was prepared for
+        share = schema["input_ids"][1] / source.metadata.get("seq_length", schema["input_ids"][1])
+        predictions = max(1, round(share * source.metadata.get("max_predictions_per_seq", 20)))
+    lengths = schema["input_ids"][1], predictions
+    for name, feature in pretraining_schema(*lengths).items():
+        optional = name == "next_sentence_labels" or (name.startswith("masked_lm_") and not masked)
+        if schema.get(name) != feature and not (optional and name not in schema):
+            raise UserError(
+                f"{source.name}: the feature {name} is {schema.get(name)}, but should be {feature}: prepare the data "
+                "again."
+            )
+    return lengths

@@ -1,0 +1,76 @@
+"""A run's directories: refused, cleared, claimed."""
+
+import json
+
+import pytest
+
+from configs.training import RunFlags
+from training.run_directory import RunDirectory, changed_flags
+from utils.errors import UserError
+
+
+def flags(directory, **values):
+    return RunFlags(output_dir=str(directory), **values)
+
+
+def test_checkpoints_and_logs_may_be_apart(tmp_path):
+    together = RunDirectory.of(flags(tmp_path))
+    assert together.checkpoints == together.logs == tmp_path
+    apart = RunDirectory.of(flags(tmp_path, checkpoint_path="c", log_dir="l"))
+    assert (apart.checkpoints.name, apart.logs.name) == ("c", "l")
+    loads = RunDirectory.of(flags(tmp_path, checkpoint_path="c", load_from="checkpoint"))
+    assert loads.checkpoints == tmp_path
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    directory = RunDirectory.of(flags(tmp_path))
+    directory.check_unused(flags(tmp_path))
+    RunDirectory.of(flags(tmp_path / "missing")).check_unused(flags(tmp_path / "missing"))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"is not empty: .*--resume.*--overwrite_output_dir"):
+        directory.check_unused(flags(tmp_path))
+    for allowed in ("resume", "overwrite_output_dir"):
+        directory.check_unused(flags(tmp_path, **{allowed: True}))
+
+
+def test_only_the_files_of_runs_are_removed(tmp_path):
+    for name in ("notes.txt", "metrics.jsonl", "latest", "features/a", "checkpoint-7/config.json", "phase2/latest"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    directory = RunDirectory.of(flags(tmp_path))
+    for kept in (flags(tmp_path), flags(tmp_path, overwrite_output_dir=True, resume=True)):
+        directory.clear(kept)
+        assert (tmp_path / "metrics.jsonl").exists()
+    directory.clear(flags(tmp_path, overwrite_output_dir=True))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"notes.txt", "features/a"}
+
+
+def test_claiming_stores_the_flags_and_warns_of_changes(tmp_path, capsys):
+    directory = RunDirectory.of(flags(tmp_path / "new" / "run"))
+    directory.claim(flags(tmp_path / "new" / "run"), {"lr": 1.0, "cuda_devices": (1, 2), "resume": False})
+    assert json.loads((directory.logs / "run.json").read_text())["cuda_devices"] == [1, 2]
+    assert capsys.readouterr().err == ""
+    resumed = flags(tmp_path / "new" / "run", resume=True)
+    directory.claim(resumed, {"lr": 2.0, "cuda_devices": (1, 2), "resume": True})
+    assert capsys.readouterr().err == "warning: the resumed run has other flags than before: --lr (was 1.0).\n"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_a_damaged_run_file_is_replaced(content, tmp_path, capsys):
+    (tmp_path / "run.json").write_text(content)
+    RunDirectory.of(flags(tmp_path)).claim(flags(tmp_path, resume=True), {"lr": 2.0})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"lr": 2.0} and capsys.readouterr().err == ""
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        RunDirectory.of(flags(tmp_path / "file")).claim(flags(tmp_path / "file"), {})
+
+
+def test_new_and_dropped_flags_are_no_changes():
+    assert changed_flags({"old": 1, "lr": 1}, {"new": 2, "lr": 1}) == []
+    assert changed_flags({"lr": 1, "overwrite_output_dir": True}, {"lr": 3, "overwrite_output_dir": False}) == [
+        "--lr (was 1)"
+    ]

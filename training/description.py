@@ -1,0 +1,47 @@
+"""The lines that a run begins its log with."""
+
+from __future__ import annotations
+
+import oneflow as flow
+
+from training.config import TrainingConfig
+from training.evaluator import Evaluator
+from training.machine import describe_machine
+from training.plan import UpdatePlan
+from training.start import Start
+from training.task import Task
+
+
+def describe_run(
+    config: TrainingConfig, task: Task, start: Start, plan: UpdatePlan, evaluator: Evaluator, bf16: bool
+) -> str:
+    """What a run trains, on what, with what, and from where to where."""
+    assert task.training is not None
+    model, world = evaluator.model, evaluator.world
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'fresh weights'}"
+    widths = [task.seq_length] if task.training.lengths is None else task.training.widths.tolist()
+    lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
+    micro_rows = plan.sizes.micro_rows // world.shape.data_parallel_size
+    return "\n".join(
+        [
+            f"run {config.run.run_name or default_name(config, task)}",
+            f"{type(model).__name__}: {task.bert.num_hidden_layers} layers, hidden size {task.bert.hidden_size}, "
+            f"{parameters / 1e6:.1f} million parameters",
+            f"{evaluator.mode} mode, {world.shape.size} process(es) on {world.device.split(':')[0]}, "
+            f"OneFlow {flow.__version__}",
+            describe_machine(world, bf16),
+            f"{len(task.training):,} records of {lengths} tokens; one update takes {micro_rows} rows x "
+            f"{world.shape.data_parallel_size} ranks x {plan.sizes.peak} micro-batches",
+            f"{origin} at step {plan.start.step} of {plan.total_steps}",
+        ]
+    )
+
+
+def default_name(config: TrainingConfig, task: Task) -> str:
+    """A run's name, made of what it trains."""
+    bert, optimizer = task.bert, config.optimizer
+    return (
+        f"{'variant' if bert.is_variant else 'bert'}-{bert.num_hidden_layers}x{bert.hidden_size}-"
+        f"{optimizer.optim_name}-lr{optimizer.lr:g}-s{task.seq_length}-seed{config.run.seed}"
+    )

@@ -1,0 +1,47 @@
+"""When a training run evaluates, and where the figures go."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from training.evaluator import Evaluator
+from training.journal import Journal
+from training.stopping import Interrupted
+from training.task import Task
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of a training run: when they are due, and which have been made."""
+
+    task: Task
+    evaluator: Evaluator
+    every: int  # steps between evaluations; 0: only at the end
+    journal: Journal
+
+    def due(self, step: int) -> bool:
+        """Whether the flags ask for an evaluation after this many steps."""
+        return bool(self.every) and step % self.every == 0
+
+    def missing(self, step: int) -> bool:
+        """Whether metrics.jsonl has no evaluation after this many steps."""
+        return not self.evaluator.world.any(self.journal.evaluated(step, self.task.judged_by))
+
+    def make(self, step: int) -> None:
+        """Evaluates after this many steps, and reports the figures; a signal interrupts it, and --resume makes it."""
+        with suppress(Interrupted):
+            self._make(step)
+
+    def make_last(self, step: int) -> None:
+        """Evaluates after the last step; raises Stopped where a signal interrupts it."""
+        stop = self.evaluator.stop
+        with stop:
+            try:
+                self._make(step)
+            except Interrupted:
+                raise stop.stopped(step) from None
+
+    def _make(self, step: int) -> None:
+        if self.task.evaluates:
+            self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say))

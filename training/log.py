@@ -1,0 +1,77 @@
+"""The rows of training steps: losses, norms, learning rate, and the throughput since the row before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from configs.training import RunFlags
+from data.reading.loader import Batch
+from launch.job_shape import JobShape
+from modeling.pretrained import PretrainedModel
+from training.journal import Journal
+from training.optimizer import weight_norm
+from training.plan import UpdatePlan
+from training.task import Task
+
+
+class TrainingLog:
+    """Writes a row for every update that is to be logged, and measures the time between rows.
+
+    Args:
+        journal: where rows go.
+        flags: when rows are due.
+        plan: the epoch, the records and the learning rate of each update.
+        task: names the figures.
+        model: its weights are measured, its operations counted.
+        shape: the job's, whose data-parallel ranks work on equally many rows.
+    """
+
+    def __init__(
+        self, journal: Journal, flags: RunFlags, plan: UpdatePlan, task: Task, model: PretrainedModel, shape: JobShape
+    ) -> None:
+        self.journal, self.flags, self.plan, self.task = journal, flags, plan, task
+        self.model, self.shape = model, shape
+        self._begin_interval(plan.start.step)
+
+    def count(self, batch: Batch) -> None:
+        """Counts the work of one update on this rank's rows."""
+        self._work += self._work_of(batch)
+        self.journal.advance()
+
+    def due(self, done: int) -> bool:
+        """Whether the last of `done` updates is to be logged."""
+        return done % self.flags.loss_print_every_n_iters == 0 or (self.flags.logging_first_step and done == 1)
+
+    def write(self, done: int, outputs: Mapping[str, float]) -> None:
+        """Writes the row of the last of `done` updates, whose outputs these are."""
+        update = done - 1
+        records = self.plan.records_before(done) - self.plan.records_before(self._logged)
+        rates = np.array([records, *self._work]) / (time.perf_counter() - self._clock)
+        names = ("throughput", "tokens_per_second", "model_flops_per_second")
+        row = {
+            **self.task.row({**outputs, "weight_norm": weight_norm(self.model)}),
+            "lr": self.plan.learning_rate(update),
+            **dict(zip(names, rates.tolist(), strict=True)),
+        }
+        self.journal.training_row(update, self.plan.epoch(update), row, self.task.log_line)
+        self._begin_interval(done)
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Excludes the time inside from the throughput."""
+        stopped = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - stopped
+
+    def _begin_interval(self, done: int) -> None:
+        self._clock, self._logged, self._work = time.perf_counter(), done, np.zeros(2)
+
+    def _work_of(self, batch: Batch) -> np.ndarray:
+        """float64 [2], over all ranks: tokens without padding, and floating-point operations of the model."""
+        rows, length = batch["input_ids"].shape
+        flops = 3 * rows * self.model.config.forward_flops(length, self.task.predictions)
+        return self.shape.data_parallel_size * np.array([batch["input_mask"].sum(), flops], np.float64)

@@ -1,0 +1,55 @@
+"""What a run computes with: the CPU kernels, the precision of products, and the profile of its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import kernels
+from configs.cli import warn
+from configs.training import DeviceFlags
+from training.distributed import World
+from training.journal import Journal
+from utils.errors import UserError
+
+
+def check_same_kernels(world: World) -> None:
+    """Raises UserError where ranks would compute differently: compiled jobs hang then, and dropout masks differ."""
+    on_cpu = world.device == "cpu"
+    if not world.all_equal(on_cpu):
+        raise UserError("some ranks compute on CUDA and others on the CPU: give every host the same --device.")
+    if on_cpu and not world.all_equal(kernels.is_loaded()):
+        raise UserError(
+            f"the CPU kernels work on some hosts only; the first rank has {kernels.load().reason}: run `python -m "
+            "kernels` on each host to see why, or give all of them --cpu_kernels False."
+        )
+
+
+def use_half_precision(world: World, flags: DeviceFlags) -> bool:
+    """Makes the CPU kernels multiply in bf16 if --use_fp16 is given and the CPU can; returns whether they do."""
+    if world.device != "cpu" or not flags.use_fp16:
+        return False
+    if kernels.set_bf16(True):
+        return True
+    warn("--use_fp16 has no effect: this CPU, or the stock kernels, only multiply in fp32.")
+    return False
+
+
+def describe_machine(world: World, bf16: bool) -> str:
+    """One line that says how a run computes."""
+    settings = ", ".join(f"{name}={value}" for name, value in kernels.configure().items())
+    if world.device != "cpu":
+        return settings
+    products = "bf16 products with fp32 sums" if bf16 else "fp32 products"
+    return f"{kernels.load().reason}; {products}; {settings}"
+
+
+@contextmanager
+def profiled(flags: DeviceFlags, journal: Journal) -> Iterator[None]:
+    """Measures the time of each operation if --profile is given, and prints it at the end."""
+    if not flags.profile:
+        yield
+        return
+    with kernels.profile() as report:
+        yield
+    journal.say(report.table())

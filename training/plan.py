@@ -1,0 +1,70 @@
+"""The plan of a run's updates: how many there are, which records each takes, and its learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from configs.training import RunFlags
+from training.checkpoint import TrainingState
+from training.config import TrainingConfig
+from training.schedule import BatchSchedule, learning_rates
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """The updates of a run, from where it starts to its end."""
+
+    start: TrainingState  # before the first update
+    sizes: BatchSchedule
+    total_steps: int  # including those before the start
+    records_per_epoch: int
+    last_record: int | None  # the end of the sequence of records; None: --max_steps ends the run
+    rates: np.ndarray  # float64 [total_steps or 1]: the learning rate of each update
+
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int
+    ) -> UpdatePlan:
+        """The plan that the flags describe; a resumed run keeps the groups of records that it began with.
+
+        Raises:
+            UserError: the learning rate's schedule does not fit into the run.
+        """
+        sizes = BatchSchedule.of(config.batch, data_parallel_size)
+        steps = total_steps(config, start, records_per_epoch, data_parallel_size)
+        rates = learning_rates(config.optimizer, max(steps, 1), sizes.rows)
+        start = replace(start, group=start.group or sizes.rows)
+        return cls(start, sizes, steps, records_per_epoch, _last_record(config.run, records_per_epoch), rates)
+
+    def records_before(self, step: int) -> int:
+        """The records that all updates before `step` take, filling rows included."""
+        return self.start.records_taken + self.sizes.records_before(step) - self.sizes.records_before(self.start.step)
+
+    def epoch(self, step: int) -> int:
+        """The epoch in which update `step` begins, counted from 0."""
+        return self.records_before(step) // self.records_per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`."""
+        return float(self.rates[step])
+
+    def state_after(self, step: int) -> TrainingState:
+        """What a checkpoint after `step` updates stores."""
+        taken = self.records_before(step)
+        records_taken = taken if self.last_record is None else min(taken, self.last_record)
+        return replace(self.start, step=step, records_taken=records_taken)
+
+
+def total_steps(config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int) -> int:
+    """The updates of a run to its end, including those before the start: --max_steps, or what --epochs take."""
+    last_record = _last_record(config.run, records_per_epoch)
+    if last_record is None:
+        return config.run.max_steps or 0
+    sizes = BatchSchedule.of(config.batch, data_parallel_size)
+    return start.step + sizes.steps_for(last_record - start.records_taken, start.step)
+
+
+def _last_record(flags: RunFlags, records_per_epoch: int) -> int | None:
+    return None if flags.max_steps else round(records_per_epoch * flags.epochs)

@@ -1,0 +1,95 @@
+"""What a BERT is trained for, as one object: pretraining, question answering and classification are instances (tasks/).
+
+A task names the model class, the loss terms with their figures, and the record features it reads; it holds the records
+of one run; and it evaluates and answers. The trainer, the loop, the step and the journal know tasks by this interface.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from configs.model import BertConfig
+from configs.training import BatchFlags
+from data.reading.loader import Records, without_padding
+from modeling.pretrained import PretrainedModel
+from training.evaluator import Evaluator, Say
+from training.probes import Probes
+from training.terms import INPUTS, TOTAL_LOSS, LossTerm, features_of, figures_of
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The vocabulary that is saved with the model."""
+
+    file: Path | None
+    do_lower_case: bool
+    content: bytes | None  # read at the start: the file may lie in a checkpoint that is pruned later
+
+    @classmethod
+    def read(cls, file: Path | None, do_lower_case: bool) -> Vocabulary:
+        """The vocabulary in a file; None: the model is saved without one."""
+        return cls(file, do_lower_case, file.read_bytes() if file else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A task with the records and the model's shape of one run."""
+
+    model_class: ClassVar[type[PretrainedModel]]
+    judged_by: ClassVar[str]  # the evaluation figure that a checkpoint is judged by
+    answers_change: ClassVar[bool] = False  # whether a finished run evaluates again, since flags may change the answers
+    inputs: ClassVar[tuple[str, ...]] = INPUTS  # the record features that the model reads in addition to the labels
+
+    bert: BertConfig
+    vocabulary: Vocabulary
+    seq_length: int
+    training: Records | None  # None: the run does not train
+    evaluation: tuple[Records, ...]  # every set that is evaluated or answered
+    evaluates: bool  # whether evaluations are made, in training or instead of it
+    predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
+    probes: Probes | None = None  # other commands that look at each checkpoint
+
+    @property
+    @abstractmethod
+    def terms(self) -> tuple[LossTerm, ...]:
+        """The summands of the total loss in training."""
+
+    @abstractmethod
+    def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
+        """Evaluates the evaluator's model; returns {"eval_…": figure}, at least on the first rank."""
+
+    def answer(self, evaluator: Evaluator) -> dict[str, float]:
+        """Writes the answers that the finished run is asked for; returns the figures of the run."""
+        return {}
+
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Prefixes of the names of parameters that no evaluation depends on, so that weights may lack them."""
+        return ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The record features that training reads."""
+        return features_of(self.inputs, self.terms)
+
+    @property
+    def log_line(self) -> tuple[str, ...]:
+        """The names in training's log line, in order; a row that lacks one leaves it out."""
+        shown = (figure.name for figure in figures_of(self.terms) if figure.in_log_line)
+        return (TOTAL_LOSS, *shown, "throughput")
+
+    def row(self, outputs: Mapping[str, float]) -> dict[str, float]:
+        """The outputs of a training step under the names of metrics.jsonl; renamed ones come last."""
+        renamed = {figure.output: figure.name for figure in figures_of(self.terms) if figure.name != figure.output}
+        kept = {name: value for name, value in outputs.items() if name not in renamed}
+        return kept | {name: outputs[output] for output, name in renamed.items() if output in outputs}
+
+
+def padded(records: Records, flags: BatchFlags) -> Records:
+    """The records, set to be padded in batches as --padding says."""
+    padding = flags.padding or ("longest" if records.known_lengths is not None else "max_length")
+    return without_padding(records) if padding == "longest" else records

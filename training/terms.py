@@ -1,0 +1,58 @@
+"""Loss terms and figures: what a model computes for a batch, and from which record features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data.reading.loader import Batch
+
+INPUTS = ("input_ids", "input_mask", "segment_ids")  # the record features that every model reads
+EXAMPLE_WEIGHTS = "example_weights"  # the loader's: 1 for a record, 0 for a row that fills up a batch
+TOTAL_LOSS = "total_loss"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a model computes for a batch: the weighted mean of one value per item."""
+
+    output: str  # its name among the model's outputs
+    weights: str  # the batch's array of item weights, whose sum is the mean's divisor
+    label: str = ""  # its name in training's log line and rows (default: `output`)
+    in_log_line: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in training's log line and rows."""
+        return self.label or self.output
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One summand of the total loss."""
+
+    loss: Figure
+    labels: tuple[str, ...]  # the record features that only this term reads
+    others: tuple[Figure, ...] = ()  # what else the model computes from the labels, such as accuracy
+    parameters: tuple[str, ...] = ()  # prefixes of the names of the parameters that only this term trains
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The loss, then the other figures."""
+        return (self.loss, *self.others)
+
+
+def figures_of(terms: Iterable[LossTerm]) -> tuple[Figure, ...]:
+    """The figures of all terms, in order."""
+    return tuple(figure for term in terms for figure in term.figures)
+
+
+def features_of(inputs: Iterable[str], terms: Iterable[LossTerm]) -> tuple[str, ...]:
+    """The record features that a model reads: its inputs, and the labels of these terms."""
+    return (*inputs, *(label for term in terms for label in term.labels))
+
+
+def select(batch: Batch, features: Iterable[str]) -> Batch:
+    """The batch with only these record features, and the weights of its rows."""
+    kept = {*features, EXAMPLE_WEIGHTS}
+    return {name: array for name, array in batch.items() if name in kept}
