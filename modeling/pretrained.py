@@ -30,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
     "tokenizer_config.json",
 )
 ENCODER = "bert."
-# In Hugging Face's files, and held elsewhere or computed here.
+# Tensors in Hugging Face's files that are tied to others or computed here.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
@@ -40,7 +40,7 @@ DERIVED_TENSORS = (
 
 
 class PretrainedModel(nn.Module):
-    """A module with a `BertConfig` that is read from and written to model directories."""
+    """A module with a `BertConfig` that loads from and saves to model directories."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
@@ -48,15 +48,14 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
-        """The model in a directory.
+        """Load a model from a directory. A head without weights there is initialized randomly, with a warning.
 
         Args:
-            directory: holds `config.json` and `model.safetensors`.
-            config: used in place of the directory's, for example with other dropout rates.
+            directory: contains `config.json` and `model.safetensors`.
+            config: replaces the directory's configuration, for example to change dropout rates.
 
         Raises:
-            UserError: a file is missing or damaged, or an encoder tensor is missing or of another shape. A head that
-                the directory does not hold starts afresh, with a warning.
+            UserError: a file is missing or damaged, a tensor has the wrong shape, or an encoder tensor is missing.
         """
         directory = Path(directory)
         model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
@@ -64,50 +63,60 @@ class PretrainedModel(nn.Module):
         return model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
-        """Copies arrays into the parameters of the same names; returns the names that start afresh, all of a head.
+        """Copy arrays into the parameters of the same names.
 
         Args:
-            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are left alone.
-            source: where they come from, for messages.
+            arrays: {Hugging Face parameter name: array}. Arrays without a parameter of that name are ignored.
+            source: where the arrays come from, for messages.
+
+        Returns:
+            The parameters without an array, which keep their random initial values. All of them belong to heads.
 
         Raises:
-            UserError: a tensor has another shape than the model's, or one of the encoder's is missing.
+            UserError: an array has the wrong shape, or an encoder tensor is missing.
         """
         parameters = dict(self.named_parameters())
-        if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
+        if not any(name.startswith(ENCODER) for name in parameters):  # an encoder without heads
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
         fresh = sorted(set(parameters) - set(arrays))
-        # Not the pooler: Hugging Face's models for questions and for masks have none.
+        # The pooler may be missing: Hugging Face's question-answering and masked-LM models have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
-            raise UserError(f"{source} lacks {len(encoder)} tensors of the encoder, first {encoder[0]}.")
+            raise UserError(
+                f"{source} lacks {len(encoder)} encoder tensors, first {encoder[0]}: check that it contains a BERT "
+                "encoder and that its config.json describes these weights."
+            )
         for name in sorted(set(parameters) & set(arrays)):
             if tuple(parameters[name].shape) != arrays[name].shape:
                 raise UserError(
-                    f"{source}: {name} has shape {list(arrays[name].shape)}, the model {list(parameters[name].shape)}."
+                    f"{source}: {name} has shape {list(arrays[name].shape)}, but the model's configuration needs "
+                    f"{list(parameters[name].shape)}."
                 )
         for name in set(parameters) & set(arrays):
             array = np.ascontiguousarray(arrays[name], dtype=np.float32)
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} gives no {heads}: it starts afresh.")
+            warn(f"{source} has no weights for {heads}: initialized randomly.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """{parameter name: a copy of its values}, whole tensors on every rank."""
+        """{parameter name: copy of its values}, full tensors on every rank."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def checksum(self) -> int:
-        """A number that tells weights apart; for local parameters."""
+        """CRC-32 of all parameters, which must be local."""
         checksum = 0
         for parameter in self.parameters():
             checksum = zlib.crc32(parameter.detach().numpy().tobytes(), checksum)
         return checksum
 
     def checkpoint_activations(self) -> None:
-        """From now on the encoder's layers keep their inputs alone in training, and are computed again for their
-        backward pass (Chen et al. 2016): less memory for more time, in eager mode; the same losses and gradients."""
+        """Turn on activation checkpointing (Chen et al. 2016) for eager training.
+
+        Each encoder layer then stores only its inputs, and the backward pass recomputes it. This saves memory and costs
+        time; losses and gradients stay the same.
+        """
         for module in self.modules():
             if hasattr(module, "checkpoints_activations"):
                 module.checkpoints_activations = True
@@ -120,7 +129,14 @@ class PretrainedModel(nn.Module):
         vocab: bytes | None = None,
         do_lower_case: bool = True,
     ) -> None:
-        """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
+        """Write a model directory.
+
+        Args:
+            directory: created if missing.
+            arrays: the weights (default: `to_arrays()`).
+            vocab: the content of `vocab.txt`; without it, neither `vocab.txt` nor the tokenizer's settings are written.
+            do_lower_case: whether the tokenizer lower-cases text.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
@@ -137,7 +153,7 @@ class PretrainedModel(nn.Module):
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file that Hugging Face transformers reads; raises OSError where the disk is full."""
+    """Write a safetensors file that Hugging Face transformers can read; raises OSError if the disk is full."""
     try:
         save_file(arrays, str(path), metadata={"format": "pt"})
     except SafetensorError as error:
@@ -147,11 +163,11 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file; raises UserError for a missing, truncated or damaged one."""
+    """{name: array} of a safetensors file; raises UserError if the file is missing, truncated or damaged."""
     try:
         arrays = load_file(str(path))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
+        raise UserError(f"{path} does not exist: name a model directory that contains {WEIGHTS_FILE}.") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again.") from None
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}): copy it again.") from None
     return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
