@@ -1,16 +1,11 @@
 """A recomputed layer has the dropout masks and the precision of its first computation."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import oneflow as flow
 import pytest
 
 from modeling.checkpointing import checkpointed
+from tests.programs import run_python
 
-ROOT = Path(__file__).parents[2]
 REPEATED = """
 import kernels
 
@@ -44,16 +39,8 @@ for step in (4, 5):
 
 @pytest.mark.parametrize("environment", [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}], ids=["own kernels", "stock kernels"])
 def test_a_recomputed_layer_draws_the_same_masks(environment):
-    run = subprocess.run(
-        [sys.executable, "-c", REPEATED],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert len(set(run.stdout.split())) == 4  # each step and each forward pass has a mask of its own
+    masks = run_python(REPEATED, **environment).split()
+    assert len(set(masks)) == 4  # each step and each forward pass has a mask of its own
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -4,10 +4,6 @@ Masks of compiled jobs, and the kernels' formula, are tested in tests/kernels/te
 """
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import oneflow as flow
@@ -16,8 +12,8 @@ import pytest
 import kernels
 from modeling import BertModel, dropout
 from modeling.dropout import Site
+from tests.programs import run_python
 
-ROOT = Path(__file__).parents[2]
 R, H, RATE = 7, 37, 0.3
 # Prints one line per mask.
 MASKS = """
@@ -46,18 +42,9 @@ def masks(request):
     """[begun step, mask, element] of two runs of the same program."""
 
     def run():
-        done = subprocess.run(
-            [sys.executable, "-c", MASKS],
-            cwd=ROOT,
-            env={**os.environ, **request.param},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return np.array([list(line) for line in done.stdout.split()], int).reshape(4, 6, 19 * 37)
+        return np.array([list(line) for line in run_python(MASKS, **request.param).split()], int)
 
-    return run(), run()
+    return run().reshape(4, 6, -1), run().reshape(4, 6, -1)
 
 
 def test_two_runs_draw_the_same_masks(masks):
