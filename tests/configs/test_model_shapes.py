@@ -1,4 +1,4 @@
-"""Models that flags describe, and how many operations they take."""
+"""The shapes of models that flags describe, and the operations of a forward pass."""
 
 import dataclasses
 
