@@ -54,7 +54,7 @@ def random_model(directory: Path, size: str) -> Path:
         intermediate_size=4 * hidden,
     )
     vocab = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(config.vocab_size - len(SPECIAL_TOKENS)))]
-    BertForPreTraining(config).save_pretrained(directory, vocab=("\n".join(vocab) + "\n").encode())
+    BertForPreTraining(config).save_pretrained(directory, vocab="".join(f"{token}\n" for token in vocab).encode())
     return directory
 
 

@@ -12,7 +12,7 @@ import kernels
 from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
 from launch import ranks
 
-ranks.meet(join_timeout=60, stop_timeout=60)  # needed for the two ranks of the scaling benchmark
+ranks.meet(join_timeout=60, stop_timeout=60)  # where it is one of two
 kernels.configure(named_case().threads)
 
 import oneflow as flow  # noqa: E402

@@ -30,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
     "tokenizer_config.json",
 )
 ENCODER = "bert."
-# Tensors in Hugging Face's files that are tied to others or computed here.
+# Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
@@ -40,7 +40,7 @@ DERIVED_TENSORS = (
 
 
 class PretrainedModel(nn.Module):
-    """A module with a `BertConfig` that loads from and saves to model directories."""
+    """A module with a `BertConfig` that is read from and written to model directories."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
@@ -48,14 +48,15 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
-        """Load a model from a directory. A head without weights there is initialized randomly, with a warning.
+        """Reads the model in a directory.
 
         Args:
-            directory: contains `config.json` and `model.safetensors`.
-            config: replaces the directory's configuration, for example to change dropout rates.
+            directory: holds `config.json` and `model.safetensors`.
+            config: replaces the directory's, for example with other dropout rates.
 
         Raises:
-            UserError: a file is missing or damaged, a tensor has the wrong shape, or an encoder tensor is missing.
+            UserError: a file is missing or damaged, or an encoder tensor is missing or has another shape. A head that
+                the directory does not hold is initialized, with a warning.
         """
         directory = Path(directory)
         model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
@@ -63,23 +64,23 @@ class PretrainedModel(nn.Module):
         return model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
-        """Copy arrays into the parameters of the same names.
+        """Copies arrays into the parameters of the same names.
 
         Args:
-            arrays: {Hugging Face parameter name: array}. Arrays without a parameter of that name are ignored.
-            source: where the arrays come from, for messages.
+            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are ignored.
+            source: where they come from, for messages.
 
         Returns:
-            The parameters without an array, which keep their random initial values. All of them belong to heads.
+            The parameters of heads that are not among the arrays and keep their initial values.
 
         Raises:
-            UserError: an array has the wrong shape, or an encoder tensor is missing.
+            UserError: a tensor's shape is not the model's, or an encoder tensor is missing.
         """
         parameters = dict(self.named_parameters())
-        if not any(name.startswith(ENCODER) for name in parameters):  # an encoder without heads
+        if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
         fresh = sorted(set(parameters) - set(arrays))
-        # The pooler may be missing: Hugging Face's question-answering and masked-LM models have none.
+        # The pooler may be missing: Hugging Face's models for questions and for masked words have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
             raise UserError(
@@ -97,25 +98,24 @@ class PretrainedModel(nn.Module):
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} has no weights for {heads}: initialized randomly.")
+            warn(f"{source} holds no {heads}: it is initialized at random.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """{parameter name: copy of its values}, full tensors on every rank."""
+        """{parameter name: a copy of its values}; every rank gets whole tensors."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def checksum(self) -> int:
-        """CRC-32 of all parameters, which must be local."""
+        """The CRC-32 of all parameters, which must be local tensors."""
         checksum = 0
         for parameter in self.parameters():
             checksum = zlib.crc32(parameter.detach().numpy().tobytes(), checksum)
         return checksum
 
     def checkpoint_activations(self) -> None:
-        """Turn on activation checkpointing (Chen et al. 2016) for eager training.
+        """Makes the encoder's layers keep only their inputs in training and recompute the rest in the backward pass.
 
-        Each encoder layer then stores only its inputs, and the backward pass recomputes it. This saves memory and costs
-        time; losses and gradients stay the same.
+        Saves memory and costs time; losses and gradients stay the same (Chen et al. 2016). Only works in eager mode.
         """
         for module in self.modules():
             if hasattr(module, "checkpoints_activations"):
@@ -129,14 +129,7 @@ class PretrainedModel(nn.Module):
         vocab: bytes | None = None,
         do_lower_case: bool = True,
     ) -> None:
-        """Write a model directory.
-
-        Args:
-            directory: created if missing.
-            arrays: the weights (default: `to_arrays()`).
-            vocab: the content of `vocab.txt`; without it, neither `vocab.txt` nor the tokenizer's settings are written.
-            do_lower_case: whether the tokenizer lower-cases text.
-        """
+        """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
@@ -153,7 +146,7 @@ class PretrainedModel(nn.Module):
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file that Hugging Face transformers can read; raises OSError if the disk is full."""
+    """Writes a safetensors file that Hugging Face transformers reads; raises OSError if the disk is full."""
     try:
         save_file(arrays, str(path), metadata={"format": "pt"})
     except SafetensorError as error:
@@ -163,11 +156,11 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file; raises UserError if the file is missing, truncated or damaged."""
+    """{name: array} of a safetensors file; raises UserError for a missing, truncated or damaged one."""
     try:
         arrays = load_file(str(path))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a model directory that contains {WEIGHTS_FILE}.") from None
+        raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error}): copy it again.") from None
+        raise UserError(f"{path} is not a complete safetensors file ({error}): copy it again.") from None
     return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}

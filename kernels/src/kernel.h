@@ -34,7 +34,7 @@ class ProfileScope {
   std::chrono::steady_clock::time_point start_;
 };
 
-// Per-thread memory that is kept between calls, so that it stays mapped and in cache; one block per slot.
+// Memory of this thread that outlives the call, so that it stays mapped and warm; one block per slot.
 enum class Scratch { kPrimitive, kLeft, kRight, kRows, kCount };
 void* scratch(Scratch slot, size_t bytes);
 inline float* scratch_floats(Scratch slot, size_t count) { return static_cast<float*>(scratch(slot, 4 * count)); }

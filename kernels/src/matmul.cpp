@@ -1,4 +1,5 @@
-// 2-D and batched matrix products with oneDNN. In bf16 mode, operands are converted to bf16 and sums stay float32.
+// Matrix products, 2-D and batched, through oneDNN; in bf16 mode the operands are converted first and the sums stay
+// float32.
 #include "held_weights.h"
 #include "kernel.h"
 #include "onednn.h"
@@ -39,7 +40,7 @@ const void* to_bf16(const Matrix& matrix, Scratch slot) {
     for (int64_t i = begin; i < end; ++i) {
       const uint32_t bits = __builtin_bit_cast(uint32_t, from[i]);
       const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-      converted[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded;  // NaN stays NaN
+      converted[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded;  // not a number stays so
     }
   });
   return converted;

@@ -70,7 +70,7 @@ class Attributes {
 bool bf16();  // whether matrix products convert their operands to bf16
 void set_bf16(bool on);
 
-// The first element of each primitive's key.
+// First number of each primitive's key.
 enum Op : int64_t { kMatmul, kLayerNorm, kReduction };
 
 }  // namespace onednn

@@ -4,8 +4,8 @@
 // 1. The scheduler starts a job and adds it to a queue afterwards. A job that ends before it is in the queue (one that
 //    takes microseconds, or any on an overloaded machine) is removed from an empty queue, and the process crashes or
 //    hangs at the next job. Here removal waits until the job is in the queue.
-// 2. While a job runs, the scheduler polls for its end without pause and takes CPU time from the kernels. Here it sleeps
-//    until the job ends, and wakes up every millisecond to let the scheduler look for other work.
+// 2. While a job runs, the scheduler polls for its end without pause and takes CPU time from the kernels. Here it
+//    sleeps until the job ends, and wakes up every millisecond to let the scheduler look for other work.
 #include <dlfcn.h>
 
 #include <chrono>
