@@ -1,9 +1,10 @@
-"""Ours against Hugging Face's BERT-base on this machine's CPU, and our data preparation against Google's algorithms:
-`make bench`, or `python -m benchmarks --help`.
+"""Compares this project's BERT-base with Hugging Face's on this machine's CPU, and data preparation with Google's
+algorithms. Run it with `make bench` or `python -m benchmarks`.
 
-Both models run at their best settings, in turns and in one run. The results are a table, lines for machines such as
-`pretraining_step_ratio_fp32_graph 1.52` (how many times faster than Hugging Face as it comes; with `_same_work` than
-Hugging Face doing only what we do), build/bench/results.json and build/bench/ratios.png.
+Both sides run at their best settings and take turns in one run. The output is a table, then lines for scripts such as
+`pretraining_step_ratio_fp32_graph 1.52`: this project is 1.52 times as fast as Hugging Face's model as a user gets it.
+Lines with `_same_work` compare with a version of Hugging Face's model that skips work which this project skips, too.
+The results are also written to build/bench/results.json and build/bench/ratios.png.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from configs.cli import flag, parse, run
 from utils.errors import UserError
 
 TASKS = ("pretraining", "squad", "inference", "scaling", "data")
-PEERLESS = ("scaling", "data")
+WITHOUT_PEER = ("scaling", "data")  # tasks that do not run Hugging Face's model
 OUTPUT = ROOT / "build" / "bench"
 PEER = ROOT / "build" / "peer"
 UV = ROOT / ".tools" / "uv" / "bin" / "uv"
@@ -33,14 +34,14 @@ PEER_PACKAGES = ["torch==2.13.0", "transformers", "numpy"]
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What to measure, and how long."""
+    """What to measure, and how often."""
 
-    only: str = flag("", "one of the tasks", choices=("", *TASKS))
-    rounds: int = flag(4, "turns of each side")
-    compile: bool = flag(False, "also measure torch.compile (its compilation takes minutes)")
-    squad_file: str = flag("", "SQuAD questions to measure data with (default: some about Python's documentation)")
-    vocab_file: str = flag("", "their vocabulary (default: one made from them)")
-    peer_python: str = flag("", "a Python that has torch and transformers (default: an environment under build/)")
+    only: str = flag("", "measure only this task (default: all)", choices=("", *TASKS))
+    rounds: int = flag(4, "number of measurements of each side; the median counts")
+    compile: bool = flag(False, "also measure torch.compile, whose compilation takes minutes")
+    squad_file: str = flag("", "SQuAD file for the task data (default: questions about Python's documentation)")
+    vocab_file: str = flag("", "vocabulary for --squad_file (default: one trained on its text)")
+    peer_python: str = flag("", "Python interpreter with torch and transformers (default: one set up in build/peer)")
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -51,25 +52,26 @@ class BenchmarkConfig:
 class Result:
     """One row of the table."""
 
-    name: str  # as machines read it: pretraining_step, squad_step, inference_batch_1, inference_batch_32
-    side: str  # ours or peer
-    kind: str
-    precision: str
-    seconds: float
-    items_per_second: float
-    peak_share: float  # of this run's GEMM speed; 0 where it is not counted
-    peak_bytes: float
+    name: str  # pretraining_step, squad_step, inference_batch_1 or inference_batch_32
+    side: str  # "ours" or "peer"
+    kind: str  # see worker.Case
+    precision: str  # "fp32" or "bf16"
+    seconds: float  # per step
+    items_per_second: float  # sequences
+    gemm_share: float  # speed relative to a single matrix product; 0 for the peer
+    peak_bytes: float  # peak memory of the process
 
 
 def main() -> None:
+    """Run the benchmarks and write the results."""
     config = parse(BenchmarkConfig, prog="python -m benchmarks", description=__doc__)
     tasks = (config.only,) if config.only else TASKS
     peer_python = Path(config.peer_python or PEER / "bin" / "python")
-    if not set(tasks) <= set(PEERLESS) and not config.peer_python:
+    if not set(tasks) <= set(WITHOUT_PEER) and not config.peer_python:
         _make_peer_environment()
     speeds = _gemm_speeds()
     results: list[Result] = []
-    for task in (task for task in tasks if task not in PEERLESS):
+    for task in (task for task in tasks if task not in WITHOUT_PEER):
         for case_task in ("inference_1", "inference_32") if task == "inference" else (task,):
             for precision in speeds:
                 results += _measure(config, case_task, precision, speeds[precision], peer_python)
@@ -94,7 +96,7 @@ def main() -> None:
 
 
 def _make_peer_environment() -> None:
-    """Python 3.11 with PyTorch and transformers under build/, made once."""
+    """Set up Python 3.11 with PyTorch and transformers in build/peer, unless it exists."""
     if (PEER / ".ready").exists():
         return
     print("benchmarks: setting up Hugging Face's environment in build/peer …", flush=True)
@@ -103,12 +105,15 @@ def _make_peer_environment() -> None:
     make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
     for command in (make, [*install, *PEER_PACKAGES]):
         if subprocess.run([str(UV), *command], check=False).returncode:
-            raise UserError("Hugging Face's environment cannot be set up; --peer_python names one that exists.")
+            raise UserError(
+                "the environment with PyTorch and transformers cannot be set up (see above): name an existing one with "
+                "--peer_python."
+            )
     (PEER / ".ready").touch()
 
 
 def _gemm_speeds() -> dict[str, float]:
-    """Operations a second of a matrix product of BERT-base's sizes, for each precision that this CPU has."""
+    """Floating-point operations per second of a matrix product of BERT-base's sizes, by precision of this CPU."""
     code = (
         "import kernels; kernels.configure(); s = kernels.load(); from kernels.check import gemm_speed as g\n"
         "print(g()); print(kernels.set_bf16(True) and g() or 0)"
@@ -120,9 +125,10 @@ def _gemm_speeds() -> dict[str, float]:
 
 
 def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, peer_python: Path) -> list[Result]:
-    """All kinds of one task and precision, in turns."""
+    """Measure all kinds of one task and precision in turns."""
     bf16 = precision == "bf16"
-    # What Hugging Face's step does beside ours: all positions decoded, unsorted texts, weights converted every time.
+    # Hugging Face's model does extra work in the other cases: it decodes all positions, does not sort texts by length,
+    # and converts the weights in every step.
     same_as_it_comes = task == "squad" or (task == "inference_1" and not bf16)
     peers = ["as_it_comes"] if same_as_it_comes else ["as_it_comes", "same_work"]
     workers: list[tuple[str, Worker]] = []
@@ -133,7 +139,7 @@ def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, p
             python, script = (Path(sys.executable), "ours.py") if side == "ours" else (peer_python, "peer.py")
             print(f"benchmarks: {task} {precision} {side} {kind} …", flush=True)
             worker = Worker(python, script, Case(task, kind, bf16))
-            worker.wait()  # one warms up at a time
+            worker.wait()  # until it is warm, so that they do not disturb each other
             workers.append((side, worker))
         for _ in range(config.rounds):
             for _, worker in workers:
@@ -152,7 +158,7 @@ def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, p
 
 
 def _operations(task: str, hidden: int = 768, layers: int = 12, vocabulary: int = 30522) -> float:
-    """Floating-point operations of a step's matrix products: 2 for each weight and token, thrice that in training."""
+    """Floating-point operations of the matrix products of a step: 2 per weight and token, times 3 in training."""
     lengths = sentence_lengths() if task == "inference_32" else [LENGTH[task]] * ROWS[task]
     forward = sum(layers * (24 * hidden**2 + 4 * hidden * length) * length for length in lengths)
     if task == "pretraining":
@@ -165,7 +171,7 @@ def _ours(case: Case, **variables: str) -> Worker:
 
 
 def _scaling(kind: str, precision: str, rounds: int) -> float:
-    """Rows a second of a job of two processes of one thread, which exchange gradients, over those of one alone."""
+    """Throughput of two data-parallel processes with one thread each, relative to a single such process."""
     print(f"benchmarks: scaling {precision} {kind} …", flush=True)
     case = Case("pretraining", kind, precision == "bf16", threads=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -187,19 +193,19 @@ def _scaling(kind: str, precision: str, rounds: int) -> float:
 
 
 def _seconds_of_records() -> float:
-    """What a pretraining step's records take, where nothing else is done."""
+    """Seconds to read the records of one pretraining step, with nothing else running."""
     worker = _ours(Case("records", ""))
     try:
         worker.wait()
         worker.ask(500)
         worker.wait()
-        return statistics.mean(worker.seconds)  # read ahead: some are there at once
+        return statistics.mean(worker.seconds)  # not the median: reading ahead makes some steps immediate
     finally:
         close([worker])
 
 
 def _lines_of(module: str, *flags: str) -> dict[str, float]:
-    """What another benchmark prints for machines."""
+    """Run another benchmark module and return its lines of the form `name number`."""
     print(f"benchmarks: {module} …", flush=True)
     done = subprocess.run([sys.executable, "-m", module, *flags], stdout=subprocess.PIPE, text=True, check=True)
     return {name: float(value) for name, value in re.findall(r"^(\w+) ([\d.e+-]+)$", done.stdout, re.MULTILINE)}
@@ -212,7 +218,7 @@ def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:
         key = f"{ours.name}_ratio_{ours.precision}_{ours.kind}"
         lines[key] = next(r.seconds for r in same if r.kind == "as_it_comes") / ours.seconds
         lines[f"{key}_same_work"] = min(r.seconds for r in same) / ours.seconds
-        lines[f"{ours.name}_gemm_share_{ours.precision}_{ours.kind}"] = ours.peak_share
+        lines[f"{ours.name}_gemm_share_{ours.precision}_{ours.kind}"] = ours.gemm_share
         peer_bytes = min(r.peak_bytes for r in same)
         lines[f"{ours.name}_memory_ratio_{ours.precision}_{ours.kind}"] = ours.peak_bytes / peer_bytes
     return lines
@@ -222,7 +228,7 @@ def _table(results: list[Result]) -> str:
     rows = [f"{'':<22}{'':<8}{'':<12}{'':<6}{'ms':>10}{'items/s':>10}{'of GEMM':>9}{'GB':>6}"]
     for r in results:
         side = "ours" if r.side == "ours" else "HF"
-        share = f"{r.peak_share:.0%}" if r.peak_share else ""
+        share = f"{r.gemm_share:.0%}" if r.gemm_share else ""
         rows.append(
             f"{r.name:<22}{side:<8}{r.kind:<12}{r.precision:<6}{r.seconds * 1e3:>10.1f}{r.items_per_second:>10.2f}"
             f"{share:>9}{r.peak_bytes / 1e9:>6.1f}"
@@ -236,8 +242,8 @@ def _plot(lines: dict[str, float], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    apart = ("memory", "preparation")  # no ratios to Hugging Face's speed
-    ratios = {name: value for name, value in lines.items() if "_ratio_" in name and not any(w in name for w in apart)}
+    other = ("memory", "preparation")  # ratios that do not compare speed with Hugging Face
+    ratios = {name: value for name, value in lines.items() if "_ratio_" in name and not any(w in name for w in other)}
     if not ratios:
         return
     figure, axes = pyplot.subplots(figsize=(9, 0.3 * len(ratios) + 1.2))

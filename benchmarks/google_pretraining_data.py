@@ -1,8 +1,8 @@
-"""A stand-in for Google's preparation of pretraining data: pure Python, one process, everything in memory.
+"""A reimplementation of Google's preparation of pretraining data: pure Python, one process, everything in memory.
 
-Written from the rules of google-research/bert's create_pretraining_data.py, with the same loops over tokens and the
-same messages for each record; what its libraries cost besides (flags looked up for each token, the reading of files
-through TensorFlow) is left out. Tests compare distributions with it; `benchmarks.preparation` times both.
+It follows the rules of google-research/bert's create_pretraining_data.py, with the same loops over tokens and the same
+protobuf messages, but without the overhead of its libraries (flags looked up for each token, files read through
+TensorFlow). Tests compare distributions with it, and `benchmarks.preparation` compares the time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
 
 @dataclass
 class Instance:
-    """One masked pair."""
+    """A sentence pair with masked tokens."""
 
     tokens: list[str]
     segment_ids: list[int]
@@ -35,7 +35,7 @@ class Instance:
 
 
 def read_documents(lines: Sequence[str], tokenizer: FullTokenizer, rng: random.Random) -> list[list[list[str]]]:
-    """Documents of tokenized sentences, shuffled."""
+    """Documents as lists of tokenized sentences, shuffled."""
     documents: list[list[list[str]]] = [[]]
     for line in lines:
         line = line.strip()
@@ -60,7 +60,7 @@ def create_instances(
     max_predictions_per_seq: int,
     do_whole_word_mask: bool = False,
 ) -> list[Instance]:
-    """Every document, `dupe_factor` times; the result is shuffled."""
+    """Instances of every document, made `dupe_factor` times with different masks, shuffled."""
     instances = []
     for _ in range(dupe_factor):
         for index in range(len(documents)):
@@ -76,7 +76,7 @@ def create_instances(
 def pairs_of_document(
     documents: list[list[list[str]]], index: int, max_seq_length: int, short_seq_prob: float, rng: random.Random
 ) -> list[tuple[list[str], list[int], bool]]:
-    """The pairs of one document: tokens, segment ids, whether B comes from elsewhere."""
+    """The pairs of one document: tokens, segment ids, and whether B is from another document."""
     document = documents[index]
     longest = max_seq_length - 3
     target = rng.randint(2, longest) if rng.random() < short_seq_prob else longest
@@ -127,7 +127,7 @@ def pairs_of_document(
 
 
 def truncate(tokens_a: list[str], tokens_b: list[str], longest: int, rng: random.Random) -> None:
-    """Takes single tokens from the longer one, at either end, until both fit."""
+    """Remove tokens from the longer list, at a random end, until both fit."""
     while len(tokens_a) + len(tokens_b) > longest:
         longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
         if rng.random() < 0.5:
@@ -139,7 +139,7 @@ def truncate(tokens_a: list[str], tokens_b: list[str], longest: int, rng: random
 def mask(
     tokens: list[str], prob: float, most: int, vocab_words: list[str], rng: random.Random, whole_words: bool
 ) -> tuple[list[str], list[int], list[str]]:
-    """Tokens with masks, positions, and what was there."""
+    """Masked tokens, the masked positions, and the original tokens there."""
     words: list[list[int]] = []
     for i, token in enumerate(tokens):
         if token in ("[CLS]", "[SEP]"):
@@ -174,7 +174,7 @@ def mask(
 
 
 def serialize(instance: Instance, tokenizer: FullTokenizer, max_seq_length: int, most: int) -> bytes:
-    """Padded features as a serialized record."""
+    """The instance as a serialized record with padded features."""
     ids = tokenizer.convert_tokens_to_ids(instance.tokens)
     mask_ids = [1] * len(ids)
     segment_ids = list(instance.segment_ids)

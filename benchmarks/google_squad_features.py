@@ -1,7 +1,7 @@
-"""A stand-in for Google's SQuAD converter: pure Python, every question's context tokenized anew, word by word.
+"""A reimplementation of Google's SQuAD converter in pure Python, which tokenizes the context again for each question.
 
-Written from the rules of google-research/bert's run_squad.py, with the same loops, so that it is as fast and as right:
-benchmarks measure against it, and tests compare with it.
+It follows the rules of google-research/bert's run_squad.py with the same loops, so that it has the same results and the
+same speed. Benchmarks and tests compare with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.google_tokenization import FullTokenizer
 
 @dataclass
 class Example:
-    """One question; positions count words."""
+    """One question; positions are indices into `doc_tokens`, which are words."""
 
     qas_id: str
     question_text: str
@@ -29,7 +29,7 @@ class Example:
 
 @dataclass
 class Feature:
-    """One window."""
+    """One window of a question's context."""
 
     unique_id: int
     example_index: int
@@ -45,7 +45,7 @@ class Feature:
 
 
 def read_examples(path: str, is_training: bool, version_2_with_negative: bool) -> list[Example]:
-    """The questions of a SQuAD file; in training, those whose answer is found again (the first of several)."""
+    """The questions of a SQuAD file; in training only those whose first answer is found in the context."""
     with open(path, encoding="utf-8") as file:
         articles = json.load(file)["data"]
     return [
@@ -96,7 +96,7 @@ def convert(
     max_query_length: int = 64,
     is_training: bool = False,
 ) -> Iterator[Feature]:
-    """All windows of all questions."""
+    """The windows of all questions."""
     unique_id = 1000000000
     for example_index, example in enumerate(examples):
         query_tokens = tokenizer.tokenize(example.question_text)
@@ -111,27 +111,11 @@ def convert(
                 word_of_token.append(i)
                 doc_pieces.append(piece)
 
-        tok_start = tok_end = -1
         has_answer = is_training and not example.is_impossible
+        tok_start, tok_end = -1, -1
         if has_answer:
-            assert example.start_position is not None and example.end_position is not None
-            tok_start = token_of_word[example.start_position]
-            if example.end_position < len(example.doc_tokens) - 1:
-                tok_end = token_of_word[example.end_position + 1] - 1
-            else:
-                tok_end = len(doc_pieces) - 1
-            tok_start, tok_end = _improved(doc_pieces, tok_start, tok_end, tokenizer, example.orig_answer_text or "")
-
-        room = max_seq_length - len(query_tokens) - 3
-        spans: list[tuple[int, int]] = []
-        start = 0
-        while start < len(doc_pieces):
-            length = min(len(doc_pieces) - start, room)
-            spans.append((start, length))
-            if start + length == len(doc_pieces):
-                break
-            start += min(length, doc_stride)
-
+            tok_start, tok_end = _answer_tokens(example, token_of_word, doc_pieces, tokenizer)
+        spans = _doc_spans(len(doc_pieces), max_seq_length - len(query_tokens) - 3, doc_stride)
         for span_index, (start, length) in enumerate(spans):
             tokens = ["[CLS]"]
             segment_ids = [0]
@@ -174,6 +158,32 @@ def convert(
                 end_position,
             )
             unique_id += 1
+
+
+def _answer_tokens(
+    example: Example, token_of_word: list[int], doc_pieces: list[str], tokenizer: FullTokenizer
+) -> tuple[int, int]:
+    """The first and last WordPiece of the answer."""
+    assert example.start_position is not None and example.end_position is not None
+    start = token_of_word[example.start_position]
+    if example.end_position < len(example.doc_tokens) - 1:
+        end = token_of_word[example.end_position + 1] - 1
+    else:
+        end = len(doc_pieces) - 1
+    return _improved(doc_pieces, start, end, tokenizer, example.orig_answer_text or "")
+
+
+def _doc_spans(count: int, max_doc_tokens: int, doc_stride: int) -> list[tuple[int, int]]:
+    """Start and length of each window over `count` tokens."""
+    spans: list[tuple[int, int]] = []
+    start = 0
+    while start < count:
+        length = min(count - start, max_doc_tokens)
+        spans.append((start, length))
+        if start + length == count:
+            break
+        start += min(length, doc_stride)
+    return spans
 
 
 def _improved(

@@ -1,8 +1,7 @@
-"""A stand-in for the tokenizer that came with BERT: pure Python, one character at a time, one word at a time.
+"""A reimplementation of BERT's original tokenizer in pure Python, one character and one word at a time.
 
-Written from its rules (google-research/bert, tokenization.py), with the same steps for each character and each word
-even where Python knows shorter ones, so that what is built on it is as fast and as right as Google's: benchmarks
-measure against it, and tests compare with it.
+It follows the rules of google-research/bert's tokenization.py with the same steps, even where Python has shorter ones,
+so that it has the same results and the same speed. Benchmarks and tests compare with it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 
 
 class BasicTokenizer:
-    """Text → words: cleaned, lower-cased, split at white space, punctuation and Chinese characters."""
+    """Splits text into words: cleans it, lower-cases it, splits at white space, punctuation and Chinese characters."""
 
     def __init__(self, do_lower_case: bool = True) -> None:
         self.do_lower_case = do_lower_case
@@ -66,14 +65,14 @@ class BasicTokenizer:
 
 
 class FullTokenizer:
-    """Text → WordPieces, the longest that the vocabulary has first."""
+    """Splits text into WordPieces by greedy longest match."""
 
     def __init__(self, vocab: Mapping[str, int], do_lower_case: bool = True) -> None:
         self.vocab = vocab
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
 
     def tokenize(self, text: str) -> list[str]:
-        """The pieces of a text."""
+        """The WordPieces of a text."""
         pieces = []
         for word in self.basic_tokenizer.tokenize(text):
             for piece in self._pieces(word):
@@ -81,7 +80,7 @@ class FullTokenizer:
         return pieces
 
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
-        """Each piece's number."""
+        """The ids of tokens."""
         return [self.vocab[token] for token in tokens]
 
     def _pieces(self, word: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""How fast texts are answered, many at once and one by one: `python -m benchmarks.inference [--model_path DIR]`.
+"""Measures fill-mask inference in both modes: `python -m benchmarks.inference [--model_path DIR]`.
 
-Texts of mixed lengths go through `Model.stream`, then some of them one at a time, in both modes. Without a model of
-one's own a random one is made: its answers mean nothing, its speed does.
+Texts of mixed lengths go through `Model.stream`, then some of them one at a time. Without --model_path, a randomly
+initialized model is measured.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ LENGTHS = (3, 5, 8, 12, 20, 35, 60, 110)  # words
 
 
 def main() -> None:
-    """Prints one line of JSON per mode."""
+    """Print one line of JSON per mode."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", type=Path, help="a model with a masked-LM head")
-    parser.add_argument("--model_size", default="tiny", choices=sorted(PRESETS), help="of the random model")
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--single_rows", type=int, default=300, help="how many of them are asked one at a time")
+    parser.add_argument("--model_path", type=Path, help="model directory or checkpoint with a masked-LM head")
+    parser.add_argument(
+        "--model_size", default="tiny", choices=sorted(PRESETS), help="size of the random model (default: tiny)"
+    )
+    parser.add_argument("--rows", type=int, default=10_000, help="number of texts (default: 10000)")
+    parser.add_argument(
+        "--single_rows", type=int, default=300, help="number of texts that also run one at a time (default: 300)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         path = arguments.model_path or random_model(Path(directory), arguments.model_size)
@@ -41,7 +45,7 @@ def main() -> None:
 
 
 def random_model(directory: Path, size: str) -> Path:
-    """A model of one of Google's sizes with a vocabulary of as many invented words as Google's has."""
+    """Write a randomly initialized model with a vocabulary of made-up words, as large as Google's."""
     layers, hidden = PRESETS[size]
     config = BertConfig(
         num_hidden_layers=layers,
@@ -50,13 +54,12 @@ def random_model(directory: Path, size: str) -> Path:
         intermediate_size=4 * hidden,
     )
     vocab = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(config.vocab_size - len(SPECIAL_TOKENS)))]
-    (directory / "words.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    BertForPreTraining(config).save_pretrained(directory, vocab_file=directory / "words.txt")
+    BertForPreTraining(config).save_pretrained(directory, vocab="".join(f"{token}\n" for token in vocab).encode())
     return directory
 
 
 def texts(words: list[str], count: int) -> list[str]:
-    """Random words, one of each text being [MASK]."""
+    """Texts of random words with one [MASK] each."""
     generator = np.random.default_rng(0)
     made = []
     for length in generator.choice(LENGTHS, count):
@@ -67,7 +70,7 @@ def texts(words: list[str], count: int) -> list[str]:
 
 
 def measure(path: Path, mode: Mode, rows: list[str], single_rows: int) -> dict[str, float | str]:
-    """Rows per second streamed (compiling included) and one at a time (everything compiled), and the memory taken."""
+    """Texts per second, streamed (including compilation) and one at a time (without), and peak memory."""
     model: Model = load(path, mode=mode)
     started = time.perf_counter()
     for number, _ in enumerate(model.stream("fill-mask", ({"text": text} for text in rows))):

@@ -1,4 +1,4 @@
-"""Our side of the benchmark: one case, measured by worker.py."""
+"""This project's side of the benchmark: makes the step of one case, which worker.py measures."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ WORLD = join(DeviceFlags(with_cuda=False))
 
 
 def make_step(case: Case) -> Callable[[], None]:
+    """A function that runs one step of the case."""
     kernels.set_bf16(case.bf16)
     mode: Mode = "graph" if case.kind == "graph" else "eager"
     if case.task in ("pretraining", "squad"):
@@ -38,7 +39,7 @@ def make_step(case: Case) -> Callable[[], None]:
 
 
 def _batch(task: str, rows: int) -> Batch:
-    """Random rows of full length."""
+    """A batch of random sequences without padding."""
     rng, length = np.random.default_rng(0), LENGTH[task]
     batch = {
         "input_ids": rng.integers(1000, 30000, (rows, length), np.int32),
@@ -65,13 +66,13 @@ def _training_step(task: str, mode: Mode) -> Callable[[], None]:
     update = build_train_step(mode, model, optimizer, rates, StepOptions(world=WORLD, seed=1))
 
     def step() -> None:
-        update(batch)()  # reading the losses waits for the end
+        update(batch)()  # reading the losses waits for the step to end
 
     return step
 
 
 def _records_step() -> Callable[[], None]:
-    """One pretraining step's records, read, shuffled and checked as a run does it, as fast as it goes."""
+    """Reads, shuffles and checks the records of one pretraining step, as in a training run."""
     count, schema = 4096, pretraining_schema(LENGTH["pretraining"], PREDICTIONS)
     arrays = _batch("pretraining", count)
     with tempfile.TemporaryDirectory() as directory:
@@ -81,7 +82,7 @@ def _records_step() -> Callable[[], None]:
         source = open_records(directory)
         below = {"input_ids": 30522, "segment_ids": 2, "masked_lm_ids": 30522, "masked_lm_positions": 128}
         batches = training_batches(Records(source, below=below), rows=ROWS["pretraining"], seed=1)
-        next(batches)  # the file is open now
+        next(batches)  # opens the file before the directory is deleted
 
     def step() -> None:
         next(batches)
@@ -91,11 +92,11 @@ def _records_step() -> Callable[[], None]:
 
 def _inference_step(task: str, mode: Mode) -> Callable[[], None]:
     model = BertModel(BertConfig()).eval()
-    kernels.hold_weights(model.parameters())  # as inference/runner.py does
+    kernels.hold_weights(model.parameters())  # as in inference/runner.py
     if task == "inference_1":
         lengths = [LENGTH[task]]
     else:
-        lengths = sorted(sentence_lengths())  # neighbours are of like length: little is padded
+        lengths = sorted(sentence_lengths())  # batches of similar lengths need little padding
     batches = []
     for first in range(0, len(lengths), ROWS[task]):
         part = np.array(lengths[first : first + ROWS[task]])

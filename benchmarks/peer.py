@@ -1,9 +1,9 @@
-"""Hugging Face's side of the benchmark, in an environment of its own: transformers on PyTorch, at its best settings
-(sdpa attention, fused AdamW, bf16 autocast, inference mode).
+"""Hugging Face's side of the benchmark: transformers on PyTorch at its best settings (sdpa attention, fused AdamW, bf16
+autocast, inference mode). It runs in an environment of its own.
 
-"as_it_comes" is what a user gets; "same_work" does only what ours does: masked positions alone are decoded, sentences
-are sorted by length before they are batched, and inference in bf16 converts its weights once. "compiled" is same_work
-under torch.compile.
+The kind "as_it_comes" is what a user gets. "same_work" does the same work as this project: it decodes only the masked
+positions, sorts sentences by length before batching, and in bf16 inference converts the weights only once. "compiled"
+is "same_work" with torch.compile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, sentence_lengths,
 
 
 def make_step(case: Case) -> Callable[[], None]:
+    """A function that runs one step of the case."""
     torch.manual_seed(0)
     if case.threads:
         torch.set_num_threads(case.threads)
@@ -59,24 +60,24 @@ def _pretraining_step(case: Case) -> Callable[[], None]:
     rows, length = ROWS[case.task], LENGTH[case.task]
     ids = torch.randint(1000, 30000, (rows, length))
     positions = torch.rand(rows, length).argsort(1)[:, :PREDICTIONS].sort(1).values
-    answers = torch.randint(1000, 30000, (rows, PREDICTIONS))
+    masked_ids = torch.randint(1000, 30000, (rows, PREDICTIONS))
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": torch.zeros_like(ids),
     }
-    following = torch.randint(0, 2, (rows,))
-    labels = torch.full_like(ids, -100).scatter(1, positions, answers)
+    next_sentence = torch.randint(0, 2, (rows,))
+    labels = torch.full_like(ids, -100).scatter(1, positions, masked_ids)
 
     def as_it_comes() -> torch.Tensor:
-        return model(**inputs, labels=labels, next_sentence_label=following).loss
+        return model(**inputs, labels=labels, next_sentence_label=next_sentence).loss
 
     def same_work() -> torch.Tensor:
         outputs = model.bert(**inputs)
         picked = outputs.last_hidden_state.gather(1, positions[..., None].expand(-1, -1, model.config.hidden_size))
         scores, relationship = model.cls(picked, outputs.pooler_output)
-        masked = cross_entropy(scores.flatten(0, 1).float(), answers.flatten())
-        return masked + cross_entropy(relationship.float(), following)
+        masked_lm_loss = cross_entropy(scores.flatten(0, 1).float(), masked_ids.flatten())
+        return masked_lm_loss + cross_entropy(relationship.float(), next_sentence)
 
     return _training_step(case, model, as_it_comes if case.kind == "as_it_comes" else same_work)
 
@@ -96,7 +97,7 @@ def _inference_step(case: Case) -> Callable[[], None]:
     if case.kind != "as_it_comes":
         lengths.sort()
     if case.bf16 and case.kind != "as_it_comes":
-        model = model.to(torch.bfloat16)  # converted once, as ours are
+        model = model.to(torch.bfloat16)  # converted once, as in this project
     run = torch.compile(model, dynamic=True) if case.kind == "compiled" else model
     batches = []
     for first in range(0, len(lengths), ROWS[case.task]):

@@ -1,6 +1,6 @@
-"""OFRecord as protobuf's own classes read and write it: what tests and benchmarks hold our codec against.
+"""OFRecord as classes of the protobuf library, which tests and benchmarks compare with this project's codec.
 
-The message is built from its description (oneflow/core/record/record.proto), in a pool of its own.
+The classes are built from the fields in oneflow/core/record/record.proto, without generated code.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 
 def _classes(*names: str) -> list[Any]:
-    """Messages as their .proto describes them, in a pool of its own."""
+    """Message classes, in a descriptor pool of their own, since OneFlow may have registered the same names."""
     file = descriptor_pb2.FileDescriptorProto(name="record.proto", package="reference")
     label = descriptor_pb2.FieldDescriptorProto
 

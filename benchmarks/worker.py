@@ -1,8 +1,9 @@
-"""A worker measures one case in a process of its own and does a few steps whenever it is asked, so that two can take
-turns: they meet the same state of the machine.
+"""Workers of the benchmark. Each measures one case in a process of its own and runs a few steps at a time on request,
+so that the sides take turns and see the same state of the machine.
 
-It speaks JSON lines: {"ready": true} when warm, then for each number n on its input the seconds of n steps, after one
-that is not counted, and the memory taken so far. Standard library only: Hugging Face's environment imports it too.
+A worker writes JSON lines: {"ready": true} when warm, then, for each number n that it reads from standard input, the
+seconds of n steps and the peak memory so far. One step before the n is not counted. This module uses only the standard
+library, because Hugging Face's environment imports it, too.
 """
 
 from __future__ import annotations
@@ -23,52 +24,51 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. `kind` names the way it is done: ours "eager" or "graph"; the peer's "as_it_comes",
-    "same_work" or "compiled"."""
+    """What a worker measures."""
 
     task: str  # pretraining | squad | inference_1 | inference_32 | records
-    kind: str
+    kind: str  # this project: eager | graph; the peer: as_it_comes | same_work | compiled
     bf16: bool = False
     threads: int | None = None
 
 
-# Sizes of each task: BERT-base, rows of a step, sequence length, masked-LM predictions.
+# Rows per batch, sequence length and masked-LM predictions per sequence. The model is BERT-base.
 ROWS = {"pretraining": 8, "squad": 4, "inference_1": 1, "inference_32": 32}
 LENGTH = {"pretraining": 128, "squad": 384, "inference_1": 128, "inference_32": 128}
 PREDICTIONS = 20
-SENTENCES = 128  # of mixed lengths, in one step of inference_32
+SENTENCES = 128  # sentences of mixed lengths in one step of inference_32
 
 
 def sentence_lengths() -> list[int]:
-    """Tokens of each sentence: from 8 to 128, short ones more often, always the same."""
+    """The number of tokens of each sentence: from 8 to 128, mostly short, the same in every run."""
     return [8 + (number * 7919 % 121) * (number * 104729 % 97) // 96 for number in range(SENTENCES)]
 
 
 def named_case() -> Case:
-    """The case that a worker's command line gives as JSON."""
+    """The case given as JSON on the worker's command line."""
     return Case(**json.loads(sys.argv[1]))
 
 
 def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
-    """Runs the named case until the input ends."""
+    """Run the case of the command line until standard input ends."""
     step = make_step(named_case())
     for _ in range(2):
         step()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    print(json.dumps({"ready": True}), file=answers)
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    print(json.dumps({"ready": True}), file=output)
     for line in sys.stdin:
-        step()  # after another's turn the caches, and the threads, are cold
+        step()  # warms up caches and threads after the turn of another worker
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=output)
 
 
 class Worker:
-    """The other end: starts a worker and asks it for steps."""
+    """Starts a worker process and requests steps from it."""
 
     def __init__(self, python: Path, script: str, case: Case, **variables: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
@@ -88,29 +88,30 @@ class Worker:
         self.peak_bytes = 0.0
 
     def wait(self) -> None:
-        """Until it is warm, or has answered; keeps what it measured.
+        """Wait until the worker is warm or has run the requested steps; store what it measured.
 
         Raises:
-            RuntimeError: it ended.
+            RuntimeError: the worker ended.
         """
         assert self.process.stdout
         while line := self.process.stdout.readline():
             if line.startswith("{"):
-                answer = json.loads(line)
-                self.seconds += answer.get("seconds", [])
-                self.peak_bytes = answer.get("peak_bytes", self.peak_bytes)
+                reply = json.loads(line)
+                self.seconds += reply.get("seconds", [])
+                self.peak_bytes = reply.get("peak_bytes", self.peak_bytes)
                 return
         self.errors.seek(0)
-        raise RuntimeError(f"{self.case}: {self.errors.read()[-2000:]}")
+        raise RuntimeError(f"the worker for {self.case} ended:\n{self.errors.read()[-2000:]}")
 
     def ask(self, steps: int) -> None:
+        """Request steps; `wait` waits for them."""
         assert self.process.stdin
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
 
 
 def close(workers: Collection[Worker]) -> None:
-    """Ends all of them; ranks of one job leave together."""
+    """End all workers. Standard inputs are closed first, because the ranks of one job end together."""
     for worker in workers:
         assert worker.process.stdin
         worker.process.stdin.close()

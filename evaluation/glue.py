@@ -1,4 +1,4 @@
-"""GLUE's metrics (Wang et al. 2018), each as scikit-learn and SciPy compute it."""
+"""The metrics of GLUE (Wang et al. 2018), computed by scikit-learn and SciPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _correlation(function: Callable) -> Callable[[np.ndarray, np.ndarray], float
         if len(labels) < 2:
             return 0.0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a constant prediction correlates with nothing
+            warnings.simplefilter("ignore")  # the correlation with a constant is undefined
             return float(np.nan_to_num(function(labels, predictions)[0]))
 
     return correlation
@@ -31,19 +31,19 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def glue_metrics(names: Sequence[str], labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """The named metrics of one set.
+    """Compute metrics over an evaluation set.
 
     Args:
-        names: among `METRICS`.
-        labels: [n], class numbers (the positive class is 1) or scores.
-        predictions: [n], of the same kind.
+        names: keys of `METRICS`.
+        labels: [n], classes (1 is the positive class), or scores for correlations.
+        predictions: [n], classes or scores like the labels.
 
     Returns:
-        {name: value}; a correlation that does not exist because all predictions are equal is 0.
+        {name: value}. A correlation is 0 if it is undefined because all predictions or all labels are equal.
     """
     return {name: float(METRICS[name](labels, predictions)) for name in names}
 
 
 def glue_score(metrics: dict[str, float]) -> float:
-    """The one number that GLUE ranks a task by: the mean of its metrics."""
+    """The score of a task on GLUE's leaderboard: the mean of its metrics."""
     return float(np.mean(list(metrics.values())))

@@ -1,7 +1,7 @@
-"""Exact match and F1 of SQuAD answers, as the official evaluation scripts for v1.1 and v2.0 compute them.
+"""Exact match and F1 of SQuAD predictions, equal to the official evaluation scripts for v1.1 and v2.0.
 
-`python -m evaluation.squad DATASET.json PREDICTIONS.json` prints their JSON, with their keys, on standard output and
-nothing else there. The sums run in the official order, so that every digit agrees.
+`python -m evaluation.squad DATASET.json PREDICTIONS.json` prints the same JSON as they do and nothing else on standard
+output. Sums are taken in the same order, so that every digit agrees.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from data.datasets.squad import questions, read_squad_json
 from utils.errors import UserError
 from utils.json_file import read_json
 
-Scores = dict[str, float]  # question id → score in [0, 1]
+Scores = dict[str, float]  # {question id: score in [0, 1]}
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-cased, without ASCII punctuation, English articles and needless white space."""
+    """`text` in lower case, without ASCII punctuation, English articles and repeated white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -40,52 +40,53 @@ def evaluate(
     na_prob_thresh: float = 1.0,
     out_image_dir: str | Path | None = None,
 ) -> dict[str, float]:
-    """The official figures, in percent, of one prediction per question.
+    """Score predictions with the official metrics, in percent.
 
-    A question without a prediction scores 0 (the v2.0 script ends with a traceback there).
+    A question without a prediction scores 0, with a warning. (The official v2.0 script fails in that case.)
 
     Args:
-        articles: from `read_squad_json`; the v2.0 rules hold where `is_version_2`, else those of v1.1.
-        predictions: question id → answer, "" for none.
-        na_probs: v2.0: question id → how surely it has no answer (a probability, or null odds); gives the best
-            thresholds as well.
-        na_prob_thresh: v2.0: where `na_probs` is above it, the prediction is taken to be "".
-        out_image_dir: v2.0 with `na_probs`: adds the average precisions and draws the curves into this directory.
+        articles: from `read_squad_json`. They are scored by the rules of v2.0 if `is_version_2`, else by those of v1.1.
+        predictions: {question id: answer}; "" means no answer.
+        na_probs: v2.0 only: {question id: score of having no answer}, a probability or null odds. Adds the best
+            thresholds to the result.
+        na_prob_thresh: v2.0 only: a question whose `na_probs` is above this counts as predicted to have no answer.
+        out_image_dir: v2.0 with `na_probs` only: adds average precisions to the result and draws the precision-recall
+            curves into this directory.
 
     Raises:
-        UserError: no question at all, a v1.1 question without answers, a prediction or probability of a wrong type, or
-            `na_probs` for a v1.1 data set or without one of the questions.
+        UserError: there are no questions, a v1.1 question has no answers, a prediction or probability has the wrong
+            type, or `na_probs` is given for v1.1 or lacks a question.
     """
     by_id = {question["id"]: question for question in questions(articles)}
     if not by_id:
-        raise UserError("the data set holds no question to score.")
+        raise UserError("the data set contains no question to score.")
     missing = [qas_id for qas_id in by_id if qas_id not in predictions]
     if missing:
-        warn(f"{len(missing)} of {len(by_id)} questions have no prediction and score 0, the first is {missing[0]}.")
+        warn(f"{len(missing)} of {len(by_id)} questions have no prediction and score 0; the first is {missing[0]}.")
     for qas_id in by_id:
         if not isinstance(predictions.get(qas_id, ""), str):
-            raise UserError(f"the prediction for {qas_id} is {predictions[qas_id]!r}, not a text.")
+            raise UserError(f"the prediction for question {qas_id} is {predictions[qas_id]!r}, not a string.")
     version_2 = is_version_2(articles)
     check_gold(articles, version_2=version_2)
     if not version_2:
         if na_probs is not None:
-            raise UserError("--na-prob-file is for SQuAD 2.0, and no question of this data set says is_impossible.")
+            raise UserError("--na-prob-file needs SQuAD 2.0, but no question of this data set has is_impossible.")
         return _evaluate_v1(questions(articles), predictions)
-    unsure = [i for i in by_id if not _is_number(na_probs.get(i))] if na_probs is not None else []
-    if unsure:
-        raise UserError(f"--na-prob-file has no number for question {unsure[0]}.")
+    without = [i for i in by_id if not _is_number(na_probs.get(i))] if na_probs is not None else []
+    if without:
+        raise UserError(f"--na-prob-file has no finite number for question {without[0]}.")
     return _evaluate_v2(by_id, predictions, na_probs, na_prob_thresh, out_image_dir)
 
 
 def check_gold(articles: Sequence[dict[str, Any]], *, version_2: bool) -> None:
-    """Raises UserError where a v1.1 question has no answers, as in a test set: there is nothing to compare with."""
+    """Raise UserError if a v1.1 question has no answers, as in a test set."""
     for question in () if version_2 else questions(articles):
         if not question.get("answers"):
             raise UserError(f"question {question['id']} has no answers to compare with.")
 
 
 def is_version_2(articles: Iterable[dict[str, Any]]) -> bool:
-    """Whether these are SQuAD 2.0 questions: some say `is_impossible`, or have no answers where others have some."""
+    """Whether the rules of SQuAD 2.0 apply: a question has `is_impossible`, or some have answers and others none."""
     all_questions = list(questions(articles))
     if any("is_impossible" in question for question in all_questions):
         return True
@@ -137,7 +138,7 @@ def _evaluate_v2(
     exact: Scores = {}
     f1: Scores = {}
     for qas_id, question in by_id.items():
-        # Without an answer, only "" is right.
+        # If there is no answer, only "" is correct.
         gold = list(filter(None, (normalize_answer(a["text"]) for a in question.get("answers", ())))) or [""]
         answered = qas_id in predictions
         prediction = normalize_answer(predictions.get(qas_id, ""))
@@ -176,7 +177,7 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out-image-dir {path} cannot be made: {error.strerror}.") from None
+        raise UserError(f"--out-image-dir {path} cannot be created: {error.strerror}.") from None
 
 
 def _with_threshold(
@@ -199,7 +200,7 @@ def _averages(exact: Scores, f1: Scores, ids: Sequence[str], prefix: str) -> dic
 def _best_threshold(
     predictions: Mapping[str, str], scores: Scores, na_probs: Mapping[str, float], has_answer: Mapping[str, bool]
 ) -> tuple[float, float]:
-    """The best score in percent that a threshold on `na_probs` could give, and that threshold."""
+    """The best score, in percent, over all thresholds on `na_probs`, and its threshold."""
     score: float = sum(not has for has in has_answer.values())
     best, threshold = score, 0.0
     for qas_id in sorted(na_probs, key=na_probs.__getitem__):
@@ -215,7 +216,7 @@ def _best_threshold(
 def _precision_recall(
     scores: Scores, na_probs: Mapping[str, float], has_answer: Mapping[str, bool]
 ) -> tuple[list[float], list[float], float]:
-    """Precisions and recalls of answering the surest questions first, and their average precision in percent."""
+    """Precisions and recalls when questions are answered in order of `na_probs`; the average precision in percent."""
     total = sum(has_answer.values())
     ids = sorted(na_probs, key=na_probs.__getitem__)
     precisions, recalls = [1.0], [0.0]
@@ -223,7 +224,9 @@ def _precision_recall(
     for count, qas_id in enumerate(ids, 1):
         if has_answer[qas_id]:
             true_positives += scores[qas_id]
-        if count == len(ids) or na_probs[qas_id] != na_probs[ids[count]]:  # a threshold fits in after this question
+        if (
+            count == len(ids) or na_probs[qas_id] != na_probs[ids[count]]
+        ):  # a threshold can separate this question from the next
             precision, recall = true_positives / count, true_positives / total
             average += precision * (recall - recalls[-1])
             precisions.append(precision)
@@ -232,9 +235,9 @@ def _precision_recall(
 
 
 def _draw_curve(precisions: Sequence[float], recalls: Sequence[float], directory: Path, name: str) -> None:
-    from matplotlib.figure import Figure  # here, since it takes a second to load
+    from matplotlib.figure import Figure  # imported only here, because it takes a second
 
-    titles = {"exact": "exact match", "f1": "F1", "oracle": "oracle: has it an answer or not"}
+    titles = {"exact": "exact match", "f1": "F1", "oracle": "oracle (whether a question has an answer)"}
     figure = Figure()
     axes = figure.add_subplot(
         xlabel="Recall",
@@ -263,28 +266,36 @@ def _draw_histogram(values: Sequence[float], directory: Path, name: str) -> None
 
 
 def read_id_map(path: str | Path) -> dict[str, Any]:
-    """A JSON object of question id → prediction or probability; raises UserError for anything else."""
+    """Read a JSON object {question id: prediction or probability}; raises UserError for anything else."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold one JSON object, question id → value.")
+        raise UserError(f"{path} must contain one JSON object that maps question ids to values.")
     return content
 
 
 def main() -> None:
-    """Scores a file; its arguments are the official scripts'."""
+    """Score a file of predictions. The arguments are those of the official scripts."""
     parser = argparse.ArgumentParser("python -m evaluation.squad", description="Official SQuAD scores, v1.1 and v2.0.")
-    parser.add_argument("data_file", metavar="DATASET.json")
-    parser.add_argument("pred_file", metavar="PREDICTIONS.json", help="question id → answer")
-    parser.add_argument("-n", "--na-prob-file", metavar="NA_PROB.json", help="question id → probability of no answer")
-    parser.add_argument("-t", "--na-prob-thresh", type=float, default=1.0, help='above it, predict "" (default: 1.0)')
-    parser.add_argument("-p", "--out-image-dir", metavar="DIR", help="draw precision-recall curves (v2.0) into DIR")
-    parser.add_argument("-o", "--out-file", metavar="EVAL.json", help="write the figures here, not to standard output")
-    parser.add_argument("-v", "--verbose", action="store_true", help="accepted, and changes nothing")
+    parser.add_argument("data_file", metavar="DATASET.json", help="a SQuAD file with the correct answers")
+    parser.add_argument("pred_file", metavar="PREDICTIONS.json", help="JSON object that maps question ids to answers")
+    parser.add_argument(
+        "-n", "--na-prob-file", metavar="NA_PROB.json", help="v2.0: maps question ids to the probability of no answer"
+    )
+    parser.add_argument(
+        "-t",
+        "--na-prob-thresh",
+        type=float,
+        default=1.0,
+        help='v2.0: above this probability the prediction is "" (default: 1.0)',
+    )
+    parser.add_argument("-p", "--out-image-dir", metavar="DIR", help="v2.0: draw precision-recall curves into DIR")
+    parser.add_argument("-o", "--out-file", metavar="EVAL.json", help="write the scores here, not to standard output")
+    parser.add_argument("-v", "--verbose", action="store_true", help="accepted for compatibility; has no effect")
     arguments = parser.parse_args()
     articles = read_squad_json(arguments.data_file, answers_only=True)
     na_probs = read_id_map(arguments.na_prob_file) if arguments.na_prob_file else None
     if arguments.out_image_dir and na_probs is None:
-        warn("--out-image-dir draws what --na-prob-file holds, and that is not given: no pictures.")
+        warn("--out-image-dir draws nothing without --na-prob-file.")
     result = evaluate(
         articles,
         read_id_map(arguments.pred_file),

@@ -1,7 +1,7 @@
-"""From start and end logits to answers: n-best lists and null odds as Google's write_predictions makes them.
+"""Decodes start and end logits into answers, n-best lists and null odds, equal to Google's write_predictions.
 
-Which spans may be answers, and their order, is computed for all windows at once; only the best of each question are
-turned into text. F is the number of windows (features), S the sequence length, K the n-best size.
+The candidate spans of all windows are found and ordered with numpy; only the best of each question become text. Shapes:
+`F` windows (features), `S` sequence, `K` n-best size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,20 @@ from data.datasets.squad import SquadExample, SquadFeature
 from data.records.ofrecord import write_atomically
 from utils.errors import UserError
 
-_BLOCK = 2048  # windows whose K x K spans are in memory at once
-_NO_NULL_SCORE = 1_000_000.0  # a question without any window
+_BLOCK = 2048  # number of windows whose K x K spans are in memory at once
+_NO_NULL_SCORE = 1_000_000.0  # null score of a question without windows, as in Google's code
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """By question id: the answer; the best answers with probability and logits; how much likelier no answer is."""
+    """The decoded answers, by question id."""
 
-    predictions: dict[str, str]
-    nbest_predictions: dict[str, list[dict[str, Any]]]
-    null_odds: dict[str, float]  # SQuAD 2.0 only: the null score minus the best answer's
+    predictions: dict[str, str]  # the answer
+    nbest_predictions: dict[str, list[dict[str, Any]]]  # the best answers with their probabilities and logits
+    null_odds: dict[str, float]  # SQuAD 2.0 only: the null score minus the score of the best answer
 
     def write(self, directory: Path) -> None:
-        """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json; removes earlier ones."""
+        """Write predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json; remove earlier ones."""
         directory.mkdir(parents=True, exist_ok=True)
         for field in dataclasses.fields(self):
             content, path = getattr(self, field.name), directory / f"{field.name}.json"
@@ -57,6 +57,9 @@ class _Span:
         return self.start_logit + self.end_logit
 
 
+_NO_ANSWER = _Span("", 0.0, 0.0)
+
+
 def decode_predictions(
     examples: Sequence[SquadExample],
     features: Sequence[SquadFeature],
@@ -67,75 +70,101 @@ def decode_predictions(
     *,
     version_2_with_negative: bool,
 ) -> Decoded:
-    """The answers that the logits mean.
+    """Decode the answers of all questions.
 
-    Where SQuAD 2.0 has no candidate but "no answer" (Google's code ends with a traceback there), the prediction is ""
-    and the null odds are the null score itself.
+    If the only candidate of a SQuAD 2.0 question is "no answer" (where Google's code fails), the prediction is "" and
+    the null odds are the null score itself.
 
     Args:
         examples: the questions, in order.
-        features: all their windows, in order.
-        start_logits: [F, S], row i being `features[i]`'s.
+        features: the windows of all questions, in order.
+        start_logits: [F, S]; row i belongs to `features[i]`.
         end_logits: [F, S].
-        tokenizer: from `load_tokenizer`, the one that made the features.
-        settings: see there.
-        version_2_with_negative: the questions may have no answer.
+        tokenizer: the tokenizer that made the features, from `load_tokenizer`.
+        settings: see `DecodingFlags`.
+        version_2_with_negative: whether questions may have no answer.
 
     Raises:
-        UserError: a logit is not a number, as after a training that diverged.
+        UserError: a logit is NaN or infinite, as after training that diverged.
     """
     if not (np.isfinite(start_logits).all() and np.isfinite(end_logits).all()):
-        raise UserError("the model's logits are not finite: its training diverged; try a lower --learning_rate.")
+        raise UserError("the model's logits are not finite: training diverged. Train with a lower --learning_rate.")
     starts, ends = start_logits.astype(np.float64), end_logits.astype(np.float64)
-    owner = np.array([feature.example_index for feature in features], np.int64)  # [F]
-    feature_of, start_of, end_of, score_of = _candidates(features, starts, ends, settings)
-    order = np.lexsort((-score_of, owner[feature_of]))  # stable: ties stay in Google's order
-    feature_of, start_of, end_of, score_of = (a[order] for a in (feature_of, start_of, end_of, score_of))
-    bounds = np.searchsorted(owner[feature_of], np.arange(len(examples) + 1)).tolist()
-    spans_of = list(zip(feature_of.tolist(), start_of.tolist(), end_of.tolist(), strict=True))
-    windows = np.searchsorted(owner, np.arange(len(examples) + 1))
-    null_scores = starts[:, 0] + ends[:, 0]
+    example_of = np.array([feature.example_index for feature in features], np.int64)  # [F]
+    windows, starts_of, ends_of, scores = _candidates(features, starts, ends, settings)
+    order = np.lexsort((-scores, example_of[windows]))  # stable: ties stay in Google's order
+    windows, starts_of, ends_of, scores = (array[order] for array in (windows, starts_of, ends_of, scores))
+    bounds = np.searchsorted(example_of[windows], np.arange(len(examples) + 1)).tolist()  # candidates of each question
+    window_bounds = np.searchsorted(example_of, np.arange(len(examples) + 1)).tolist()
+    candidates = list(zip(windows.tolist(), starts_of.tolist(), ends_of.tolist(), strict=True))
     texts = _Texts(tokenizer, settings.verbose_logging)
 
     decoded = Decoded({}, {}, {})
     for i, example in enumerate(examples):
-        null = _Span("", 0.0, 0.0)
-        null_score = _NO_NULL_SCORE
-        if windows[i] < windows[i + 1]:
-            w = windows[i] + int(null_scores[windows[i] : windows[i + 1]].argmin())
-            null = _Span("", float(starts[w, 0]), float(ends[w, 0]))
-            null_score = null.score
-        first, last = bounds[i], bounds[i + 1]
-        null_place: int = -1  # its place among the candidates, after those of the same score
-        if version_2_with_negative:
-            null_place = int(first + np.searchsorted(-score_of[first:last], -null.score, side="right"))
-        nbest: dict[str, _Span] = {}
-        for c in range(first, last + 1):
-            if c == null_place and len(nbest) < settings.n_best_size:
-                nbest.setdefault("", null)
-            if c == last or len(nbest) >= settings.n_best_size:
-                break
-            f, s, e = spans_of[c]
-            text = texts.answer(example, features[f], s, e)
-            if text not in nbest:
-                nbest[text] = _Span(text, float(starts[f, s]), float(ends[f, e]))
-        if version_2_with_negative:
-            nbest.setdefault("", null)
-        spans = list(nbest.values()) or [_Span("empty", 0.0, 0.0)]  # Google's answer where no span is allowed
+
+        def span_of(window: int, start: int, end: int, example: SquadExample = example) -> _Span:
+            text = texts.answer(example, features[window], start, end)
+            return _Span(text, float(starts[window, start]), float(ends[window, end]))
+
+        own, own_windows = slice(bounds[i], bounds[i + 1]), slice(window_bounds[i], window_bounds[i + 1])
+        null, null_score = _null_span(starts[own_windows, 0], ends[own_windows, 0])
+        in_list = null if version_2_with_negative else None
+        spans = _n_best(candidates[own], scores[own], span_of, in_list, settings.n_best_size)
         decoded.nbest_predictions[example.qas_id] = _with_probabilities(spans)
+        decoded.predictions[example.qas_id] = spans[0].text
         if version_2_with_negative:
-            answer = next((span for span in spans if span.text), _Span("", 0.0, 0.0))
+            answer = next((span for span in spans if span.text), _NO_ANSWER)
             null_odds = null_score - answer.start_logit - answer.end_logit
             decoded.null_odds[example.qas_id] = null_odds
-            spans = [null if null_odds > settings.null_score_diff_threshold else answer]
-        decoded.predictions[example.qas_id] = spans[0].text
+            answered = null_odds <= settings.null_score_diff_threshold
+            decoded.predictions[example.qas_id] = answer.text if answered else ""
     return decoded
+
+
+def _null_span(start_logits: np.ndarray, end_logits: np.ndarray) -> tuple[_Span, float]:
+    """The "no answer" of the window with the lowest null score, and that score; logits of [CLS] in each window."""
+    if not len(start_logits):
+        return _NO_ANSWER, _NO_NULL_SCORE
+    lowest = int((start_logits + end_logits).argmin())
+    span = _Span("", float(start_logits[lowest]), float(end_logits[lowest]))
+    return span, span.score
+
+
+def _n_best(
+    candidates: Sequence[tuple[int, int, int]],
+    scores: np.ndarray,
+    span_of: Callable[[int, int, int], _Span],
+    null: _Span | None,
+    size: int,
+) -> list[_Span]:
+    """The best spans of one question with different texts, at most `size`.
+
+    Args:
+        candidates: window, start and end of each candidate, best first.
+        scores: the scores of the candidates.
+        span_of: makes a span from a candidate. Called as rarely as possible, because text is slow to make.
+        null: "no answer"; ranked among the candidates, or added at the end. None for SQuAD 1.1.
+        size: the n-best size.
+    """
+    ranked: list[tuple[int, int, int] | None] = list(candidates)
+    if null is not None:
+        ranked.insert(int(np.searchsorted(-scores, -null.score, side="right")), None)
+    nbest: dict[str, _Span] = {}
+    for candidate in ranked:
+        if len(nbest) >= size:
+            break
+        span = null if candidate is None else span_of(*candidate)
+        if span is not None:
+            nbest.setdefault(span.text, span)
+    if null is not None:
+        nbest.setdefault("", null)
+    return list(nbest.values()) or [_Span("empty", 0.0, 0.0)]  # as Google's code if no span is allowed
 
 
 def _candidates(
     features: Sequence[SquadFeature], starts: np.ndarray, ends: np.ndarray, settings: DecodingFlags
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Feature, start, end and score of every span that may be an answer, in Google's order."""
+    """Window, start, end and score of every span that may be an answer, in Google's order."""
     count, seq_length = starts.shape
     is_document = np.zeros((count, seq_length), bool)
     is_max_context = np.zeros((count, seq_length), bool)
@@ -172,7 +201,7 @@ def _with_probabilities(spans: Sequence[_Span]) -> list[dict[str, Any]]:
 
 
 class _Texts:
-    """Turns spans of tokens into the original text, keeping what each word looks like to the tokenizer."""
+    """Converts spans of tokens to the original text."""
 
     def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
         self._token = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -180,7 +209,7 @@ class _Texts:
         self._verbose = verbose
 
     def answer(self, example: SquadExample, feature: SquadFeature, start: int, end: int) -> str:
-        """The words of the context that hold tokens `start` to `end` (inclusive), less what the span leaves out."""
+        """The original text of the tokens `start` to `end` (inclusive)."""
         pieces = " ".join(map(self._token.__getitem__, feature.input_ids[start : end + 1].tolist()))
         pred_text = " ".join(pieces.replace(" ##", "").replace("##", "").split())
         first_word = feature.token_to_orig_map[start - feature.doc_offset]
@@ -194,7 +223,7 @@ class _Texts:
 
 
 class _BasicWords(dict[str, str]):
-    """Each word as Google's BasicTokenizer writes it, which is before it is cut into pieces; kept once looked up."""
+    """{word: its tokens by Google's BasicTokenizer, joined by blanks}, computed on first use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -207,25 +236,27 @@ class _BasicWords(dict[str, str]):
 
 
 def get_final_text(pred_text: str, orig_text: str, tok_text: str) -> tuple[str, str]:
-    """The part of the original text that a predicted text stands for, and why the whole was taken, if it was.
+    """The part of the original text that corresponds to a predicted text (Google's get_final_text).
 
-    "steve smith" of "Steve Smith's" is "Steve Smith": the texts are aligned character by character, blanks left out
-    (Google's get_final_text).
+    For example, "steve smith" in "Steve Smith's" is "Steve Smith". The texts are aligned by their non-blank characters.
 
     Args:
-        pred_text: the span's tokens, joined.
-        orig_text: the words that the span touches.
-        tok_text: these words as the basic tokenizer writes them, joined by blanks.
+        pred_text: the tokens of the span, joined.
+        orig_text: the words that contain the span.
+        tok_text: the tokens of these words by the basic tokenizer, joined by blanks.
+
+    Returns:
+        The text, and "" or the reason why it is all of `orig_text`.
     """
     start = tok_text.find(pred_text)
     if start < 0 or not pred_text:
         return orig_text, f"{pred_text!r} is not in {tok_text!r}"
     if pred_text == tok_text:
         return orig_text, ""
-    places = [i for i, character in enumerate(orig_text) if character != " "]
-    if len(places) != len(tok_text) - tok_text.count(" "):
-        return orig_text, f"{orig_text!r} and {tok_text!r} differ in length without blanks"
+    offsets = [i for i, character in enumerate(orig_text) if character != " "]
+    if len(offsets) != len(tok_text) - tok_text.count(" "):
+        return orig_text, f"{orig_text!r} and {tok_text!r} have different numbers of non-blank characters"
     end = start + len(pred_text) - 1
-    first = places[start - tok_text.count(" ", 0, start)]
-    last = places[end - tok_text.count(" ", 0, end)]
+    first = offsets[start - tok_text.count(" ", 0, start)]
+    last = offsets[end - tok_text.count(" ", 0, end)]
     return orig_text[first : last + 1], ""

@@ -1,7 +1,7 @@
-"""From raw text to a BERT that fills masks, in a few minutes on a laptop's CPU: what `make demo` runs.
+"""Pretrains a small BERT from raw text and fills masks with it, in a few minutes on a laptop's CPU (`make demo`).
 
-The text is the documentation that comes with Python itself (docstrings, comments and help topics of the standard
-library), or the user's own with `--text`. Every command is shown before it runs, and can be run by hand.
+The text is Python's own documentation (docstrings, comments and help topics of the standard library), or your own with
+--text. Each command is printed before it runs, so that you can repeat it by hand.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ SENTENCES = (
     "this function returns true if the string is [MASK] .",
 )
 TRAINING_SECONDS = 240
-MOST_STEPS, FEWEST_STEPS = 1500, 300
-ROWS = 32  # of one update
+MAX_STEPS, MIN_STEPS = 1500, 300
+ROWS = 32  # per optimizer step
 
 
 def main() -> None:
-    """Runs the commands one after the other; what an earlier run finished is not done again."""
+    """Run all commands, in order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--text", type=Path, help="a text file or a directory of them, in place of Python's documentation"
+        "--text", type=Path, help="text file or directory of text files (default: Python's documentation)"
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("demo_output"), help="directory for all results (default: demo_output)"
+    )
     arguments = parser.parse_args()
     out, text = arguments.output_dir, arguments.text
     if text is None:
         text = out / "raw"
         write_python_documentation(text)
     elif not text.exists():
-        sys.exit(f"error: OWN_TEXT {text} does not exist: name a text file or a directory of them.")
+        sys.exit(f"error: --text {text} (OWN_TEXT of make demo) does not exist: name a file or a directory of files.")
 
     sentences, vocab = out / "sentences", out / "vocab.txt"
     python("prepare_data.py", "clean", "--input_file", text, "--output_dir", sentences, "--overwrite_output_dir")
@@ -59,17 +61,17 @@ def main() -> None:
     run = out / "run"
     flags = ["--ofrecord_path", out / "train", "--val_ofrecord_path", out / "held_out", "--output_dir", run]
     flags += ["--train-batch-size", str(ROWS), "--lr", "1e-3", "--max_position_embeddings", "64"]
-    size, steps = what_fits(flags)
+    size, steps = choose_size(flags)
     length = ["--model_size", size, "--max_steps", str(steps), "--loss_print_every_n_iters", "10"]
     python("run_pretraining.py", *flags, *length, "--overwrite_output_dir")
     python("utils/draw_loss_curve.py", run, "--output", out / "loss_curve.png")
-    asked = SENTENCES if arguments.text is None else own_sentences(held_out)
-    python("run_infer.py", "--model_path", run, "--task", "fill-mask", "--mode", "eager", "--text", *asked)
+    masked = SENTENCES if arguments.text is None else mask_sentences(held_out)
+    python("run_infer.py", "--model_path", run, "--task", "fill-mask", "--mode", "eager", "--text", *masked)
     summarize(run, out)
 
 
 def python(script: str, *words: object) -> None:
-    """Shows and runs one command of the project, and ends with it where it fails."""
+    """Print and run one command of the project; exit if it fails."""
     shown = ["python3", script, *map(str, words)]
     print(f"\n$ {shlex.join(shown)}", flush=True)
     result = subprocess.run([sys.executable, str(ROOT / script), *map(str, words)], check=False)
@@ -77,23 +79,23 @@ def python(script: str, *words: object) -> None:
         sys.exit(result.returncode)
 
 
-def what_fits(flags: list[object]) -> tuple[str, int]:
-    """The model's size and the steps that this machine makes in the minutes we have, after a few steps for measure."""
+def choose_size(flags: list[object]) -> tuple[str, int]:
+    """The model size and the number of steps that this machine can train in `TRAINING_SECONDS`, by a short trial."""
     for size in ("mini", "tiny"):
-        print(f"\nHow fast is this machine with BERT-{size}? A few steps tell.", flush=True)
+        print(f"\nMeasuring the speed of BERT-{size} with a few steps …", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             short = ["--model_size", size, "--max_steps", "24", "--loss_print_every_n_iters", "8", "--do_eval", "False"]
             command = [sys.executable, ROOT / "run_pretraining.py", *flags, *short, "--output_dir", scratch]
             subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
             rows = (Path(scratch) / "metrics.jsonl").read_text().splitlines()
         steps = int(TRAINING_SECONDS * json.loads(rows[-1])["throughput"] / ROWS) // 10 * 10
-        if steps >= FEWEST_STEPS:
+        if steps >= MIN_STEPS:
             break
-    return size, max(min(steps, MOST_STEPS), 100)
+    return size, max(min(steps, MAX_STEPS), 100)
 
 
 def write_python_documentation(directory: Path) -> None:
-    """Python's own documentation as text files, one a package of the standard library."""
+    """Write Python's documentation as text files, one per package of the standard library."""
     directory.mkdir(parents=True, exist_ok=True)
     library = Path(sysconfig.get_path("stdlib"))
     skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3"}
@@ -112,13 +114,13 @@ def write_python_documentation(directory: Path) -> None:
 
 
 def paragraphs(text: str) -> list[str]:
-    """A text's paragraphs, one a line, without examples of code and underlines of headings."""
+    """The paragraphs of a text without line breaks, except for code examples and very short ones."""
     parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     return [part for part in parts if part.count(" ") > 3 and not part.startswith(">>>")]
 
 
 def documentation(path: Path) -> Iterator[str]:
-    """The docstrings of a Python file, and its comments of several lines."""
+    """The docstrings of a Python file and its comments of three or more lines."""
     source = path.read_bytes()
     try:
         tree = ast.parse(source)
@@ -141,11 +143,14 @@ def documentation(path: Path) -> Iterator[str]:
 
 
 def split_documents(sentences: Path, out: Path) -> tuple[Path, Path]:
-    """Every twentieth document to `held_out.txt`, the others to `training.txt`."""
+    """Write every twentieth document to `held_out.txt` and the others to `training.txt`; return both paths."""
     text = "".join(path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" for path in sorted(sentences.iterdir()))
     documents = [document for document in text.split("\n\n") if document.strip()]
     if len(documents) < 40:
-        sys.exit(f"error: the text has {len(documents)} documents, and the demo needs 40: give it more text.")
+        sys.exit(
+            f"error: the text has {len(documents)} documents, but the demo needs 40: give it more text. "
+            "Blank lines separate documents."
+        )
     paths = out / "training.txt", out / "held_out.txt"
     for path, kept in zip(paths, (False, True), strict=True):
         chosen = [document for number, document in enumerate(documents) if (number % 20 == 7) == kept]
@@ -153,15 +158,15 @@ def split_documents(sentences: Path, out: Path) -> tuple[Path, Path]:
     return paths
 
 
-def own_sentences(held_out: Path) -> list[str]:
-    """A few of the user's held-out sentences, with their longest word masked."""
+def mask_sentences(held_out: Path) -> list[str]:
+    """A few held-out sentences of medium length, each with its longest word masked."""
     lines = [line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()]
-    fitting = [line for line in lines if 6 <= len(line.split()) <= 20][:4]
-    return [line.replace(max(line.split(), key=len), "[MASK]", 1) for line in fitting]
+    chosen = [line for line in lines if 6 <= len(line.split()) <= 20][:4]
+    return [line.replace(max(line.split(), key=len), "[MASK]", 1) for line in chosen]
 
 
 def summarize(run: Path, out: Path) -> None:
-    """The figures that matter, and where everything is."""
+    """Print the most important metrics and the paths of the results."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     training = [row["mlm_loss"] for row in rows if "total_loss" in row]
     held_out = [row for row in rows if "eval_mlm_loss" in row][-1]
@@ -169,7 +174,7 @@ def summarize(run: Path, out: Path) -> None:
         f"\nMasked-LM loss fell from {training[0]:.2f} to {training[-1]:.2f} nats; on held-out text it is "
         f"{held_out['eval_mlm_loss']:.2f} (perplexity {held_out['eval_perplexity']:.0f}, "
         f"accuracy {held_out['eval_mlm_accuracy']:.0%}).\n"
-        f"The curve is {out / 'loss_curve.png'}, the model {run / (run / 'latest').read_text().strip()}."
+        f"Loss curve: {out / 'loss_curve.png'}\nModel: {run / (run / 'latest').read_text().strip()}"
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Asks a pretrained model: examples/infer.sh [MODEL_PATH]
-# MODEL_PATH is a model directory, a run's output directory or a checkpoint of any format docs/conversion.md names.
-# Without one, the demo's model is asked, and trained first where there is none.
+# Runs inference with a pretrained model: examples/infer.sh [MODEL_PATH]
+# MODEL_PATH is a model directory, the output directory of a run, or a checkpoint in any format of docs/conversion.md.
+# The default is the model of `make demo`, which is trained first if it does not exist.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,14 +11,14 @@ if [ "$MODEL_PATH" = demo_output/run ] && [ ! -e "$MODEL_PATH/latest" ]; then
   make demo
 fi
 
-# Tables on the terminal.
+# Prints tables.
 $PYTHON run_infer.py --model_path "$MODEL_PATH" \
   --text "the first argument must be a [MASK]." "[MASK] the [MASK] of the file."
 
-# One JSON line for each line of a file, in its order; a line that cannot be answered says why.
+# Writes one JSON line per line of the input, in the same order. For the second one it is an error: it has no [MASK].
 printf '%s\n' "if the file does not [MASK], an error is raised." "nothing to fill in here" |
   $PYTHON run_infer.py --model_path "$MODEL_PATH" --input_path - --output_path - --top_k 2
 
-# A vector for each text.
+# Prints one vector per text.
 $PYTHON run_infer.py --model_path "$MODEL_PATH" --task feature-extraction --pooling mean --mode eager \
   --text "this function returns true." "the result is always false."

@@ -1,13 +1,13 @@
-# What the pretraining recipes beside this file share; they source it.
+# Settings shared by the pretraining scripts in this directory, which source this file.
 #
-# Taken from the environment:
-#   DATA_DIR      shards as prepare_data.py pretraining makes them, seen by every host under the same path
-#   OUTPUT_DIR    checkpoints, logs and metrics, on a disk that every host sees
-#   RANKS         processes on this host (default: its CUDA devices; without any, 2)
+# Environment variables:
+#   DATA_DIR      shards made by `prepare_data.py pretraining`; every host needs them under the same path
+#   OUTPUT_DIR    directory for checkpoints, logs and metrics, on a disk shared by all hosts
+#   RANKS         processes on this host (default: the number of its CUDA devices, or 2 if it has none)
 #   MASTER_PORT   a free port (default: 17788)
 #
-# Without DATA_DIR it makes small records of Python's documentation, and trains a very small model for a few steps:
-# enough to see every part at work.
+# Without DATA_DIR, the scripts prepare records from Python's documentation and train a very small model for a few
+# steps, to show that everything works.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
@@ -25,7 +25,7 @@ else
   DATA_DIR=demo_output/records
   mkdir -p demo_output
   exec 9>demo_output/.lock
-  flock 9  # of two hosts that see the same clone, one makes the records
+  flock 9  # only one of several hosts that share this directory prepares the records
   if [ ! -f $DATA_DIR/dataset.json ]; then
     "$PYTHON" -c 'from pathlib import Path; from examples.demo import write_python_documentation as write
 write(Path("demo_output/raw"))'

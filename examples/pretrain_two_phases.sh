@@ -1,19 +1,19 @@
 #!/bin/bash
-# Pretraining in two phases: short sequences for most steps, then long ones, with LAMB and polynomial decay.
+# Pretrains BERT in two phases, most steps on short sequences and the rest on long ones, with LAMB and polynomial decay.
 #
 #   bash examples/pretrain_two_phases.sh [large|small]
 #
-# `large` is the published recipe: sequences of 128 with 32,768 of them an update for 14,064 steps, then 512 with 8,192
-# for 6,248, on as many processes as RANKS says. `small` (the default) does the same steps in a few minutes on two cores.
-# What differs between the phases is in examples/phases_large.json and phases_small.json.
+# `large` is the published recipe: 14,064 steps with 32,768 sequences of 128 tokens each, then 6,248 steps with 8,192
+# sequences of 512 tokens. `small` (the default) goes through the same stages in a few minutes on two cores. The
+# settings of the phases are in examples/phases_large.json and examples/phases_small.json.
 #
-# Started again it goes on where it stopped.
+# Run the script again to continue an interrupted run.
 #
-# What it takes from the environment:
-#   TEXT         files, one sentence a line, a blank line between documents (default: Python's own documentation)
-#   VOCAB_FILE   the vocabulary (default: one is trained)
-#   OUTPUT_DIR   everything goes here (default: demo_output/two_phases)
-#   RANKS        processes of this host (default: 1)
+# Environment variables:
+#   TEXT         text files, one sentence per line, blank lines between documents (default: Python's documentation)
+#   VOCAB_FILE   vocabulary (default: one is trained on the text)
+#   OUTPUT_DIR   directory for all files (default: demo_output/two_phases)
+#   RANKS        processes on this host (default: 1)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
@@ -49,7 +49,7 @@ prepare 512 80
 launcher=("$PYTHON")
 [ "$ranks" -gt 1 ] && launcher+=(-m oneflow.distributed.launch --nproc_per_node "$ranks" --master_port 17788)
 main=$PWD/run_pretraining.py
-cd "$output"  # the phases name their records as they lie there
+cd "$output"  # the paths in the phases file are relative to it
 "${launcher[@]}" "$main" --phases "$phases" --output_dir . --resume --model_size $model --optimizer lamb \
   --gradient_accumulation_steps 4 --learning_rate_decay_power 0.5 --end_learning_rate 0.0003 \
   --loss_print_every_n_iters 5

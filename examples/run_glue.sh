@@ -1,13 +1,13 @@
 #!/bin/bash
-# Fine-tunes BERT on GLUE's tasks and prints a summary over tasks and seeds.
+# Fine-tunes BERT on GLUE tasks and prints a summary over tasks and seeds.
 #
-#   bash examples/run_glue.sh [TASK|all] [more flags of run_glue.py]
+#   bash examples/run_glue.sh [TASK|all] [flags of run_glue.py]
 #
-# What it takes from the environment:
-#   GLUE_DIR           the GLUE download: CoLA/train.tsv, … (default: a small task is made up)
-#   PRETRAINED_MODEL   weights to start from (default: a very small model from nothing)
-#   VOCAB_FILE         the vocabulary, where PRETRAINED_MODEL has none beside it
-#   OUTPUT_DIR         results (default: glue_output)
+# Environment variables:
+#   GLUE_DIR           the GLUE data: CoLA/train.tsv, … (default: a small made-up RTE data set)
+#   PRETRAINED_MODEL   weights to start from (default: a randomly initialized very small model)
+#   VOCAB_FILE         vocabulary, if PRETRAINED_MODEL has none in its directory
+#   OUTPUT_DIR         directory for results (default: glue_output)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1

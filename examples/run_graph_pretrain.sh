@@ -1,9 +1,9 @@
 #!/bin/bash
 # Pretrains BERT on all devices of this host, compiled in nn.Graph with global tensors.
 #
-#   bash examples/run_graph_pretrain.sh [more flags of run_pretraining.py]
+#   bash examples/run_graph_pretrain.sh [flags of run_pretraining.py]
 #
-# Started again it goes on where it stopped. What it takes from the environment: examples/pretrain_settings.sh.
+# Run the script again to continue an interrupted run. Environment variables: see examples/pretrain_settings.sh.
 source "$(dirname "$0")/pretrain_settings.sh"
 
 exec "${LAUNCH[@]}" --nnodes 1 --node_rank 0 --master_addr 127.0.0.1 \

@@ -1,16 +1,17 @@
 #!/bin/bash
-# Fine-tunes BERT on SQuAD, answers the dev set and scores the answers.
+# Fine-tunes BERT on SQuAD, predicts the answers of the dev set and scores them.
 #
-#   bash examples/run_squad.sh [v1.1|v2.0] [more flags of run_squad.py]
+#   bash examples/run_squad.sh [v1.1|v2.0] [flags of run_squad.py]
 #
-# What it takes from the environment:
-#   SQUAD_DIR          directory of train-VERSION.json and dev-VERSION.json
-#   PRETRAINED_MODEL   weights to start from: a model or run directory, Hugging Face's, TensorFlow's or lazy OneFlow's
-#   VOCAB_FILE         the vocabulary, where PRETRAINED_MODEL has none beside it
-#   OUTPUT_DIR         checkpoints, logs, answers and scores (default: squad_output/VERSION)
+# Environment variables:
+#   SQUAD_DIR          directory of train-VERSION.json and dev-VERSION.json (default: made-up questions, see below)
+#   PRETRAINED_MODEL   weights to start from: a model or run directory, or a checkpoint of Hugging Face, TensorFlow or
+#                      lazy OneFlow (default: a randomly initialized very small model)
+#   VOCAB_FILE         vocabulary, if PRETRAINED_MODEL has none in its directory
+#   OUTPUT_DIR         directory for checkpoints, logs, predictions and scores (default: squad_output/VERSION)
 #
-# Without SQUAD_DIR it makes a few thousand questions about Python's documentation, and without PRETRAINED_MODEL it
-# trains a very small model from nothing: enough to see every step at work, not to learn much.
+# Without SQUAD_DIR, the script makes a few thousand questions about Python's documentation. They show that every step
+# works; the model does not learn much from them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
@@ -22,13 +23,13 @@ shift || true
 case $version in
   v1.1) version_2_with_negative=False ;;
   v2.0) version_2_with_negative=True ;;
-  *) echo "usage: bash examples/run_squad.sh [v1.1|v2.0]" >&2; exit 2 ;;
+  *) echo "usage: bash examples/run_squad.sh [v1.1|v2.0] [flags of run_squad.py]" >&2; exit 2 ;;
 esac
 output=${OUTPUT_DIR:-squad_output/$version}
 
 squad=${SQUAD_DIR:-}
 if [ -n "$squad" ]; then
-  [ -n "${PRETRAINED_MODEL:-}${VOCAB_FILE:-}" ] || { echo "error: set PRETRAINED_MODEL, or at least VOCAB_FILE." >&2; exit 2; }
+  [ -n "${PRETRAINED_MODEL:-}${VOCAB_FILE:-}" ] || { echo "error: SQUAD_DIR is set: set PRETRAINED_MODEL, too, or at least VOCAB_FILE." >&2; exit 2; }
 else
   squad=${OUTPUT_DIR:-squad_output}/sample
   "$PYTHON" examples/sample_questions.py --output_dir "$squad" --version $version
@@ -55,7 +56,7 @@ fi
   --resume \
   "${model[@]}" "$@"
 
-# The same figures from the files, as the official scripts print them.
+# Scores the prediction files like the official scripts.
 odds=()
 [ $version = v2.0 ] && odds=(--na-prob-file "$output/null_odds.json" --out-image-dir "$output/curves")
 "$PYTHON" -m evaluation.squad "$squad/dev-$version.json" "$output/predictions.json" ${odds[@]+"${odds[@]}"}

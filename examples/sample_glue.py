@@ -1,4 +1,7 @@
-"""A small RTE of made-up sentences, to try run_glue.py without a download: does the first one say the second?"""
+"""Writes a small made-up data set in the format of RTE, to try run_glue.py without a download.
+
+Each row asks whether the first sentence entails the second one.
+"""
 
 import random
 from dataclasses import dataclass
@@ -14,13 +17,14 @@ WORDS = ["lives", "in", "is", "at", "home", "not", "."]
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What to write."""
+    """Where to write, and how much."""
 
     output_dir: str = flag("glue_sample", "directory for RTE/*.tsv and vocab.txt")
-    rows: int = flag(600, "training rows")
+    rows: int = flag(600, "number of training rows")
 
 
 def main() -> None:
+    """Write the data set and a vocabulary for it."""
     config = parse(SampleConfig, description=__doc__ or "")
     output = Path(config.output_dir)
     (output / "RTE").mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Questions to try run_squad.py with where the SQuAD files are not at hand.
+"""Writes questions in SQuAD's format, to try run_squad.py without a download.
 
-The contexts are Python's own documentation; a question is a sentence of it with a few words replaced by "what", and
-these words are the answer. In version 2.0 every third question is about another text, and has no answer.
+The contexts are paragraphs of Python's documentation. A question is one of their sentences with a few words replaced by
+"what"; these words are the answer. In version 2.0, every third question is about another context and has no answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def contexts() -> Iterator[str]:
 
 
 def articles(count: int, seed: int, version_2: bool) -> list[dict[str, Any]]:
-    """SQuAD's `data`: up to `count` questions, each paragraph an article of its own."""
+    """The field `data` of a SQuAD file: up to `count` questions, with one paragraph per article."""
     rng = random.Random(seed)
     texts = list(dict.fromkeys(islice(contexts(), count)))
     rng.shuffle(texts)
@@ -61,7 +61,7 @@ def articles(count: int, seed: int, version_2: bool) -> list[dict[str, Any]]:
 
 
 def cloze(sentence: str, context: str, rng: random.Random) -> tuple[str, str, int] | None:
-    """A question, its answer and where that begins in the context; None for a sentence that is too short or long."""
+    """A question, its answer, and the answer's offset in the context; None if the sentence is too short or too long."""
     words = sentence.split(" ")
     if not 8 <= len(words) <= 30:
         return None
@@ -77,11 +77,15 @@ def cloze(sentence: str, context: str, rng: random.Random) -> tuple[str, str, in
 
 
 def main() -> None:
-    """Writes train-VERSION.json and dev-VERSION.json, and the contexts as text to make a vocabulary from."""
+    """Write train-VERSION.json and dev-VERSION.json, and the contexts as .txt for making a vocabulary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("sample_squad"))
-    parser.add_argument("--version", choices=("v1.1", "v2.0"), default="v1.1")
-    parser.add_argument("--count", type=int, default=4000, help="questions, one in ten of them for evaluation")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("sample_squad"), help="directory for the files (default: sample_squad)"
+    )
+    parser.add_argument("--version", choices=("v1.1", "v2.0"), default="v1.1", help="SQuAD version (default: v1.1)")
+    parser.add_argument(
+        "--count", type=int, default=4000, help="number of questions; a tenth goes to dev-VERSION.json (default: 4000)"
+    )
     arguments = parser.parse_args()
     data = articles(arguments.count, seed=1, version_2=arguments.version == "v2.0")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

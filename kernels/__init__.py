@@ -1,10 +1,10 @@
-"""CPU kernels for OneFlow's own ops: faster forms of the stock ones, under the same names.
+"""CPU kernels that replace OneFlow's stock ones with faster implementations of the same ops.
 
     import kernels
-    kernels.configure()          # before OneFlow is imported: threads and spinning
-    status = kernels.load()      # registers the kernels; says why where it cannot
+    kernels.configure()          # before OneFlow is imported: sets threads and spinning
+    status = kernels.load()      # registers the kernels, or says why it cannot
 
-A program works without any of this, slower. `python -m kernels` builds, reports and checks. See docs/cpu.md.
+Everything also works without them, only slower. `python -m kernels` builds and checks them. See docs/cpu.md.
 """
 
 from kernels.plugin import (

@@ -1,7 +1,8 @@
 """python -m kernels [build]
 
-Without an argument: what is loaded, what the CPU offers, how fast its matrix products are, and every kernel against
-numpy. `build` compiles the kernels where that has not been done (`--sanitize`: with AddressSanitizer).
+Without an argument: reports whether the kernels are loaded, the features of the CPU and the speed of its matrix
+products, and compares every kernel with numpy. `build` compiles the kernels unless they are up to date; with
+`--sanitize` it adds AddressSanitizer.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import sys
 import kernels
 from kernels.build import BuildError, build
 
-TOLERANCE = 1e-5  # float32 sums of a few hundred numbers
+TOLERANCE = 1e-5  # rounding error of float32 sums over a few hundred values
 SHAPES = [(1, 1), (7, 37), (64, 768), (131, 257)]
 
 
 def main() -> int:
+    """Run the command; return its exit code."""
     arguments = sys.argv[1:]
     if arguments in (["build"], ["build", "--sanitize"]):
         return _build(sanitize=len(arguments) == 2)
@@ -26,13 +28,13 @@ def main() -> int:
 
 
 def _build(sanitize: bool) -> int:
-    print("CPU kernels: building what is not current (about a minute) …", flush=True)
+    print("CPU kernels: building unless up to date (about a minute) …", flush=True)
     try:
         built = build(sanitize=sanitize)
     except BuildError as error:
-        print(f"CPU kernels: not built, everything runs on stock ones, slower: {error}")
+        print(f"CPU kernels: not built, so OneFlow's slower stock kernels are used: {error}")
         return 1
-    print(f"CPU kernels: {'built' if built else 'current'}")
+    print(f"CPU kernels: {'built' if built else 'up to date'}")
     return 0
 
 
@@ -51,7 +53,7 @@ def _report() -> int:
         if kernels.set_bf16(on) == on:
             print(f"matrix products, {kind}: {check.gemm_speed() / 1e9:.0f} GFLOP/s")
     kernels.set_bf16(False)
-    print(f"largest difference from numpy over {len(SHAPES)} shapes, relative to the largest value:")
+    print(f"largest difference from numpy over {len(SHAPES)} shapes, relative to the largest expected value:")
     failed = 0
     for name in check.CASES:
         error = max(check.largest_error(name, *shape) for shape in SHAPES)

@@ -1,7 +1,7 @@
-"""Compiles the CPU kernels: one shared object per instruction set, chosen between when they are loaded, and one that is
-loaded before OneFlow.
+"""Compiles the CPU kernels: one shared library per instruction set, of which `kernels.load` picks one, and a small one
+that is loaded before OneFlow.
 
-Needs g++ and what the environment holds already: OneFlow's headers and libraries, oneDNN's header and library.
+This needs g++, OneFlow's headers and libraries, and oneDNN's; all but g++ are in the Python environment.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LIB = HERE / "lib"
 ENVIRONMENT = Path(sys.prefix)
-ONEFLOW_VERSION = "0.9.0"  # whose binary interface all this is compiled against
+ONEFLOW_VERSION = "0.9.0"  # the kernels are compiled against this version's binary interface
 
-# Never -ffast-math (it flushes denormals for the whole process and drops NaN tests), never -march=native: each
-# instruction set gets flags of its own, and loops that may reorder sums say so (`omp simd reduction`).
+# No -ffast-math: it flushes denormals in the whole process and removes NaN checks. Loops that may reorder sums are
+# marked with `omp simd reduction` instead. No -march=native: the flags below name each instruction set.
 INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
 }
-# The ABI of OneFlow's wheel: the old C++ strings and no assertions. No errno and no trapping leave NaN and infinity
-# as they are and let square roots and selections become vector instructions.
+# The ABI of OneFlow's wheel: the old C++ strings, no assertions. -fno-math-errno and -fno-trapping-math keep NaN and
+# infinity intact and let the compiler vectorize square roots and selections.
 FLAGS = (
     "-std=c++17 -O2 -fopenmp -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -w "
     "-DNDEBUG -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0"
 ).split()
-# The wheel's include folder holds a whole system's headers; these are the ones that kernels need.
+# The wheel's include directory also contains many system headers. The kernels need only these.
 WHEEL_HEADERS = "oneflow google absl re2 flatbuffers fmt llvm llvm-c hwloc.h half.hpp nccl.h xxhash.h".split()
 
 
 class BuildError(Exception):
-    """Why the kernels cannot be compiled here, in one sentence with the way out."""
+    """The kernels cannot be compiled here. The message says why, and what to do."""
 
 
 def sources() -> list[Path]:
+    """The C++ files of the kernels."""
     return sorted((HERE / "src").glob("*.cpp"))
 
 
 def fingerprint(sanitize: bool = False) -> str:
-    """Changes with the sources, this file and OneFlow's version."""
+    """A hash of the sources, this file, OneFlow's version and `sanitize`."""
     digest = hashlib.sha256(repr((oneflow_version(), sanitize)).encode())
     for path in [*sorted((HERE / "src").rglob("*")), Path(__file__)]:
         if path.is_file():
@@ -56,28 +57,31 @@ def fingerprint(sanitize: bool = False) -> str:
 
 
 def is_current() -> bool:
-    """Whether what lies in kernels/lib was built from these sources for this OneFlow."""
+    """Whether the libraries in kernels/lib were built from these sources for this version of OneFlow."""
     stamp = LIB / "fingerprint"
     return stamp.is_file() and stamp.read_text().strip() in (fingerprint(), fingerprint(sanitize=True))
 
 
 def build(jobs: int | None = None, sanitize: bool = False) -> bool:
-    """Builds what is not current and returns whether anything was built.
+    """Build the libraries unless they are up to date.
 
     Args:
-        jobs: compilations at a time (default: the cores this process may use).
-        sanitize: with AddressSanitizer, for testing (run Python with libasan preloaded).
+        jobs: parallel compilations (default: the number of cores this process may use).
+        sanitize: build with AddressSanitizer, for tests that run Python with libasan preloaded.
+
+    Returns:
+        Whether anything was built.
 
     Raises:
-        BuildError: no compiler, another architecture, or missing headers.
+        BuildError: there is no compiler, headers are missing, a compilation fails, or this is not x86-64 Linux.
     """
     if (LIB / "fingerprint").is_file() and (LIB / "fingerprint").read_text().strip() == fingerprint(sanitize):
         return False
     compiler = os.environ.get("CXX") or "g++"
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        raise BuildError(f"the CPU kernels are for x86-64 Linux, and this is {platform.machine()} {sys.platform}")
+        raise BuildError(f"the CPU kernels need x86-64 Linux, and this is {platform.machine()} {sys.platform}")
     if oneflow_version() != ONEFLOW_VERSION:
-        raise BuildError(f"the CPU kernels are made for OneFlow {ONEFLOW_VERSION}: run `make setup`")
+        raise BuildError(f"the CPU kernels need OneFlow {ONEFLOW_VERSION}, found {oneflow_version()}: run `make setup`")
     if shutil.which(compiler) is None:
         raise BuildError(f"no C++ compiler ({compiler}) on PATH: install g++ (on Debian: apt install g++) or set CXX")
     if not (ENVIRONMENT / "include" / "dnnl.h").is_file():
@@ -96,7 +100,7 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
 
 
 def _precompile_tasks(work: Path, flags: list[str]) -> list[list[str]]:
-    """OneFlow's headers take most of a file's time; each instruction set reads them once."""
+    """Precompile OneFlow's headers, which take most of the time of a compilation, once per instruction set."""
     tasks = []
     for name, isa in INSTRUCTION_SETS.items():
         (work / name).mkdir()
@@ -123,7 +127,7 @@ def _link(compiler: str, objects: Path, name: str, sanitize: bool) -> None:
 
 
 def _preload(compiler: str, sanitize: bool) -> None:
-    """What is loaded before OneFlow, and so is not linked with it."""
+    """The library that is loaded before OneFlow and so cannot be linked against it."""
     name = f'-DONEFLOW_LIBRARY="{_wheel_library("oneflow")}"'
     flags = [*FLAGS, *(["-fsanitize=address"] if sanitize else []), name]
     _shared_object([compiler, *flags, str(HERE / "src" / "preload" / "job_queue.cpp"), "-ldl"], LIB / "job_queue.so")
@@ -147,7 +151,7 @@ def _include_flags(work: Path) -> list[str]:
         header = _wheel_directory() / "include" / name
         if header.exists():
             (include / name).symlink_to(header)
-    # kernels/src first: its glog stands in for the wheel's.
+    # kernels/src comes first, because its glog replaces the wheel's.
     return [f"-I{HERE / 'src'}", f"-I{include}", f"-I{ENVIRONMENT / 'include'}"]
 
 
@@ -159,6 +163,7 @@ def _wheel_directory() -> Path:
 
 
 def oneflow_version() -> str:
+    """The installed version of OneFlow, or "none"."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

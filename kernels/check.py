@@ -1,7 +1,8 @@
-"""Each kernel against numpy. `CASES` is the table that `python -m kernels` prints and that the tests repeat over many
-shapes: a case runs an op forward and backward at a given shape and yields what it gave beside what numpy gives.
+"""Compares each kernel with numpy.
 
-Shapes: `R` rows, `H` columns; every case makes what it needs of [R, H].
+A case in `CASES` runs an op forward and backward at a given size and yields pairs of OneFlow's and numpy's results.
+`python -m kernels` runs all cases on a few sizes, and the tests run them on many. `rows` and `columns` are the main
+sizes of a case; most of its tensors are [rows, columns].
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ import numpy as np
 import oneflow as flow
 
 Array = np.ndarray
-Results = Iterator[tuple[Array, Array]]  # (ours, numpy's)
+Results = Iterator[tuple[Array, Array]]  # (actual, expected)
 Case = Callable[[np.random.Generator, int, int], Results]
 
 CASES: dict[str, Case] = {}
 
 
 def case(function: Case) -> Case:
+    """Add a function to `CASES`."""
     CASES[function.__name__] = function
     return function
 
 
 def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
-    """The largest difference of a case's results from numpy's, relative to the largest value of each (or to 1, about
-    which everything is drawn).
+    """The largest difference of a case's results from numpy's, NaN if there is a NaN.
+
+    Each difference is relative to the largest absolute value of the expected array, or to 1 if that is larger.
 
     Raises:
-        AssertionError: a shape differs.
+        AssertionError: a result has a wrong shape.
     """
     errors = [0.0]
     for ours, expected in CASES[name](np.random.default_rng(seed), rows, columns):
-        assert ours.shape == expected.shape, f"{name}: shape {ours.shape}, not {expected.shape}"
+        assert ours.shape == expected.shape, f"{name}: shape {ours.shape}, expected {expected.shape}"
         if ours.size:
             scale = max(np.abs(expected).max(), 1.0)
             errors.append(float(np.abs(ours.astype(np.float64) - expected).max() / scale))
@@ -42,7 +45,7 @@ def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
 
 
 def gemm_speed(rows: int = 1024, inner: int = 768, columns: int = 3072, repeats: int = 20) -> float:
-    """Floating-point operations a second of the best of several products of [rows, inner] and [inner, columns]."""
+    """Floating-point operations per second of the fastest of `repeats` products [rows, inner] x [inner, columns]."""
     a, b = flow.randn(rows, inner), flow.randn(columns, inner)
     best = math.inf
     for _ in range(repeats):
@@ -55,16 +58,17 @@ def gemm_speed(rows: int = 1024, inner: int = 768, columns: int = 3072, repeats:
 
 
 def draw(rng: np.random.Generator, *shape: int) -> Array:
+    """Standard normal float32 values."""
     return rng.standard_normal(shape, np.float32)
 
 
 def leaf(array: Array) -> flow.Tensor:
-    """A parameter with these values."""
+    """A tensor of these values that collects gradients."""
     return flow.tensor(array, requires_grad=True)
 
 
 def backward(result: flow.Tensor, slope: Array, *leaves: flow.Tensor) -> list[Array]:
-    """The gradients of sum(result * slope)."""
+    """The gradients of sum(result * slope) with respect to the leaves."""
     (result * flow.tensor(slope)).sum().backward()
     return [tensor.grad.numpy() for tensor in leaves]
 
@@ -127,14 +131,14 @@ def layer_norm(rng: np.random.Generator, rows: int, columns: int) -> Results:
     normal = (wide - wide.mean(1, keepdims=True)) * inv
     g = slope * gamma
     yield y.numpy(), normal * gamma + beta
-    if columns > 2:  # of one or two columns nothing but rounding is left
+    if columns > 2:  # with one or two columns the exact gradient is about 0, and only rounding errors remain
         yield dx, inv * (g - g.mean(1, keepdims=True) - normal * (g * normal).mean(1, keepdims=True))
     yield dgamma, (slope * normal).sum(0)
     yield dbeta, slope.sum(0)
 
 
 def _gelu(x: Array) -> tuple[Array, Array]:
-    """GELU and its derivative in float64."""
+    """GELU and its derivative, in float64."""
     phi = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)), otypes=[np.float64])(x)
     return x * phi, phi + x * np.exp(-(x.astype(np.float64) ** 2) / 2) / math.sqrt(2 * math.pi)
 
@@ -249,10 +253,10 @@ def bias_add(rng: np.random.Generator, rows: int, columns: int) -> Results:
 
 @case
 def reduce_sum(rng: np.random.Generator, rows: int, columns: int) -> Results:
-    x = draw(rng, rows, 3, columns) + 2  # sums near 0 would make rounding look large
+    x = draw(rng, rows, 3, columns) + 2  # rounding errors would look large next to sums near 0
     for axes in ((0,), (0, 1), (2,), (1,), (0, 2), (0, 1, 2)):
         yield flow.sum(flow.tensor(x), dim=axes).numpy(), x.astype(np.float64).sum(axes)
-    x, slope = draw(rng, columns), draw(rng, rows, columns)  # the gradient of a broadcast is a reduce_sum_like
+    x, slope = draw(rng, columns), draw(rng, rows, columns)  # the gradient of a broadcast uses reduce_sum_like
     tensor = leaf(x)
     (dx,) = backward(flow.zeros(rows, columns) + tensor, slope, tensor)
     yield dx, slope.sum(0)
@@ -334,7 +338,7 @@ def reshape(rng: np.random.Generator, rows: int, columns: int) -> Results:
 def _trajectory(
     rng: np.random.Generator, shape: tuple[int, ...], decay: float, lamb: bool, correct: bool = True, steps: int = 5
 ) -> tuple[Array, Array]:
-    """A parameter after some steps of our optimizer, and of the published formulas in float64."""
+    """A parameter after some optimizer steps, and after the same steps by the published formulas in float64."""
     w = draw(rng, *shape)
     parameter = flow.nn.Parameter(flow.tensor(w))
     kind = flow.optim.LAMB if lamb else flow.optim.AdamW

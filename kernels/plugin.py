@@ -1,4 +1,4 @@
-"""Loads the compiled kernels and speaks to them."""
+"""Loads the compiled kernels and calls their C functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from kernels import build, settings
 
-# What each build needs of the CPU, best first.
+# The CPU features that each build needs, fastest build first.
 NEEDED_FEATURES = {
     "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma"},
     "avx2": {"avx2", "fma"},
 }
-# oneDNN's switch also limits what we choose: each of its names and how far it reaches.
+# Values of oneDNN's variable ONEDNN_MAX_CPU_ISA in ascending order. The variable also limits the choice made here.
 ISA_LIMITS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"]
 ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "ALL", "DEFAULT"]
 SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
@@ -28,20 +28,20 @@ ONEDNN_VERSION = 302  # 3.2
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the kernels are at work; `reason` says in one line which they are, or what is missing."""
+    """Whether the kernels are loaded. `reason` is one line for the log: which kernels run, or why not these."""
 
     loaded: bool
     reason: str
     isa: str = ""
     cpu_features: tuple[str, ...] = ()
-    bf16: bool = False  # whether the CPU multiplies bf16 numbers
+    bf16: bool = False  # whether the CPU has bf16 matrix instructions
 
 
 @functools.cache
 def load() -> Status:
-    """Registers the kernels with OneFlow, once, and gives compiled graphs one stream of them.
+    """Register the kernels with OneFlow and configure compiled graphs for them. Later calls return the same status.
 
-    Never raises: without the kernels everything runs on stock ones, slower.
+    Never raises: if the kernels cannot be loaded, OneFlow's slower stock kernels stay in place.
     """
     features = _cpu_features()
     shown = tuple(name for name in SHOWN_FEATURES if name in features)
@@ -50,22 +50,22 @@ def load() -> Status:
         return Status(False, f"stock CPU kernels, several times slower: {reason}", cpu_features=shown)
 
     if not settings.enabled_by_caller:
-        return without("ours are switched off")
+        return without("this project's kernels are switched off")
     if platform.machine() != "x86_64":
-        return without(f"ours are written for x86-64, and this is {platform.machine()}")
+        return without(f"this project's kernels need x86-64, and this is {platform.machine()}")
     isa = next((name for name, needed in NEEDED_FEATURES.items() if needed <= features and _allowed(name)), None)
     if isa is None:
-        return without("ours need a CPU with AVX2 and FMA (and ONEDNN_MAX_CPU_ISA to allow it)")
+        return without("this project's kernels need a CPU with AVX2 and FMA, which ONEDNN_MAX_CPU_ISA must allow")
     if build.oneflow_version() != build.ONEFLOW_VERSION:
-        return without(f"ours are made for OneFlow {build.ONEFLOW_VERSION}; `make setup` installs it")
+        return without(f"this project's kernels need OneFlow {build.ONEFLOW_VERSION}; `make setup` installs it")
     if not build.is_current():
-        return without("ours are not built from this source yet; `python -m kernels build` does it, given g++")
+        return without("this project's kernels are not built; `python -m kernels build` builds them, given g++")
     try:
         library = _open(build.LIB / f"kernels_{isa}.so")
     except OSError as error:
-        return without(f"{error}; `python -m kernels build` builds ours anew")
+        return without(f"{error}; delete kernels/lib and run `python -m kernels build`")
     if library.kernels_onednn_version() != ONEDNN_VERSION:
-        return without("another version of oneDNN answers; `make setup` installs the right one")
+        return without("the loaded oneDNN is not version 3.2; `make setup` installs it")
     settings.configure_graph()
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
@@ -74,15 +74,15 @@ def load() -> Status:
 
 
 def is_loaded() -> bool:
-    """Whether the kernels are at work (loads them if that has not been tried yet)."""
+    """Whether the kernels are loaded. The first call tries to load them."""
     return load().loaded
 
 
 def set_bf16(on: bool) -> bool:
-    """Matrix products with bf16 operands and float32 sums, inputs and outputs, where the CPU has them.
+    """Switch bf16 matrix products on or off: operands are rounded to bf16; sums, inputs and outputs stay float32.
 
     Returns:
-        Whether they are on now.
+        Whether they are on now. They stay off if the CPU has no bf16 matrix instructions.
     """
     status = load()
     if not status.loaded:
@@ -92,13 +92,13 @@ def set_bf16(on: bool) -> bool:
 
 
 def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
-    """Lets products in bf16 mode keep these matrices in the precision and layout they want, at half their size.
+    """Let bf16 products cache these matrices in bf16, in oneDNN's preferred layout; the copy has half their size.
 
     Args:
-        weights: OneFlow tensors on the CPU that nobody writes to from now on; those of other ranks than 2 are left out.
+        weights: OneFlow tensors on the CPU that are not modified until released; only those with 2 axes are cached.
 
     Returns:
-        a function that ends it, to be called before they are written to.
+        A function that releases the weights; call it before modifying them.
     """
     if not is_loaded():
         return lambda: None
@@ -114,14 +114,16 @@ def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
 
 
 def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
-    """Begins an optimizer step: call it once before the step's first forward pass, in either mode. Every mask is then
-    a function of the run's seed, the step, the layer, the forward pass within the step, and the element.
+    """Begin an optimizer step; call it once before the step's first forward pass, in either mode.
+
+    Every mask is then a function of the run's seed, the step, the layer, the forward pass within the step, and the
+    element.
 
     Args:
         run_seed: any integer.
-        rank: this process's number where each process holds its own equal part of the batch (data parallel in eager
-            mode); the ranks' masks are then the parts of one whole. Global tensors know their part by themselves.
-        step: its number.
+        rank: this process's rank in eager data parallelism, where each rank holds an equal part of the batch and draws
+            the matching part of the batch's masks. Global tensors do not need it: OneFlow knows their parts.
+        step: the number of the optimizer step.
     """
     if is_loaded():
         wait_for_kernels()
@@ -129,8 +131,10 @@ def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
 
 
 def last_gradient_norm() -> float | None:
-    """The global gradient norm that the last step of a compiled job clipped by, once its outputs have been read; None
-    without our kernels, or where nothing is clipped."""
+    """The global gradient norm that gradient clipping computed in the last step of a compiled job.
+
+    Call it after reading the step's outputs. None without these kernels or without clipping.
+    """
     if not is_loaded():
         return None
     wait_for_kernels()
@@ -139,7 +143,7 @@ def last_gradient_norm() -> float | None:
 
 
 def wait_for_kernels() -> None:
-    """Kernels run behind Python's back; those of the last step must have drawn their masks before the step changes."""
+    """Wait until all pending kernels have run: OneFlow runs them asynchronously, and they read and write C state."""
     import oneflow as flow
 
     flow._oneflow_internal.eager.Sync()
@@ -147,7 +151,7 @@ def wait_for_kernels() -> None:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded kernels' own functions."""
+    """The C functions of the loaded kernels."""
     library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
     library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
     library.kernels_hold_weights.argtypes = library.kernels_release_weights.argtypes = [ctypes.c_void_p]
@@ -157,7 +161,7 @@ def library() -> ctypes.CDLL:
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Loading the library registers its kernels; OneFlow, and the right oneDNN, must be there before."""
+    """Load the library, which registers its kernels. OneFlow and the right version of oneDNN must be loaded first."""
     import oneflow  # noqa: F401
 
     ctypes.CDLL(str(build.ENVIRONMENT / "lib" / "libdnnl.so.3"))

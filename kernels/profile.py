@@ -1,4 +1,4 @@
-"""Time by op. OneFlow's own profiler aborts on a CPU; this one is counted in our kernels themselves."""
+"""Time per op, measured inside the kernels. (OneFlow's own profiler aborts on a CPU.)"""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from kernels import plugin
 
 @dataclass
 class Profile:
-    """What was measured: filled when the `profile()` block ends."""
+    """The result of a `profile()` block, available after the block."""
 
     wall_seconds: float = 0.0
-    ops: dict[str, tuple[int, float]] = field(default_factory=dict)  # op -> calls, seconds; longest first
+    ops: dict[str, tuple[int, float]] = field(default_factory=dict)  # {op: (calls, seconds)}, slowest first
 
     def table(self) -> str:
-        """Op, calls, milliseconds and share of the whole time, longest first; the last row is all the rest: stock
-        kernels, Python, waiting."""
+        """Calls, milliseconds and share of the wall-clock time per op, slowest first.
+
+        The last row is the remaining time: stock kernels, Python, waiting.
+        """
         rest = self.wall_seconds - sum(seconds for _, seconds in self.ops.values())
         rows = [(op, str(calls), seconds) for op, (calls, seconds) in self.ops.items()]
         lines = [f"{'op':<40}{'calls':>8}{'ms':>12}{'share':>8}"]
@@ -31,7 +33,7 @@ class Profile:
 
 @contextmanager
 def profile() -> Iterator[Profile]:
-    """Times the kernels that run inside the block. Without our kernels only the wall-clock time is known."""
+    """Time the kernels that run inside the block. On stock kernels, only the wall-clock time is measured."""
     result = Profile()
     loaded = plugin.is_loaded()
     if loaded:

@@ -1,4 +1,7 @@
-"""Settings that matter as much as kernels do. Most are read once, when a library is loaded: hence before OneFlow."""
+"""Thread settings, which matter as much for speed as the kernels do.
+
+Most are environment variables that libraries read once while loading, so they are set before OneFlow is imported.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,40 @@ import sys
 
 from kernels import build
 
-# A thread that waits for the others of its team spins this many times, half a millisecond at most, before it sleeps.
-# A tenth of it costs a wake-up for many kernels (a quarter of the time of one text through BERT-base in bf16); the
-# default, many milliseconds, starves whatever else runs on two cores.
+# An OpenMP thread that waits for its team spins this many times, for up to half a millisecond, before it sleeps. With a
+# tenth of that, many kernels pay for a wake-up (a quarter of the time of one text through BERT-base in bf16). The
+# default of many milliseconds starves other processes on two cores.
 SPIN_COUNT = "10000"
 
 _NAMES = ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")
 enabled_by_caller = True
-_settings: dict[str, str] | None = None  # of the first configure()
+_settings: dict[str, str] | None = None  # the result of the first configure()
 
 
 def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
-    """Sets what OneFlow and OpenMP read from the environment as they start, and loads what mends OneFlow's count of
-    compiled jobs (kernels/src/preload) where that is built; call it before `import oneflow`.
+    """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
-    What is exported already stays, except for the one thread per process that OneFlow's launcher chooses by itself.
-    The first call decides; later ones change nothing.
+    Also loads the library that fixes how OneFlow counts running jobs (kernels/src/preload), if it is built. Variables
+    that are already set keep their values, except for the one thread per process that OneFlow's launcher sets by
+    itself. Only the first call has an effect.
 
     Args:
-        threads: threads for each process's kernels (default: this host's cores shared out between its processes).
-        enabled: False leaves everything on stock kernels.
+        threads: kernel threads per process (default: the host's cores divided by its number of ranks).
+        enabled: False keeps OneFlow's stock kernels.
 
     Returns:
-        The settings in force, for the log.
+        The settings in effect, for the log.
     """
     global _settings, enabled_by_caller
     if _settings is None:
         enabled_by_caller = enabled
-        if "oneflow" in sys.modules:  # too late: it has read what it reads
+        if "oneflow" in sys.modules:  # too late: OneFlow has already read its environment
             _settings = {name: os.environ.get(name, "unset") for name in _NAMES}
             return _settings
         launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
         if threads is not None or launched:
             os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
-        # With a worker thread of its own the framework's scheduler spins beside it, and takes a core for itself.
+        # "0" for the second: with a separate worker thread, OneFlow's scheduler spins and occupies a core of its own.
         for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
             os.environ.setdefault(name, value)
         _settings = {name: os.environ[name] for name in _NAMES}
@@ -51,15 +54,15 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
 
 
 def import_oneflow() -> None:
-    """Imports OneFlow quietly: its start-up notes about missing GPUs and network cards are no news on a laptop.
+    """Import OneFlow without its start-up messages about missing GPUs and network cards.
 
-    Whoever wants them sets GLOG_minloglevel.
+    If GLOG_minloglevel is set, the messages appear.
     """
     if "oneflow" in sys.modules or "GLOG_minloglevel" in os.environ:
         return
-    os.environ["GLOG_minloglevel"] = "3"  # fatal errors still speak
+    os.environ["GLOG_minloglevel"] = "3"  # fatal errors only
     saved, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 2)  # libibverbs writes past glog
+    os.dup2(silence, 2)  # libibverbs writes to standard error directly
     try:
         import oneflow  # noqa: F401
     finally:
@@ -69,10 +72,10 @@ def import_oneflow() -> None:
 
 
 def configure_graph() -> None:
-    """One stream of CPU kernels for compiled graphs; call it after OneFlow is imported and before the first graph.
+    """Run the CPU kernels of compiled graphs in a single stream; call it before the first graph is compiled.
 
-    Left alone, OneFlow spreads a graph's kernels over as many threads as there are cores, each of which then starts
-    a team of OpenMP threads of its own; and with several streams, the order of accumulated sums varies.
+    By default OneFlow distributes a graph's kernels over one thread per core, and each thread starts an OpenMP team of
+    its own. With several streams, the order of accumulated sums also varies from run to run.
     """
     import oneflow as flow
 
@@ -84,7 +87,7 @@ def configure_graph() -> None:
 
 
 def _fair_share() -> int:
-    """This host's cores for each rank on it, at least one. Ranks that have not met are taken to be on one host."""
+    """Cores per rank on this host, at least one. If the number of local ranks is unknown, all ranks count as local."""
     launched = "LOCAL_RANK" in os.environ
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1")) if launched else 1
     return max(1, len(os.sched_getaffinity(0)) // ranks)

@@ -1,11 +1,11 @@
 """BERT as OneFlow modules, with Hugging Face's parameter names and Google's numerics.
 
-Importing this package imports OneFlow, quietly, and our kernels.
+Importing this package imports OneFlow without its start-up notes and loads this project's CPU kernels.
 """
 
 import kernels
 
-kernels.configure()  # unless the command did, with its flags
+kernels.configure()  # does nothing if the command has already configured them from its flags
 kernels.import_oneflow()
 kernels.load()
 

@@ -1,7 +1,7 @@
 """The BERT encoder (Devlin et al. 2018, google-research/bert modeling.py), top to bottom.
 
-Shapes: `B` batch, `S` sequence, `H` hidden, `N` heads, `D` head size, `I` intermediate. Between layers hidden states
-are [B*S, H]: every linear layer is then one plain matrix product.
+Shapes: `B` batch, `S` sequence, `H` hidden, `N` heads, `D` head size, `I` intermediate. Hidden states between layers
+have the shape [B*S, H], so that every linear layer is a single 2-D matrix product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modeling.pretrained import PretrainedModel
 
 
 class BertModel(PretrainedModel):
-    """Token ids to contextual vectors, and the pooled vector of the first token."""
+    """The encoder: token ids to one vector per token, and a pooled vector of the first token."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
@@ -31,7 +31,8 @@ class BertModel(PretrainedModel):
     def forward(
         self, input_ids: flow.Tensor, input_mask: flow.Tensor | None = None, segment_ids: flow.Tensor | None = None
     ) -> dict[str, flow.Tensor]:
-        """
+        """Encode a batch.
+
         Args:
             input_ids: int32 or int64 [B, S], each below `vocab_size`.
             input_mask: [B, S], 1 for tokens and 0 for padding (default: no padding).
@@ -50,7 +51,7 @@ class BertModel(PretrainedModel):
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings, summed, normalized, dropped out."""
+    """The sum of word, position and segment embeddings, followed by LayerNorm and dropout."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
         self.checkpoints_activations = False
 
     def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
-        """hidden [B*S, H], keep bool [B, 1, 1, S] (false: not to be attended to) -> [B*S, H]."""
+        """hidden [B*S, H], keep bool [B, 1, 1, S] (False at padding, which is not attended to) -> [B*S, H]."""
         for layer in self.layer:
             if self.checkpoints_activations and self.training:
                 hidden = checkpointed(layer, hidden, batch, keep)
@@ -94,9 +95,10 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each followed by dropout, the residual and LayerNorm.
+    """Self-attention and a feed-forward network, each followed by dropout, a residual connection and LayerNorm.
 
-    With `norm` "pre" the LayerNorm comes first instead, beside the residual (Xiong et al. 2020); names stay.
+    With `norm` "pre" (Xiong et al. 2020), LayerNorm is applied to the input of each instead, and the residual bypasses
+    it. Parameter names are the same in both cases.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -109,8 +111,8 @@ class Layer(nn.Module):
         """[B*S, H] -> [B*S, H]."""
         attended = self.attention(hidden, batch, keep)  # [B*S, H]
         dense = self.intermediate.dense
-        read = self.output.norm_before(attended)  # [B*S, H]
-        expanded = ops.bias_gelu(flow._C.matmul(read, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
+        normed = self.output.norm_before(attended)  # [B*S, H]
+        expanded = ops.bias_gelu(flow._C.matmul(normed, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
         return self.output(expanded, attended)
 
 
@@ -128,7 +130,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q Kᵀ / √D + mask) V (Vaswani et al. 2017), all heads at once."""
+    """softmax(Q Kᵀ / √D + mask) V (Vaswani et al. 2017) for all heads at once."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ class SelfAttention(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear layer called `dense`, as the published checkpoints name it."""
+    """A linear layer named `dense`, as in the published checkpoints."""
 
     def __init__(self, in_features: int, out_features: int, config: BertConfig) -> None:
         super().__init__()
@@ -163,7 +165,7 @@ class Dense(nn.Module):
 
 
 class ResidualOutput(Dense):
-    """LayerNorm(residual + dropout(dense(x))), or with `norm` "pre" without the LayerNorm, which then comes before."""
+    """LayerNorm(residual + dropout(dense(x))); with `norm` "pre", `norm_before` applies the LayerNorm instead."""
 
     def __init__(self, in_features: int, config: BertConfig) -> None:
         super().__init__(in_features, config.hidden_size, config)
@@ -179,12 +181,12 @@ class ResidualOutput(Dense):
         return added if self.pre_norm else self.LayerNorm(added)
 
     def norm_before(self, hidden: flow.Tensor) -> flow.Tensor:
-        """What attention or feed-forward reads: with `norm` "pre" LayerNorm(hidden), else hidden itself; [B*S, H]."""
+        """The input of attention or feed-forward: LayerNorm(hidden) with `norm` "pre", else `hidden`; [B*S, H]."""
         return self.LayerNorm(hidden) if self.pre_norm else hidden
 
 
 class Pooler(Dense):
-    """tanh of a linear layer on the first token."""
+    """tanh(dense(x)) of the first token."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config.hidden_size, config.hidden_size, config)
@@ -195,7 +197,7 @@ class Pooler(Dense):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization over the hidden axis, with BERT's epsilon."""
+    """Layer normalization (Ba et al. 2016) over the hidden axis, with BERT's epsilon."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -209,13 +211,14 @@ class LayerNorm(nn.Module):
 
 
 def init_weights(module: nn.Module, config: BertConfig, seed: int) -> None:
-    """Matrices from a normal distribution cut at two deviations, biases 0, LayerNorm 1 and 0, as Google's.
+    """Initialize the parameters as Google's code does.
 
-    Drawn with numpy in the parameters' order, so that every mode, device and rank starts from the same model.
+    Matrices come from a truncated normal distribution, biases are 0, LayerNorm weights are 1. numpy draws the values in
+    the order of the parameters, so that every mode, device and rank starts from the same model.
     """
     generator = np.random.default_rng(seed)
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:  # position embeddings that are not learned
+        if not parameter.requires_grad:  # sinusoidal position embeddings
             values = sinusoids(config.max_position_embeddings, config.hidden_size, config.initializer_range)
         elif parameter.dim() > 1:
             values = truncated_normal(generator, tuple(parameter.shape), config.initializer_range)
@@ -225,10 +228,10 @@ def init_weights(module: nn.Module, config: BertConfig, seed: int) -> None:
 
 
 def sinusoids(positions: int, width: int, stddev: float) -> np.ndarray:
-    """float32 [positions, width]: sines and cosines of falling frequency (Vaswani et al. 2017), side by side.
+    """Sinusoidal position embeddings (Vaswani et al. 2017), float32 [positions, width], sines and cosines interleaved.
 
-    Scaled to a standard deviation of `stddev`, as word embeddings begin with; at their full size of 1 they would drown
-    those.
+    They are scaled to the standard deviation of freshly initialized word embeddings, `stddev`. With their original
+    amplitude of 1 they would dominate the sum of the embeddings.
     """
     frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
     angles = np.arange(positions)[:, None] * frequencies  # [positions, width / 2 rounded up]
@@ -237,7 +240,7 @@ def sinusoids(positions: int, width: int, stddev: float) -> np.ndarray:
 
 
 def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], stddev: float) -> np.ndarray:
-    """float32 values from a normal distribution, drawn again where they lie beyond two standard deviations."""
+    """float32 values from a normal distribution; values beyond two standard deviations are redrawn."""
     values = generator.standard_normal(shape, np.float32)
     while (outside := np.abs(values) > 2).any():
         values[outside] = generator.standard_normal(int(outside.sum()), np.float32)

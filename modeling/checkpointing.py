@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016), in eager mode."""
+"""Activation checkpointing (Chen et al. 2016) for eager mode."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from modeling import dropout
 
 
 def checkpointed(layer: Callable[..., flow.Tensor], *inputs: Any) -> flow.Tensor:
-    """layer(*inputs), of which only the inputs are kept: for its backward pass the layer is computed again.
+    """layer(*inputs), storing only the inputs: the backward pass recomputes the layer.
 
-    The framework computes again whatever it is given; that this has the same dropout masks and the same precision is
-    added here.
+    OneFlow's `checkpoint` restores neither the dropout masks nor autocast for the recomputation; this function does.
     """
-    place = dropout.place()
+    state = dropout.get_state()
     half, dtype = flow.is_autocast_enabled(), flow.get_autocast_gpu_dtype()
 
     def run(*inputs: Any) -> flow.Tensor:
-        dropout.go_to(place)
+        dropout.set_state(state)
         with flow.autocast("cuda", dtype=dtype, enabled=half):
             return layer(*inputs)
 

@@ -1,14 +1,16 @@
-"""Dropout whose masks follow from the run's seed, the step and the place, in both modes, so that a run can be resumed
-and a layer can be computed again.
+"""Dropout with reproducible masks: each mask is a function of the run's seed, the step, the rank, the forward pass
+within the step, and the number of the dropout call within that pass.
 
-The place of an application of dropout is its number in a forward pass, and that pass (the micro-batch) has a number
-in its step. With our CPU kernels a generator carries the place to the kernel, which draws the mask from it (see
-kernels/src/dropout.cpp); a compiled job counts the passes itself. On other kernels eager mode seeds the framework's
-generator where a forward pass, or a layer to be computed again, begins.
+So a resumed run and a recomputed layer draw the masks they drew before, in both modes:
 
-OneFlow's stock dropout inside `nn.Graph` ignores every seed and starts its sequence anew with each compilation. Where
-no seedable kernel stands in for it, the masks are drawn in numpy and handed to the job as inputs, in the order in which
-the model applies dropout: `record` finds that order and the shapes, `draw` makes one step's masks, `feed` feeds them.
+- With this project's CPU kernels, the seed of the generator that `generator` returns holds the number of the call (and
+  in eager mode that of the forward pass), and the kernel derives the mask from it (kernels/src/dropout.cpp). A compiled
+  job counts its forward passes itself.
+- With other kernels, eager mode seeds OneFlow's default generator at the start of each forward pass and of each
+  recomputed layer.
+- OneFlow's stock dropout in `nn.Graph` ignores seeds and restarts its sequence at each compilation. There numpy draws
+  the masks, and the job takes them as inputs in the order of the dropout calls: `record` finds the order and shapes,
+  `draw` makes the masks of one forward pass, and `feed` hands them to the model.
 """
 
 from __future__ import annotations
@@ -27,58 +29,58 @@ from modeling.layout import full_like
 
 @dataclass(frozen=True)
 class Site:
-    """One application of dropout: the shape it is applied to, and its rate."""
+    """One dropout call of the model: the shape of its input, and its rate."""
 
     shape: tuple[int, ...]
     rate: float
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a training step stands."""
+class State:
+    """How far dropout has got within a training step."""
 
-    forward: int = -1  # the forward pass within the step; -1: none has begun
-    applied: int = 0  # how often dropout was applied in it
+    forward: int = -1  # index of the forward pass within the step; -1 before the first
+    calls: int = 0  # dropout calls so far in this forward pass
 
 
 _recorded: list[Site] | None = None
 _fed: Iterator[flow.Tensor] | None = None
 _step = (0, 0, 0)  # the run's seed, the step and the rank
-_place = Place()
-_default_seeded = False  # whether the framework's own generator was, for this place
+_state = State()
+_default_seeded = False  # whether OneFlow's default generator has been seeded since `_state` was last set
 
 
 def begin_step(seed: int, step: int, rank: int) -> None:
-    """Begins an optimizer step, in either mode, before its first forward pass.
+    """Begin an optimizer step, in either mode; call it before the step's first forward pass.
 
     Args:
-        seed: the run's.
-        step: its number.
-        rank: this process's, which draws masks of its own for its rows.
+        seed: the run's seed.
+        step: the number of the optimizer step.
+        rank: this process's rank. Each rank draws masks of its own for its rows.
     """
-    global _step, _place
+    global _step, _state
     kernels.begin_dropout_step(seed, rank, step)
-    _step, _place = (seed, step, rank), Place()
+    _step, _state = (seed, step, rank), State()
 
 
 def restart() -> None:
-    """Begins a forward pass: the next application of dropout is its first."""
-    go_to(Place(_place.forward + 1))
+    """Begin the next forward pass of the step."""
+    set_state(State(_state.forward + 1))
 
 
-def place() -> Place:
-    """Where the next application of dropout stands."""
-    return _place
+def get_state() -> State:
+    """The current state, for `set_state`."""
+    return _state
 
 
-def go_to(place: Place) -> None:
-    """From here on the masks are drawn that followed, or would follow, from that place of this step on."""
-    global _place, _default_seeded
-    _place, _default_seeded = place, False
+def set_state(state: State) -> None:
+    """Continue from a state of the current step. The same masks follow each call with the same state."""
+    global _state, _default_seeded
+    _state, _default_seeded = state, False
 
 
 def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
-    """x [R, H] with each element zeroed at `rate` and the rest scaled by 1 / (1 - rate); rate 0 leaves x as it is."""
+    """Zero each element of x [R, H] with probability `rate` and scale the others by 1 / (1 - rate)."""
     if not rate:
         return x
     if _recorded is not None:
@@ -87,40 +89,40 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
     if _fed is not None:
         return x * next(_fed)
     if kernels.is_loaded() and not x.is_cuda:
-        # The fused op, whose masks have a seed, with nothing to fuse.
-        nothing = full_like(x, x.shape[1:], 0.0)
-        return flow._C.fused_bias_add_dropout(x, nothing, p=rate, axis=1, generator=generator(x))
+        # The fused op, with a bias of zeros: OneFlow's plain dropout op passes no seed to its kernel.
+        zeros = full_like(x, x.shape[1:], 0.0)
+        return flow._C.fused_bias_add_dropout(x, zeros, p=rate, axis=1, generator=generator(x))
     return flow._C.dropout(x, p=rate, generator=generator(x))
 
 
 def generator(x: flow.Tensor) -> flow.Generator | None:
-    """What the next application of dropout to x draws its mask from; None is the framework's own generator."""
-    global _place, _default_seeded
-    here, _place = _place, Place(_place.forward, _place.applied + 1)
+    """The generator for the next dropout call, on x; None means OneFlow's default generator. Counts the call."""
+    global _state, _default_seeded
+    call, _state = _state, State(_state.forward, _state.calls + 1)
     if kernels.is_loaded() and not x.is_cuda:
-        return _carrier(here.applied + (max(0, here.forward) << 32))
+        return _seeded_generator(call.calls + (max(0, call.forward) << 32))
     if not _default_seeded:
-        flow.manual_seed(_mask_seed(here.forward, here.applied))
+        flow.manual_seed(_mask_seed(call.forward, call.calls))
         _default_seeded = True
     return None
 
 
-@functools.lru_cache(maxsize=2**14)  # to seed one waits for all that the framework has yet to compute
-def _carrier(seed: int) -> flow.Generator:
+@functools.lru_cache(maxsize=2**14)  # seeding a generator waits until OneFlow has finished all pending work
+def _seeded_generator(seed: int) -> flow.Generator:
     generator = flow.Generator("cpu")
     generator.manual_seed(seed)
     return generator
 
 
-def _mask_seed(*place: int) -> int:
-    """One 63-bit seed of the step and a place in it, spread by numpy's SeedSequence."""
-    entropy = [number % 2**64 for number in (*_step, *place)]
+def _mask_seed(*position: int) -> int:
+    """A 63-bit seed for a position within the current step, mixed by numpy's SeedSequence."""
+    entropy = [number % 2**64 for number in (*_step, *position)]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
 def record() -> Iterator[list[Site]]:
-    """Inside, dropout changes nothing and notes where it would be applied."""
+    """Inside the block, dropout returns its input unchanged and appends a `Site` to the list for each call."""
     global _recorded
     _recorded = []
     try:
@@ -131,7 +133,7 @@ def record() -> Iterator[list[Site]]:
 
 @contextmanager
 def feed(masks: Sequence[flow.Tensor]) -> Iterator[None]:
-    """Inside, each application of dropout multiplies by the next of `masks`."""
+    """Inside the block, each dropout call multiplies its input by the next of `masks`."""
     global _fed
     _fed = iter(masks)
     try:
@@ -141,7 +143,7 @@ def feed(masks: Sequence[flow.Tensor]) -> Iterator[None]:
 
 
 def draw(sites: Sequence[Site], forward: int) -> list[np.ndarray]:
-    """The masks of one forward pass of the step, one a site: float32 of 0 and 1 / (1 - rate)."""
+    """The masks of one forward pass of the current step, one per site: float32 values of 0 and 1 / (1 - rate)."""
     generator = np.random.Generator(np.random.Philox(_mask_seed(forward)))
     masks = []
     for site in sites:

@@ -1,4 +1,4 @@
-"""What is put on the encoder: pretraining, question answering, classification. The losses are in losses.py.
+"""The encoder with heads for pretraining, question answering and classification. The losses are in losses.py.
 
 Shapes: `B` batch, `S` sequence, `H` hidden, `P` predictions per sequence, `V` vocabulary, `C` classes.
 """
@@ -35,20 +35,21 @@ class BertForPreTraining(PretrainedModel):
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
-        """
+        """Score masked tokens and sentence pairs; compute the losses for which labels are given.
+
         Args:
             input_ids, input_mask, segment_ids: as for `BertModel`.
-            masked_lm_positions: int [B, P], positions to predict; None: all of them.
-            masked_lm_ids: int [B, P], the tokens that stood there.
-            masked_lm_weights: float [B, P], 1 for a prediction and 0 for filling (default: 1).
-            next_sentence_labels: int [B, 1], 1 where the second sentence is a random one.
-            example_weights: float [B], 1 for a record and 0 for filling (default: 1).
+            masked_lm_positions: int [B, P], the positions to predict (default: all S positions).
+            masked_lm_ids: int [B, P], the original tokens at these positions.
+            masked_lm_weights: float [B, P], 1 for a prediction and 0 for padding (default: 1).
+            next_sentence_labels: int [B, 1], 1 if the second sentence is random and 0 if it follows the first.
+            example_weights: float [B], 1 for a record and 0 for a row that pads the batch (default: 1).
             loss_reduction: "mean" or "sum", see losses.py.
 
         Returns:
             BertModel's outputs, `prediction_scores` [B, P, V] (or [B, S, V] without positions) and
-            `seq_relationship_score` [B, 2]; with labels `mlm_loss`, `mlm_accuracy` (when evaluating), `nsp_loss`,
-            `nsp_accuracy`, and the losses' sum `total_loss`.
+            `seq_relationship_score` [B, 2]. With labels also `mlm_loss`, `mlm_accuracy` (in evaluation mode only),
+            `nsp_loss`, `nsp_accuracy`, and `total_loss`, the sum of the losses.
         """
         outputs = self.bert(input_ids, input_mask, segment_ids)
         hidden = outputs["sequence_output"]  # [B, S, H]
@@ -66,7 +67,7 @@ class BertForPreTraining(PretrainedModel):
             labels = masked_lm_ids.reshape(-1)  # [B*P]
             weights = flow.ones_like(scores[:, 0]) if masked_lm_weights is None else masked_lm_weights.reshape(-1)
             outputs["mlm_loss"] = losses.cross_entropy(scores, labels, weights, loss_reduction)
-            if not self.training:  # the largest of V scores takes long to find
+            if not self.training:  # argmax over V scores is slow
                 outputs["mlm_accuracy"] = losses.accuracy(scores, labels, weights, loss_reduction)
             total.append(outputs["mlm_loss"])
         if next_sentence_labels is not None:
@@ -81,7 +82,7 @@ class BertForPreTraining(PretrainedModel):
 
 
 class PreTrainingHeads(nn.Module):
-    """The two heads under the names of the published checkpoints."""
+    """Both pretraining heads, with the parameter names of the published checkpoints."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class PreTrainingHeads(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """A dense layer with GELU and LayerNorm, then the decoder, whose matrix is the word embeddings'."""
+    """A dense layer with GELU and LayerNorm, then a decoder that shares its matrix with the word embeddings."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ class MaskedLMTransform(Dense):
 
 
 class BertForQuestionAnswering(PretrainedModel):
-    """Start and end of the answer's span (google-research/bert run_squad.py)."""
+    """Start and end logits of the answer span (google-research/bert run_squad.py)."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
@@ -134,7 +135,17 @@ class BertForQuestionAnswering(PretrainedModel):
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
-        """`start_logits` and `end_logits` [B, S]; with positions (int [B, 1]) `total_loss`, the mean of both losses."""
+        """Score every token as start and end of the answer.
+
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`.
+            start_positions, end_positions: int [B, 1], the first and last token of the answer.
+            example_weights, loss_reduction: as for `BertForPreTraining`.
+
+        Returns:
+            BertModel's outputs, `start_logits` and `end_logits` [B, S]; with positions also `total_loss`, the mean of
+            the start loss and the end loss.
+        """
         outputs = self.bert(input_ids, input_mask, segment_ids)
         logits = self.qa_outputs(outputs["sequence_output"])  # [B, S, 2]
         outputs["start_logits"], outputs["end_logits"] = logits[:, :, 0], logits[:, :, 1]
@@ -149,7 +160,7 @@ class BertForQuestionAnswering(PretrainedModel):
 
 
 class BertForSequenceClassification(PretrainedModel):
-    """A class, or with `num_labels` 1 a number, for a sentence or a pair (google-research/bert run_classifier.py)."""
+    """Classification, or regression if `num_labels` is 1 (google-research/bert run_classifier.py)."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
@@ -166,7 +177,17 @@ class BertForSequenceClassification(PretrainedModel):
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
-        """`logits` [B, C]; with `label_ids` [B, 1] `total_loss`: cross entropy, or squared error where C is 1."""
+        """Score every class.
+
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`.
+            label_ids: [B, 1], int classes, or float targets if C is 1.
+            example_weights, loss_reduction: as for `BertForPreTraining`.
+
+        Returns:
+            BertModel's outputs and `logits` [B, C]. With labels also `total_loss`, which is the cross entropy, or the
+            squared error if C is 1, and `accuracy` if C is above 1.
+        """
         outputs = self.bert(input_ids, input_mask, segment_ids)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
         logits = self.classifier(ops.dropout(outputs["pooled_output"], rate))  # [B, C]
@@ -183,5 +204,5 @@ class BertForSequenceClassification(PretrainedModel):
 
 
 def _weights_or_ones(weights: flow.Tensor | None, like: flow.Tensor) -> flow.Tensor:
-    """`weights` [B], or ones for each row of `like` [B, ...]."""
+    """`weights` as [B], or ones if there are none; `like` [B, ...] gives size and type."""
     return flow.ones_like(like[:, 0]) if weights is None else weights.reshape(-1)

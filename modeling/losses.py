@@ -1,8 +1,8 @@
-"""The losses and accuracies of BERT's objectives, each over items that carry a weight.
+"""Weighted losses and accuracies of BERT's objectives.
 
-An item's weight is 0 where it only fills up a batch. With `reduction="mean"` the sum of weighted losses is divided by
-the weights' sum. With `"sum"` it is not: whoever splits one batch over micro-batches or ranks divides the weights by
-their sum over the whole batch beforehand, and the parts then add up to the whole batch's mean.
+Items that only pad a batch have weight 0. With `reduction="mean"`, the weighted sum is divided by the sum of the
+weights. With `"sum"` it is not. A caller that splits a batch into micro-batches or over ranks uses "sum" and divides
+the weights by their sum over the whole batch first, so that the partial sums add up to the mean of the whole batch.
 
 Shapes: `K` items, `C` classes.
 """
@@ -13,18 +13,18 @@ import oneflow as flow
 
 
 def cross_entropy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
-    """Weighted softmax cross entropy, a scalar; logits [K, C], labels [K] below C, weights [K]."""
+    """Weighted softmax cross entropy, a scalar; logits [K, C], labels int [K] below C, weights float [K]."""
     item_losses = flow._C.sparse_softmax_cross_entropy(logits, labels)  # [K]
     return reduce(item_losses, weights, reduction)
 
 
 def accuracy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
-    """Weighted share of items whose largest logit is the label's, a scalar; shapes as in `cross_entropy`."""
+    """Weighted share of items whose label has the largest logit, a scalar; shapes as in `cross_entropy`."""
     correct = flow.argmax(logits, dim=-1).to(labels.dtype) == labels  # [K]
     return reduce(correct.to(weights.dtype), weights, reduction)
 
 
 def reduce(items: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
-    """The weighted sum of `items` [K]; with `"mean"` divided by the weights' sum (0 where all weights are 0)."""
+    """The weighted sum of `items` [K]; with "mean" their weighted mean, which is 0 if all weights are 0."""
     total = (items * weights).sum()
     return total if reduction == "sum" else total / (weights.sum() + 1e-12)

@@ -1,6 +1,7 @@
-"""The few operations that the encoder is made of, each in the one form that is fast on the device at hand.
+"""The operations of the encoder, each in the form that is fastest on the current device.
 
-On CUDA, and on a CPU with our kernels, that is OneFlow's fused ops; on stock CPU kernels it is what composes cheaply.
+CUDA and this project's CPU kernels have OneFlow's fused ops. OneFlow's stock CPU kernels do not, so there each
+operation is composed of ops that are cheap on them.
 
 Shapes: `R` rows, `H` features of a row, `B` batch, `N` heads, `S` sequence.
 """
@@ -11,11 +12,11 @@ import oneflow as flow
 import oneflow.nn.functional as F
 
 import kernels
-from modeling import dropout as sites
 from modeling.dropout import dropout
+from modeling.dropout import generator as dropout_generator
 from modeling.layout import full_like
 
-# The score of a position not to be attended to, as Google's.
+# The attention score of padding, as in Google's code.
 MASKED_SCORE = -10000.0
 
 
@@ -23,7 +24,7 @@ def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: floa
     """Layer normalization (Ba et al. 2016) over the last axis; x [R, H], weight and bias [H]."""
     if _fused(x):
         return flow._C.layer_norm_affine(x, weight, bias, begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
-    # Stock CPU kernels broadcast a column some 30 times slower than a row: row means are matrix products here.
+    # Stock CPU kernels broadcast a column about 30 times slower than a row, so row means are matrix products.
     width = x.shape[1]
     average, spread = full_like(x, (width, 1), 1.0 / width), full_like(x, (1, width), 1.0)
     centered = x - flow.matmul(flow.matmul(x, average), spread)  # [R, H]
@@ -32,36 +33,36 @@ def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: floa
 
 
 def linear(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
-    """x weightᵀ + bias; x [R, I], weight [H, I], bias [H] or none -> [R, H]."""
+    """x weightᵀ + bias; x [R, I], weight [H, I], bias [H] or None -> [R, H]."""
     product = flow._C.matmul(x, weight, transpose_b=True)
     return product if bias is None else flow._C.bias_add(product, bias, axis=1)
 
 
 def bias_gelu(x: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
-    """GELU (Hendrycks & Gimpel 2016, the erf form) of x + bias; x [R, H], bias [H] or none."""
+    """GELU (Hendrycks & Gimpel 2016, the erf form) of x + bias; x [R, H], bias [H] or None."""
     if bias is None:
         return F.gelu(x)
     return flow._C.fused_bias_add_gelu(x, bias, axis=1) if _fused(x) else F.gelu(x + bias)
 
 
 def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor | None, residual: flow.Tensor, rate: float) -> flow.Tensor:
-    """residual + dropout(x + bias); x and residual [R, H], bias [H] or none."""
+    """residual + dropout(x + bias); x and residual [R, H], bias [H] or None."""
     if bias is None:
         return residual + dropout(x, rate)
     if rate and _fused(x):
-        return residual + flow._C.fused_bias_add_dropout(x, bias, p=rate, axis=1, generator=sites.generator(x))
+        return residual + flow._C.fused_bias_add_dropout(x, bias, p=rate, axis=1, generator=dropout_generator(x))
     return residual + dropout(flow._C.bias_add(x, bias, axis=1), rate)
 
 
 def attention_probs(scores: flow.Tensor, keep: flow.Tensor, scale: float, rate: float) -> flow.Tensor:
-    """dropout(softmax(scores * scale)) over the positions to attend to; scores [B, N, S, S], keep bool [B, 1, 1, S]."""
+    """dropout(softmax(scores * scale)) over the positions in `keep`; scores [B, N, S, S], keep bool [B, 1, 1, S]."""
     if not _fused(scores):
         mask = (1.0 - keep.to(scores.dtype)) * MASKED_SCORE
         return dropout(flow.softmax(scores * scale + mask, dim=-1), rate)
     if not rate:
         return flow._C.fused_scale_mask_softmax(scores, keep, fill_value=MASKED_SCORE, scale=scale)
     return flow._C.fused_scale_mask_softmax_dropout(
-        scores, keep, fill_value=MASKED_SCORE, scale=scale, p=rate, generator=sites.generator(scores)
+        scores, keep, fill_value=MASKED_SCORE, scale=scale, p=rate, generator=dropout_generator(scores)
     )[0]
 
 

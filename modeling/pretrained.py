@@ -30,7 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
     "tokenizer_config.json",
 )
 ENCODER = "bert."
-# In Hugging Face's files, and held elsewhere or computed here.
+# Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
@@ -48,15 +48,15 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
-        """The model in a directory.
+        """Reads the model in a directory.
 
         Args:
             directory: holds `config.json` and `model.safetensors`.
-            config: used in place of the directory's, for example with other dropout rates.
+            config: replaces the directory's, for example with other dropout rates.
 
         Raises:
-            UserError: a file is missing or damaged, or an encoder tensor is missing or of another shape. A head that
-                the directory does not hold starts afresh, with a warning.
+            UserError: a file is missing or damaged, or an encoder tensor is missing or has another shape. A head that
+                the directory does not hold is initialized, with a warning.
         """
         directory = Path(directory)
         model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
@@ -64,50 +64,59 @@ class PretrainedModel(nn.Module):
         return model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
-        """Copies arrays into the parameters of the same names; returns the names that start afresh, all of a head.
+        """Copies arrays into the parameters of the same names.
 
         Args:
-            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are left alone.
+            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are ignored.
             source: where they come from, for messages.
 
+        Returns:
+            The parameters of heads that are not among the arrays and keep their initial values.
+
         Raises:
-            UserError: a tensor has another shape than the model's, or one of the encoder's is missing.
+            UserError: a tensor's shape is not the model's, or an encoder tensor is missing.
         """
         parameters = dict(self.named_parameters())
         if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
         fresh = sorted(set(parameters) - set(arrays))
-        # Not the pooler: Hugging Face's models for questions and for masks have none.
+        # The pooler may be missing: Hugging Face's models for questions and for masked words have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
-            raise UserError(f"{source} lacks {len(encoder)} tensors of the encoder, first {encoder[0]}.")
+            raise UserError(
+                f"{source} lacks {len(encoder)} encoder tensors, first {encoder[0]}: check that it contains a BERT "
+                "encoder and that its config.json describes these weights."
+            )
         for name in sorted(set(parameters) & set(arrays)):
             if tuple(parameters[name].shape) != arrays[name].shape:
                 raise UserError(
-                    f"{source}: {name} has shape {list(arrays[name].shape)}, the model {list(parameters[name].shape)}."
+                    f"{source}: {name} has shape {list(arrays[name].shape)}, but the model's configuration needs "
+                    f"{list(parameters[name].shape)}."
                 )
         for name in set(parameters) & set(arrays):
             array = np.ascontiguousarray(arrays[name], dtype=np.float32)
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} gives no {heads}: it starts afresh.")
+            warn(f"{source} holds no {heads}: it is initialized at random.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """{parameter name: a copy of its values}, whole tensors on every rank."""
+        """{parameter name: a copy of its values}; every rank gets whole tensors."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def checksum(self) -> int:
-        """A number that tells weights apart; for local parameters."""
+        """The CRC-32 of all parameters, which must be local tensors."""
         checksum = 0
         for parameter in self.parameters():
             checksum = zlib.crc32(parameter.detach().numpy().tobytes(), checksum)
         return checksum
 
     def checkpoint_activations(self) -> None:
-        """From now on the encoder's layers keep their inputs alone in training, and are computed again for their
-        backward pass (Chen et al. 2016): less memory for more time, in eager mode; the same losses and gradients."""
+        """Makes the encoder's layers keep only their inputs in training and recompute the rest in the backward pass.
+
+        Saves memory and costs time; losses and gradients stay the same (Chen et al. 2016). Only works in eager mode.
+        """
         for module in self.modules():
             if hasattr(module, "checkpoints_activations"):
                 module.checkpoints_activations = True
@@ -137,7 +146,7 @@ class PretrainedModel(nn.Module):
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file that Hugging Face transformers reads; raises OSError where the disk is full."""
+    """Writes a safetensors file that Hugging Face transformers reads; raises OSError if the disk is full."""
     try:
         save_file(arrays, str(path), metadata={"format": "pt"})
     except SafetensorError as error:
@@ -153,5 +162,5 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again.") from None
+        raise UserError(f"{path} is not a complete safetensors file ({error}): copy it again.") from None
     return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}

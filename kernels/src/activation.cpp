@@ -1,4 +1,4 @@
-// GELU in its exact form x Φ(x) (Hendrycks & Gimpel 2016), alone and with the bias of the linear layer before it.
+// GELU in its exact form x Φ(x) (Hendrycks & Gimpel 2016), alone and fused with the preceding bias.
 #include "bias.h"
 #include "kernel.h"
 #include "rows.h"

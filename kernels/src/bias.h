@@ -1,4 +1,4 @@
-// Rows of a tensor `a` beside the bias that the op adds along its attribute `axis`.
+// Iteration over the rows of a tensor `a` and the bias that an op adds to it along its attribute `axis`.
 #pragma once
 #include <type_traits>
 
@@ -6,8 +6,8 @@
 
 namespace kernels {
 
-// Runs `body(begin, size, bias, step)` in parallel over rows: element begin + i of `a` meets bias[i * step]. The step
-// is a constant, 1 where the bias runs along the last axis and 0 where a whole row shares one value.
+// Runs `body(begin, size, bias, step)` in parallel over rows: bias[i * step] belongs to element begin + i of `a`. The
+// step is a compile-time constant, 1 if the bias runs along the last axis and 0 if all of a row shares one value.
 template <class Body>
 void for_each_biased_row(Context* ctx, const float* bias, Body body) {
   const std::vector<int64_t> sizes = dims(ctx, "a");

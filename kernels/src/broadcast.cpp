@@ -1,15 +1,15 @@
-// Sums, products and their like of two tensors whose axes are equal, or of size 1 and repeated.
+// Elementwise +, -, * and / of two tensors with broadcasting.
 #include "kernel.h"
 
 namespace kernels {
 namespace {
 
-// One axis of the result, with how far each operand moves along it (0 where it repeats).
+// One axis of the result, and the stride of each operand along it (0 if it is broadcast).
 struct Axis {
   int64_t size, x_step, y_step;
 };
 
-// The result's axes, neighbours joined where both operands run through them in one go.
+// The axes of the result, with adjacent axes merged where both operands are contiguous across them.
 std::vector<Axis> joined_axes(const std::vector<int64_t>& x, const std::vector<int64_t>& y,
                               const std::vector<int64_t>& z) {
   std::vector<Axis> axes;  // last first

@@ -1,11 +1,11 @@
-// Softmax and cross entropy with class numbers as labels; scores [rows, classes].
+// Softmax cross entropy with integer labels; scores [rows, classes].
 #include "kernel.h"
 #include "rows.h"
 
 namespace kernels {
 namespace {
 
-// out = log(sum(e^score)) - score[label], prob = softmax(score). A label outside the classes costs nothing.
+// out = log(sum(e^score)) - score[label], prob = softmax(score). A label outside [0, classes) has loss 0.
 template <class Label>
 void cross_entropy(Context* ctx) {
   const int64_t rows = count(ctx, "label"), classes = rows ? count(ctx, "prediction") / rows : 0;

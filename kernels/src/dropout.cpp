@@ -1,12 +1,12 @@
 // Dropout whose masks are a function of (run seed, step, layer, run of the layer within the step, element), by the
 // counter-based generator Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011). So a
-// resumed run draws what an undisturbed one draws, and ranks draw their parts of one whole.
+// resumed run draws the masks of an uninterrupted one, and each rank draws its part of the masks of the whole batch.
 //
-// The layer is the low half of `random_mask_like`'s seed attribute, which is the seed of the generator given to the
-// functions that use it, in eager and in a graph alike. Which run of the layer it is, a graph counts; in eager mode it is
-// the attribute's high half, so that a layer which is run again for its backward pass draws its mask again. For the plain
-// `dropout` op, which carries none, the layer is the op's name (a graph's ops have names of their own; eager's share one
-// and are told apart by their order within the step).
+// "Layer" means one dropout call of the model. Its number is the low half of `random_mask_like`'s attribute `seed`,
+// which is the seed of the generator that the caller passes, in both modes. A graph counts the runs of a layer itself.
+// In eager mode the run is the high half of the attribute, so that a layer recomputed for its backward pass draws the
+// same mask again. The plain `dropout` op has no such attribute: its layer is a hash of the op's name, which is unique
+// in a graph. Eager ops share one name, and their order within the step distinguishes them.
 #include <array>
 #include <mutex>
 #include <unordered_map>
@@ -55,7 +55,7 @@ uint64_t mix(uint64_t key, uint64_t number) {
   return z ^ (z >> 31);
 }
 
-// What Python sets between steps, and how often each layer whose runs are counted has run since.
+// Set by Python at the beginning of a step; `runs` counts the runs of each layer since then.
 struct {
   std::mutex mutex;
   uint64_t seed = 0, step = 0;
@@ -92,11 +92,11 @@ void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, u
   }
 }
 
-// Known when a graph is built; in eager mode the op is handed the framework's own state instead.
+// Created when a graph is compiled. In eager mode the kernel receives a state of OneFlow's own instead.
 class DropoutState final : public user_op::OpKernelState {
  public:
   DropoutState(user_op::KernelInitContext* ctx, const char* output) : layer(14695981039346656037ull) {
-    for (const char letter : ctx->op_name()) {  // FNV-1a, which no library version changes
+    for (const char letter : ctx->op_name()) {  // FNV-1a; std::hash may change between library versions
       layer = (layer ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
     }
     whole = ctx->parallel_ctx().parallel_num() > 1;
@@ -106,11 +106,11 @@ class DropoutState final : public user_op::OpKernelState {
     }
   }
   uint64_t layer;      // a hash of the op's name
-  bool whole = false;  // the tensor is shared out by the framework, and `begin` is this rank's first element
+  bool whole = false;  // the tensor is a global one, and `begin` is this rank's first element
   int64_t begin = 0;
 };
 
-// Without a framework that shares the tensor out, every rank holds an equal part of the batch.
+// Without a global tensor, every rank holds an equal part of the batch.
 int64_t first_element(const DropoutState* state, const Stream& stream, int64_t size) {
   return state && state->whole ? state->begin : stream.rank * size;
 }

@@ -1,4 +1,4 @@
-// Rows looked up by index (gather), and its gradient: rows added up by index (unsorted segment sum).
+// Embedding lookup (gather) and its gradient (unsorted segment sum).
 #include <omp.h>
 
 #include "kernel.h"
@@ -6,7 +6,7 @@
 namespace kernels {
 namespace {
 
-// A tensor seen as [outer, rows, inner] around the op's `axis`.
+// A tensor viewed as [outer, rows, inner], with `rows` being the op's `axis`.
 struct View {
   int64_t outer, rows, inner;
 };
@@ -16,7 +16,7 @@ View view_of(Context* ctx, const char* name) {
   return {product(sizes, 0, axis), sizes[axis], product(sizes, axis + 1, sizes.size())};
 }
 
-// The first index that this rank holds, where the table is split over ranks.
+// The first index of this rank's part of the table, if the table is split over ranks.
 class FirstIndex final : public user_op::OpKernelState {
  public:
   explicit FirstIndex(int64_t value) : value(value) {}
@@ -34,7 +34,7 @@ void gather(Context* ctx, int64_t first) {
   for (int64_t i = 0; i < table.outer * picks; ++i) {
     const int64_t row = static_cast<int64_t>(indices[i % picks]) - first;
     float* target = to + i * table.inner;
-    if (row < 0 || row >= table.rows) {  // another rank's, or no row at all
+    if (row < 0 || row >= table.rows) {  // on another rank, or out of range
       std::fill_n(target, table.inner, 0.f);
     } else {
       std::memcpy(target, from + (i / picks * table.rows + row) * table.inner, 4 * table.inner);
@@ -42,7 +42,7 @@ void gather(Context* ctx, int64_t first) {
   }
 }
 
-// Threads share out the table's columns, so that no two add to one element and the order of the sums is fixed.
+// Each thread sums its own columns of the table, so that there are no races and the order of the sums is fixed.
 template <class Index>
 void segment_sum(Context* ctx, int64_t first) {
   const View table = view_of(ctx, "out");

@@ -13,7 +13,7 @@ namespace kernels {
 namespace {
 
 struct Packed {
-  dnnl_memory_desc_t from = nullptr, layout = nullptr;  // a square matrix may be asked for as it is and transposed
+  dnnl_memory_desc_t from = nullptr, layout = nullptr;  // `from` tells a square matrix from its transpose
   void* data = nullptr;
 
   Packed(const_dnnl_memory_desc_t stored, const_dnnl_memory_desc_t wanted) {
@@ -21,7 +21,7 @@ struct Packed {
     onednn::check(dnnl_memory_desc_clone(&layout, wanted), "layout");
     const size_t bytes = (dnnl_memory_desc_get_size(layout) + 63) / 64 * 64;
     data = std::aligned_alloc(64, bytes);
-    CHECK(data != nullptr) << ": no memory for " << bytes << " bytes of packed weights";
+    CHECK(data != nullptr) << ": out of memory: cannot allocate " << bytes << " bytes for packed weights";
   }
   Packed(Packed&& other)
       : from(std::exchange(other.from, nullptr)),
@@ -36,7 +36,7 @@ struct Packed {
 
 struct Weights {
   int holders = 0;
-  std::vector<Packed> packed;  // one or two layouts: it depends a little on the rows of the other operand
+  std::vector<Packed> packed;  // one or two layouts, since the best one depends on the rows of the other operand
 };
 
 std::mutex mutex;
@@ -67,7 +67,7 @@ const void* packed(const float* weights, const_dnnl_memory_desc_t stored, const_
 
 }  // namespace kernels
 
-// From now on until as many releases, nobody writes to the matrix at this address.
+// Promises that the matrix at this address is not modified until it has been released as often as it was held.
 EXPORTED void kernels_hold_weights(const float* weights) {
   std::lock_guard<std::mutex> lock(kernels::mutex);
   kernels::held[weights].holders += 1;

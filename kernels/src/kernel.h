@@ -1,5 +1,5 @@
-// What every kernel here is written with: a kernel is a function of the compute context, registered by one line under
-// the name of OneFlow's own op, above the stock kernel. float32 on the CPU throughout.
+// Shared by all kernels. A kernel is a function of OneFlow's compute context. One line registers it for an op of
+// OneFlow, with a higher priority than the stock kernel. All kernels are for float32 on the CPU.
 #pragma once
 #include <immintrin.h>  // before OneFlow's headers, whose half.hpp needs it
 
@@ -13,7 +13,7 @@
 
 #include "oneflow/core/framework/framework.h"
 
-// A function that Python calls through ctypes.
+// Marks a function that Python calls through ctypes.
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 namespace kernels {
@@ -23,7 +23,7 @@ using oneflow::DeviceType;
 using Context = oneflow::user_op::KernelComputeContext;
 namespace user_op = oneflow::user_op;
 
-// Around each kernel: while the profiler is on, its time goes to the op's total.
+// Adds the time of its scope to the op's total while the profiler is on.
 class ProfileScope {
  public:
   explicit ProfileScope(const std::string& op);
@@ -46,7 +46,7 @@ inline const float* in(Context* ctx, const char* name, int index = 0) { return t
 inline const float* in_or_null(Context* ctx, const char* name) {
   return ctx->has_input(name, 0) ? in(ctx, name) : nullptr;
 }
-// Booleans, one a byte, in the form that compilers vectorize.
+// Booleans as bytes, which compilers vectorize.
 inline const uint8_t* mask_of(Context* ctx, const char* name) {
   return reinterpret_cast<const uint8_t*>(tensor(ctx, name)->dptr<bool>());
 }
@@ -62,14 +62,14 @@ inline int64_t product(const std::vector<int64_t>& sizes, size_t begin, size_t e
   return result;
 }
 
-// Runs `body(begin, end)` over [0, size) in parallel, in blocks that do not depend on the number of threads.
+// Runs `body(begin, end)` over [0, size) in parallel. The blocks do not depend on the number of threads.
 constexpr int64_t kBlock = 8192;
 template <class Body>
 void for_each_block(int64_t size, Body body) {
 #pragma omp parallel for schedule(static)
   for (int64_t begin = 0; begin < size; begin += kBlock) { body(begin, std::min(size, begin + kBlock)); }
 }
-// The sum of what `body(begin, end)` returns, added in order.
+// The sum of the results of `body(begin, end)`, added in order of the blocks.
 template <class Body>
 double sum_over_blocks(int64_t size, Body body) {
   std::vector<double> sums((size + kBlock - 1) / kBlock);
@@ -79,7 +79,7 @@ double sum_over_blocks(int64_t size, Body body) {
   return total;
 }
 
-// Where this rank's part of a tensor begins along its split axis: 0 when the tensor is whole on every rank.
+// Where this rank's part of a tensor begins along `axis`; 0 if the tensor is not split along it.
 template <class InitContext>
 int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
   const int64_t ranks = ctx->parallel_ctx().parallel_num();
@@ -91,7 +91,7 @@ int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
   }
   const int64_t size = ctx->LogicalTensorDesc4ArgNameAndIndex(name, 0)->shape().At(axis);
   const int64_t rank = ctx->parallel_ctx().parallel_id();
-  return rank * (size / ranks) + std::min(rank, size % ranks);  // the first size % ranks parts hold one more
+  return rank * (size / ranks) + std::min(rank, size % ranks);  // the first size % ranks parts are longer by one
 }
 
 template <void (*function)(Context*)>
@@ -108,7 +108,7 @@ inline auto float_cpu(const char* argument) {
   return user_op::HobDeviceType() == DeviceType::kCPU && user_op::HobDataType(argument, 0) == DataType::kFloat;
 }
 
-// Lets the graph compiler give `output` the memory of `input` where nobody else reads that.
+// Lets the graph compiler reuse the memory of `input` for `output` if no other op reads `input`.
 inline user_op::InplaceProposalFn may_overwrite(const char* output, const char* input) {
   return [output, input](const user_op::InferContext&, user_op::AddInplaceArgPair add) -> oneflow::Maybe<void> {
     JUST(add(output, 0, input, 0, true));
@@ -125,8 +125,8 @@ user_op::OpKernelRegistry register_as(const char* op) {
 
 }  // namespace kernels
 
-// REGISTER_CLASS(op, Class) for kernels with a state, REGISTER(op, function) for all others; both are followed by
-// .SetIsMatchedHob(...), mostly of float_cpu("argument").
+// Use REGISTER_CLASS(op, Class) for kernels with a state and REGISTER(op, function) for all others, followed by
+// .SetIsMatchedHob(...), usually with float_cpu("argument").
 #define REGISTER_CLASS(op, ...)                                                                        \
   static ::oneflow::user_op::UserOpRegisterTrigger<::oneflow::user_op::OpKernelRegistry> OF_PP_CAT( \
       registered_, __COUNTER__) = ::kernels::register_as<__VA_ARGS__>(op)

@@ -30,7 +30,7 @@ dnnl_primitive_desc_t describe_forward(Shape shape, float epsilon, unsigned flag
   return desc;
 }
 
-// OneFlow keeps 1 / sqrt(variance + epsilon) for the backward pass where oneDNN keeps the variance.
+// For the backward pass, OneFlow keeps 1 / sqrt(variance + epsilon), while oneDNN outputs the variance.
 void layer_norm(Context* ctx) {
   const Shape shape = shape_of(ctx, "x", "mean");
   const float epsilon = ctx->Attr<double>("epsilon");
@@ -48,8 +48,8 @@ void layer_norm(Context* ctx) {
   for (int64_t row = 0; row < shape.rows; ++row) { inv_variance[row] = 1.f / std::sqrt(inv_variance[row] + epsilon); }
 }
 
-// dx = inv * (g - mean(g) - xhat * mean(g * xhat)) with g = dy * gamma, xhat = (x - mean) * inv. oneDNN wants the
-// variance, which epsilon swallows where a row is constant; hence from inv_variance and by hand.
+// dx = inv * (g - mean(g) - xhat * mean(g * xhat)) with g = dy * gamma, xhat = (x - mean) * inv. oneDNN's version needs
+// the variance, which cannot be recovered from inv_variance when epsilon dominates it, as in a constant row.
 void layer_norm_grad(Context* ctx) {
   const Shape shape = shape_of(ctx, "dy", "mean");
   const int64_t columns = shape.columns;

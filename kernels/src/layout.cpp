@@ -1,11 +1,11 @@
-// Copies that change the order of a tensor's elements: heads of attention split and merged, slices, expansions.
+// Copies that rearrange elements: splitting and merging attention heads, slices, expanded tensors.
 #include "kernel.h"
 
 namespace kernels {
 namespace {
 
-// from (sizes, strides in elements, 0 where elements repeat) -> to, row-major in the same sizes. oneDNN's reorder
-// refuses repeated and interleaved rows; rows of a head's width are copied as fast by hand.
+// Copies `from`, with strides in elements (0 for a broadcast axis), to `to`, which is row-major. oneDNN's reorder
+// refuses broadcast and interleaved rows, and is no faster for rows as wide as an attention head.
 void copy_strided(const float* from, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                   float* to) {
   if (sizes.empty()) {
@@ -40,7 +40,7 @@ void to_contiguous(Context* ctx) {
   copy_strided(in(ctx, "in"), dims(ctx, "in"), {strides.begin(), strides.end()}, out(ctx, "out"));
 }
 
-// The same elements in another shape: eager gradients copy them, compiled jobs share the memory.
+// Gradients in eager mode copy the elements; compiled jobs share the memory.
 void reshape(Context* ctx) {
   const float* from = in(ctx, "in");
   float* to = out(ctx, "out");

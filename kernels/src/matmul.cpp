@@ -7,7 +7,7 @@
 namespace kernels {
 namespace {
 
-struct Matrix {  // sizes and strides [..., rows, columns]
+struct Matrix {  // dims and strides are those of [..., rows, columns]
   const float* data;
   std::vector<int64_t> dims, strides;
 
@@ -23,15 +23,14 @@ Matrix row_major(const float* data, std::vector<int64_t> sizes) {
   return {data, std::move(sizes), std::move(strides)};
 }
 
-// The same matrix with leading axes of size 1, up to `rank` axes.
+// Adds leading axes of size 1 until there are `rank` axes.
 void pad_rank(Matrix& matrix, size_t rank) {
   const size_t missing = rank - matrix.dims.size();
   matrix.dims.insert(matrix.dims.begin(), missing, 1);
   matrix.strides.insert(matrix.strides.begin(), missing, product(matrix.dims, 0, matrix.dims.size()));
 }
 
-// The matrix's numbers rounded to the nearest bf16, ties to even, in the same order. (oneDNN's reorder does the same at
-// a third of the speed.)
+// The elements rounded to the nearest bf16, ties to even, in the same order. (oneDNN's reorder is three times slower.)
 const void* to_bf16(const Matrix& matrix, Scratch slot) {
   const int64_t size = product(matrix.dims, 0, matrix.dims.size());
   auto* converted = static_cast<uint16_t*>(scratch(slot, 2 * size));
@@ -63,9 +62,9 @@ dnnl_primitive_desc_t describe(const_dnnl_memory_desc_t a, const_dnnl_memory_des
   return desc;
 }
 
-// oneDNN's matmul reads b where it lies: a row length of 4096 bytes' multiples (BERT's intermediate size) then puts a
-// whole column into few sets of the caches, and large products take twice their time. Its BLAS copies both operands into
-// panels first, which pays from about this many multiplications on, whatever the row length.
+// oneDNN's matmul reads b in place. If the row length is a multiple of 4096 bytes, as with BERT's intermediate size, a
+// column maps to few cache sets, and large products take twice as long. oneDNN's sgemm copies both operands into panels
+// first, which pays off from about this many multiplications on, for any row length.
 constexpr int64_t kLarge = 700'000'000;
 
 bool is_large_float_product(const Matrix& a, const Matrix& b) {
@@ -73,7 +72,7 @@ bool is_large_float_product(const Matrix& a, const Matrix& b) {
   return !onednn::bf16() && rank == 2 && a.dims[0] * a.dims[1] * b.dims[1] >= kLarge;
 }
 
-// The same for two matrices, each stored row by row or, transposed, column by column.
+// `multiply` by sgemm, for two matrices that are each row-major or transposed.
 void multiply_packed(const Matrix& a, const Matrix& b, float* result, double alpha, const float* addend) {
   const int64_t rows = a.dims[0], inner = a.dims[1], columns = b.dims[1];
   const auto order = [](const Matrix& matrix) { return matrix.strides[1] == 1 ? 'N' : 'T'; };
@@ -87,7 +86,7 @@ void multiply_packed(const Matrix& a, const Matrix& b, float* result, double alp
 // out = alpha * a b (+ addend); a [..., M, K], b [..., K, N], out [..., M, N] row-major; batch axes of size 1 broadcast.
 void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector<int64_t>& out_dims, double alpha,
               const float* addend) {
-  if (a.dims.back() == 0) {  // an empty sum
+  if (a.dims.back() == 0) {  // a sum over nothing
     const int64_t size = product(out_dims, 0, out_dims.size());
     if (addend) {
       std::memcpy(result, addend, 4 * size);
@@ -97,7 +96,7 @@ void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector
     return;
   }
   if (is_large_float_product(a, b)) { return multiply_packed(a, b, result, alpha, addend); }
-  const bool bf16 = onednn::bf16(), held = bf16 && is_held(b.data);  // packing fp32 gains nothing
+  const bool bf16 = onednn::bf16(), held = bf16 && is_held(b.data);  // packing float32 weights gains nothing
   int64_t alpha_bits;
   std::memcpy(&alpha_bits, &alpha, sizeof(alpha));
   onednn::Key key = {onednn::kMatmul, bf16,       held, addend != nullptr,
@@ -126,13 +125,13 @@ void multiply(const Matrix& a, const Matrix& b, float* result, const std::vector
   }
 }
 
-// matmul, batch_matmul, broadcast_matmul: a and b of any rank of 2 and more, transposed as the attributes say.
+// matmul, batch_matmul and broadcast_matmul: a and b have 2 or more axes and are transposed if the attributes say so.
 void matmul(Context* ctx) {
   Matrix a = row_major(in(ctx, "a"), dims(ctx, "a"));
   Matrix b = row_major(in(ctx, "b"), dims(ctx, "b"));
   std::vector<int64_t> out_dims = dims(ctx, "out");
   const bool transpose_a = ctx->Attr<bool>("transpose_a");
-  if (b.dims.size() == 2 && !transpose_a) {  // every row of a meets the same b: one flat product
+  if (b.dims.size() == 2 && !transpose_a) {  // all rows of a are multiplied by the same b: one 2-D product
     const int64_t rows = product(a.dims, 0, a.dims.size() - 1);
     a = row_major(a.data, {rows, a.dims.back()});
     out_dims = {rows, out_dims.back()};
@@ -144,7 +143,7 @@ void matmul(Context* ctx) {
   multiply(a, b, out(ctx, "out"), out_dims, ctx->Attr<double>("alpha"), in_or_null(ctx, "_add_to_output"));
 }
 
-// The gradient of a 2-D b that met every batch: a [..., M, K], b [..., M, N] -> out [K, N], summed over the batch.
+// The gradient of a 2-D b broadcast over a batch: a [..., M, K], b [..., M, N] -> out [K, N], summed over the batch.
 void broadcast_matmul_grad_b(Context* ctx) {
   const auto flat = [&](const char* name) {
     const std::vector<int64_t> sizes = dims(ctx, name);

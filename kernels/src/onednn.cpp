@@ -8,7 +8,7 @@ namespace kernels {
 namespace onednn {
 namespace {
 
-constexpr size_t kMaxPrimitives = 1024;  // a run meets a few dozen shapes; this only bounds a program of many
+constexpr size_t kMaxPrimitives = 1024;  // a run has a few dozen shapes; this limits memory if there are many more
 bool use_bf16 = false;
 
 dnnl_stream_t stream() {
@@ -29,7 +29,7 @@ std::vector<int64_t> row_major(const std::vector<int64_t>& dims) {
 }  // namespace
 
 void check(dnnl_status_t status, const char* what) {
-  CHECK(status == dnnl_success) << ": oneDNN answers " << static_cast<int>(status) << " to " << what;
+  CHECK(status == dnnl_success) << ": oneDNN failed with status " << static_cast<int>(status) << " (" << what << ")";
 }
 
 dnnl_engine_t engine() {

@@ -1,5 +1,5 @@
-// oneDNN through its C API (liboneflow exports C++ wrappers of its own, older oneDNN). Primitives are made once for
-// each shape and kept.
+// oneDNN through its C API, since liboneflow exports the C++ API of an older oneDNN. A primitive is created once per
+// shape and cached.
 #pragma once
 #include <dnnl.h>
 
@@ -16,12 +16,12 @@ namespace onednn {
 void check(dnnl_status_t status, const char* what);
 dnnl_engine_t engine();
 
-// A tensor's layout: sizes and strides in elements. Without strides: row-major.
+// A tensor's layout: sizes and strides in elements; row-major if no strides are given.
 class Layout {
  public:
   Layout(std::vector<int64_t> dims, std::vector<int64_t> strides, dnnl_data_type_t type = dnnl_f32);
   explicit Layout(std::vector<int64_t> dims, dnnl_data_type_t type = dnnl_f32);
-  // Sizes alone: the primitive chooses the order that suits it best.
+  // Only sizes: the primitive chooses the layout.
   static Layout any(std::vector<int64_t> dims, dnnl_data_type_t type);
   Layout(Layout&& other) : desc_(std::exchange(other.desc_, nullptr)) {}
   Layout(const Layout&) = delete;
@@ -36,12 +36,12 @@ class Layout {
 // A compiled oneDNN primitive, with one memory object per argument.
 class Primitive {
  public:
-  explicit Primitive(dnnl_primitive_desc_t desc);  // takes the description over
+  explicit Primitive(dnnl_primitive_desc_t desc);  // takes ownership of desc
   Primitive(const Primitive&) = delete;
   ~Primitive();
   // Arguments are pairs of oneDNN's DNNL_ARG_* and the data.
   void run(std::initializer_list<std::pair<int, const void*>> arguments);
-  // How it wants an argument laid out.
+  // The layout that the primitive expects of an argument.
   const_dnnl_memory_desc_t layout(int argument) const;
 
  private:
@@ -52,10 +52,10 @@ class Primitive {
 };
 
 using Key = std::vector<int64_t>;
-// What `make` described under this key on this thread; `make` runs only the first time.
+// The primitive cached under this key on this thread; `make` describes it the first time.
 Primitive& cached(Key key, const std::function<dnnl_primitive_desc_t()>& make);
 
-// Attributes every primitive here has: scratch memory comes from us.
+// Attributes of every primitive here: the caller provides the scratch memory.
 class Attributes {
  public:
   Attributes();
@@ -67,7 +67,7 @@ class Attributes {
   dnnl_primitive_attr_t attributes_ = nullptr;
 };
 
-bool bf16();  // matrix products take bf16 operands (and give float32)
+bool bf16();  // whether matrix products convert their operands to bf16
 void set_bf16(bool on);
 
 // First number of each primitive's key.

@@ -1,5 +1,5 @@
-// One parameter's update by Adam (Kingma & Ba 2015, with decoupled decay as Loshchilov & Hutter 2019) and by LAMB (You
-// et al. 2020, as TensorFlow Addons computes it; OneFlow's stock LAMB leaves decay out of the update's norm).
+// The update of one parameter by Adam (Kingma & Ba 2015, with the decoupled weight decay of Loshchilov & Hutter 2019)
+// and by LAMB (You et al. 2020, as in TensorFlow Addons; OneFlow's stock LAMB omits decay from the update's norm).
 #include "kernel.h"
 #include "rows.h"
 
@@ -38,7 +38,7 @@ struct Update {
     return ctx->has_input("skip_if", 0) && *tensor(ctx, "skip_if")->dptr<int64_t>() != 0;
   }
 
-  // Moves both moments of element i.
+  // Updates both moments of element i.
   inline void move_moments(int64_t i) const {
     const float w = model[i];
     const float g = gradient[i] * scale + l1 * ((w >= 0.f) - (w <= 0.f)) + l2 * w;
@@ -77,7 +77,7 @@ void adam_update(Context* ctx) {
   });
 }
 
-// u = adam's step + decay * w; w -= rate * |w| / |u| * u. A parameter without decay keeps a ratio of 1.
+// u = Adam's step + decay * w; w -= rate * |w| / |u| * u. Without weight decay the trust ratio |w| / |u| is 1.
 void lamb_update(Context* ctx) {
   if (Update::skipped(ctx)) { return; }
   const Update u(ctx);
@@ -106,7 +106,7 @@ void lamb_update(Context* ctx) {
   });
 }
 
-// Without the half-precision copy of the model that only CUDA keeps.
+// Matches unless the op also updates a half-precision copy of the model, which only CUDA uses.
 auto updates() {
   return float_cpu("model") && user_op::HobDataType("model_diff", 0) == DataType::kFloat
          && user_op::HobInputSize("model_copy") == 0;

@@ -1,4 +1,4 @@
-// Sums: over axes of one tensor (bias gradients among them), of several tensors, and of powers for gradient norms.
+// Sums over axes of a tensor (for example bias gradients), of several tensors, and of powers for gradient norms.
 #include <atomic>
 
 #include "kernel.h"
@@ -8,18 +8,18 @@
 namespace kernels {
 namespace {
 
-std::atomic<double> last_power_sum{-1};  // none yet
+std::atomic<double> last_power_sum{-1};  // -1: not computed yet
 
 void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vector<int32_t>& axes, float* y) {
-  std::vector<int64_t> kept = sizes;  // the result's sizes, summed axes having size 1
+  std::vector<int64_t> kept = sizes;  // sizes of the result, with 1 for the summed axes
   for (int64_t axis : axes) { kept[axis < 0 ? axis + static_cast<int64_t>(sizes.size()) : axis] = 1; }
-  size_t leading = 0;  // how many of the first axes are summed
+  size_t leading = 0;  // the number of leading axes that are summed
   while (leading < sizes.size() && kept[leading] == 1) { ++leading; }
   const int64_t rows = product(sizes, 0, leading), columns = product(sizes, leading, sizes.size());
   const int64_t result = product(kept, 0, kept.size());
   if (result == 1) {
     *y = sum_over_blocks(rows * columns, [=](int64_t begin, int64_t end) { return row_sum(x + begin, end - begin); });
-  } else if (result == columns) {  // as a bias's gradient: whole rows are added up
+  } else if (result == columns) {  // a sum of rows, as in a bias gradient
     sum_rows(rows, columns, y, [=](int64_t row, float* sums) {
 #pragma omp simd
       for (int64_t c = 0; c < columns; ++c) { sums[c] += x[row * columns + c]; }
@@ -85,7 +85,7 @@ void sqrt_square_sum(Context* ctx) {
   *out(ctx, "y") = static_cast<float>(std::sqrt(square_sum(in(ctx, "x"), count(ctx, "x"))));
 }
 
-// The sum over all inputs of |x|^p: the global gradient norm before its root.
+// The sum of |x|^p over all inputs: the global gradient norm before the root.
 void multi_reduce_sum_pow_abs(Context* ctx) {
   const float power = ctx->Attr<float>("p");
   double total = 0;
@@ -123,5 +123,5 @@ REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
 }  // namespace
 }  // namespace kernels
 
-// The last gradient norm before its root, which a compiled job computes where Python does not see it; -1: none yet.
+// The squared gradient norm of the last step of a compiled job, which Python cannot read otherwise; -1: none yet.
 EXPORTED double kernels_last_power_sum() { return kernels::last_power_sum.load(); }

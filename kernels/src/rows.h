@@ -1,4 +1,4 @@
-// Loops shared by the families: columns summed over rows, and exp, Φ and their like in a form compilers vectorize.
+// Row loops shared by several kernels, and functions such as exp and Φ that compilers can vectorize.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@ namespace kernels {
 
 inline float power_of_2(int32_t exponent) { return __builtin_bit_cast(float, (exponent + 127) << 23); }
 
-// e^x to 2 units in the last place; 0 below the smallest normal number.
+// e^x with an error of at most 2 units in the last place; 0 if the result is below the smallest normal number.
 inline float fast_exp(float x) {
   constexpr float kLog2E = 1.44269504f, kRound = 12582912.f;       // adding 1.5 * 2^23 rounds to an integer
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
@@ -27,14 +27,14 @@ inline float fast_exp(float x) {
   p = p * r + .5f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  // 2^power in two factors, as 2^128 has no float
+  // 2^power as two factors, because 2^128 is not a float
   const int32_t half = static_cast<int32_t>(power) >> 1, rest = static_cast<int32_t>(power) - half;
   const float result = p * power_of_2(half) * power_of_2(rest);
   return x < -87.33f ? 0.f : result;
 }
 
-// Φ(x), the normal distribution function, and e^(-x²/2), which its derivative is made of. Φ(-z) e^(z²/2) is a
-// polynomial in 1 / (1 + .23 z), fitted to 5e-8 of its value for z in [0, 14].
+// Φ(x), the normal distribution function, and e^(-x²/2), which is proportional to its derivative. Φ(-z) e^(z²/2) is
+// approximated by a polynomial in 1 / (1 + .23 z) with a relative error of 5e-8 for z in [0, 14].
 struct Normal {
   float distribution, bell;
 };
@@ -56,7 +56,7 @@ inline Normal normal(float x) {
 }
 
 inline float row_max(const float* x, int64_t size) {
-  constexpr int kLanes = 16;  // compared side by side, as compilers do not reorder comparisons of floats themselves
+  constexpr int kLanes = 16;  // independent maxima, because compilers do not reorder float comparisons
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
   int64_t i = 0;
@@ -68,7 +68,7 @@ inline float row_max(const float* x, int64_t size) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// Over a row, or a block of a longer sum: its terms are added as floats, side by side.
+// The float32 sum of a row or of a block of a longer sum, in an order that the compiler chooses.
 inline float row_sum(const float* x, int64_t size) {
   float sum = 0.f;
 #pragma omp simd reduction(+ : sum)
@@ -82,7 +82,7 @@ inline float row_dot(const float* x, const float* y, int64_t size) {
   return sum;
 }
 
-// y = e^(x - shift), and its sum; y may be x.
+// y = e^(x - shift); returns the sum of y. y may be x.
 inline float row_exp_sum(const float* x, float shift, float* y, int64_t size) {
   float sum = 0.f;
 #pragma omp simd reduction(+ : sum)
@@ -93,8 +93,8 @@ inline float row_exp_sum(const float* x, float shift, float* y, int64_t size) {
   return sum;
 }
 
-// Sums over rows of values that `add_row(row, sums)` adds to `width` running sums. Rows go into blocks that do not
-// depend on the number of threads, and so do the sums' last bits.
+// Sums over rows: `add_row(row, sums)` adds one row's values to `width` running sums. The blocks of rows do not depend
+// on the number of threads, and so neither does rounding.
 template <class AddRow>
 void sum_rows(int64_t rows, int64_t width, float* sums, AddRow add_row) {
   constexpr int64_t kMaxBlocks = 16, kMinRows = 8;

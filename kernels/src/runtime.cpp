@@ -1,4 +1,4 @@
-// The plug-in's own state: scratch memory, the profiler, and the functions Python calls through ctypes.
+// State of the plug-in: scratch memory and the profiler; functions that Python calls through ctypes.
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -9,7 +9,7 @@
 namespace kernels {
 namespace {
 
-constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr size_t kAlignment = 64;  // bytes of a cache line and of the widest vector
 
 struct Block {
   void* memory = nullptr;
@@ -33,7 +33,7 @@ void* scratch(Scratch slot, size_t bytes) {
     std::free(block.memory);
     block.bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     block.memory = std::aligned_alloc(kAlignment, block.bytes);
-    CHECK(block.memory != nullptr) << ": no memory for " << block.bytes << " bytes of a kernel's scratch space";
+    CHECK(block.memory != nullptr) << ": out of memory: cannot allocate " << block.bytes << " bytes of scratch space";
   }
   return block.memory;
 }
@@ -53,7 +53,7 @@ ProfileScope::~ProfileScope() {
 
 }  // namespace kernels
 
-// The version of the oneDNN that answers, as major * 100 + minor.
+// The version of the loaded oneDNN, as major * 100 + minor.
 EXPORTED int kernels_onednn_version() {
   const dnnl_version_t* version = dnnl_version();
   return version->major * 100 + version->minor;
@@ -67,7 +67,7 @@ EXPORTED void kernels_set_profiling(int on) {
   kernels::profiling = on != 0;
 }
 
-// Calls `report(op, calls, nanoseconds)` for each op seen since the profiler was switched on.
+// Calls `report(op, calls, nanoseconds)` for each op that has run since the profiler was switched on.
 EXPORTED void kernels_read_profile(void (*report)(const char* op, int64_t calls, int64_t nanoseconds)) {
   std::lock_guard<std::mutex> lock(kernels::profile_mutex);
   for (const auto& [op, time] : kernels::profile) { report(op.c_str(), time.calls, time.nanoseconds); }

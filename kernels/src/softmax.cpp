@@ -1,4 +1,4 @@
-// Softmax over the last axis, alone and as attention needs it: scaled, masked, and followed by dropout.
+// Softmax over the last axis, alone and fused with attention's scaling, mask and dropout.
 #include "kernel.h"
 #include "rows.h"
 
@@ -46,7 +46,7 @@ void softmax_grad(Context* ctx) {
   }
 }
 
-// The mask of a row of scores; the mask's axes equal the scores' or have size 1, and broadcast.
+// The attention mask, which is broadcast to the shape of the scores.
 class Mask {
  public:
   Mask(Context* ctx, const char* scores)
@@ -67,7 +67,7 @@ class Mask {
     }
     return data_ + offset;
   }
-  int64_t step() const { return strides_.back(); }  // 0: one value for the whole row
+  int64_t step() const { return strides_.back(); }  // 0: one value for all of a row
 
  private:
   const uint8_t* data_;
@@ -89,7 +89,7 @@ inline void masked_row(const float* x, const uint8_t* mask, int64_t step, float 
   }
 }
 
-// Both forward ops: softmax_y = softmax(mask ? x * scale : fill), y = dropout(softmax_y) unless `dropout_mask` is null.
+// softmax_y = softmax(mask ? x * scale : fill); y = dropout(softmax_y) unless `dropout_mask` is null.
 void masked_softmax(Context* ctx, float* softmax_y, const uint8_t* dropout_mask, float dropout_scale, float* y) {
   const Shape shape = shape_of(ctx, "x");
   const Mask mask(ctx, "x");

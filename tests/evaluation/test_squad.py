@@ -1,4 +1,4 @@
-"""Scores against an independent version of the two official scripts, written from their rules."""
+"""Scores against an independent implementation of the rules of the two official scripts."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def answers(articles, seed=1):
     rng = np.random.default_rng(seed)
     ids = [qa["id"] for a in articles for p in a["paragraphs"] for qa in p["qas"]]
     rng.shuffle(ids)
-    # Rounded, so that several share a threshold.
+    # Rounded, so that several questions share a threshold.
     return {i: str(rng.choice(PHRASES)) for i in ids}, {i: round(float(rng.random()), 1) for i in ids}
 
 
@@ -135,7 +135,7 @@ def official_v2(articles, predictions, na_probs=None, threshold=1.0, images=Fals
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_v1_is_official_to_the_last_digit(seed):
+def test_v1_scores_equal_the_official_ones_in_every_digit(seed):
     articles = dataset(False, seed)
     predictions, _ = answers(articles, seed + 100)
     assert evaluate(articles, predictions) == official_v1(articles, predictions)
@@ -145,7 +145,7 @@ def test_v1_is_official_to_the_last_digit(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_v2_is_official_to_the_last_digit(seed, tmp_path):
+def test_v2_scores_equal_the_official_ones_in_every_digit(seed, tmp_path):
     articles = dataset(True, seed)
     predictions, na_probs = answers(articles, seed + 100)
     assert evaluate(articles, predictions) == official_v2(articles, predictions)
@@ -172,7 +172,7 @@ def test_a_v2_question_without_a_prediction_scores_0():
     assert result["exact"] == pytest.approx(100 * 51 / 53) and result["total"] == 53
 
 
-def test_normalized_as_officially():
+def test_answers_are_normalized_as_in_the_official_scripts():
     for text in (*PHRASES, "A\u00a0THE\tan", "theatre an-d", "İ ß the—a", "a_the_b"):
         assert normalize_answer(text) == official_normalized(text)
 
@@ -187,7 +187,7 @@ def score(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_prints_the_official_json_only(tmp_path):
+def test_the_command_prints_only_the_official_json(tmp_path):
     articles = dataset(True)
     predictions, na_probs = answers(articles)
     write(tmp_path, data={"version": "v2.0", "data": articles}, predictions=predictions, na=na_probs)
@@ -218,7 +218,7 @@ def test_the_command_prints_the_official_json_only(tmp_path):
         ({"data": {"rows": []}}, "'data'"),
     ],
 )
-def test_bad_files_are_one_sentence(tmp_path, contents, words):
+def test_bad_files_are_refused_in_one_sentence(tmp_path, contents, words):
     articles = dataset(False)
     write(tmp_path, **({"data": {"data": articles}, "predictions": answers(articles)[0]} | contents))
     done = score(str(tmp_path / "data.json"), str(tmp_path / "predictions.json"))
@@ -226,11 +226,13 @@ def test_bad_files_are_one_sentence(tmp_path, contents, words):
     assert done.stdout == "" and done.stderr.count("\n") == 1
 
 
-def test_probabilities_must_fit_the_questions(tmp_path):
+def test_probabilities_must_cover_the_questions_of_a_v2_data_set(tmp_path):
     articles = dataset(True)
     predictions, na_probs = answers(articles)
-    with pytest.raises(UserError, match="--na-prob-file has no number for question q4"):
+    with pytest.raises(UserError, match="--na-prob-file has no finite number for question q4"):
         evaluate(articles, predictions, na_probs={i: p for i, p in na_probs.items() if i != "q4"})
+    with pytest.raises(UserError, match="--na-prob-file has no finite number for question q4"):
+        evaluate(articles, predictions, na_probs=na_probs | {"q4": float("nan")})
     with pytest.raises(UserError, match=r"2\.0"):
         evaluate(dataset(False), predictions, na_probs=na_probs)
     write(tmp_path, broken={"data": articles})
@@ -239,16 +241,16 @@ def test_probabilities_must_fit_the_questions(tmp_path):
         read_squad_json(tmp_path / "broken.json")
 
 
-def test_missing_predictions_score_nothing_however_sure_no_answer_is(tmp_path):
+def test_a_missing_prediction_scores_0_whatever_its_no_answer_probability(tmp_path):
     articles = dataset(True)
     predictions, _ = answers(articles)
     unanswerable = next(q["id"] for q in questions(articles) if q["is_impossible"])
     del predictions[unanswerable]
-    sure = dict.fromkeys((q["id"] for q in questions(articles)), 0.0) | {unanswerable: 4.0}
-    assert evaluate(articles, predictions, na_probs=sure)["exact"] == evaluate(articles, predictions)["exact"]
+    na_probs = dict.fromkeys((q["id"] for q in questions(articles)), 0.0) | {unanswerable: 4.0}
+    assert evaluate(articles, predictions, na_probs=na_probs)["exact"] == evaluate(articles, predictions)["exact"]
 
 
-def test_answers_alone_can_be_scored(tmp_path):
+def test_data_sets_without_questions_and_contexts_can_be_scored(tmp_path):
     for version_2 in (False, True):
         articles = dataset(version_2)
         predictions, _ = answers(articles)
@@ -265,7 +267,7 @@ def test_answers_alone_can_be_scored(tmp_path):
         assert ("HasAns_exact" in done.stdout) == version_2 and done.returncode == 0
 
 
-def test_places_that_cannot_be_written_to_are_one_sentence(tmp_path):
+def test_unwritable_outputs_are_refused_without_a_traceback(tmp_path):
     articles = dataset(True)
     predictions, na_probs = answers(articles)
     write(tmp_path, data={"data": articles}, predictions=predictions, na_probs=na_probs)

@@ -1,4 +1,4 @@
-"""Decoding against an independent, loop by loop version of Google's write_predictions."""
+"""Decoding against an independent implementation of Google's write_predictions in plain loops."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def google_predictions(examples, features, start_logits, end_logits, flags, lowe
         ]
         predictions[example.qas_id] = nbest[0][0]
         if v2:
-            # Where nothing is left Google's code fails; here the answer is "no answer".
+            # Google's code fails if only "no answer" is left; here that is the answer.
             answer = next((n for n in nbest if n[0]), ("", 0.0, 0.0))
             odds[example.qas_id] = score_null - answer[1] - answer[2]
             unanswered = odds[example.qas_id] > flags.null_score_diff_threshold
@@ -144,10 +144,10 @@ def decode(files, flags, lower, v2, logits):
 @pytest.mark.parametrize("v2", [False, True])
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_answers_are_googles(files, v2, lower, seed):
+def test_answers_equal_googles(files, v2, lower, seed):
     rng = np.random.default_rng(seed)
 
-    def logits(count):  # rounded, so that there are ties; a few high ones
+    def logits(count):  # rounded, so that there are ties; a few are high
         scale = rng.choice([1, 6], (2, count, S), p=[0.8, 0.2])
         return np.round(rng.normal(size=(2, count, S)) * scale * 2) / 2
 
@@ -159,8 +159,8 @@ def test_answers_are_googles(files, v2, lower, seed):
     assert list(mine.predictions) == list(predictions)
 
 
-def test_without_a_candidate_nothing_is_answered(files):
-    def null_first(count):  # the best start and end of every window are [CLS]
+def test_without_candidates_there_is_no_answer(files):
+    def null_first(count):  # the best start and end of every window are at [CLS]
         logits = np.zeros((2, count, S), np.float32)
         logits[:, :, 0] = 3
         return logits
@@ -173,7 +173,7 @@ def test_without_a_candidate_nothing_is_answered(files):
     assert mine.null_odds == {}
 
 
-def test_diverged_logits_are_named(files):
+def test_logits_that_are_not_finite_are_refused(files):
     with pytest.raises(UserError, match="not finite"):
         decode(files, DecodingFlags(), True, True, lambda n: np.full((2, n, S), np.nan, np.float32))
 
@@ -184,17 +184,17 @@ def test_diverged_logits_are_named(files):
         ("steve smith", "Steve Smith's", "Steve Smith"),
         ("1895", "(1895-1943).", "1895"),
         ("etienne", "«Étienne»", "Étienne"),
-        ("[UNK] smith", "Zoë Smith's", "Zoë Smith's"),  # not found: the whole words
-        ("said", "Étienne\u00a0said:", "Étienne\u00a0said:"),  # only blanks are left out: the lengths differ
+        ("[UNK] smith", "Zoë Smith's", "Zoë Smith's"),  # not found: whole words
+        ("said", "Étienne\u00a0said:", "Étienne\u00a0said:"),  # the tokenizer drops more than blanks: lengths differ
     ],
 )
-def test_final_text_is_the_original_text(files, pred_text, orig_text, answer):
+def test_predicted_text_is_mapped_to_original_text(files, pred_text, orig_text, answer):
     tok_text = " ".join(BasicTokenizer().tokenize(orig_text))
     assert get_final_text(pred_text, orig_text, tok_text)[0] == answer
     assert google_final_text(pred_text, orig_text, True) == answer
 
 
-def test_files_are_googles(files, tmp_path):
+def test_predictions_are_written_to_files_with_googles_names(files, tmp_path):
     rng = np.random.default_rng(5)
     mine, _ = decode(files, DecodingFlags(), True, True, lambda n: rng.normal(size=(2, n, S)).astype(np.float32))
     mine.write(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Dropout masks follow from the run's seed, the step, the place and the element, in both modes."""
+"""The kernels' dropout masks against a reference in Python, and eager mode against compiled jobs."""
 
 import ctypes
 
@@ -11,14 +11,14 @@ import kernels
 from kernels import plugin
 from modeling import dropout
 
-pytestmark = pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels, which are not loaded")
+pytestmark = pytest.mark.skipif(not kernels.is_loaded(), reason="needs this project's kernels, which are not loaded")
 
 ROWS, COLUMNS, RATE = 7, 37, 0.3
 MASK64 = 2**64 - 1
 
 
 def philox(key, counter):
-    """Philox4x32-10 (Salmon et al. 2011) of a 64-bit key and four 32-bit counters, by Python's integers."""
+    """Philox4x32-10 (Salmon et al. 2011) of a 64-bit key and four 32-bit counters, in Python integers."""
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     c = list(counter)
     for _ in range(10):
@@ -35,9 +35,9 @@ def mix(key, number):
     return z ^ (z >> 31)
 
 
-def expected_mask(seed, step, place, run, size, first=0):
+def expected_mask(seed, step, layer, run, size, first=0):
     """Element e is word (e % 64) // 16 of block 16 * (e // 64) + e % 16."""
-    key = mix(mix(seed, place), run)
+    key = mix(mix(seed, layer), run)
     kept = []
     for e in range(first, first + size):
         block = 16 * (e // 64) + e % 16
@@ -52,13 +52,13 @@ def begin(seed, step, rank=0):
 
 
 def drawn(rows=ROWS, columns=COLUMNS):
-    """Where the next application of dropout keeps ones."""
+    """Which elements the next dropout call keeps."""
     return dropout.dropout(flow.ones(rows, columns), RATE).numpy() > 0
 
 
 @pytest.mark.parametrize(
     ("key", "block", "step", "words"),
-    [  # the published known answers of Random123
+    [  # test vectors published with Random123
         (0, 0, 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
         (MASK64, MASK64, MASK64, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
         (
@@ -69,7 +69,7 @@ def drawn(rows=ROWS, columns=COLUMNS):
         ),
     ],
 )
-def test_known_answers(key, block, step, words):
+def test_philox_gives_the_published_test_vectors(key, block, step, words):
     four = (ctypes.c_uint32 * 4)()
     plugin.library().kernels_philox(key, block, step, four)
     assert list(four) == words
@@ -77,16 +77,16 @@ def test_known_answers(key, block, step, words):
     assert philox(key, counter) == words
 
 
-def test_masks_are_the_formula():
+def test_masks_follow_the_formula():
     begin(seed=5, step=3)
     first, second = drawn(), drawn()
-    np.testing.assert_array_equal(first.ravel(), expected_mask(5, 3, place=0, run=0, size=ROWS * COLUMNS))
-    np.testing.assert_array_equal(second.ravel(), expected_mask(5, 3, place=1, run=0, size=ROWS * COLUMNS))
+    np.testing.assert_array_equal(first.ravel(), expected_mask(5, 3, layer=0, run=0, size=ROWS * COLUMNS))
+    np.testing.assert_array_equal(second.ravel(), expected_mask(5, 3, layer=1, run=0, size=ROWS * COLUMNS))
     dropout.restart()  # the second micro-batch of the step
-    np.testing.assert_array_equal(drawn().ravel(), expected_mask(5, 3, place=0, run=1, size=ROWS * COLUMNS))
+    np.testing.assert_array_equal(drawn().ravel(), expected_mask(5, 3, layer=0, run=1, size=ROWS * COLUMNS))
 
 
-def test_ranks_draw_the_parts_of_one_whole():
+def test_ranks_draw_their_parts_of_the_whole_batchs_mask():
     begin(seed=5, step=3)
     whole = drawn(2 * ROWS)
     begin(seed=5, step=3, rank=0)
@@ -95,7 +95,7 @@ def test_ranks_draw_the_parts_of_one_whole():
     np.testing.assert_array_equal(np.concatenate([upper, drawn()]), whole)
 
 
-def test_seeds_steps_and_places_agree_by_chance_only():
+def test_masks_of_other_seeds_steps_and_layers_agree_only_by_chance():
     masks = []
     for seed in (1, 2):
         for step in (0, 1):
@@ -109,7 +109,7 @@ def test_seeds_steps_and_places_agree_by_chance_only():
 
 
 class Layers(nn.Module):
-    """Two places of dropout around a parameter, one of them over attention scores."""
+    """Two dropout calls behind a parameter, the second one fused with attention's softmax."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +128,7 @@ class Layers(nn.Module):
 class TrainGraph(nn.Graph):
     def __init__(self, model, accumulation):
         super().__init__()
-        model.weight.grad = None  # a graph cannot add to the gradient of another mode
+        model.weight.grad = None  # a graph cannot add to a gradient from eager mode
         self.model = model
         self.add_optimizer(flow.optim.SGD(model.parameters(), lr=0.0))
         if accumulation > 1:
@@ -141,7 +141,7 @@ class TrainGraph(nn.Graph):
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_both_modes_draw_the_same_and_resume(accumulation):
+def test_both_modes_and_a_resumed_job_draw_the_same_masks(accumulation):
     model = Layers()
     x = flow.tensor(np.random.default_rng(0).standard_normal((accumulation * ROWS, COLUMNS), np.float32))
     keep = flow.ones(accumulation, 1, 1, COLUMNS, dtype=flow.bool)

@@ -1,30 +1,19 @@
-"""Loading the kernels, doing without them, and what they report of themselves."""
-
-import os
-import subprocess
-import sys
+"""Loading the kernels, and running without them."""
 
 import numpy as np
 import oneflow as flow
 import pytest
 
 import kernels
-from kernels import build
+from kernels import build, plugin
+from tests.programs import run_python
 
-ours = pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels, which are not loaded")
-
-
-def python(code, **environment):
-    """What a program prints in a process of its own; its exit code must be 0."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+ours = pytest.mark.skipif(not kernels.is_loaded(), reason="needs this project's kernels, which are not loaded")
+LOAD = "import kernels; kernels.configure(); print(kernels.load().loaded); print(kernels.load().reason)"
 
 
 @ours
-def test_avx2_is_chosen_at_load_and_right():
+def test_a_limit_on_the_instruction_set_selects_the_avx2_build_which_agrees_with_numpy():
     code = """
 import kernels
 kernels.configure()
@@ -32,7 +21,7 @@ print(kernels.load().isa, kernels.set_bf16(True))
 from kernels import check
 print(max(check.largest_error(name, *shape) for name in check.CASES for shape in [(7, 37), (33, 64)]))
 """
-    isa, bf16, error = python(code, ONEDNN_MAX_CPU_ISA="AVX2").split()
+    isa, bf16, error = run_python(code, ONEDNN_MAX_CPU_ISA="AVX2").split()
     assert (isa, bf16) == ("avx2", "False")
     assert float(error) < 1e-5
 
@@ -60,30 +49,85 @@ for _ in range(12):
 
 
 @ours
-def test_training_is_the_same_on_stock_kernels():
-    with_ours = python(TRAIN).split()
-    without = python(TRAIN, ONEDNN_MAX_CPU_ISA="SSE41").split()
+def test_training_has_the_same_losses_on_stock_kernels():
+    with_ours = run_python(TRAIN).split()
+    without = run_python(TRAIN, ONEDNN_MAX_CPU_ISA="SSE41").split()
     assert (with_ours[0], without[0]) == ("True", "False")
     np.testing.assert_allclose(np.float64(with_ours[1:]), np.float64(without[1:]), rtol=1e-4)
 
 
-def test_absent_kernels_say_why_in_one_line():
-    code = "import kernels; kernels.configure(); print(kernels.set_bf16(True)); print(kernels.load().reason)"
-    answers, reason = python(code, ONEDNN_MAX_CPU_ISA="SSE41").splitlines()
-    assert answers == "False"
-    assert "AVX2" in reason
-    switched_off = code.replace("configure()", "configure(enabled=False)")
-    assert "switched off" in python(switched_off).splitlines()[1]
+def test_one_line_says_why_the_kernels_are_not_loaded():
+    loaded, reason = run_python(LOAD, ONEDNN_MAX_CPU_ISA="SSE41").splitlines()
+    assert loaded == "False"
+    assert reason.startswith("stock CPU kernels") and "AVX2" in reason
+    assert "switched off" in run_python(LOAD.replace("configure()", "configure(enabled=False)")).splitlines()[1]
 
 
-def test_settings_respect_what_is_exported():
-    code = "import kernels; print(kernels.configure()['OMP_NUM_THREADS'])"
-    assert python(code, OMP_NUM_THREADS="3").strip() == "3"
-    assert python(code.replace("configure()", "configure(5)")).strip() == "5"
-    launched = {"LOCAL_RANK": "0", "WORLD_SIZE": "1000", "OMP_NUM_THREADS": "1"}
-    assert python(code, **launched).strip() == "1"
-    late = code.replace("import kernels", "import oneflow, kernels")  # changes nothing any more, and says so
-    assert python(late.replace("configure()", "configure(5)"), OMP_NUM_THREADS="3").strip() == "3"
+@pytest.mark.parametrize(
+    ("module", "name", "value", "words"),
+    [
+        (plugin.platform, "machine", lambda: "aarch64", "need x86-64, and this is aarch64"),
+        (plugin, "_cpu_features", lambda: {"avx", "sse4_1"}, "need a CPU with AVX2"),
+        (build, "oneflow_version", lambda: "0.8.0", "need OneFlow 0.9.0"),
+        (build, "is_current", lambda: False, "not built"),
+    ],
+)
+def test_every_obstacle_is_named(monkeypatch, module, name, value, words):
+    monkeypatch.setattr(plugin, "_cpu_features", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(build, "is_current", lambda: True)
+    monkeypatch.setattr(module, name, value)
+    status = plugin.load.__wrapped__()
+    assert not status.loaded
+    assert words in status.reason
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        (None, {"avx2", "avx512", "bf16"}),
+        ("SSE41", set()),
+        ("AVX2", {"avx2"}),
+        ("avx512_core", {"avx2", "avx512"}),
+        ("AVX512_CORE_AMX", {"avx2", "avx512", "bf16"}),
+        ("unknown", {"avx2", "avx512", "bf16"}),
+    ],
+)
+def test_onednns_limit_applies_to_the_kernels(monkeypatch, limit, allowed):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert {isa for isa in ("avx2", "avx512", "bf16") if plugin._allowed(isa)} == allowed
+
+
+@ours
+def test_the_gradient_norm_of_a_compiled_job_can_be_read():
+    class Train(flow.nn.Graph):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+            groups = [{"params": list(model.parameters()), "lr": 0.1, "clip_grad_max_norm": 1.0}]
+            groups[0]["clip_grad_norm_type"] = 2.0
+            self.add_optimizer(flow.optim.SGD(groups, lr=0.1))
+
+        def build(self, x):
+            loss = self.model(x).sum()
+            loss.backward()
+            return loss
+
+    model, x = flow.nn.Linear(5, 3), np.random.default_rng(0).standard_normal((7, 5), np.float32)
+    Train(model)(flow.tensor(x)).numpy()
+    gradient = np.concatenate([np.tile(x.sum(0), 3), np.full(3, 7)])  # of the weight and of the bias
+    assert kernels.last_gradient_norm() == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+
+
+def test_without_kernels_there_is_nothing_to_hold_or_read(monkeypatch):
+    monkeypatch.setattr(plugin, "is_loaded", lambda: False)
+    assert kernels.last_gradient_norm() is None
+    kernels.hold_weights([flow.ones(7, 5)])()
+    kernels.begin_dropout_step(1, 0, 0)
+    with kernels.profile() as report:
+        pass
+    assert report.ops == {} and report.wall_seconds > 0
 
 
 JOBS = """
@@ -109,29 +153,6 @@ finally:
 
 
 @ours
-def test_jobs_may_end_before_their_beginning_is_noted():
-    """Left alone, OneFlow ends this program by a signal, or hangs, within some hundred jobs."""
-    python(JOBS)
-
-
-@ours
-def test_profile_counts_ops():
-    with kernels.profile() as report:
-        for _ in range(3):
-            flow._C.matmul(flow.ones(5, 7), flow.ones(7, 3))
-    calls, seconds = report.ops["matmul"]
-    assert calls == 3 and 0 < seconds <= report.wall_seconds
-    assert "matmul" in report.table() and "everything else" in report.table()
-    with kernels.profile() as report:
-        pass
-    assert report.ops == {}
-
-
-def test_build_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(build, "fingerprint", lambda sanitize=False: "another source")
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(build.BuildError, match="install g"):
-        build.build()
-    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
-    with pytest.raises(build.BuildError, match="aarch64"):
-        build.build()
+def test_jobs_may_end_before_oneflow_has_queued_them():
+    """Without kernels/src/preload, this program crashes or hangs within a few hundred jobs."""
+    run_python(JOBS)

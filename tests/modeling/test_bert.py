@@ -1,62 +1,110 @@
-"""Shapes, first weights, masks, and model directories."""
+"""The encoder against a plain numpy implementation, in all its variants; its initial weights."""
 
 import dataclasses
-import json
+import math
 
 import numpy as np
 import oneflow as flow
 import pytest
 from scipy import stats
 
-from configs.model import BertConfig, ModelFlags
-from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
-from utils.errors import UserError
+from modeling import BertForPreTraining, BertModel
+from modeling.bert import sinusoids
 
-B, S, P, H, V = 2, 7, 3, 15, 37
-
-
-def tensors(rng):
-    return {
-        "input_ids": flow.tensor(rng.integers(0, V, (B, S)), dtype=flow.int32),
-        "input_mask": flow.tensor(np.arange(S) < np.array([[S], [4]]), dtype=flow.int32),
-        "segment_ids": flow.tensor(rng.integers(0, 2, (B, S)), dtype=flow.int32),
-    }
+B, S, H, N, V = 3, 7, 15, 5, 37
+MINIMAL = {"norm": "pre", "final_norm": True, "linear_bias": False, "position_embeddings": "sinusoidal"}
+VARIANTS = [{}, {"norm": "pre"}, {"embedding_norm": False, "final_norm": True}, {"linear_bias": False}, MINIMAL]
 
 
 @pytest.fixture
 def batch():
-    return tensors(np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    return {
+        "input_ids": flow.tensor(rng.integers(0, V, (B, S)), dtype=flow.int32),
+        "input_mask": flow.tensor(np.arange(S) < np.array([[S], [4], [5]]), dtype=flow.int32),
+        "segment_ids": flow.tensor(rng.integers(0, 2, (B, S)), dtype=flow.int32),
+    }
 
 
-def test_outputs_with_and_without_positions(tiny_config, batch):
-    model = BertForPreTraining(tiny_config).eval()
-    everywhere = model(**batch)
-    assert set(everywhere) == {"sequence_output", "pooled_output", "prediction_scores", "seq_relationship_score"}
-    assert tuple(everywhere["sequence_output"].shape) == (B, S, H)
-    assert tuple(everywhere["pooled_output"].shape) == (B, H)
-    assert tuple(everywhere["prediction_scores"].shape) == (B, S, V)
-    assert tuple(everywhere["seq_relationship_score"].shape) == (B, 2)
-    positions = np.array([[0, 2, 5], [3, 3, 1]], np.int32)
-    some = model(**batch, masked_lm_positions=flow.tensor(positions))["prediction_scores"].numpy()
-    expected = np.take_along_axis(everywhere["prediction_scores"].numpy(), positions[:, :, None], axis=1)
-    np.testing.assert_allclose(some, expected, rtol=1e-5, atol=1e-6)
+def randomize_vectors(model):
+    """Replace the initial 0s and 1s of biases and LayerNorms by random values, so that each of them matters."""
+    rng = np.random.default_rng(1)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            values = rng.normal(float(name.endswith("LayerNorm.weight")), 0.3, tuple(parameter.shape))
+            parameter.data.copy_(flow.tensor(values.astype(np.float32)))
+    return model
 
 
-def test_positional_arguments_in_googles_order(tiny_config, batch):
+def numpy_encoder(arrays, config, input_ids, input_mask, segment_ids):
+    """`sequence_output` [B, S, H] in float64."""
+
+    def norm(x, name):
+        if f"{name}.weight" not in arrays:
+            return x
+        centered = x - x.mean(-1, keepdims=True)
+        scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-12)
+        return scaled * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ arrays[f"{name}.weight"].T + arrays.get(f"{name}.bias", 0)
+
+    def attention(x, name):
+        query, key, value = (
+            linear(x, f"{name}.{part}").reshape(B, S, N, H // N).transpose(0, 2, 1, 3)
+            for part in ("query", "key", "value")
+        )  # [B, N, S, D]
+        scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(H // N)  # [B, N, S, S]
+        powers = np.exp(scores) * input_mask[:, None, None, :]
+        return (powers / powers.sum(-1, keepdims=True) @ value).transpose(0, 2, 1, 3).reshape(B, S, H)
+
+    def gelu(x):
+        return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+    words, positions, segments = (
+        arrays[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+    )
+    x = norm(words[input_ids] + positions[:S] + segments[segment_ids], "embeddings.LayerNorm")
+    pre = config.norm == "pre"
+    for i in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{i}"
+        first, second = f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"
+        attended = attention(norm(x, first) if pre else x, f"{layer}.attention.self")
+        x = x + linear(attended, f"{layer}.attention.output.dense")
+        x = x if pre else norm(x, first)
+        expanded = gelu(linear(norm(x, second) if pre else x, f"{layer}.intermediate.dense"))
+        x = x + linear(expanded, f"{layer}.output.dense")
+        x = x if pre else norm(x, second)
+    return norm(x, "encoder.LayerNorm")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(variant) or "bert")
+def test_every_variant_equals_a_numpy_encoder(tiny_config, batch, variant):
+    config = dataclasses.replace(tiny_config, **variant)
+    model = randomize_vectors(BertModel(config, seed=2)).eval()
+    arrays = {name: array.astype(np.float64) for name, array in model.to_arrays().items()}
+    outputs = model(**batch)
+    expected = numpy_encoder(arrays, config, **{name: tensor.numpy() for name, tensor in batch.items()})
+    np.testing.assert_allclose(outputs["sequence_output"].numpy(), expected, atol=2e-5)
+    pooled = np.tanh(expected[:, 0] @ arrays["pooler.dense.weight"].T + arrays.get("pooler.dense.bias", 0))
+    np.testing.assert_allclose(outputs["pooled_output"].numpy(), pooled, atol=2e-5)
+
+
+def test_positional_arguments_come_in_googles_order(tiny_config, batch):
     model = BertModel(tiny_config).eval()
-    named = model(**batch)["pooled_output"].numpy()
-    placed = model(batch["input_ids"], batch["input_mask"], batch["segment_ids"])["pooled_output"].numpy()
-    np.testing.assert_array_equal(named, placed)
+    by_name = model(**batch)["pooled_output"].numpy()
+    by_position = model(batch["input_ids"], batch["input_mask"], batch["segment_ids"])["pooled_output"].numpy()
+    np.testing.assert_array_equal(by_name, by_position)
 
 
-def test_defaults_are_one_segment_without_padding(tiny_config, batch):
+def test_mask_and_segments_default_to_no_padding_and_one_segment(tiny_config, batch):
     model = BertModel(tiny_config).eval()
     ones, zeros = flow.ones(B, S, dtype=flow.int32), flow.zeros(B, S, dtype=flow.int32)
-    spelled_out = model(batch["input_ids"], ones, zeros)["sequence_output"].numpy()
-    np.testing.assert_allclose(model(batch["input_ids"])["sequence_output"].numpy(), spelled_out, atol=1e-6)
+    explicit = model(batch["input_ids"], ones, zeros)["sequence_output"].numpy()
+    np.testing.assert_allclose(model(batch["input_ids"])["sequence_output"].numpy(), explicit, atol=1e-6)
 
 
-def test_padding_is_not_attended_to(tiny_config, batch):
+def test_padding_does_not_change_the_tokens_outputs(tiny_config, batch):
     model = BertModel(tiny_config).eval()
     before = model(**batch)["sequence_output"].numpy()
     ids = batch["input_ids"].numpy().copy()
@@ -66,150 +114,49 @@ def test_padding_is_not_attended_to(tiny_config, batch):
     assert np.abs(after[1, 4:] - before[1, 4:]).max() > 1e-3
 
 
-def test_losses_by_hand(tiny_config, batch):
-    rng = np.random.default_rng(1)
-    labels, weights = rng.integers(0, V, (B, P)), np.array([[1, 1, 0], [1, 0, 0]], np.float32)
-    next_sentence = np.array([[1], [0]])
-    model = BertForPreTraining(tiny_config).eval()
-    outputs = model(
-        **batch,
-        masked_lm_positions=flow.tensor(rng.integers(0, S, (B, P)), dtype=flow.int32),
-        masked_lm_ids=flow.tensor(labels, dtype=flow.int32),
-        masked_lm_weights=flow.tensor(weights),
-        next_sentence_labels=flow.tensor(next_sentence, dtype=flow.int32),
-    )
-
-    def log_softmax(x):
-        return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
-
-    tokens = -np.take_along_axis(log_softmax(outputs["prediction_scores"].numpy()), labels[:, :, None], 2)[:, :, 0]
-    pairs = -np.take_along_axis(log_softmax(outputs["seq_relationship_score"].numpy()), next_sentence, 1)
-    mlm, nsp = (tokens * weights).sum() / weights.sum(), pairs.mean()
-    assert outputs["mlm_loss"].item() == pytest.approx(mlm, rel=1e-5)
-    assert outputs["nsp_loss"].item() == pytest.approx(nsp, rel=1e-5)
-    assert outputs["total_loss"].item() == pytest.approx(mlm + nsp, rel=1e-5)
-    right = (outputs["prediction_scores"].numpy().argmax(-1) == labels) * weights
-    assert outputs["mlm_accuracy"].item() == pytest.approx(right.sum() / weights.sum())
+def test_dropout_is_applied_in_training_only(tiny_config, batch):
+    config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    model, without = BertModel(config, seed=2), BertModel(tiny_config, seed=2)
+    expected = without.eval()(**batch)["sequence_output"].numpy()
+    np.testing.assert_array_equal(model.eval()(**batch)["sequence_output"].numpy(), expected)
+    assert np.abs(model.train()(**batch)["sequence_output"].numpy() - expected).max() > 0.1
 
 
-def test_first_weights_are_googles(tiny_config):
+def test_one_backward_pass_reaches_every_learned_parameter(tiny_config, batch):
+    model = BertForPreTraining(dataclasses.replace(tiny_config, **MINIMAL), seed=3)
+    labels = flow.tensor(np.array([[0], [1], [0]]))
+    outputs = model(**batch, masked_lm_ids=batch["input_ids"], next_sentence_labels=labels)
+    outputs["total_loss"].backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    without = [name for name, gradient in gradients.items() if gradient is None]
+    assert without == ["bert.embeddings.position_embeddings.weight"]
+    assert all(gradient.abs().max().item() > 0 for gradient in gradients.values() if gradient is not None)
+
+
+def test_sinusoids_follow_the_published_formula():
+    table = sinusoids(11, H, stddev=0.02) / (0.02 * math.sqrt(2))
+    assert table.shape == (11, H)
+    for i in range(H):
+        angles = np.arange(11) / 10000 ** (i // 2 * 2 / H)
+        np.testing.assert_allclose(table[:, i], np.cos(angles) if i % 2 else np.sin(angles), atol=1e-5)
+
+
+def test_initial_weights_have_googles_distribution(tiny_config):
     arrays = BertForPreTraining(dataclasses.replace(tiny_config, vocab_size=3000), seed=4).to_arrays()
     words = arrays["bert.embeddings.word_embeddings.weight"].ravel() / 0.02
     assert np.abs(words).max() <= 2
     assert stats.kstest(words, stats.truncnorm(-2, 2).cdf).pvalue > 1e-3
     for name, array in arrays.items():
         if name.endswith("LayerNorm.weight"):
-            assert (array == 1).all()
+            assert (array == 1).all(), name
         elif name.endswith("bias"):
-            assert (array == 0).all()
+            assert (array == 0).all(), name
         else:
             assert array.std() > 0.01, name
 
 
-def test_seeds_decide_the_first_weights(tiny_config):
+def test_the_seed_determines_the_initial_weights(tiny_config):
     first, same, other = (BertForPreTraining(tiny_config, seed=seed).to_arrays() for seed in (1, 1, 2))
     name = "cls.predictions.transform.dense.weight"
     np.testing.assert_array_equal(first[name], same[name])
     assert np.abs(first[name] - other[name]).max() > 0
-
-
-@pytest.mark.parametrize("kind", [BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification])
-def test_directories_hold_the_model(kind, tiny_config, tmp_path):
-    config = dataclasses.replace(tiny_config, num_labels=5)
-    model = kind(config, seed=3)
-    model.save_pretrained(tmp_path)
-    again = kind.from_pretrained(tmp_path)
-    expected_config = config if kind is BertForSequenceClassification else dataclasses.replace(config, num_labels=2)
-    assert again.config == expected_config
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [kind.__name__]
-    arrays = again.to_arrays()
-    for name, array in model.to_arrays().items():
-        np.testing.assert_array_equal(arrays[name], array)
-
-
-def test_a_new_head_starts_afresh_and_says_so(tiny_config, tmp_path, capsys):
-    pretrained = BertForPreTraining(tiny_config, seed=3)
-    pretrained.save_pretrained(tmp_path)
-    model = BertForQuestionAnswering.from_pretrained(tmp_path)
-    assert "qa_outputs: it starts afresh" in capsys.readouterr().err
-    name = "bert.encoder.layer.1.output.dense.weight"
-    np.testing.assert_array_equal(model.to_arrays()[name], pretrained.to_arrays()[name])
-
-
-def test_damage_is_named(tiny_config, tmp_path):
-    BertForPreTraining(tiny_config).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": V + 1}))
-    with pytest.raises(UserError, match=r"word_embeddings\.weight has shape \[37, 15\], the model \[38, 15\]"):
-        BertForPreTraining.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(UserError, match="lacks 16 tensors of the encoder"):
-        BertForPreTraining.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is not JSON"):
-        BertForPreTraining.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="nowhere"):
-        BertForPreTraining.from_pretrained(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({}, (24, 1024, 16, 4096)),
-        ({"model_size": "mini"}, (4, 256, 4, 1024)),
-        ({"num_hidden_layers": 12, "num_attention_heads": 12}, (12, 768, 12, 3072)),
-        ({"num_attention_heads": 3, "hidden_size_per_head": 5}, (24, 15, 3, 60)),
-        ({"model_size": "base", "num_hidden_layers": 5, "intermediate_size": 7}, (5, 768, 12, 7)),
-        ({"model_size": "tiny", "num_attention_heads": 4}, (2, 128, 4, 512)),
-    ],
-)
-def test_flags_make_the_model(flags, expected):
-    config = ModelFlags(**flags).bert_config()
-    shape = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
-    assert shape == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "layers", "hidden"),
-    [
-        ("tiny", 2, 128),
-        ("mini", 4, 256),
-        ("small", 4, 512),
-        ("medium", 8, 512),
-        ("base", 12, 768),
-        ("large", 24, 1024),
-    ],
-)
-def test_presets_are_googles(size, layers, hidden):
-    config = ModelFlags(model_size=size).bert_config()
-    assert (config.num_hidden_layers, config.hidden_size) == (layers, hidden)
-    assert (config.num_attention_heads, config.intermediate_size) == (hidden // 64, 4 * hidden)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"model_size": "mini", "num_attention_heads": 5}, "--num_attention_heads 5 must divide the hidden size 256"),
-        ({"num_hidden_layers": 0}, "--num_hidden_layers must be at least 1"),
-        ({"hidden_dropout_prob": 1.0}, "--hidden_dropout_prob must be at least 0 and below 1"),
-    ],
-)
-def test_impossible_models_are_named(flags, message):
-    with pytest.raises(UserError, match=message):
-        ModelFlags(**flags).bert_config()
-
-
-def test_flags_that_contradict_the_weights_are_named():
-    flags = ModelFlags(num_hidden_layers=3, init_checkpoint="there")
-    with pytest.raises(UserError, match="num_hidden_layers 3, but the weights to start from have 12"):
-        flags.bert_config(BertConfig())
-    assert ModelFlags(hidden_dropout_prob=0.3).bert_config(BertConfig()).hidden_dropout_prob == 0.3
-
-
-def test_operations_counted_by_hand():
-    config = BertConfig(vocab_size=37, hidden_size=6, num_hidden_layers=2, num_attention_heads=3, intermediate_size=10)
-    seq, predictions, hidden, inner = 5, 2, 6, 10
-    attention = 4 * seq * hidden * hidden + 2 * seq * seq * hidden  # multiplications: projections, scores and sums
-    layer = attention + 2 * seq * hidden * inner
-    head = predictions * (hidden * hidden + hidden * 37) + hidden * hidden
-    assert config.forward_flops(seq, predictions) == 2 * (2 * layer + head)

@@ -1,16 +1,11 @@
-"""A layer that is computed again for its backward pass drops what it dropped, in the same precision."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""A recomputed layer has the dropout masks and the precision of its first computation."""
 
 import oneflow as flow
 import pytest
 
 from modeling.checkpointing import checkpointed
+from tests.programs import run_python
 
-ROOT = Path(__file__).parents[2]
 REPEATED = """
 import kernels
 
@@ -36,28 +31,20 @@ for step in (4, 5):
         second = checkpointed(layer, first)
         second.sum().backward()
         print("".join(str(int(value)) for value in (first.numpy() > 0).ravel()))
-        # What comes out is 2 / 0.49 for each layer that kept an element, and so is its gradient.
+        # An element is (2 / 0.49)² if no dropout call dropped it and else 0, and its gradient is the same.
         np.testing.assert_allclose(x.grad.numpy(), second.numpy(), rtol=1e-5)
         assert 0.1 < (second.numpy() > 0).mean() < 0.4
 """
 
 
 @pytest.mark.parametrize("environment", [{}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}], ids=["own kernels", "stock kernels"])
-def test_a_layer_computed_again_draws_its_masks_again(environment):
-    run = subprocess.run(
-        [sys.executable, "-c", REPEATED],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert len(set(run.stdout.split())) == 4  # each step and forward pass has masks of its own
+def test_a_recomputed_layer_draws_the_same_masks(environment):
+    masks = run_python(REPEATED, **environment).split()
+    assert len(set(masks)) == 4  # each step and each forward pass has a mask of its own
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_layer_is_computed_again_in_the_same_precision(half):
+def test_a_recomputed_layer_runs_in_the_same_precision(half):
     found = []
 
     def layer(x):

@@ -41,7 +41,7 @@ def tensors(reference, names):
 
 
 def run(model, reference, names, mode):
-    """The model's outputs for the named inputs, in eager or from a bare `nn.Graph`."""
+    """The model's outputs for the named inputs, eager or from a plain `nn.Graph`."""
     if mode == "eager":
         return model(**dict(zip(names, tensors(reference, names), strict=True)))
     keys = []
@@ -67,19 +67,19 @@ def assert_close(actual, expected, message):
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_and_losses(name, mode):
+def test_outputs_and_losses_equal_hugging_faces(name, mode):
     model, reference, labels, outputs = load_case(name)
     model.eval()
     found = run(model, reference, INPUTS + labels, mode)
     for output in outputs:
         expected = reference[output]
-        if output == "prediction_scores":  # ours are [B, P, V] where positions are given
+        if output == "prediction_scores":  # ours are [B, P, V] if positions are given
             expected = np.take_along_axis(expected, reference["masked_lm_positions"][:, :, None], axis=1)
         assert_close(found[output], expected, output)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_all_positions_are_scored_without_masked_positions(mode):
+def test_without_masked_positions_all_positions_are_scored(mode):
     model, reference, _, _ = load_case("pretraining")
     model.eval()
     found = run(model, reference, INPUTS, mode)
@@ -87,7 +87,7 @@ def test_all_positions_are_scored_without_masked_positions(mode):
     assert "total_loss" not in found
 
 
-def test_hidden_state_of_every_layer():
+def test_hidden_states_of_every_layer_equal_hugging_faces():
     model, reference, _, _ = load_case("pretraining")
     model.eval()
     encoder, expected = model.bert, reference["hidden_states"]  # [layers + 1, B, S, H]
@@ -97,7 +97,7 @@ def test_hidden_state_of_every_layer():
         assert_close(encoder(*tensors(reference, INPUTS))["sequence_output"], expected[count], f"after {count} layers")
 
 
-def test_a_bare_encoder_reads_a_pretraining_directory():
+def test_an_encoder_loads_from_a_pretraining_directory():
     _, reference, _, _ = load_case("pretraining")
     with np.load(FIXTURES / "pretraining" / "reference.npz") as file:
         expected = file["hidden_states"][-1]
@@ -106,7 +106,7 @@ def test_a_bare_encoder_reads_a_pretraining_directory():
 
 
 def gradients(model, reference, names, mode):
-    """Gradient of the total loss by parameter name, in graph mode through an SGD step of size 1."""
+    """{parameter name: gradient of the total loss}; in graph mode from an SGD step with learning rate 1."""
     if mode == "eager":
         run(model, reference, names, "eager")["total_loss"].backward()
         return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
@@ -129,18 +129,18 @@ def gradients(model, reference, names, mode):
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("name", CASES)
-def test_gradients(name, mode):
+def test_gradients_equal_hugging_faces(name, mode):
     model, reference, labels, _ = load_case(name)
     model.train()  # the fixture's dropout rates are 0
     found = gradients(model, reference, INPUTS + labels, mode)
     expected = {key.removeprefix("grad:"): value for key, value in reference.items() if key.startswith("grad:")}
     assert len(expected) > 5
-    # PyTorch's embedding holds the padding token's row fixed (padding_idx); Google's code trains it, and so do we.
+    # PyTorch's embedding keeps the row of [PAD] fixed (padding_idx). Google's code trains it, and so do we.
     words = "bert.embeddings.word_embeddings.weight"
     if name != "pretraining" and words in found:
         found[words][0] = 0
     for parameter, gradient in expected.items():
         np.testing.assert_allclose(found[parameter], gradient, rtol=TOLERANCE, atol=TOLERANCE, err_msg=parameter)
-    if name == "pretraining":  # every parameter is reached
+    if name == "pretraining":  # the gradient reaches every parameter
         assert set(expected) == set(found)
         assert all(np.abs(gradient).max() > 0 for gradient in expected.values())

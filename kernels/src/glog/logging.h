@@ -1,5 +1,5 @@
-// Stands in for glog while OneFlow's headers are compiled: the wheel hides glog's symbols and ships only
-// part of its headers. A failed check prints its condition and aborts; ordinary messages are dropped.
+// Replaces glog when compiling OneFlow's headers, because the wheel hides glog's symbols and ships only part of its
+// headers. A failed check prints its condition and aborts. Other messages are dropped.
 #pragma once
 #include <cstdlib>
 #include <iostream>

@@ -1,11 +1,11 @@
-// Mends how OneFlow 0.9.0 keeps count of compiled jobs. Loaded before OneFlow, so that its calls come here first: each
-// function below has the name of one of the framework's own, which it calls in turn.
+// Fixes two defects in how OneFlow 0.9.0 counts running compiled jobs. This library is loaded before OneFlow and
+// defines functions with the names of OneFlow's own, so that OneFlow calls these, which call the originals.
 //
-// 1. The scheduler starts a job first and notes in a queue that it did afterwards. A job that is over before that, which
-//    takes one of microseconds or a crowded machine, took its note from an empty queue: the process crashed, or hung at
-//    the next job. Here the end waits until the beginning has been noted.
-// 2. While a job runs, the scheduler asks without pause whether it is over, and takes a core's share from the kernels.
-//    Here it sleeps until the job ends, and looks up now and then for what else there is to do.
+// 1. The scheduler starts a job and adds it to a queue afterwards. A job that ends before it is in the queue (one that
+//    takes microseconds, or any on an overloaded machine) is removed from an empty queue, and the process crashes or
+//    hangs at the next job. Here removal waits until the job is in the queue.
+// 2. While a job runs, the scheduler polls for its end without pause and takes CPU time from the kernels. Here it
+//    sleeps until the job ends, and wakes up every millisecond to let the scheduler look for other work.
 #include <dlfcn.h>
 
 #include <chrono>
@@ -18,18 +18,18 @@ namespace {
 
 constexpr auto kNap = std::chrono::milliseconds(1);
 
-// Never destroyed: the framework's threads outlive the end of main.
+// Never destroyed, because OneFlow's threads may outlive main.
 struct State {
   std::mutex mutex;
   std::condition_variable changed;
-  std::map<const void*, int> running;  // jobs, by the queue that counts them
+  std::map<const void*, int> running;  // number of running jobs by queue
 };
 State& state() {
   static auto& state = *new State;
   return state;
 }
 
-// The framework's own function. The library's name holds a hash of its contents: another build is not found.
+// OneFlow's own function. The library's file name contains a hash, so that this finds only the build it was made for.
 template <class Function>
 Function own(const char* symbol) {
   return reinterpret_cast<Function>(dlsym(dlopen(ONEFLOW_LIBRARY, RTLD_LAZY | RTLD_NOLOAD), symbol));
@@ -48,8 +48,8 @@ class InstructionStatusBuffer;
 
 class __attribute__((visibility("default"))) LazyJobStreamPolicy {
  public:
-  void EnqueueNNGraph(const std::shared_ptr<NNGraphIf>& job);  // notes that a job has begun
-  void DequeueNNGraph();                                       // and that one has ended
+  void EnqueueNNGraph(const std::shared_ptr<NNGraphIf>& job);  // called when a job has started
+  void DequeueNNGraph();                                       // called when a job has ended
   bool QueryInstructionStatusDone(const Stream& stream, const InstructionStatusBuffer& status) const;
 };
 

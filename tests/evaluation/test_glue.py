@@ -1,4 +1,4 @@
-"""GLUE's metrics beside their formulas."""
+"""GLUE's metrics against their formulas."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,10 @@ def test_correlations_follow_their_formulas():
     assert found["spearman"] == pytest.approx(np.corrcoef(labels, ranks)[0, 1], rel=1e-12)
 
 
-def test_constant_predictions_correlate_with_nothing():
-    labels = np.array([1.0, 2.0, 4.0])
-    assert glue_metrics(("pearson", "spearman"), labels, np.ones(3)) == {"pearson": 0.0, "spearman": 0.0}
+def test_undefined_correlations_are_0():
+    labels, zeros = np.array([1.0, 2.0, 4.0]), {"pearson": 0.0, "spearman": 0.0}
+    assert glue_metrics(("pearson", "spearman"), labels, np.ones(3)) == zeros
+    assert glue_metrics(("pearson", "spearman"), np.ones(3), labels) == zeros
+    assert glue_metrics(("pearson", "spearman"), labels[:1], labels[:1]) == zeros
     found = glue_metrics(("matthews_correlation", "f1"), np.array([0, 1, 1]), np.zeros(3, int))
     assert found == {"matthews_correlation": 0.0, "f1": 0.0}
