@@ -4,12 +4,12 @@ import kernels
 from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
 from configs.training import RETIRED
-from launch import ranks
+from launch.meeting import meet
 
 
 def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
+    meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from tasks.pretraining import pretrain  # the framework is imported after --help and mistakes in flags
 

@@ -4,12 +4,12 @@ import kernels
 from configs.cli import job_flags, parse, run
 from configs.glue import GlueConfig
 from configs.training import RETIRED
-from launch import ranks
+from launch.meeting import meet
 
 
 def main() -> None:
     config = parse(GlueConfig, description=__doc__ or "", retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from tasks.glue import finetune_glue  # the framework is imported after --help and mistakes in flags
 

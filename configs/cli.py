@@ -23,9 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from launch import ranks
+from launch.ending import fail, leave
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 Config = TypeVar("Config")
 
@@ -184,7 +185,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail("interrupted.", 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ranks.fail("nobody reads the output any more.", 1)
+        fail("nobody reads the output any more.", 1)
         code = 0
     except PermissionError as error:
         code = _fail(f"{error.filename or error}: permission denied.", 2)
@@ -195,10 +196,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: nothing complete was lost; make room and run it again.", 2)
     except SystemExit as leaving:
         if isinstance(leaving.code, int) and leaving.code > 128:  # stopped by a signal, on all ranks at the same step
-            ranks.leave(leaving.code)
-        ranks.fail(f"left early, with exit code {leaving.code}.", 1)
+            leave(leaving.code)
+        fail(f"left early, with exit code {leaving.code}.", 1)
         raise
-    ranks.leave(code)
+    leave(code)
     sys.exit(code)
 
 
@@ -246,12 +247,6 @@ def flag_names(config_class: type) -> dict[str, str]:
     return {name.replace("-", "_"): spec.name for spec in _flags_of(config_class) for name in spec.names}
 
 
-def warn(sentence: str) -> None:
-    """One warning on standard error, by the first process only."""
-    if ranks.rank() <= 0:  # importing the framework sets RANK to -1 where there is no launcher
-        print(f"warning: {sentence}", file=sys.stderr)
-
-
 _NOT_GIVEN = argparse.SUPPRESS
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
@@ -266,7 +261,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(sentence: str, code: int) -> int:
-    ranks.fail(sentence, code)  # does not return where there are others
+    fail(sentence, code)  # does not return where there are others
     print(f"error: {sentence}", file=sys.stderr)
     return code
 

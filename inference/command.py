@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from tqdm import tqdm
 
-from configs.cli import warn
 from configs.infer import InferConfig
 from inference.model import Model, load
 from inference.pipelines import Pipeline
 from inference.runner import Mode
 from utils.errors import UserError
+from utils.messages import warn
 
 _MOST_LINE_BYTES = 16 << 20
 

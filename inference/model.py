@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import oneflow as flow
 
-from configs.cli import warn
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
 from data.text.tokenization import build_tokenizer, check_casing, load_vocab
@@ -24,6 +23,7 @@ from inference.text_classification import TextClassification
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
+from utils.messages import warn
 
 # Each task with the head it needs, in the order in which a model's own task is chosen.
 TASKS = {

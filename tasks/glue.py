@@ -13,7 +13,6 @@ from typing import cast
 
 import numpy as np
 
-from configs.cli import warn
 from configs.glue import GlueConfig
 from data.datasets.glue import (
     GLUE_TASKS,
@@ -35,6 +34,7 @@ from training.run import Run, Task, check_directories
 from training.schedule import BatchSchedule
 from training.step import Mode, build_eval_step, place
 from utils.errors import UserError
+from utils.messages import warn
 
 BEST, SCORE_FILE, RESULTS_FILE, SUMMARY_FILE = "best", "score.json", "eval_results.json", "summary.json"
 Say = Callable[[str], None]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from configs.training import RunFlags
@@ -31,6 +30,7 @@ from training.run import Run, Task, check_directories, named_vocabulary
 from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, build_eval_step
 from utils.errors import UserError
+from utils.messages import warn
 
 EVALUATION_FILE = "eval_results.txt"
 

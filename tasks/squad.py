@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
 from data.datasets.squad import (
@@ -35,6 +34,7 @@ from modeling import BertForQuestionAnswering
 from training.run import Run, Task
 from training.step import Mode, build_eval_step
 from utils.errors import UserError
+from utils.messages import warn
 
 SCORES_FILE = "eval_results.json"
 

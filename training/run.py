@@ -19,7 +19,7 @@ import numpy as np
 import oneflow as flow
 
 import kernels
-from configs.cli import to_flat_dict, warn
+from configs.cli import to_flat_dict
 from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
@@ -52,6 +52,7 @@ from training.step import Mode, StepOptions, build_train_step, place
 from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 RUN_FILE = "run.json"
 _MOST_FILLING_ROWS = 128  # some models' word embeddings are filled up to a round number
