@@ -1,4 +1,4 @@
-"""BERT pretraining operation by operation, for debugging and for DDP: `python3 run_eager_pretraining.py --help`."""
+"""Pretrains BERT operation by operation, for debugging and for DDP."""
 
 import kernels
 from configs.cli import parse, run
@@ -11,7 +11,7 @@ def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.pretraining import pretrain  # the framework is imported after --help and mistakes in flags
+    from tasks.pretraining import pretrain  # imports the framework, which --help and wrong flags do not need
 
     pretrain(config, mode="eager")
 

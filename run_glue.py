@@ -1,4 +1,4 @@
-"""BERT for GLUE's tasks: fine-tune, evaluate, predict. `python3 run_glue.py --help`."""
+"""Fine-tunes BERT on the tasks of GLUE, evaluates it and answers the test sets."""
 
 import kernels
 from configs.cli import job_flags, parse, run
@@ -11,7 +11,7 @@ def main() -> None:
     config = parse(GlueConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.glue import finetune_glue  # the framework is imported after --help and mistakes in flags
+    from tasks.glue import finetune_glue  # imports the framework, which --help and wrong flags do not need
 
     finetune_glue(config)
 

@@ -1,4 +1,4 @@
-"""BERT for SQuAD 1.1 and 2.0: fine-tune, evaluate, answer. `python3 run_squad.py --help`."""
+"""Fine-tunes BERT on SQuAD 1.1 or 2.0, evaluates it and answers questions."""
 
 import kernels
 from configs.cli import job_flags, parse, run
@@ -11,7 +11,7 @@ def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.squad import finetune_squad  # the framework is imported after --help and mistakes in flags
+    from tasks.squad import finetune_squad  # imports the framework, which --help and wrong flags do not need
 
     finetune_squad(config)
 

@@ -42,29 +42,29 @@ def infer(config: InferConfig) -> None:
 
 def _infer(config: InferConfig) -> None:
     model = load(
-        config.model_path,
-        mode=cast(Mode | None, config.mode),
-        device=config.device,
-        batch_size=config.batch_size,
-        seq_length=config.seq_length,
-        vocab_file=config.vocab_file,
-        do_lower_case=config.do_lower_case,
-        source="lazy" if config.use_lazy_model else "auto",
-        config=config.config_file,
-        sizes=config.sizes(),
-        trust_checkpoint=config.trust_checkpoint,
+        config.model.model_path,
+        mode=cast(Mode | None, config.speed.mode),
+        device=config.speed.device,
+        batch_size=config.speed.batch_size,
+        seq_length=config.speed.seq_length,
+        vocab_file=config.model.vocab_file,
+        do_lower_case=config.model.do_lower_case,
+        source="lazy" if config.model.use_lazy_model else "auto",
+        config=config.model.config_file,
+        sizes=config.sizes.given(),
+        trust_checkpoint=config.model.trust_checkpoint,
     )
-    task = config.task or model.tasks[0]
+    task = config.rows.task or model.tasks[0]
     asked = _rows_of_flags(config)
-    if not model.has_vocabulary and not asked and not config.input_path and task == "fill-mask":
+    if not model.has_vocabulary and not asked and not config.rows.input_path and task == "fill-mask":
         _show_fixed(model)
         return
     options = _options(config, task)
     pipeline = model.pipeline(task, **options)
     if asked:
         _write(config, task, ((row, _raised(answer)) for row, answer in _answered(model, task, options, asked)))
-    elif config.input_path or not sys.stdin.isatty():
-        rows = _rows_of_file(config.input_path or "-", pipeline)
+    elif config.rows.input_path or not sys.stdin.isatty():
+        rows = _rows_of_file(config.rows.input_path or "-", pipeline)
         _write(config, task, _answered(model, task, options, rows))
     else:
         _write(config, task, _conversation(model, task, options, pipeline))
@@ -73,24 +73,24 @@ def _infer(config: InferConfig) -> None:
 def _options(config: InferConfig, task: str) -> dict[str, Any]:
     """The flags that are options of the task's pipeline."""
     options: dict[str, dict[str, Any]] = {
-        "fill-mask": {"top_k": config.top_k or 5, "max_predictions": config.max_predictions_per_seq},
+        "fill-mask": {"top_k": config.rows.top_k or 5, "max_predictions": config.rows.max_predictions_per_seq},
         "question-answering": {
-            "top_k": config.top_k or 1,
-            "max_answer_length": config.max_answer_length,
-            "doc_overlap": config.doc_overlap,
-            "may_be_empty": config.version_2_with_negative,
+            "top_k": config.rows.top_k or 1,
+            "max_answer_length": config.rows.max_answer_length,
+            "doc_overlap": config.rows.doc_overlap,
+            "may_be_empty": config.rows.version_2_with_negative,
         },
-        "feature-extraction": {"pooling": config.pooling},
+        "feature-extraction": {"pooling": config.rows.pooling},
     }
-    if config.seq_length:
-        options["question-answering"]["seq_length"] = config.seq_length
+    if config.speed.seq_length:
+        options["question-answering"]["seq_length"] = config.speed.seq_length
     return options.get(task, {})
 
 
 def _rows_of_flags(config: InferConfig) -> list[dict[str, Any]]:
-    if config.question is not None:
-        return [{"question": config.question, "context": config.context}]
-    return [{"text": text, "text_pair": config.text_pair} for text in config.text]
+    if config.rows.question is not None:
+        return [{"question": config.rows.question, "context": config.rows.context}]
+    return [{"text": text, "text_pair": config.rows.text_pair} for text in config.rows.text]
 
 
 def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | UserError]:
@@ -180,12 +180,12 @@ def _conversation(
 
 
 def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> None:
-    if config.output_path is None:
+    if config.rows.output_path is None:
         for row, answer in pairs:
             print(_table(task, row, answer), flush=True)
         return
-    with _output(config.output_path) as file:
-        for row, answer in tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty() or config.output_path == "-"):
+    with _output(config.rows.output_path) as file:
+        for row, answer in tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty() or config.rows.output_path == "-"):
             named = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
             content = {"error": str(answer)} if isinstance(answer, UserError) else {"answer": answer}
             file.write(json.dumps(named | content, ensure_ascii=False) + "\n")

@@ -82,7 +82,9 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
     """The configuration of one task and seed, with directories of its own where there are several."""
-    parts = ([name] if len(config.data.tasks) > 1 else []) + ([f"seed-{number}"] if config.seeds > 1 else [])
+    parts = ([name] if len(config.data.tasks) > 1 else []) + (
+        [f"seed-{config.run.seed + number}"] if config.seeds > 1 else []
+    )
     run = dataclasses.replace(config.run.below(*parts), seed=config.run.seed + number)
     model = config.model
     best = Path(run.output_dir) / BEST

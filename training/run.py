@@ -134,8 +134,7 @@ class Run:
             raise UserError(f"there is no checkpoint in {self.checkpoint_dir}: name one with --init_checkpoint.")
         self.start = self.checkpoint or (model_directory(local_directory(named)) if named else None)
         self.resumes = self.checkpoint is not None
-        goes_on = flags.goes_on if flags.load_optimizer_state is None else flags.load_optimizer_state
-        if flags.load_from == "checkpoint" and goes_on:
+        if flags.loads_optimizer_state:
             self.checkpoint = self.start
         newest = checkpoint_step(self.checkpoint) if flags.resume and self.checkpoint else -1
         if not self.world.agrees(newest):
