@@ -51,7 +51,8 @@ def build_parser(
     parser = _Parser(
         prog=prog,
         usage="%(prog)s [flags]",
-        description=f"{description} {_HELP_NOTE}".strip(),
+        description=description,
+        epilog=_HELP_NOTE,
         allow_abbrev=False,
         add_help=False,
         formatter_class=_HelpFormatter,

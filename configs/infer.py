@@ -117,7 +117,7 @@ class SpeedFlags:
         default_text="graph on CUDA, eager on a CPU",
         choices=("graph", "eager"),
     )
-    device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable")
+    device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
     batch_size: int = flag(32, "largest number of rows in a batch", unit="rows")
     seq_length: int | None = flag(
         None, "longest input", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"

@@ -20,7 +20,9 @@ class TextFlags:
         aliases=("model_name_or_path",),
     )
     text_field: str = flag("text", "field of a JSON line that contains the document's text", metavar="NAME")
-    language: str = flag("en", "language whose rules split text into sentences, unless it has one sentence per line")
+    language: str = flag(
+        "en", "language whose rules split text into sentences, unless it has one sentence per line", metavar="NAME"
+    )
 
     def __post_init__(self) -> None:
         given(self, "input_file")
