@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.checks import MOST_TOKENS
+from configs.checks import MOST_TOKENS, at_least, at_most
 from configs.cli import flag
 from utils.errors import UserError
 from utils.json_file import read_settings
@@ -237,6 +237,12 @@ class ModelFlags:
         default_text=_default("learned"),
         choices=("learned", "sinusoidal"),
     )
+
+    def __post_init__(self) -> None:
+        limits = {name: most for name, most in _MOST.items() if hasattr(self, name)}
+        for name, most in {**limits, "hidden_size_per_head": 1 << 12}.items():
+            at_least(self, 1, name)
+            at_most(self, most, name)
 
     def bert_config(self, base: BertConfig | None = None, *, vocab_size: int | None = None) -> BertConfig:
         """The model that these flags describe.
