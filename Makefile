@@ -62,7 +62,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Removes what `make` itself built. Models, logs and data stay, whoever made them.
+# Removes only what `make` itself built: models, logs and data stay.
 clean:
 	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
