@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-import modeling  # noqa: F401 - imported first, because a test that imports the framework by itself would miss its settings
+import modeling  # noqa: F401 - first, because a test that imports the framework by itself would miss its settings
 from configs.model import BertConfig
 from data.records.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
 

@@ -14,7 +14,7 @@ NAN = float("nan")
 @pytest.mark.parametrize("check", [at_least, at_most, above])
 def test_an_absent_flag_passes_and_nan_fails(check):
     check(SimpleNamespace(a=None), 3, "a")
-    with pytest.raises(UserError, match="--a must be .* 3, not nan"):
+    with pytest.raises(UserError, match=r"--a must be .* 3, not nan"):
         check(SimpleNamespace(a=NAN), 3, "a")
 
 

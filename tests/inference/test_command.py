@@ -162,22 +162,6 @@ def test_a_lazy_model_without_a_vocabulary(infer, tmp_path, flags):
     assert with_words == infer("--text", "a [MASK]")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--text", "a", "--input_path", "b"), "exclude each other"),
-        (("--question", "a"), "belong together"),
-        (("--text_pair", "a"), "second text to one --text"),
-        (("--top_k", "0"), "--top_k must be at least 1"),
-        (("--task", "translate"), "translate"),
-        (("--model-pat", "x"), "Did you mean --model-path"),
-    ],
-)
-def test_contradicting_flags_are_refused(infer, flags, message):
-    with pytest.raises(UserError, match=message):
-        infer(*flags)
-
-
 def test_a_task_without_its_head_lists_the_possible_tasks(infer):
     with pytest.raises(UserError, match="it can do fill-mask, next-sentence, feature-extraction"):
         infer("--task", "question-answering", "--question", "a", "--context", "b")
