@@ -148,8 +148,8 @@ class ExampleFlags:
             )
         if self.max_predictions_per_seq > self.max_seq_length:
             raise UserError(
-                f"--max_predictions_per_seq must be at most --max_seq_length ({self.max_seq_length}), not "
-                f"{self.max_predictions_per_seq}: lower it."
+                f"--max_predictions_per_seq is {self.max_predictions_per_seq}, but must be at most --max_seq_length, "
+                f"{self.max_seq_length}: lower it."
             )
         at_least(self, 0, "random_seed")
         at_most(self, MOST_SEED, "random_seed")
@@ -184,9 +184,9 @@ class PretrainingDataConfig:
         given(self, "output_dir", "vocab_file")
         if ("://" in self.output_dir) != bool(self.work_dir):
             raise UserError(
-                "--output_dir is a URL: set --work_dir to a directory that all processes see; the set is built there."
+                "--output_dir is a URL: give --work_dir, a directory that all processes see; the set is built there."
                 if not self.work_dir
-                else "--work_dir only works with an --output_dir that is a URL: drop it."
+                else "--work_dir is for an --output_dir that is a URL: drop it."
             )
         at_least(self, 1, "num_shards", "bin_size")
         at_most(self, 10**5, "num_shards")
@@ -196,7 +196,7 @@ class PretrainingDataConfig:
             )
         if self.num_shards < self.bins:
             raise UserError(
-                f"--num_shards {self.num_shards} is below the {self.bins} bins that --bin_size makes: raise it."
+                f"--num_shards {self.num_shards} is less than the {self.bins} bins that --bin_size makes: raise it."
             )
 
     @property
