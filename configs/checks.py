@@ -9,7 +9,7 @@ from utils.errors import UserError
 # Limits far above any use, so that a typing mistake ends with a sentence and not inside the framework.
 MOST_SEED = (1 << 63) - 1  # OneFlow's generators take a signed 64-bit number
 MOST_ROWS = 1 << 16  # of one rank's batch
-MOST_STEPS = 10**8  # a table holds the learning rate of every update
+MOST_STEPS = 10**7  # ten times the longest published pretraining; a table holds the learning rate of every update
 MOST_TOKENS = 1 << 16  # of a sequence
 MOST_THREADS_PER_CORE = 8
 

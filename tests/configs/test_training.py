@@ -199,7 +199,7 @@ def test_huge_numbers_are_refused(name, value):
         ("--seed -1", "--seed must be at least 0"),
         ("--adam_epsilon 0", "--adam_epsilon must be above 0"),
         ("--num_threads 100000", "--num_threads must be at most"),
-        ("--max_steps 1000000000", "--max_steps must be at most 100000000"),
+        ("--max_steps 1000000000", "--max_steps must be at most 10000000"),
         ("--train_batch_size 1000000", "--train_batch_size must be at most 65536"),
     ],
 )
