@@ -120,6 +120,8 @@ def groups(checkpoint: Checkpoint) -> set[str]:
 class Model:
     """A model that answers texts: one method for each task, and `stream` for many rows.
 
+    The methods take single texts, or lists, for which they return a list of answers.
+
     Attributes:
         config: the model's shape.
         path: where it was loaded from.
@@ -140,28 +142,28 @@ class Model:
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
 
-        The answer is a list, or one list per mask if the text has several; given a list of texts, a list of answers.
+        The answer is a list, or one list per mask if the text has several.
         """
-        return self._answer("fill-mask", _each(text, "text"), top_k=top_k)
+        return self._answer("fill-mask", _rows(text=text), top_k=top_k)
 
-    def next_sentence(self, text: str, text_pair: str) -> Any:
+    def next_sentence(self, text: str | list[str], text_pair: str | list[str]) -> Any:
         """Whether `text_pair` follows `text`: {label, score}."""
-        return self._answer("next-sentence", {"text": text, "text_pair": text_pair})
+        return self._answer("next-sentence", _rows(text=text, text_pair=text_pair))
 
-    def question_answering(self, question: str, context: str, **options: Any) -> Any:
+    def question_answering(self, question: str | list[str], context: str | list[str], **options: Any) -> Any:
         """The best answers in `context`: a list of {score, start, end, answer}.
 
         `options` are the attributes of `QuestionAnswering`, such as `top_k`.
         """
-        return self._answer("question-answering", {"question": question, "context": context}, **options)
+        return self._answer("question-answering", _rows(question=question, context=context), **options)
 
-    def text_classification(self, text: str | list[str], text_pair: str | None = None) -> Any:
+    def text_classification(self, text: str | list[str], text_pair: str | list[str] | None = None) -> Any:
         """All labels, the most probable first: a list of {label, score}."""
-        return self._answer("text-classification", _each(text, "text", text_pair=text_pair))
+        return self._answer("text-classification", _rows(text=text, text_pair=text_pair))
 
     def feature_extraction(self, text: str | list[str], *, pooling: str = "tokens") -> Any:
         """A vector for each token, or one vector for the text if `pooling` is "first" or "mean"."""
-        return self._answer("feature-extraction", _each(text, "text"), pooling=pooling)
+        return self._answer("feature-extraction", _rows(text=text), pooling=pooling)
 
     def stream(self, task: str, rows: Iterable[Mapping[str, Any] | UserError], **options: Any) -> Iterator[Any]:
         """Answers rows in their order. A row that cannot be answered yields its UserError.
@@ -259,8 +261,19 @@ class Model:
         return answers if isinstance(rows, list) else answers[0]
 
 
-def _each(text: str | list[str], name: str, **others: Any) -> Any:
-    return [{name: one, **others} for one in text] if isinstance(text, list) else {name: text, **others}
+def _rows(**texts: str | list[str] | None) -> dict[str, Any] | list[dict[str, Any]]:
+    """One row, or a row for each element of the lists; a single text is repeated in every row."""
+    lists = {name: value for name, value in texts.items() if isinstance(value, list)}
+    if not lists:
+        return texts
+    lengths = {name: len(value) for name, value in lists.items()}
+    if len({*lengths.values()}) > 1:
+        (first, count), (other, others) = lengths.items()
+        raise ArgumentError(other, f"must have {count} elements, as {first} has, not {others}.")
+    return [
+        {name: value[i] if isinstance(value, list) else value for name, value in texts.items()}
+        for i in range(max(lengths.values()))
+    ]
 
 
 def _device(device: str | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from configs.model import BertConfig
 from conversion import read_checkpoint, write_checkpoint
-from inference import load
+from inference import ArgumentError, load
 from inference.model import build
 from modeling import BertForPreTraining
 from utils.errors import UserError
@@ -124,3 +124,16 @@ def test_tasks_follow_the_heads():
 def test_a_module_of_another_head_starts_at_zero():
     model = build(read_checkpoint(FIXTURES / "question_answering"), "classifier")
     assert float(model.classifier.weight.abs().sum().numpy()) == 0
+
+
+def test_methods_take_lists():
+    model = load(FIXTURES / "pretraining", mode="eager")
+    first, second = model.next_sentence(["the cat sat", "a dog"], "she saw it.")
+    assert first == pytest.approx(model.next_sentence("the cat sat", "she saw it."))
+    assert second == pytest.approx(model.next_sentence("a dog", "she saw it."))
+    assert model.next_sentence([], []) == []
+    with pytest.raises(ArgumentError, match="text_pair must have 2 elements, as text has, not 1"):
+        model.next_sentence(["a", "b"], ["c"])
+    model = load(FIXTURES / "question_answering", mode="eager")
+    answers = model.question_answering("who?", ["the cat sat.", "a dog ran."], top_k=2)
+    assert len(answers) == 2 and all(len(each) == 2 for each in answers)
