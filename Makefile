@@ -1,48 +1,53 @@
-# `make demo` and `make test` are all a newcomer needs: each first sets up what is missing.
+# `make demo` and `make test` are all a newcomer needs: both set up what is missing.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint bench clean lock
+.PHONY: setup demo test lint bench clean lock FORCE
 
 PYTHON := .venv/bin/python
 UV := .tools/uv/bin/uv
-# Everything but the package cache stays inside the clone.
+# Everything except the package cache stays inside the clone.
 export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.tools/python
 export PYTHONPATH := $(CURDIR)
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX := $(PIP_INDEX_URL)
 endif
+# Optional packages to install as well: `make setup EXTRAS="tensorflow ray"`.
 EXTRAS ?=
+ALL_EXTRAS := dev tensorflow ray serve onnx
+
+# A virtual environment holds absolute paths. If the clone was moved, build the environment again.
+MOVED := $(shell [ ! -e .venv/bin/activate ] || grep -qF "$$(realpath .venv)" .venv/bin/activate || echo yes)
 
 setup: .venv/.ready .venv/.kernels $(foreach extra,$(EXTRAS),.venv/.extra-$(extra))
 
-# uv is a program in a Python package: any Python 3 installs it, whatever versions the package's own metadata asks for.
-$(UV): requirements-uv.txt requirements-pip.txt
+# uv is a binary in a Python package. Any Python 3 can install it, whatever version the package's metadata asks for.
+$(UV): requirements/uv.txt requirements/pip.txt
 	@for python in python3 /usr/bin/python3 /usr/local/bin/python3; do \
 	  $$python -c 'import ensurepip, venv' 2>/dev/null && $$python -m venv .tools/uv && exit; done; \
-	  echo "make: no python3 with the venv module (on Debian: apt install python3-venv)"; exit 1
-	@for file in requirements-pip.txt requirements-uv.txt; do \
+	  echo "make: no python3 with the venv module was found (on Debian: apt install python3-venv)"; exit 1
+	@for file in pip uv; do \
 	  .tools/uv/bin/python -m pip install -q --disable-pip-version-check --ignore-requires-python --require-hashes \
-	    -r $$file || exit; done
+	    -r requirements/$$file.txt || exit; done
 	@touch $@
 
-.venv/.ready: requirements.txt requirements-dev.txt $(UV)
-	@$(UV) venv -q --allow-existing --python 3.10 .venv
-	$(UV) pip install -q --python $(PYTHON) --require-hashes -r requirements.txt -r requirements-dev.txt
+.venv/.ready: requirements/base.txt requirements/dev.txt $(UV) $(if $(MOVED),FORCE)
+	@$(UV) venv -q $(if $(MOVED),--clear,--allow-existing) --python 3.10 .venv
+	$(UV) pip install -q --python $(PYTHON) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# The kernels are an extra: without a compiler everything runs, slower, and one line says so.
+# The kernels are optional: without a compiler everything still runs, only slower, and one line says so.
 .venv/.kernels: .venv/.ready $(wildcard kernels/*.py kernels/src/* kernels/src/*/*)
 	@$(PYTHON) -m kernels build || true
 	@touch $@
 
-.venv/.extra-%: requirements-%.txt .venv/.ready
+.venv/.extra-%: requirements/%.txt .venv/.ready
 	$(UV) pip install -q --python $(PYTHON) --require-hashes -r $<
 	@touch $@
 
 demo: setup
 	@$(PYTHON) examples/demo.py $(if $(OWN_TEXT),--text "$(OWN_TEXT)")
 
-# Files of whole runs have a process each: OneFlow has crashed after hundreds of compiled jobs in one.
+# Each file of whole training runs gets its own process: OneFlow can crash after hundreds of compiled jobs in one process.
 test: setup
 	@failed=; for files in "tests --ignore=tests/training --ignore=tests/tasks" tests/tasks/test_*.py tests/training/test_*.py; do \
 	  echo "pytest $$files"; $(PYTHON) -m pytest $$files || failed="$$failed $$files"; done; \
@@ -57,13 +62,18 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Removes only what `make` itself built: models, logs and data stay.
 clean:
-	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache .hypothesis build demo_output squad_output
+	rm -rf .venv .tools kernels/lib .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Pins move only on purpose: edit pyproject.toml, `make lock`, read the diff.
+# Pins change only on purpose: edit pyproject.toml, run `make lock`, read the diff.
+# An extra's file includes base.txt and lists only what base.txt does not have.
 COMPILE = $(UV) pip compile -q --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml
 lock: $(UV)
-	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt
-	$(COMPILE) --extra tensorflow -c requirements.txt -o requirements-tensorflow.txt
-	$(COMPILE) --extra ray -c requirements.txt -o requirements-ray.txt
+	$(COMPILE) -o requirements/base.txt
+	@for extra in $(ALL_EXTRAS); do \
+	  $(COMPILE) --extra $$extra -c requirements/base.txt -o requirements/$$extra.txt \
+	    $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/base.txt) && \
+	  sed -i '1i -r base.txt' requirements/$$extra.txt || exit; done
+
+FORCE:

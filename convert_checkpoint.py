@@ -1,4 +1,4 @@
-"""Converts a BERT checkpoint from one format into another: tf, hf, lazy, oneflow."""
+"""Converts a BERT checkpoint between formats: tf, hf, lazy, oneflow."""
 
 from configs import cli
 from configs.convert import ConvertConfig

@@ -1,17 +1,17 @@
-"""BERT for GLUE's tasks: fine-tune, evaluate, predict. `python3 run_glue.py --help`."""
+"""Fine-tunes BERT on the tasks of GLUE, evaluates it and answers the test sets."""
 
 import kernels
 from configs.cli import job_flags, parse, run
 from configs.glue import GlueConfig
 from configs.training import RETIRED
-from launch import ranks
+from launch.meeting import meet
 
 
 def main() -> None:
     config = parse(GlueConfig, description=__doc__ or "", retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.glue import finetune_glue  # imports the framework, only after the flags are parsed
+    from tasks.glue import finetune_glue  # imports the framework, which --help and wrong flags do not need
 
     finetune_glue(config)
 

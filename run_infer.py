@@ -1,4 +1,4 @@
-"""Asks a trained BERT: fill-mask, next-sentence, question-answering, text-classification, feature-extraction."""
+"""Answers with a trained BERT: fill-mask, question answering, classification, next sentence, feature extraction."""
 
 import kernels
 from configs.cli import parse, run
@@ -7,8 +7,8 @@ from configs.infer import RETIRED, InferConfig
 
 def main() -> None:
     config = parse(InferConfig, description=__doc__ or "", retired=RETIRED)
-    kernels.configure(config.num_threads, enabled=config.cpu_kernels)
-    from inference.command import infer  # the framework is imported after --help and mistakes in flags
+    kernels.configure(config.speed.num_threads, enabled=config.speed.cpu_kernels)
+    from inference.command import infer  # imports the framework, which --help and wrong flags do not need
 
     infer(config)
 

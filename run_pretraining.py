@@ -1,17 +1,17 @@
-"""Pretrains BERT in nn.Graph, compiled: `python3 run_pretraining.py --help`."""
+"""Pretrains BERT compiled with nn.Graph."""
 
 import kernels
 from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
 from configs.training import RETIRED
-from launch import ranks
+from launch.meeting import meet
 
 
 def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
+    meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.pretraining import pretrain  # imports the framework, only after the flags are parsed
+    from tasks.pretraining import pretrain  # imports the framework, which --help and wrong flags do not need
 
     pretrain(config, mode="graph")
 

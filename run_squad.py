@@ -1,17 +1,17 @@
-"""BERT for SQuAD 1.1 and 2.0: fine-tune, evaluate, answer. `python3 run_squad.py --help`."""
+"""Fine-tunes BERT on SQuAD 1.1 or 2.0, evaluates it and answers questions."""
 
 import kernels
 from configs.cli import job_flags, parse, run
 from configs.squad import SquadConfig
 from configs.training import RETIRED
-from launch import ranks
+from launch.meeting import meet
 
 
 def main() -> None:
     config = parse(SquadConfig, description=__doc__ or "", retired=RETIRED)
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.squad import finetune_squad  # imports the framework, only after the flags are parsed
+    from tasks.squad import finetune_squad  # imports the framework, which --help and wrong flags do not need
 
     finetune_squad(config)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 import kernels
 from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
-from launch import ranks
+from launch.ending import leave
+from launch.meeting import meet
 
-ranks.meet(join_timeout=60, stop_timeout=60)  # where it is one of two
+meet(join_timeout=60, stop_timeout=60)  # where it is one of two
 kernels.configure(named_case().threads)
 
 import oneflow as flow  # noqa: E402
@@ -125,4 +126,4 @@ class _Graph(flow.nn.Graph):
 
 if __name__ == "__main__":
     serve(make_step)
-    ranks.leave(0)
+    leave(0)

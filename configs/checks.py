@@ -1,13 +1,58 @@
-"""What many flags must fulfil."""
+"""Checks shared by several flags."""
 
 from __future__ import annotations
 
+import os
+
 from utils.errors import UserError
+
+# Limits far above any use, so that a typing mistake ends with a sentence and not inside the framework.
+MOST_SEED = (1 << 63) - 1  # OneFlow's generators take a signed 64-bit number
+MOST_ROWS = 1 << 16  # of one rank's batch
+MOST_STEPS = 10**7  # ten times the longest published pretraining; a table holds the learning rate of every update
+MOST_TOKENS = 1 << 16  # of a sequence
+MOST_THREADS_PER_CORE = 8
 
 
 def at_least(flags: object, least: float, *names: str) -> None:
-    """Raises UserError for the first of these flags that is given and below `least`."""
+    """Raises UserError for the first of these flags that is given and below `least`, or NaN."""
     for name in names:
         value = getattr(flags, name)
-        if value is not None and value < least:
+        if value is not None and not value >= least:
             raise UserError(f"--{name} must be at least {least}, not {value}.")
+
+
+def at_most(flags: object, most: float, *names: str) -> None:
+    """Raises UserError for the first of these flags that is given and above `most`, or NaN."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and not value <= most:
+            raise UserError(f"--{name} must be at most {most}, not {value}.")
+
+
+def above(flags: object, bound: float, *names: str) -> None:
+    """Raises UserError for the first of these flags that is given and not above `bound`."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and not value > bound:
+            raise UserError(f"--{name} must be above {bound}, not {value}.")
+
+
+def given(flags: object, *names: str) -> None:
+    """Raises UserError for the first of these flags that is missing."""
+    for name in names:
+        if not getattr(flags, name):
+            raise UserError(f"--{name} is missing: see --help.")
+
+
+def threads(flags: object, *names: str) -> None:
+    """Raises UserError for the first of these numbers of threads or processes that this machine cannot run."""
+    at_least(flags, 1, *names)
+    cores = os.cpu_count() or 1
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and value > MOST_THREADS_PER_CORE * cores:
+            raise UserError(
+                f"--{name} must be at most {MOST_THREADS_PER_CORE * cores} ({MOST_THREADS_PER_CORE} for each of this "
+                f"machine's {cores} cores), not {value}."
+            )

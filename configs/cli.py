@@ -1,31 +1,36 @@
-"""Flags from frozen dataclasses: one field, one flag, its help and its unit in one place.
+"""Command lines from frozen dataclasses: each field is one flag, with its help and its unit.
 
-A configuration is a frozen dataclass whose fields are made by `flag(...)`; a field that is itself such a dataclass is
-a section, and its fields become flags of the same command. Both spellings of a flag (`--train-batch-size`,
-`--train_batch_size`) mean the same, booleans take `--flag`, `--flag True` and `--flag=False`, and no prefix is taken
-for a whole name. A flag of several values takes them together or one by one (`--name a b`, `--name a --name b`).
-`--config run.json` gives any of them from a file; what stands on the command line wins.
+A configuration is a frozen dataclass whose fields are made by `flag(...)`. A field that is itself such a dataclass is
+a section: its fields become flags of the same command, and a group of their own in `--help`. Both spellings of a flag
+(`--train-batch-size`, `--train_batch_size`) mean the same. Booleans accept `--flag`, `--flag True` and `--flag=False`.
+Prefixes of a name are not accepted. A flag with several values takes them together or one by one (`--name a b`,
+`--name a --name b`). `--config run.json` reads flags from a file; the command line wins over it.
+
+A configuration class may have two class attributes: `most_used`, the names of the flags that `--help` lists first, and
+attributes that a flag's `default_text` refers to.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import errno
 import functools
 import os
 import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from launch import ranks
+from configs.flag_specs import Flag, flags_of
+from configs.help import NOT_GIVEN, build_parser
+from configs.spelling import nearest
+from launch.ending import fail, leave
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 Config = TypeVar("Config")
 
@@ -37,69 +42,67 @@ def flag(
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
     unit: str = "",
+    metavar: str = "",
+    default_text: str = "",
     per_host: bool = False,
 ) -> Any:
     """A dataclass field that becomes the flag of the same name.
 
     Args:
-        default: the value where the flag is not given; None shows as no default in `--help`.
-        help: one line for `--help`.
-        aliases: other names of the same flag (underscores; dashes come by themselves).
+        default: the value if the flag is not given.
+        help: one sentence for `--help`, without a period.
+        aliases: other names of the same flag, with underscores; their spelling with dashes is added.
         choices: the only values allowed.
         unit: what the number counts, shown in `--help`.
-        per_host: whether hosts of one job may have different values.
+        metavar: what `--help` shows in place of the value (default: chosen by type and name).
+        default_text: what `--help` shows as the default, if the value itself (such as None) says too little;
+            {name} inserts a class attribute of the configuration.
+        per_host: whether the hosts of one job may have different values.
     """
     metadata = {
-        "help": help, "aliases": tuple(aliases), "choices": tuple(choices), "unit": unit, "per_host": per_host
+        "help": help, "aliases": tuple(aliases), "choices": tuple(choices), "unit": unit, "metavar": metavar,
+        "default_text": default_text, "per_host": per_host,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(config_class: type[Config], **defaults: Any) -> Config:
+def section(
+    config_class: type[Config], *, aliases: Mapping[str, Sequence[str]] | None = None, **defaults: Any
+) -> Config:
     """A dataclass field that holds another configuration, whose flags join this one's.
 
-    `defaults` take the place of its flags' (or class attributes') values in this command.
+    Args:
+        config_class: the section's class.
+        aliases: more names for some of its flags, in this command only.
+        defaults: other defaults for some of its flags or class attributes, in this command only.
     """
-    if defaults:
-        config_class = _with_defaults(config_class, defaults)
+    if defaults or aliases:
+        config_class = _adapted(config_class, defaults, aliases or {})
     return typing.cast(Config, dataclasses.field(default_factory=config_class))
 
 
-def _with_defaults(config_class: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
+def _adapted(
+    config_class: type[Config], defaults: Mapping[str, Any], aliases: Mapping[str, Sequence[str]]
+) -> type[Config]:
     hints = typing.get_type_hints(config_class)
     known = {field.name: field for field in dataclasses.fields(typing.cast(Any, config_class))}
-    fields = [
-        (name, hints[name], dataclasses.field(default=value, metadata=known[name].metadata))
-        for name, value in defaults.items()
-        if name in known
-    ]
-    others = {name: value for name, value in defaults.items() if name not in known}
-    namespace = {"__doc__": config_class.__doc__, **others}
-    changed = dataclasses.make_dataclass(
-        config_class.__name__, fields, bases=(config_class,), frozen=True, namespace=namespace
+    fields = []
+    for name in known.keys() & {*defaults, *aliases}:
+        own = known[name].metadata
+        metadata = {**own, "aliases": (*own["aliases"], *aliases.get(name, ()))}
+        changed = dataclasses.field(default=defaults.get(name, known[name].default), metadata=metadata)
+        fields.append((name, hints[name], changed))
+    attributes = {name: value for name, value in defaults.items() if name not in known}
+    return typing.cast(
+        "type[Config]",
+        dataclasses.make_dataclass(
+            config_class.__name__,
+            fields,
+            bases=(config_class,),
+            frozen=True,
+            namespace={"__doc__": config_class.__doc__, **attributes},
+        ),
     )
-    return typing.cast("type[Config]", changed)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flag:
-    path: tuple[str, ...]  # section names, then the field's
-    type: Callable[[str], Any]
-    many: bool
-    default: Any
-    help: str
-    aliases: tuple[str, ...]
-    choices: tuple[str, ...]
-    per_host: bool
-    title: str
-
-    @property
-    def name(self) -> str:
-        return self.path[-1]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
 
 
 def parse(
@@ -117,32 +120,20 @@ def parse(
         argv: the words after the program's name (default: this process's).
         prog: the command's name in `--help`.
         description: the first paragraph of `--help`.
-        retired: flags that are taken and change nothing, with the sentence that names what to use instead.
+        retired: flags that are accepted without effect, with a sentence that names what to use instead.
 
     Raises:
-        UserError: unknown flag (the nearest known one is named), a value of the wrong type, or a check of the
-            configuration's own that fails.
+        UserError: an unknown flag (with a near name, if there is one), a value of the wrong type, or a failed check
+            of the configuration itself.
     """
-    flags = _flags_of(config_class)
+    flags = flags_of(config_class)
     retired = retired or {}
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, add_help=True)
-    if not any("config" in spec.names for spec in flags):
-        parser.add_argument(
-            "--config", metavar="RUN.json", help="flags from a JSON file; the command line wins over it"
-        )
-    groups: dict[str, argparse._ActionsContainer] = {}
-    for spec in flags:
-        group = groups.setdefault(spec.title, parser.add_argument_group(spec.title) if spec.title else parser)
-        _add(group, spec)
-    for name in retired:
-        parser.add_argument(*_spellings(name), nargs="*", dest=f"retired {name}", help=argparse.SUPPRESS)
-
+    parser = build_parser(flags, getattr(config_class, "most_used", ()), retired, prog, description)
     words = [_plain(word) for word in (sys.argv[1:] if argv is None else argv)]
     given, unknown = parser.parse_known_args(words)
     if unknown:
-        known = [spelling for spec in flags for name in spec.names for spelling in _spellings(name)]
-        raise UserError(_unknown_message(unknown[0], known))
-    values = {key: value for key, value in vars(given).items() if value is not _NOT_GIVEN}
+        raise UserError(_unknown_message(unknown[0], flags))
+    values = {key: value for key, value in vars(given).items() if value is not NOT_GIVEN}
     for name in retired:
         if values.pop(f"retired {name}", None) is not None:
             _warn_of_retired(name, retired)
@@ -159,13 +150,23 @@ def parse_command(
     prog: str | None = None,
     description: str = "",
 ) -> tuple[str, Any]:
-    """The subcommand's name and its configuration; `commands` maps a name to (configuration class, help line)."""
+    """The subcommand's name and its configuration.
+
+    Args:
+        commands: {name: (configuration class, one line of help)}.
+        argv: the words after the program's name (default: this process's).
+        prog: the command's name in `--help`.
+        description: the first paragraph of `--help`.
+
+    Raises:
+        UserError: an unknown subcommand, or as `parse` raises.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     prog = prog or Path(sys.argv[0]).name
     width = max(map(len, commands))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in commands.items())
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {prog} COMMAND [flags]\n\n{description}\n\n{listing}\n\n{prog} COMMAND --help lists its flags.")
+        print(f"usage: {prog} COMMAND [flags]\n\n{description}\n\n{listing}\n\n{prog} COMMAND --help lists the flags.")
         raise SystemExit(0 if argv else 2)
     if argv[0] not in commands:
         raise UserError(f"{argv[0]!r} is not a command of {prog}: use one of {', '.join(commands)}.")
@@ -174,7 +175,10 @@ def parse_command(
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Runs a command's main function; the user's mistakes end it with one line on standard error and exit code 2."""
+    """Runs a command's main function and ends the process.
+
+    A user's mistake ends it with one line on standard error and exit code 2.
+    """
     try:
         main()
         code = 0
@@ -182,9 +186,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail(str(error), 2)
     except KeyboardInterrupt:
         code = _fail("interrupted.", 130)
-    except BrokenPipeError:  # the reader of our output left, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ranks.fail("nobody reads the output any more.", 1)
+        fail("the reader of the output has closed it.", 1)
         code = 0
     except PermissionError as error:
         code = _fail(f"{error.filename or error}: permission denied.", 2)
@@ -192,18 +196,18 @@ def run(main: Callable[[], None]) -> NoReturn:
         if error.errno not in _DISK_ERRORS:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: nothing complete was lost; make room and run it again.", 2)
+        code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: complete files are intact; free space and run again.", 2)
     except SystemExit as leaving:
         if isinstance(leaving.code, int) and leaving.code > 128:  # stopped by a signal, on all ranks at the same step
-            ranks.leave(leaving.code)
-        ranks.fail(f"left early, with exit code {leaving.code}.", 1)
+            leave(leaving.code)
+        fail(f"left early, with exit code {leaving.code}.", 1)  # the other ranks would wait
         raise
-    ranks.leave(code)
+    leave(code)
     sys.exit(code)
 
 
 def to_flat_dict(config: Any) -> dict[str, Any]:
-    """The configuration as one flat dict of flags, the form that `--config` reads."""
+    """The configuration as one flat dict of flags, in the form that `--config` reads."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -212,27 +216,27 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
 
 
 def job_flags(config: Any) -> dict[str, Any]:
-    """The flags that all processes of a job must have been given alike. Names of files are not among them: another
-    host may keep the same file elsewhere."""
-    flags = [spec for spec in _flags_of(type(config)) if not spec.per_host]
+    """The flags that must be equal on all ranks of a job. Names of files are not among them, because each host may
+    keep the same file in another place."""
+    flags = [spec for spec in flags_of(type(config)) if not spec.per_host]
     return {spec.name: functools.reduce(getattr, spec.path, config) for spec in flags}
 
 
 def with_flags(
     config: Config, content: Mapping[str, Any], where: str, retired: Mapping[str, str] | None = None
 ) -> Config:
-    """The configuration with the values of some flags changed.
+    """The configuration with some flags changed.
 
     Args:
-        config: as `parse` gave it.
+        config: a configuration from `parse`.
         content: {flag or one of its aliases: value}.
-        where: what messages begin with.
-        retired: as `parse` takes it.
+        where: the beginning of error messages.
+        retired: see `parse`.
 
     Raises:
         UserError: as `parse` does.
     """
-    flags = _flags_of(type(config))
+    flags = flags_of(type(config))
     own = {".".join(spec.path): functools.reduce(getattr, spec.path, config) for spec in flags}
     values = own | _from_object(content, where, flags, retired or {})
     try:
@@ -242,17 +246,10 @@ def with_flags(
 
 
 def flag_names(config_class: type) -> dict[str, str]:
-    """{each name that a flag goes by: its own}."""
-    return {name.replace("-", "_"): spec.name for spec in _flags_of(config_class) for name in spec.names}
+    """{every name of a flag, aliases included: the flag's own name}."""
+    return {name.replace("-", "_"): spec.name for spec in flags_of(config_class) for name in spec.names}
 
 
-def warn(sentence: str) -> None:
-    """One warning on standard error, by the first process only."""
-    if ranks.rank() <= 0:  # importing the framework sets RANK to -1 where there is no launcher
-        print(f"warning: {sentence}", file=sys.stderr)
-
-
-_NOT_GIVEN = argparse.SUPPRESS
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
@@ -260,121 +257,44 @@ _DISK_ERRORS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.removeprefix('argument ')} (see --help).")
-
-
 def _fail(sentence: str, code: int) -> int:
-    ranks.fail(sentence, code)  # does not return where there are others
+    fail(sentence, code)  # does not return where there are others
     print(f"error: {sentence}", file=sys.stderr)
     return code
 
 
-def _flags_of(config_class: type, path: tuple[str, ...] = (), title: str = "") -> list[_Flag]:
-    hints = typing.get_type_hints(config_class)
-    flags: list[_Flag] = []
-    for field in dataclasses.fields(config_class):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            # The section's class itself, which may have other defaults than the annotation's.
-            kind = typing.cast(type, field.default_factory)
-            flags += _flags_of(kind, (*path, field.name), (kind.__doc__ or "").split("\n")[0])
-            continue
-        convert, many = _converter(hint)
-        meta = field.metadata
-        unit = f" [{meta['unit']}]" if meta["unit"] else ""
-        shown = "" if field.default is None or field.default == () else f" (default: {_show(field.default)})"
-        text = (meta["help"] + unit + shown).replace("%", "%%")
-        name = (*path, field.name)
-        per_host = meta["per_host"] or (convert is str and not meta["choices"])
-        flags.append(_Flag(name, convert, many, field.default, text, meta["aliases"], meta["choices"], per_host, title))
-    return flags
-
-
-def _show(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _converter(hint: Any) -> tuple[Callable[[str], Any], bool]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return _converter(typing.get_args(hint)[0])[0], True
-    converters: dict[type, Callable[[str], Any]] = {bool: _boolean, int: _integer, float: _number, str: str}
-    return converters[hint], False
-
-
 def _plain(word: str) -> str:
-    """Flax's spelling `--config.learning_rate=1` as `--learning_rate=1`."""
+    """`--learning_rate=1` for `--config.learning_rate=1`, the spelling of Flax's scripts."""
     return "--" + word.removeprefix("--config.") if word.startswith("--config.") else word
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _spellings(name: str) -> list[str]:
-    if len(name) == 1:
-        return [f"-{name}"]
-    underscored = name.replace("-", "_")
-    return list(dict.fromkeys([f"--{underscored}", f"--{underscored.replace('_', '-')}"]))
-
-
-def _add(group: Any, spec: _Flag) -> None:
-    options: dict[str, Any] = {"dest": ".".join(spec.path), "default": _NOT_GIVEN, "type": spec.type, "help": spec.help}
-    if spec.choices:
-        options["choices"] = spec.choices
-    else:
-        options["metavar"] = "True|False" if spec.type is _boolean else spec.name.split("_")[-1].upper()
-    if spec.type is _boolean:
-        options |= {"nargs": "?", "const": True}
-    elif spec.many:
-        options |= {"nargs": "+", "action": "extend"}
-    group.add_argument(*(s for name in spec.names for s in _spellings(name)), **options)
-
-
-def _unknown_message(word: str, known: Sequence[str]) -> str:
+def _unknown_message(word: str, flags: Sequence[Flag]) -> str:
     name = word.split("=")[0]
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f" Did you mean {near[0]}?" if near else " --help lists all flags."
-    return f"{name} is not a flag here.{hint}" if name.startswith("-") else f"{word!r} belongs to no flag.{hint}"
+    if not name.startswith("-"):
+        return f"{word!r} belongs to no flag. --help lists all flags."
+    near = nearest(name.lstrip("-"), [known for spec in flags for known in spec.names])
+    if near is None:
+        return f"{name} is not a flag here. --help lists all flags."
+    spelling = near.replace("_", "-") if "-" in name.lstrip("-") else near
+    return f"{name} is not a flag here. Did you mean --{spelling}?"
 
 
 def _warn_of_retired(name: str, retired: Mapping[str, str]) -> None:
     warn(f"--{name} changes nothing here: {retired[name]}")
 
 
-def _from_file(path: Path, flags: Sequence[_Flag], retired: Mapping[str, str]) -> dict[str, Any]:
+def _from_file(path: Path, flags: Sequence[Flag], retired: Mapping[str, str]) -> dict[str, Any]:
     """{dotted path: value} from a JSON object of flags, each value checked like one on the command line."""
     script = re.fullmatch(r".*\.py(:(.+))?", str(path))
-    if script:  # what Flax's scripts take
-        name = f" --init_checkpoint {script[2]} names its model." if script[2] else ""
-        warn(f"--config {path} is Python, and is not read: give its values as flags, or in a JSON file.{name}")
+    if script:  # the form that Flax's scripts accept
+        name = f" Its model is --init_checkpoint {script[2]}." if script[2] else ""
+        warn(f"--config {path} is a Python file and is not read: give its values as flags or in a JSON file.{name}")
         return {}
     return _from_object(read_settings(path, "--config "), f"--config {path}", flags, retired)
 
 
 def _from_object(
-    content: Mapping[str, Any], where: str, flags: Sequence[_Flag], retired: Mapping[str, str]
+    content: Mapping[str, Any], where: str, flags: Sequence[Flag], retired: Mapping[str, str]
 ) -> dict[str, Any]:
     """{dotted path: value} from {flag: value}, each value checked like one on the command line."""
     by_name = {name.replace("-", "_"): spec for spec in flags for name in spec.names}
@@ -386,7 +306,7 @@ def _from_object(
             _warn_of_retired(old, retired)
             continue
         if name not in by_name:
-            raise UserError(f"{where}: {_unknown_message('--' + name, ['--' + n for n in by_name])}")
+            raise UserError(f"{where}: {_unknown_message('--' + name, flags)}")
         if value is None:
             continue
         spec = by_name[name]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.checks import given
 from configs.cli import flag
-from utils.errors import UserError
 
 _FORMATS = ("tf", "hf", "lazy", "oneflow")
 
@@ -15,20 +15,21 @@ class ConvertConfig:
     """Conversion between checkpoint formats."""
 
     input: str = flag(
-        "", "what to convert: a model directory, a weights file, a TensorFlow prefix or a run's directory"
+        "",
+        "checkpoint to convert: a model directory, a weights file, a TensorFlow prefix or a run's output directory",
+        aliases=("model_name_or_path",),
+        metavar="MODEL",
     )
-    output: str = flag("", "directory to write; it appears when everything in it was read back")
+    output: str = flag("", "directory to write; it appears once all its files have been read back", metavar="DIR")
     from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS))
     to_format: str = flag("hf", "format of the output", aliases=("to",), choices=_FORMATS)
     config_file: str | None = flag(
-        None, "model configuration (bert_config.json or config.json) in place of the input's", aliases=("config",)
+        None, "model configuration (bert_config.json or config.json) to use instead of the input's", aliases=("config",)
     )
-    vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
-    allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")
-    trust_checkpoint: bool = flag(False, "the input is trusted: allow formats that are read by unpickling")
-    overwrite_output_dir: bool = flag(False, "replace what is in the output directory")
+    vocab_file: str | None = flag(None, "vocabulary to write instead of the input's")
+    allow_partial: bool = flag(False, "skip tensors that are missing or have another shape")
+    trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
+    overwrite_output_dir: bool = flag(False, "replace the files in the output directory")
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: see --help.")
+        given(self, "input", "output")

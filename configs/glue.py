@@ -1,10 +1,11 @@
-"""All flags of run_glue.py."""
+"""Flags of run_glue.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from configs.checks import at_least
+from configs.checks import MOST_SEED, MOST_TOKENS, at_least, at_most, given
 from configs.cli import flag, section
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -17,58 +18,70 @@ TASK_NAMES = ("cola", "mrpc", "qqp", "sst2", "stsb", "mnli", "qnli", "rte")
 class GlueDataFlags:
     """Data."""
 
-    task_name: str = flag("", f"{', '.join(TASK_NAMES)}, or all of them", aliases=("dataset_name",))
-    data_dir: str = flag("", "the GLUE download, or one task's directory in it")
+    task_name: str = flag("", f"{', '.join(TASK_NAMES)}, or all", aliases=("dataset_name",))
+    data_dir: str = flag("", "directory of the GLUE download, or of one task in it")
     vocab_file: str | None = flag(
-        None, "vocabulary; a model directory stands for its own (default: the model's)", aliases=("tokenizer",)
+        None,
+        "vocabulary, or a model directory that contains vocab.txt",
+        default_text="the model's",
+        aliases=("tokenizer",),
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents: True for uncased vocabularies")
-    max_seq_length: int = flag(128, "longer sentences and pairs are cut", aliases=("seq_length",), unit="tokens")
-    max_train_samples: int | None = flag(None, "train on the first so many rows (default: all)", unit="rows")
+    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
+    max_seq_length: int = flag(128, "longer sentences and pairs are truncated", aliases=("seq_length",), unit="tokens")
+    max_train_samples: int | None = flag(None, "train on this many rows at most", default_text="all", unit="rows")
     max_val_samples: int | None = flag(
-        None, "evaluate on the first so many rows (default: all)", aliases=("max_eval_samples",), unit="rows"
+        None, "evaluate on this many rows at most", default_text="all", aliases=("max_eval_samples",), unit="rows"
     )
 
     def __post_init__(self) -> None:
-        for name in ("task_name", "data_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: see --help.")
+        given(self, "task_name", "data_dir")
         if self.task_name.lower().replace("-", "") == "wnli":
             raise UserError(
-                "--task_name wnli is not supported: its development set contradicts its training set, so that BERT "
-                "falls below always giving the commonest answer unless it is trained by a recipe of its own."
+                "--task_name wnli is not supported: its development set contradicts its training set, so BERT scores "
+                "below the most frequent answer unless it is trained with a special recipe."
             )
         unknown = [name for name in self.tasks if name not in TASK_NAMES]
         if unknown:
             raise UserError(f"--task_name {self.task_name} is not a GLUE task: use {', '.join(TASK_NAMES)} or all.")
         if self.max_seq_length < 5:
-            raise UserError(f"--max_seq_length {self.max_seq_length} leaves no room for a pair: use 5 or more.")
+            raise UserError(f"--max_seq_length {self.max_seq_length} is too short for a pair: use 5 or more.")
+        at_most(self, MOST_TOKENS, "max_seq_length")
         at_least(self, 1, "max_train_samples", "max_val_samples")
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks asked for; `SST-2` is taken for `sst2`."""
+        """The tasks to run; `SST-2` means `sst2`."""
         name = self.task_name.lower().replace("-", "")
         return TASK_NAMES if name == "all" else (name,)
 
 
 @dataclass(frozen=True)
 class GlueConfig:
-    """Everything that a run of run_glue.py is made of."""
+    """The flags of run_glue.py."""
 
     data: GlueDataFlags = section(GlueDataFlags)
     model: ModelFlags = section(ModelFlags)
-    batch: BatchFlags = section(BatchFlags, default_train_rows=32)
+    batch: BatchFlags = section(BatchFlags, aliases={"train_batch_size": ("batch_size",)}, default_train_rows=32)
     optimizer: OptimizerFlags = section(OptimizerFlags, lr=5e-5)
-    run: RunFlags = section(RunFlags, output_dir="glue_output", epochs=3, keep_last=1, goes_on=False)
+    run: RunFlags = section(
+        RunFlags, output_dir="glue_output", epochs=3, keep_last=1, default_load_optimizer_state=False
+    )
     device: DeviceFlags = section(DeviceFlags)
-    do_predict: bool = flag(False, "write the test sets' answers for GLUE's leaderboard")
-    seeds: int = flag(1, "train so many times, from --seed on, and report the median and the spread")
-    mode: str = flag("graph", "compiled, or operation by operation", choices=("graph", "eager"))
+    do_predict: bool = flag(False, "write the answers to the test sets for GLUE's leaderboard")
+    seeds: int = flag(
+        1, "number of runs, with seeds --seed, --seed + 1, …; reports the median and the spread", unit="runs"
+    )
+    mode: str = flag("graph", "compile the model, or run it operation by operation", choices=("graph", "eager"))
+
+    most_used: ClassVar[tuple[str, ...]] = (
+        *("task_name", "data_dir", "init_checkpoint", "output_dir", "train_batch_size", "lr", "epochs"),
+        *("max_seq_length", "seed", "seeds", "do_train", "do_eval", "do_predict", "resume"),
+    )
 
     def __post_init__(self) -> None:
         at_least(self, 1, "seeds")
+        at_most(self, min(1000, MOST_SEED - self.run.seed + 1), "seeds")
         if not (self.run.do_train or self.run.do_eval or self.do_predict):
-            raise UserError("nothing to do: leave out --do_train False or --do_eval False, or give --do_predict.")
+            raise UserError("there is nothing to do: drop --do_train False or --do_eval False, or give --do_predict.")
         if self.seeds > 1 and not self.run.do_train:
-            raise UserError("--seeds trains several times: leave it out with --do_train False.")
+            raise UserError("--seeds trains several times, which --do_train False forbids: drop one of them.")

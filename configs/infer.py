@@ -2,97 +2,145 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-from configs.checks import at_least
-from configs.cli import flag
+from configs.checks import MOST_ROWS, MOST_TOKENS, at_least, at_most, threads
+from configs.cli import flag, section
 from utils.errors import UserError
 
-# Flags of the earlier script that have nothing to decide any more.
+# Flags of the earlier script that are accepted without effect.
 RETIRED = {
-    "attention_probs_dropout_prob": "inference drops nothing out.",
-    "hidden_dropout_prob": "inference drops nothing out.",
+    "attention_probs_dropout_prob": "inference uses no dropout.",
+    "hidden_dropout_prob": "inference uses no dropout.",
 }
 _TASKS = ("fill-mask", "next-sentence", "question-answering", "text-classification", "feature-extraction")
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "vocab_size",
-    "type_vocab_size",
-)
 
 
 @dataclass(frozen=True)
-class InferConfig:
-    """What to ask which model."""
+class ModelSourceFlags:
+    """Model."""
 
-    model_path: str = flag("", "a model directory, a run's output directory, or a checkpoint of any format")
-    use_lazy_model: bool = flag(False, "the checkpoint is one of lazy OneFlow (0.2 to 0.4)")
-    trust_checkpoint: bool = flag(False, "the checkpoint is trusted: allow formats that are read by unpickling")
-    vocab_file: str | None = flag(None, "vocabulary, in place of the model directory's vocab.txt")
-    do_lower_case: bool | None = flag(None, "whether the vocabulary is uncased (default: what the model says)")
-
-    task: str | None = flag(None, "what to do (default: what the model's head is made for)", choices=_TASKS)
-    text: tuple[str, ...] = flag((), "texts to answer")
-    text_pair: str | None = flag(None, "second text, for next-sentence and pairs")
-    question: str | None = flag(None, "question about --context")
-    context: str | None = flag(None, "where the answer to --question is looked for")
-    input_path: str | None = flag(None, "file of texts or of JSON objects, one a line; - for standard input")
-    output_path: str | None = flag(
-        None, "write answers here as JSON lines, one for each input line; - for standard output"
+    model_path: str = flag(
+        "",
+        "model directory, output directory of a run, or checkpoint of any format",
+        aliases=("model_name_or_path",),
+        metavar="MODEL",
     )
-    top_k: int | None = flag(None, "answers for each mask or question (default: 5 tokens, 1 answer)")
-    max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
-    doc_overlap: int = flag(128, "question-answering: what neighbouring windows of a long context share", unit="tokens")
-    version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
-    pooling: str = flag("tokens", "feature-extraction: vectors of what", choices=("tokens", "first", "mean"))
-
-    mode: str | None = flag(
-        None,
-        "compile the model, or run it operation by operation (default: graph on CUDA, eager on a CPU)",
-        choices=("graph", "eager"),
+    vocab_file: str | None = flag(None, "vocabulary", default_text="the model directory's vocab.txt")
+    do_lower_case: bool | None = flag(
+        None, "whether the vocabulary is uncased", default_text="as the model says, else judged by its entries"
     )
-    device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA if it is usable)")
-    batch_size: int = flag(32, "rows computed together, at most")
-    num_threads: int | None = flag(None, "CPU threads (default: all cores)")
-    cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
-    seq_length: int | None = flag(
-        None, "longest input (default: the model's; windows: 384)", aliases=("s",), unit="tokens"
-    )
-    max_predictions_per_seq: int | None = flag(None, "fill-mask: most [MASK]s in one text")
-
     config_file: str | None = flag(
-        None, "the model's configuration file, in place of the model directory's", aliases=("config",)
+        None, "configuration of the model", default_text="the model directory's", aliases=("config",)
     )
-    hidden_size: int | None = flag(None, "the model's size where no file tells it, checked where one does")
-    hidden_size_per_head: int | None = flag(None, "likewise: hidden size divided by heads")
-    num_hidden_layers: int | None = flag(None, "likewise")
-    num_attention_heads: int | None = flag(None, "likewise (default: hidden size / 64)", aliases=("a",))
-    intermediate_size: int | None = flag(None, "likewise")
-    max_position_embeddings: int | None = flag(None, "likewise")
-    vocab_size: int | None = flag(None, "likewise")
-    type_vocab_size: int | None = flag(None, "likewise")
+    use_lazy_model: bool = flag(False, "the checkpoint is in the format of lazy OneFlow (0.2 to 0.4)")
+    trust_checkpoint: bool = flag(False, "trust the checkpoint: allow formats that need unpickling")
 
     def __post_init__(self) -> None:
         if not self.model_path:
             raise UserError("--model_path is missing: name a model directory or a checkpoint.")
-        at_least(
-            self, 1, "batch_size", "num_threads", "max_answer_length", "top_k", "max_predictions_per_seq", *self.sizes()
-        )
-        if self.doc_overlap < 0:
-            raise UserError(f"--doc_overlap must not be negative, not {self.doc_overlap}.")
+
+
+@dataclass(frozen=True)
+class SizeFlags:
+    """Sizes of the model, needed only if no configuration contains them."""
+
+    hidden_size: int | None = flag(None, "hidden size")
+    hidden_size_per_head: int | None = flag(None, "head size; the hidden size is this times the heads")
+    num_hidden_layers: int | None = flag(None, "encoder layers")
+    num_attention_heads: int | None = flag(None, "attention heads", default_text="hidden size / 64", aliases=("a",))
+    intermediate_size: int | None = flag(None, "size of the feed-forward layer")
+    max_position_embeddings: int | None = flag(None, "longest sequence that the model accepts", unit="tokens")
+    vocab_size: int | None = flag(None, "entries of the vocabulary")
+    type_vocab_size: int | None = flag(None, "segment types")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, *self.given())
+
+    def given(self) -> dict[str, Any]:
+        """{name: size} of the flags that were given."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: size for name, size in sizes.items() if size is not None}
+
+
+@dataclass(frozen=True)
+class RowFlags:
+    """Questions and answers."""
+
+    task: str | None = flag(None, "task", default_text="what the model's head is made for", choices=_TASKS)
+    text: tuple[str, ...] = flag((), "texts to answer", metavar="TEXT")
+    text_pair: str | None = flag(None, "second text, for next-sentence and pairs", metavar="TEXT")
+    question: str | None = flag(None, "question about --context", metavar="TEXT")
+    context: str | None = flag(None, "text that contains the answer to --question", metavar="TEXT")
+    input_path: str | None = flag(
+        None, "file with one text or JSON object per line; - means standard input", metavar="FILE"
+    )
+    output_path: str | None = flag(
+        None,
+        "file for the answers, one JSON object for each input line; - means standard output",
+        default_text="tables on standard output",
+        metavar="FILE",
+    )
+    top_k: int | None = flag(None, "answers for each mask or question", default_text="5 tokens, 1 answer")
+    max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
+    doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
+    version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
+    pooling: str = flag(
+        "tokens",
+        "feature-extraction: a vector per token, the first token's vector, or their mean",
+        choices=("tokens", "first", "mean"),
+    )
+    max_predictions_per_seq: int | None = flag(
+        None, "fill-mask: the largest number of [MASK] in one text", default_text="no limit"
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_answer_length", "top_k", "max_predictions_per_seq")
+        at_least(self, 0, "doc_overlap")
+        at_most(self, MOST_TOKENS, "max_answer_length", "max_predictions_per_seq", "doc_overlap")
         if (self.question is None) != (self.context is None):
             raise UserError("--question and --context belong together: give both.")
-        if sum(bool(given) for given in (self.text, self.question is not None, self.input_path)) > 1:
+        if sum(bool(source) for source in (self.text, self.question is not None, self.input_path)) > 1:
             raise UserError("--text, --question and --input_path exclude each other: give one of them.")
         if self.text_pair is not None and len(self.text) != 1:
             raise UserError("--text_pair is the second text to one --text.")
 
-    def sizes(self) -> dict[str, Any]:
-        """The model's sizes that were given."""
-        names = (*_SIZES, "hidden_size_per_head")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+@dataclass(frozen=True)
+class SpeedFlags:
+    """Devices and speed."""
+
+    mode: str | None = flag(
+        None,
+        "compile the model, or run it operation by operation",
+        default_text="graph on CUDA, eager on a CPU",
+        choices=("graph", "eager"),
+    )
+    device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
+    batch_size: int = flag(32, "largest number of rows in a batch", unit="rows")
+    seq_length: int | None = flag(
+        None, "longest input", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"
+    )
+    num_threads: int | None = flag(None, "CPU threads", default_text="one per core")
+    cpu_kernels: bool = flag(True, "use the CPU kernels that `make setup` builds")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch_size")
+        at_most(self, MOST_ROWS, "batch_size")
+        threads(self, "num_threads")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """The flags of run_infer.py."""
+
+    model: ModelSourceFlags = section(ModelSourceFlags)
+    rows: RowFlags = section(RowFlags)
+    speed: SpeedFlags = section(SpeedFlags)
+    sizes: SizeFlags = section(SizeFlags)
+
+    most_used: ClassVar[tuple[str, ...]] = (
+        *("model_path", "task", "text", "text_pair", "question", "context", "input_path", "output_path", "top_k"),
+        *("vocab_file", "device", "batch_size"),
+    )

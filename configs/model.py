@@ -1,4 +1,4 @@
-"""BERT's shape: the model configuration, its presets, and the flags that choose them."""
+"""BERT's shape: the model configuration, its presets and its flags."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.checks import MOST_TOKENS, at_least, at_most
 from configs.cli import flag
 from utils.errors import UserError
 from utils.json_file import read_settings
 
-# Google's published sizes: (num_hidden_layers, hidden_size); heads are 64 wide, the intermediate size is 4 x hidden.
+# Google's published sizes: (num_hidden_layers, hidden_size). Heads are 64 wide, the intermediate size is 4 x hidden.
 PRESETS = {
     "tiny": (2, 128),
     "mini": (4, 256),
@@ -20,7 +21,7 @@ PRESETS = {
     "base": (12, 768),
     "large": (24, 1024),
 }
-# A variant of base: simple, and stable to train in a single pass over the data.
+# A variant of base that is simple, and trains stably in a single pass over the data.
 MINIMAL_NAME = "bert-minimal"
 MINIMAL: dict[str, Any] = {
     "norm": "pre",
@@ -30,11 +31,22 @@ MINIMAL: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-# Fields of BertConfig that BERT does not have, each with BERT's own value as its default.
+# Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
 
 
 _LINEAR = ("query", "key", "value", "dense")
+# Limits far above any BERT, so that a damaged config.json ends with a sentence and not inside the framework.
+_MOST = {
+    "vocab_size": 10**7,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1 << 12,
+    "intermediate_size": 1 << 18,
+    "max_position_embeddings": MOST_TOKENS,
+    "type_vocab_size": 1 << 16,
+    "num_labels": 10**6,
+}
 
 
 def _unnamed(labels: int) -> tuple[str, ...]:
@@ -43,7 +55,7 @@ def _unnamed(labels: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The model's shape, with the names of Hugging Face's config.json; the defaults are BERT-base's."""
+    """The model's shape, in the names of Hugging Face's config.json. The defaults are those of BERT-base."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -59,19 +71,20 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2
-    label_names: tuple[str, ...] = ()  # a classifier's, in config.json `id2label`; () where nobody named them
-    problem_type: str = ""  # a classifier's, where it is none: "regression", "multi_label_classification"
-    norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward, not after
+    label_names: tuple[str, ...] = ()  # a classifier's labels, `id2label` in config.json; () if they have no names
+    problem_type: str = ""  # "regression", "multi_label_classification", or "" for one label of several
+    norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward instead of after
     embedding_norm: bool = True
     final_norm: bool = False  # a LayerNorm after the last layer
     linear_bias: bool = True  # in the encoder, the pooler and the masked-LM transform
     position_embeddings: str = "learned"  # or "sinusoidal": fixed
 
     def __post_init__(self) -> None:
-        counts = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        for name in (*counts, "max_position_embeddings", "type_vocab_size", "num_labels"):
+        for name, most in _MOST.items():
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+            if getattr(self, name) > most:
+                raise UserError(f"--{name} must be at most {most}, not {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"--num_attention_heads {self.num_attention_heads} must divide the hidden size {self.hidden_size}: "
@@ -82,7 +95,7 @@ class BertConfig:
                 raise UserError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         if self.hidden_act != "gelu":
             raise UserError(
-                f"hidden_act {self.hidden_act!r} is not BERT's: only 'gelu' (the erf form) is computed here."
+                f"hidden_act {self.hidden_act!r} is not supported: only 'gelu', the exact form with erf, is."
             )
 
         for name, choices in (("norm", ("post", "pre")), ("position_embeddings", ("learned", "sinusoidal"))):
@@ -91,7 +104,7 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
-        """From config.json's content; keys that do not shape the model are left alone."""
+        """From the content of a config.json; ignores keys that do not shape the model."""
         known = {field.name for field in dataclasses.fields(cls)}
         names = values.get("id2label")
         names = names if isinstance(names, dict) else {}
@@ -121,18 +134,18 @@ class BertConfig:
 
     @property
     def shown_labels(self) -> tuple[str, ...]:
-        """A name for each label of a classifier, Hugging Face's LABEL_0 … where nobody named them."""
+        """A name for each label of a classifier: Hugging Face's LABEL_0, … if the labels have no names."""
         return self.label_names or _unnamed(self.num_labels)
 
     @property
     def is_variant(self) -> bool:
-        """Whether this is another encoder than BERT's, which other programs would take for BERT's."""
+        """Whether the encoder differs from BERT's, so that other programs would compute something else."""
         return any(
             getattr(self, field.name) != field.default for field in dataclasses.fields(self) if field.name in VARIANTS
         )
 
     def has_parameter(self, name: str) -> bool:
-        """Whether a parameter of BERT's, or of a variant, is in this model's encoder and masked-LM transform."""
+        """Whether this model's encoder and masked-LM transform contain a parameter that BERT or a variant has."""
         if name.startswith("bert.encoder.LayerNorm."):
             return self.final_norm
         if name.startswith("bert.embeddings.LayerNorm."):
@@ -140,7 +153,9 @@ class BertConfig:
         return self.linear_bias or name.split(".")[-2:] not in [[part, "bias"] for part in _LINEAR]
 
     def forward_flops(self, seq_length: int, predictions: int = 0) -> int:
-        """Floating-point operations of the matrix products for one sequence; training takes three times as many.
+        """Floating-point operations of the forward pass's matrix products for one sequence.
+
+        Training takes three times as many.
 
         Args:
             seq_length: tokens of the sequence.
@@ -152,12 +167,12 @@ class BertConfig:
         return self.num_hidden_layers * seq_length * token + predictions * head + 2 * hidden * hidden
 
     def to_huggingface(self, architecture: str) -> dict[str, Any]:
-        """config.json's content, as Hugging Face transformers reads it."""
+        """The content of config.json, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)
         names = self.shown_labels
         for name in ("num_labels", "label_names", "problem_type"):
             del values[name]
-        kind = "bert-variant" if self.is_variant else "bert"  # transformers would compute something else unawares
+        kind = "bert-variant" if self.is_variant else "bert"  # transformers must not load a variant as BERT
         for field in dataclasses.fields(self):
             if field.name in VARIANTS and values[field.name] == field.default:
                 del values[field.name]
@@ -168,48 +183,73 @@ class BertConfig:
         return {"architectures": [architecture], "model_type": kind, **values, "torch_dtype": "float32"}
 
 
+def _default(value: str) -> str:
+    return f"the checkpoint's, else {value}"
+
+
 @dataclass(frozen=True)
 class ModelFlags:
     """Model."""
 
-    model_size: str | None = flag(
-        None,
-        "Google's sizes, or bert-minimal: base size, pre-LayerNorm, sinusoids, no biases, no dropout; single flags "
-        "win over it",
-        choices=(*PRESETS, MINIMAL_NAME),
-    )
-    num_hidden_layers: int | None = flag(None, "encoder layers (default: 24)")
-    num_attention_heads: int | None = flag(None, "attention heads (default: 16)")
-    hidden_size_per_head: int | None = flag(None, "head size; the hidden size is heads x this (default: 64)")
-    intermediate_size: int | None = flag(None, "feed-forward size (default: 4 x hidden size)")
-    max_position_embeddings: int | None = flag(
-        None, "longest sequence the model can take (default: 512)", unit="tokens"
-    )
-    vocab_size: int | None = flag(None, "entries of the vocabulary (default: the data's, else 30522)")
-    type_vocab_size: int | None = flag(None, "segment types (default: 2)")
-    attention_probs_dropout_prob: float | None = flag(None, "dropout on attention probabilities (default: 0.1)")
-    hidden_dropout_prob: float | None = flag(None, "dropout on hidden states (default: 0.1)")
-    norm: str | None = flag(
-        None, "LayerNorm after or before attention and feed-forward (default: post)", choices=("post", "pre")
-    )
-    embedding_norm: bool | None = flag(None, "a LayerNorm on the embeddings (default: True)")
-    final_norm: bool | None = flag(None, "a LayerNorm after the last layer (default: False)")
-    linear_bias: bool | None = flag(None, "biases in the encoder's linear layers (default: True)")
-    position_embeddings: str | None = flag(
-        None, "trained, or fixed sines and cosines (default: learned)", choices=("learned", "sinusoidal")
-    )
     init_checkpoint: str | None = flag(
         None,
         "start from these weights: a model directory or a run's output directory",
+        default_text="random weights",
         aliases=("model_load_dir", "model_name_or_path"),
+        metavar="MODEL",
+    )
+    model_size: str | None = flag(
+        None,
+        "one of Google's sizes, or bert-minimal (base size, pre-LayerNorm, sinusoidal positions, no biases, no "
+        "dropout); flags for single sizes win over it",
+        default_text="the checkpoint's, else large",
+        choices=(*PRESETS, MINIMAL_NAME),
+    )
+    num_hidden_layers: int | None = flag(None, "encoder layers", default_text=_default("24"))
+    num_attention_heads: int | None = flag(None, "attention heads", default_text=_default("16"))
+    hidden_size_per_head: int | None = flag(
+        None, "head size; the hidden size is this times the heads", default_text=_default("64")
+    )
+    intermediate_size: int | None = flag(
+        None, "size of the feed-forward layer", default_text=_default("4 x hidden size")
+    )
+    max_position_embeddings: int | None = flag(
+        None, "longest sequence that the model accepts", default_text=_default("512"), unit="tokens"
+    )
+    vocab_size: int | None = flag(None, "entries of the vocabulary", default_text=_default("the data's, else 30522"))
+    type_vocab_size: int | None = flag(None, "segment types", default_text=_default("2"))
+    attention_probs_dropout_prob: float | None = flag(
+        None, "dropout on attention probabilities", default_text=_default("0.1")
+    )
+    hidden_dropout_prob: float | None = flag(None, "dropout on hidden states", default_text=_default("0.1"))
+    norm: str | None = flag(
+        None,
+        "LayerNorm after or before attention and feed-forward",
+        default_text=_default("post"),
+        choices=("post", "pre"),
+    )
+    embedding_norm: bool | None = flag(None, "LayerNorm on the embeddings", default_text=_default("True"))
+    final_norm: bool | None = flag(None, "LayerNorm after the last layer", default_text=_default("False"))
+    linear_bias: bool | None = flag(None, "biases in the encoder's linear layers", default_text=_default("True"))
+    position_embeddings: str | None = flag(
+        None,
+        "trained position embeddings, or fixed sines and cosines",
+        default_text=_default("learned"),
+        choices=("learned", "sinusoidal"),
     )
 
+    def __post_init__(self) -> None:
+        limits = {name: most for name, most in _MOST.items() if hasattr(self, name)}
+        for name, most in {**limits, "hidden_size_per_head": 1 << 12}.items():
+            at_least(self, 1, name)
+            at_most(self, most, name)
+
     def bert_config(self, base: BertConfig | None = None, *, vocab_size: int | None = None) -> BertConfig:
-        """The model these flags describe.
+        """The model that these flags describe.
 
         Args:
-            base: the configuration of the weights to start from; flags may change its dropout only.
-            vocab_size: the data's, used where neither `base` nor a flag says.
+            base: the configuration of the weights to start from; flags can change only its dropout.
+            vocab_size: the data's, used if neither `base` nor a flag sets it.
 
         Raises:
             UserError: a flag contradicts `base`, or the sizes contradict each other.

@@ -1,12 +1,12 @@
-"""All flags of run_pretraining.py and run_eager_pretraining.py."""
+"""Flags of run_pretraining.py and run_eager_pretraining.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from configs.checks import at_least
+from configs.checks import MOST_STEPS, MOST_TOKENS, at_least, at_most
 from configs.cli import flag, flag_names, job_flags, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
@@ -22,69 +22,86 @@ class PretrainingDataFlags:
 
     ofrecord_path: tuple[str, ...] = flag(
         (),
-        "what to train on, several are mixed: directories that `prepare_data.py pretraining` wrote, single shards, "
-        "files of JSON lines",
+        "training data: directories that `prepare_data.py pretraining` wrote, single shards or files of JSON lines; "
+        "several are mixed",
         aliases=("train_file",),
     )
-    val_ofrecord_path: tuple[str, ...] = flag((), "what to evaluate on, likewise", aliases=("validation_file",))
-    val_fraction: float = flag(0.0, "without evaluation shards: the share of the training shards to hold out")
-    train_data_part: int | None = flag(None, "use this many shards (default: all)", unit="shards")
-    train_dataset_size: int | None = flag(None, "records of one epoch (default: all)", unit="records")
-    seq_length: int | None = flag(None, "tokens of a record (default: the data's)", aliases=("max_seq_length",))
+    val_ofrecord_path: tuple[str, ...] = flag(
+        (), "evaluation data, in the same forms as --ofrecord_path", aliases=("validation_file",)
+    )
+    val_fraction: float = flag(0.0, "without --val_ofrecord_path: fraction of the training shards to hold out")
+    train_data_part: int | None = flag(None, "number of training shards to use", default_text="all", unit="shards")
+    train_dataset_size: int | None = flag(None, "records of one epoch", default_text="all", unit="records")
+    seq_length: int | None = flag(
+        None, "length of a record", default_text="the data's", aliases=("max_seq_length",), unit="tokens"
+    )
     max_predictions_per_seq: int | None = flag(
-        None, "masked tokens of a record, at most (default: the data's, or 20 where masks are drawn anew)"
+        None,
+        "most masked tokens in a record",
+        default_text="the data's, or 20 with --masking dynamic",
+        unit="tokens",
     )
     objective: str | None = flag(
         None,
-        "the task beside masked-LM: next sentence, sentence order or none (default: the data's)",
+        "second task next to masked-LM: next sentence, sentence order or none",
+        default_text="the data's",
         choices=("nsp", "sop", "none"),
     )
     skip_nsp: bool = flag(False, "leave the second task out of the loss", aliases=("skip_sop",))
     skip_mlm: bool = flag(False, "leave masked-LM out of the loss")
     masking: str | None = flag(
         None,
-        "the data's own masks, or masks drawn anew each time a record is read (default: the data's way)",
+        "use the masks in the data, or draw new masks each time a record is read",
+        default_text="the data's",
         choices=("static", "dynamic"),
     )
-    masked_lm_prob: float = flag(0.15, "masking dynamic: share of the tokens that are masked")
-    do_whole_word_mask: bool = flag(False, "masking dynamic: mask all pieces of a word together")
-    eval_only_mlm: bool = flag(False, "evaluate masked-LM alone: loss, accuracy, perplexity")
-    max_train_samples: int | None = flag(None, "train on the first so many records (default: all)", unit="records")
+    masked_lm_prob: float = flag(0.15, "with --masking dynamic: fraction of the tokens to mask")
+    do_whole_word_mask: bool = flag(False, "with --masking dynamic: mask all pieces of a word together")
+    eval_only_mlm: bool = flag(False, "evaluate masked-LM only: loss, accuracy, perplexity")
+    max_train_samples: int | None = flag(None, "train on this many records at most", default_text="all", unit="records")
     max_val_samples: int | None = flag(
-        None, "evaluate on the first so many records (default: all)", aliases=("max_eval_samples",), unit="records"
+        None, "evaluate on this many records at most", default_text="all", aliases=("max_eval_samples",), unit="records"
     )
     vocab_file: str | None = flag(
-        None, "the vocabulary to save with the model (default: the data's)", aliases=("tokenizer",)
+        None, "vocabulary to save with the model", default_text="the data's", aliases=("tokenizer",)
     )
-    do_lower_case: bool | None = flag(None, "whether the vocabulary is uncased (default: the data's, else True)")
+    do_lower_case: bool | None = flag(
+        None, "whether the vocabulary is uncased", default_text="as the data says, else True"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val_fraction must be at least 0 and below 1, not {self.val_fraction}.")
         if self.skip_nsp and self.skip_mlm:
-            raise UserError("--skip_nsp and --skip_mlm leave nothing to learn: drop one of them.")
+            raise UserError("--skip_nsp and --skip_mlm together leave nothing to learn: drop one of them.")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
         at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
         at_least(self, 1, "max_train_samples", "max_val_samples")
+        at_most(self, MOST_TOKENS, "seq_length", "max_predictions_per_seq")
 
 
 @dataclass(frozen=True)
 class ProbeFlags:
-    """What else is found out about checkpoints, in processes of their own that leave the training as it is."""
+    """Probes of checkpoints, in separate processes that do not affect training."""
 
     squad_frequency: int = flag(
-        0, "steps between fine-tunings of a clone on SQuAD, which are made at the end too; 0: none", unit="steps"
+        0, "steps between fine-tunings of a copy on SQuAD, and once more at the end; 0 disables them", unit="steps"
     )
     squad_config: str | None = flag(
-        None, "with --squad_frequency: a JSON object of run_squad.py's flags, such as train_file and predict_file"
+        None,
+        "with --squad_frequency: JSON file with flags of run_squad.py, such as train_file and predict_file",
+        metavar="FILE",
     )
     cloze_file: str | None = flag(
-        None, "fill in these sentences, one a line, each with a [MASK], at every checkpoint: in the log and clozes.txt"
+        None,
+        "sentences, one per line, each with a [MASK], that every checkpoint fills in; the answers go to the log and "
+        "clozes.txt",
     )
 
     def __post_init__(self) -> None:
         at_least(self, 0, "squad_frequency")
+        at_most(self, MOST_STEPS, "squad_frequency")
         if self.squad_frequency and not self.squad_config:
             raise UserError("--squad_frequency needs --squad_config: a JSON file with train_file and predict_file.")
 
@@ -92,7 +109,7 @@ class ProbeFlags:
         """run_squad.py's configuration.
 
         Raises:
-            UserError: it is none, or names files that do not exist.
+            UserError: the file is not a valid configuration, or names files that do not exist.
         """
         config = parse(SquadConfig, ["--config", self.squad_config or "", "--do_train", "--do_eval"], retired=RETIRED)
         for path in (config.data.train_file, config.data.predict_file):
@@ -101,7 +118,7 @@ class ProbeFlags:
         return config
 
 
-# Phases share these.
+# Flags that all phases share.
 _OF_THE_WHOLE_RUN = {
     *("output_dir", "checkpoint_path", "log_dir", "load_from", "init_checkpoint", "resume", "overwrite_output_dir"),
     *("do_train", "phases"),
@@ -111,7 +128,7 @@ _OF_THE_WHOLE_RUN = {
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Everything that a pretraining run is made of."""
+    """The flags of a pretraining run."""
 
     data: PretrainingDataFlags = section(PretrainingDataFlags)
     model: ModelFlags = section(ModelFlags)
@@ -122,31 +139,40 @@ class PretrainingConfig:
     probes: ProbeFlags = section(ProbeFlags)
     phases: str | None = flag(
         None,
-        "train in phases: a JSON list of objects of flags, which win over the command line's; each phase starts from "
-        "the weights of the one before it and lives in OUTPUT_DIR/phase1, phase2, …",
+        "train in phases: JSON file with a list of objects of flags, one per phase, which win over the command line; "
+        "each phase starts from the weights of the phase before and writes to OUTPUT_DIR/phase1, phase2, …",
+        metavar="FILE",
+    )
+
+    most_used: ClassVar[tuple[str, ...]] = (
+        *("ofrecord_path", "val_ofrecord_path", "output_dir", "model_size", "init_checkpoint", "train_batch_size"),
+        *("grad_acc_steps", "lr", "max_steps", "epochs", "use_fp16", "seed", "resume"),
     )
 
     def __post_init__(self) -> None:
         if self.phases and not self.run.do_train:
-            raise UserError("--phases trains: leave it out with --do_train False, and evaluate OUTPUT_DIR/phaseN.")
+            raise UserError(
+                "--phases trains, which --do_train False forbids: to evaluate, drop --phases and set "
+                "--output_dir to OUTPUT_DIR/phaseN."
+            )
         if self.phases and self.run.checkpoint_path and not self.run.load_from:
-            raise UserError("--phases saves under --output_dir: leave --checkpoint_path out.")
+            raise UserError("--phases writes its checkpoints below --output_dir: drop --checkpoint_path.")
 
     def in_phases(self) -> list[PretrainingConfig]:
-        """A configuration for each phase, or this one alone where there are none.
+        """A configuration for each phase, or only this one without --phases.
 
         Raises:
-            UserError: --phases names no list of objects of flags, or one of them holds what belongs to the whole run.
+            UserError: the file of --phases is not a list of objects of flags, or sets a flag of the whole run.
         """
         if self.phases is None:
             return [self]
         content = read_json(self.phases, "--phases ")
         if not isinstance(content, list) or not content or not all(isinstance(phase, dict) for phase in content):
-            raise UserError(f"--phases {self.phases} must hold a JSON list of objects, one for each phase.")
+            raise UserError(f"--phases {self.phases} must contain a JSON list of objects, one for each phase.")
         return [self._phase(number, phase) for number, phase in enumerate(content, 1)]
 
     def job_flags(self) -> dict[str, Any]:
-        """What all processes of a job must have been given alike, the content of --phases too.
+        """The flags that must be equal on all ranks of a job, including the content of --phases.
 
         Raises:
             UserError: as `in_phases`.
@@ -166,7 +192,7 @@ class PretrainingConfig:
             if names.get(name.lstrip("-").replace("-", "_")) in _OF_THE_WHOLE_RUN:
                 raise UserError(f"{where}: {name} belongs to the whole run: give it on the command line.")
         run = self.run.below(f"phase{number}")
-        if number > 1:  # its own load_optimizer_state may take the optimizer along
+        if number > 1:  # the phase's own load_optimizer_state may load the optimizer too
             before = str(phase_directory(self.run.output_dir, number - 1))
             run = replace(run, load_from="checkpoint", checkpoint_path=before, load_optimizer_state=False)
         return with_flags(replace(self, run=run, phases=None), content, where, RETIRED)

@@ -1,5 +1,4 @@
-"""Flags that every training command shares, in sections; the knobs that change results stand apart from those that
-change only the speed."""
+"""Flags shared by all training commands. Flags that change the result are apart from those that change the speed."""
 
 from __future__ import annotations
 
@@ -7,35 +6,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from configs.checks import at_least
+from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, threads
 from configs.cli import flag
 from utils.errors import UserError
 
-# Flags of engines and launchers that are not here: accepted, without effect, with what to use instead.
-_LAUNCHER = "start on several hosts with python3 -m oneflow.distributed.launch (docs/distributed.md)."
+# Flags of other engines and launchers, which are accepted without effect: what to use instead.
+_LAUNCHER = "start a job on several hosts with python3 -m oneflow.distributed.launch (docs/distributed.md)."
 RETIRED = {
-    "use_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
+    "use_xla": "OneFlow 0.9 has no XLA; graph mode compiles without it.",
     "node_ips": "start every host with python3 -m oneflow.distributed.launch --nnodes N --node_rank I --master_addr A.",
-    "ctrl_port": "give the launcher --master_port.",
-    "gpu_num_per_node": "give the launcher --nproc_per_node.",
-    "num_nodes": "give the launcher --nnodes.",
-    "metric-local": "metrics are always over all ranks.",
+    "ctrl_port": "set the launcher's --master_port.",
+    "gpu_num_per_node": "set the launcher's --nproc_per_node.",
+    "num_nodes": "set the launcher's --nnodes.",
+    "metric-local": "metrics always cover all ranks.",
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",
-    "model_type": "there is one model here, and --objective sop makes it learn ALBERT's sentence order.",
-    "squad_version": "--version_2_with_negative True says that some questions have no answer (SQuAD 2.0), to "
+    "model_type": "all models here are BERT; for ALBERT's sentence order prediction use --objective sop.",
+    "squad_version": "for SQuAD 2.0, where some questions have no answer, set --version_2_with_negative True in "
     "run_squad.py or in --squad_config.",
-    "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles by itself.",
+    "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles without it.",
     **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
-    "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps, 0 at the end alone.",
+    "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps; 0 evaluates only at the end.",
     "save_strategy": "--model_save_every_n_iter N saves every N steps.",
-    "eval_accumulation_steps": "evaluation keeps sums, not outputs; --val_batch_size is what it takes at once.",
-    "dataloader_drop_last": "every record counts once; the last batch is filled up with rows of weight 0.",
-    "dataloader_num_workers": "a thread reads ahead; it needs no number.",
-    "remove_unused_columns": "only what the model needs is read.",
-    "label_names": "--skip_nsp leaves the next-sentence labels out, --eval_only_mlm does so for evaluation.",
-    "datasets_cache_dir": "records are read where they are.",
-    "overwrite_cache": "records are read where they are.",
+    "eval_accumulation_steps": "evaluation keeps sums, not outputs; --val_batch_size sets its batch.",
+    "dataloader_drop_last": "every record counts once; the last batch is filled with padding rows of weight 0.",
+    "dataloader_num_workers": "one thread reads ahead; there is no number to set.",
+    "remove_unused_columns": "only the features that the model needs are read.",
+    "label_names": "--skip_nsp drops the next-sentence labels, --eval_only_mlm drops them in evaluation only.",
+    "datasets_cache_dir": "records are read in place.",
+    "overwrite_cache": "records are read in place.",
 }
 
 
@@ -45,38 +44,59 @@ class BatchFlags:
 
     train_batch_size: int | None = flag(
         None,
-        "one rank's micro-batch (default: 8)",
+        "sequences in one rank's micro-batch",
+        default_text="{default_train_rows}",
         aliases=("batch_size_per_device", "per_gpu_batch_size", "per_device_train_batch_size"),
         unit="sequences",
     )
-    train_global_batch_size: int | None = flag(None, "micro-batch of all ranks together", unit="sequences")
+    train_global_batch_size: int | None = flag(
+        None,
+        "sequences in the micro-batches of all ranks together",
+        default_text="--train_batch_size times the ranks",
+        unit="sequences",
+    )
     val_batch_size: int | None = flag(
         None,
-        "one rank's evaluation batch (default: 32)",
+        "sequences in one rank's evaluation batch",
+        default_text="{default_val_rows}",
         aliases=("eval_batch_size_per_device", "per_device_eval_batch_size"),
         unit="sequences",
     )
-    val_global_batch_size: int | None = flag(None, "evaluation batch of all ranks together", unit="sequences")
+    val_global_batch_size: int | None = flag(
+        None,
+        "sequences in the evaluation batches of all ranks together",
+        default_text="--val_batch_size times the ranks",
+        unit="sequences",
+    )
     grad_acc_steps: int = flag(
-        1, "micro-batches whose gradients are added up for one update", aliases=("gradient_accumulation_steps",)
+        1,
+        "gradient accumulation: micro-batches for each update",
+        aliases=("gradient_accumulation_steps",),
+        unit="micro-batches",
     )
     grad_acc_ramp_steps: int = flag(
-        0, "batch-size schedule: the micro-batches of an update grow from 1 to --grad_acc_steps over these updates"
+        0,
+        "batch-size warmup: over this many updates, the micro-batches of an update grow from 1 to --grad_acc_steps",
+        unit="updates",
     )
     padding: str | None = flag(
         None,
-        "what batches are padded to: the records' full length, or the longest of the update, whose records are then of "
-        "like length (default: longest for sets made with --bin_size, else max_length)",
+        "pad batches to the full length of the records (max_length), or to the longest record of an update, whose "
+        "records then have similar lengths (longest)",
+        default_text="longest for sets made with --bin_size, else max_length",
         choices=("max_length", "longest"),
     )
 
-    def __post_init__(self) -> None:
-        at_least(self, 1, "train_batch_size", "train_global_batch_size", "val_batch_size", "val_global_batch_size")
-        at_least(self, 1, "grad_acc_steps")
-        at_least(self, 0, "grad_acc_ramp_steps")
-
     default_train_rows: ClassVar[int] = 8
     default_val_rows: ClassVar[int] = 32
+
+    def __post_init__(self) -> None:
+        per_rank, of_all = ("train_batch_size", "val_batch_size"), ("train_global_batch_size", "val_global_batch_size")
+        at_least(self, 1, *per_rank, *of_all, "grad_acc_steps")
+        at_least(self, 0, "grad_acc_ramp_steps")
+        at_most(self, MOST_ROWS, *per_rank, "grad_acc_steps")
+        at_most(self, 64 * MOST_ROWS, *of_all)
+        at_most(self, MOST_STEPS, "grad_acc_ramp_steps")
 
     def train_rows(self, world_size: int) -> int:
         """Rows of one micro-batch on one rank."""
@@ -91,66 +111,83 @@ class BatchFlags:
 
 @dataclass(frozen=True)
 class OptimizerFlags:
-    """Optimizer."""
+    """Optimizer and learning rate."""
 
     optim_name: str = flag(
         "adamw",
-        "adamw corrects the moments' bias, bert_adam does not, as Google's; adam has no weight decay; "
-        "lamb is for large batches",
+        "adamw corrects the bias of the moments; bert_adam does not, like Google's; adam has no weight decay; lamb is "
+        "meant for large batches",
         aliases=("optimizer",),
         choices=("adamw", "bert_adam", "adam", "lamb"),
     )
-    lr: float = flag(1e-3, "highest learning rate", aliases=("learning_rate",))
-    weight_decay: float = flag(0.01, "decoupled decay, not on biases and LayerNorm", aliases=("weight_decay_rate",))
-    adam_beta1: float = flag(0.9, "decay of the first moment")
-    adam_beta2: float = flag(0.999, "decay of the second moment")
-    adam_epsilon: float = flag(1e-6, "added to the second moment's root")
-    clip: str = flag("norm", "how gradients are kept small", choices=("norm", "value", "none"))
-    max_grad_norm: float = flag(1.0, "clip norm: gradients are scaled down to this global norm; 0: never")
-    clip_value: float = flag(1.0, "clip value: each number of a gradient is cut at this size")
+    lr: float = flag(1e-3, "the highest learning rate", aliases=("learning_rate",))
+    weight_decay: float = flag(
+        0.01, "decoupled weight decay, not applied to biases and LayerNorm", aliases=("weight_decay_rate",)
+    )
+    adam_beta1: float = flag(0.9, "decay rate of the first moment")
+    adam_beta2: float = flag(0.999, "decay rate of the second moment")
+    adam_epsilon: float = flag(1e-6, "added to the square root of the second moment")
+    clip: str = flag(
+        "norm",
+        "clip gradients by their global norm, clip each value, or do not clip",
+        choices=("norm", "value", "none"),
+    )
+    max_grad_norm: float = flag(1.0, "with --clip norm: the largest global norm; 0 does not clip")
+    clip_value: float = flag(1.0, "with --clip value: the largest absolute value of a gradient's element")
     lr_schedule: str | None = flag(
         None,
-        "the learning rate after warmup; onecycle is optax's linear one (default: linear, or polynomial where "
-        "--lr_decay_power is given)",
+        "the learning rate after warmup; onecycle is optax's linear one-cycle schedule",
+        default_text="linear, or polynomial if --lr_decay_power is given",
         aliases=("lr_scheduler_type",),
         choices=("linear", "polynomial", "constant", "cosine", "onecycle"),
     )
-    warmup_proportion: float = flag(0.1, "share of the steps in which the learning rate rises")
-    warmup_steps: int | None = flag(None, "the same as a number; wins over the share", unit="steps")
+    warmup_proportion: float = flag(
+        0.1, "fraction of the steps during which the learning rate rises", aliases=("warmup_ratio",)
+    )
+    warmup_steps: int | None = flag(None, "steps of warmup; wins over --warmup_proportion", unit="steps")
     lr_decay_from: str = flag(
         "warmup",
-        "where the decay begins to count: at the end of warmup (Hugging Face, AWS) or at the run's start (Google, "
-        "NVIDIA), so that warmup ends below --lr",
+        "count the decay from the end of warmup (Hugging Face, AWS), or from the start of the run (Google, NVIDIA), so "
+        "that warmup ends below --lr",
         choices=("warmup", "start"),
     )
     lr_first_step: int | None = flag(
         None,
-        "the first update's number in the formulas: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA) "
-        "(default: 1 for polynomial, else 0)",
+        "number of the first update in the schedule's formula: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA)",
+        default_text="1 for polynomial, else 0",
     )
     lr_decay_power: float | None = flag(
         None,
-        "power of the polynomial schedule (default: 1); given alone, it asks for that schedule",
+        "power of the polynomial schedule; implies --lr_schedule polynomial",
+        default_text="1",
         aliases=("learning_rate_decay_power",),
     )
-    end_learning_rate: float = flag(0.0, "learning rate at the end of linear, polynomial and cosine schedules")
-    onecycle_pct_final: float = flag(0.85, "onecycle: share of the steps at which it is down at its first value again")
-    onecycle_div_factor: float = flag(25.0, "onecycle: the highest learning rate over the first")
-    onecycle_final_div_factor: float = flag(1e4, "onecycle: the first learning rate over the last")
-    lr_for_batch: int | None = flag(
-        None, "--lr is for updates of so many sequences; other sizes scale it by the square root of their ratio"
+    end_learning_rate: float = flag(0.0, "learning rate at the end of the linear, polynomial and cosine schedules")
+    onecycle_pct_final: float = flag(
+        0.85, "onecycle: fraction of the steps after which the first rate is reached again"
     )
-    stock_lamb: bool = flag(False, "graph mode without CPU kernels: OneFlow's LAMB, whose trust ratio is another")
+    onecycle_div_factor: float = flag(25.0, "onecycle: the highest learning rate divided by the first")
+    onecycle_final_div_factor: float = flag(1e4, "onecycle: the first learning rate divided by the last")
+    lr_for_batch: int | None = flag(
+        None,
+        "--lr is meant for updates of this size; other sizes scale it by the square root of their ratio",
+        default_text="no scaling",
+        unit="sequences",
+    )
+    stock_lamb: bool = flag(
+        False, "accept OneFlow's LAMB, which computes another trust ratio, in graph mode without the CPU kernels"
+    )
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "lr", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "end_learning_rate")
+        at_least(self, 0, "lr", "weight_decay", "max_grad_norm", "warmup_steps", "end_learning_rate")
         at_least(self, 1, "lr_for_batch")
-        for name in ("clip_value", "lr_decay_power", "onecycle_div_factor", "onecycle_final_div_factor"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name} must be above 0, not {value}.")
+        above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
+        above(self, 0, "onecycle_final_div_factor")
+        at_most(self, MOST_STEPS, "warmup_steps")
         if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power not in (None, 1):
-            raise UserError(f"--lr_decay_power shapes --lr_schedule polynomial, not {self.lr_schedule}: drop one.")
+            raise UserError(
+                f"--lr_decay_power belongs to --lr_schedule polynomial, not to {self.lr_schedule}: drop one of them."
+            )
         if self.lr_first_step not in (None, 0, 1):
             raise UserError(f"--lr_first_step must be 0 or 1, not {self.lr_first_step}.")
         if not 0 < self.onecycle_pct_final < 1:
@@ -163,77 +200,113 @@ class OptimizerFlags:
 
     @property
     def schedule(self) -> str:
-        """The schedule's name."""
+        """The name of the learning-rate schedule."""
         return self.lr_schedule or ("linear" if self.lr_decay_power is None else "polynomial")
 
     @property
     def norm_limit(self) -> float:
-        """The global norm that gradients are scaled down to; 0: never."""
+        """The global norm to which gradients are scaled down; 0 means no limit."""
         return self.max_grad_norm if self.clip == "norm" else 0.0
 
 
 @dataclass(frozen=True)
 class RunFlags:
-    """Run."""
+    """Run, checkpoints and logs."""
 
-    # Whether --load_from checkpoint takes the optimizer and the step along where --load_optimizer_state is not given.
-    goes_on: ClassVar[bool] = True
-    output_dir: str = flag("output", "checkpoints, logs and metrics live here")
+    output_dir: str = flag("output", "directory for checkpoints, logs and metrics")
     checkpoint_path: str | None = flag(
-        None, "checkpoints live here instead (default: --output_dir)", aliases=("model_save_dir",)
+        None, "another directory for checkpoints", default_text="--output_dir", aliases=("model_save_dir",)
     )
     log_dir: str | None = flag(
-        None, "logs and metrics live here instead (default: --output_dir)", aliases=("logging_dir",)
+        None, "another directory for logs and metrics", default_text="--output_dir", aliases=("logging_dir",)
     )
     load_from: str | None = flag(
         None,
-        "what to start from: nothing, --checkpoint_path (saving then goes to --output_dir), or --init_checkpoint, by "
-        "default Google's model of --model_size from the hub",
+        "start from random weights (scratch), from --checkpoint_path, while new checkpoints go to --output_dir "
+        "(checkpoint), or from --init_checkpoint, by default Google's model of --model_size from the hub (huggingface)",
+        default_text="--init_checkpoint if given, else scratch",
         choices=("scratch", "checkpoint", "huggingface"),
     )
     load_optimizer_state: bool | None = flag(
         None,
-        "with --load_from checkpoint: go on with its optimizer and step, or begin at step 0 (default: go on; "
-        "fine-tuning: begin)",
+        "with --load_from checkpoint: load its optimizer state and step too; False starts at step 0",
+        default_text="{default_load_optimizer_state}",
     )
-    run_name: str | None = flag(None, "the run's name in its log (default: composed of what it trains)")
-    epochs: float = flag(1, "passes over the training data", aliases=("e", "num_epochs", "num_epoch"))
-    max_steps: int | None = flag(None, "updates to make; wins over --epochs", aliases=("total_steps",), unit="steps")
-    seed: int = flag(42, "decides the first weights, the order of the data and dropout")
-    resume: bool = flag(False, "go on from the newest checkpoint, or start if there is none")
-    overwrite_output_dir: bool = flag(False, "remove what an earlier run left in the output directory")
-    keep_last: int = flag(3, "checkpoints to keep; 0: all")
+    run_name: str | None = flag(None, "name of the run in its log", default_text="composed from its main flags")
+    epochs: float = flag(
+        1,
+        "passes over the training data",
+        aliases=("e", "num_epochs", "num_epoch", "num_train_epochs"),
+    )
+    max_steps: int | None = flag(
+        None,
+        "number of updates; wins over --epochs",
+        aliases=("total_steps",),
+        unit="steps",
+        default_text="by --epochs",
+    )
+    seed: int = flag(42, "seed of the initial weights, the data order and dropout")
+    resume: bool = flag(False, "continue from the newest checkpoint, or start if there is none")
+    overwrite_output_dir: bool = flag(False, "delete the files of an earlier run in the output directory")
+    keep_last: int = flag(
+        3, "number of checkpoints to keep; 0 keeps all", aliases=("save_total_limit",), unit="checkpoints"
+    )
     model_save_every_n_iter: int = flag(
         10000,
-        "steps between checkpoints; the last step always has one",
+        "steps between checkpoints; the last step is always saved",
         aliases=("model_save_every_n_iters", "save_steps", "checkpoint_frequency"),
+        unit="steps",
     )
     loss_print_every_n_iters: int = flag(
-        20, "steps between log lines", aliases=("loss_print_every_n_iter", "logging_steps", "log_frequency")
+        20,
+        "steps between log lines",
+        aliases=("loss_print_every_n_iter", "logging_steps", "log_frequency"),
+        unit="steps",
     )
-    logging_first_step: bool = flag(False, "log the first step too")
-    val_print_every_n_iters: int = flag(20, "evaluation batches between its progress lines")
+    logging_first_step: bool = flag(False, "log the first step as well")
+    val_print_every_n_iters: int = flag(20, "batches between progress lines of an evaluation", unit="batches")
     eval_every_n_iters: int = flag(
         0,
-        "steps between evaluations; 0: at the end alone",
+        "steps between evaluations; 0 evaluates only at the end",
         aliases=("eval_steps", "validation_frequency", "evaluate_frequency"),
+        unit="steps",
     )
-    eval_at_start: bool = flag(False, "evaluate before the first step too")
+    eval_at_start: bool = flag(False, "evaluate before the first step as well")
+    report_to: str = flag(
+        "tensorboard",
+        "experiment tracker; TensorBoard files are written with either value",
+        choices=("tensorboard", "none"),
+    )
     do_train: bool = flag(True, "train")
-    do_eval: bool = flag(True, "evaluate, where evaluation data is given")
+    do_eval: bool = flag(True, "evaluate, if evaluation data is given")
+
+    # Fine-tuning starts a new run from a checkpoint's weights, so its default is False.
+    default_load_optimizer_state: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(self, 1, "loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps")
         at_least(self, 0, "keep_last", "eval_every_n_iters", "seed")
+        at_most(self, MOST_SEED, "seed")
+        at_most(self, MOST_STEPS, "max_steps", "epochs")
+        above(self, 0, "epochs")
         if self.load_from == "checkpoint" and not self.checkpoint_path:
-            raise UserError("--load_from checkpoint needs --checkpoint_path: the checkpoint to start from.")
+            raise UserError("--load_from checkpoint needs --checkpoint_path: name the checkpoint to start from.")
         if self.load_optimizer_state is not None and self.load_from != "checkpoint":
-            raise UserError("--load_optimizer_state belongs to --load_from checkpoint; --resume goes on with a run.")
-        if self.epochs <= 0:
-            raise UserError(f"--epochs must be above 0, not {self.epochs}.")
+            raise UserError(
+                "--load_optimizer_state only works with --load_from checkpoint; to continue a run use --resume."
+            )
+        if self.resume and self.overwrite_output_dir:
+            raise UserError("--resume continues the run that --overwrite_output_dir deletes: drop one of them.")
+
+    @property
+    def loads_optimizer_state(self) -> bool:
+        """Whether the run takes optimizer state and step from the checkpoint of --load_from."""
+        if self.load_from != "checkpoint":
+            return False
+        return self.default_load_optimizer_state if self.load_optimizer_state is None else self.load_optimizer_state
 
     def below(self, *parts: str) -> RunFlags:
-        """The same run in directories of its own, inside those that are named."""
+        """The same run in subdirectories of its directories."""
 
         def inside(directory: str | None) -> str | None:
             return directory and str(Path(directory, *parts))
@@ -248,38 +321,42 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class DeviceFlags:
-    """Devices and speed (nothing here changes what is computed, but for rounding)."""
+    """Devices and speed (results differ only by rounding)."""
 
-    with_cuda: bool | None = flag(None, "train on CUDA (default: if it is usable)")
-    device: str | None = flag(None, "the same in a word", choices=("cpu", "cuda"))
-    cuda_devices: tuple[int, ...] = flag((), "the CUDA devices to use, by number", per_host=True)
-    use_ddp: bool = flag(False, "eager mode: average gradients over the launcher's processes")
-    use_consistent: bool = flag(False, "graph mode: global tensors over the launcher's processes")
-    use_fp16: bool = flag(False, "half-precision products: fp16 on CUDA, bf16 on CPUs that have it")
-    nccl_fusion_threshold_mb: int = flag(
-        16, "graph mode on CUDA: gradients are sent in pieces up to this size", unit="MB"
+    with_cuda: bool | None = flag(None, "train on CUDA", default_text="if CUDA is usable")
+    device: str | None = flag(None, "the same choice by name", choices=("cpu", "cuda"))
+    cuda_devices: tuple[int, ...] = flag((), "numbers of the CUDA devices to use", per_host=True)
+    use_ddp: bool = flag(False, "eager mode: average gradients over the ranks")
+    use_consistent: bool = flag(False, "graph mode: global tensors over the ranks")
+    use_fp16: bool = flag(
+        False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that have it", aliases=("fp16",)
     )
-    nccl_fusion_max_ops: int = flag(24, "graph mode on CUDA: gradients in one piece, at most")
+    nccl_fusion_threshold_mb: int = flag(16, "graph mode on CUDA: largest bucket of gradients to send", unit="MB")
+    nccl_fusion_max_ops: int = flag(24, "graph mode on CUDA: most gradients in one bucket", unit="gradients")
     join_timeout: float = flag(
-        300.0, "several processes: wait so long for the others at the start", unit="s", per_host=True
+        300.0, "several ranks: how long to wait for the others at the start", unit="seconds", per_host=True
     )
     stop_timeout: float = flag(
-        60.0, "several processes: time to save and leave after SIGTERM or Ctrl-C", unit="s", per_host=True
+        60.0, "several ranks: time to save and end after SIGTERM or Ctrl-C", unit="seconds", per_host=True
     )
     num_threads: int | None = flag(
-        None, "CPU threads of this process (default: the cores, shared by its host's ranks)", per_host=True
+        None, "CPU threads of this rank", default_text="the host's cores, shared by its ranks", per_host=True
     )
-    cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
+    cpu_kernels: bool = flag(True, "use the CPU kernels that `make setup` builds")
     activation_checkpointing: bool = flag(
         False,
-        "eager mode: keep each layer's input alone and compute the layer again for its backward pass",
+        "eager mode: keep only each layer's input, and compute the layer again in the backward pass",
         aliases=("checkpoint_activations", "gradient_checkpointing"),
     )
     profile: bool = flag(False, "print the time per operation at the end", per_host=True)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "num_threads")
-        at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
+        if self.device is not None and self.with_cuda not in (None, self.device == "cuda"):
+            raise UserError(f"--with_cuda {self.with_cuda} contradicts --device {self.device}: give one of them.")
+        threads(self, "num_threads")
+        at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")
+        at_most(self, 1 << 20, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
+        at_most(self, 10**7, "join_timeout", "stop_timeout")
 
 
 def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: int, default: int) -> int:
@@ -288,6 +365,11 @@ def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: in
     if total % world_size:
         raise UserError(
             f"--{kind}-global-batch-size {total} cannot be shared by {world_size} ranks: choose a multiple."
+        )
+    if total // world_size > MOST_ROWS:
+        raise UserError(
+            f"--{kind}-global-batch-size {total} on {world_size} ranks makes {total // world_size} for each rank: use "
+            f"at most {MOST_ROWS}."
         )
     if per_rank is not None and per_rank * world_size != total:
         raise UserError(

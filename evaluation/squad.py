@@ -17,10 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import run, warn
+from configs.cli import run
 from data.datasets.squad import questions, read_squad_json
 from utils.errors import UserError
 from utils.json_file import read_json
+from utils.messages import warn
 
 Scores = dict[str, float]  # {question id: score in [0, 1]}
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -1,11 +1,12 @@
-"""Answers from a trained BERT, whatever format it is in.
+"""Answers from a trained BERT in any checkpoint format.
 
 from inference import load
 model = load("output/demo")
 model.fill_mask("the capital of france is [MASK].")
 """
 
-import modeling  # noqa: F401  first of all: it imports the framework without its start-up noise
+import modeling  # noqa: F401  comes first because it imports the framework without its start-up messages
+from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.model import TASKS, Model, load
 
-__all__ = ["TASKS", "Model", "load"]
+__all__ = ["TASKS", "ArgumentError", "MissingVocabulary", "Model", "UnsupportedTask", "load"]

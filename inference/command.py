@@ -1,4 +1,7 @@
-"""What run_infer.py does: rows from flags, a file or a prompt; answers as tables or as JSON lines."""
+"""The command of run_infer.py: rows from flags, a file or a prompt; answers as tables or as JSON lines.
+
+This is the only module of the package that knows flags.
+"""
 
 from __future__ import annotations
 
@@ -12,79 +15,89 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from tqdm import tqdm
 
-from configs.cli import warn
 from configs.infer import InferConfig
+from inference.errors import ArgumentError
 from inference.model import Model, load
 from inference.pipelines import Pipeline
 from inference.runner import Mode
 from utils.errors import UserError
+from utils.messages import warn
 
 _MOST_LINE_BYTES = 16 << 20
+# The flags of arguments that have another name.
+_FLAGS = {"max_predictions": "max_predictions_per_seq"}
 
 
 def infer(config: InferConfig) -> None:
-    """Loads the model and answers what the flags ask.
+    """Loads the model and answers the rows that the flags name.
 
     Raises:
         UserError: the model, the task or a text given by a flag cannot be used.
     """
+    try:
+        _infer(config)
+    except ArgumentError as error:
+        raise _in_flags(error) from None
+
+
+def _infer(config: InferConfig) -> None:
     model = load(
-        config.model_path,
-        mode=cast(Mode | None, config.mode),
-        device=config.device,
-        batch_size=config.batch_size,
-        seq_length=config.seq_length,
-        vocab_file=config.vocab_file,
-        do_lower_case=config.do_lower_case,
-        source="lazy" if config.use_lazy_model else "auto",
-        config=config.config_file,
-        sizes=config.sizes(),
-        trust_checkpoint=config.trust_checkpoint,
+        config.model.model_path,
+        mode=cast(Mode | None, config.speed.mode),
+        device=config.speed.device,
+        batch_size=config.speed.batch_size,
+        seq_length=config.speed.seq_length,
+        vocab_file=config.model.vocab_file,
+        do_lower_case=config.model.do_lower_case,
+        source="lazy" if config.model.use_lazy_model else "auto",
+        config=config.model.config_file,
+        sizes=config.sizes.given(),
+        trust_checkpoint=config.model.trust_checkpoint,
     )
-    task = config.task or model.tasks[0]
+    task = config.rows.task or model.tasks[0]
     asked = _rows_of_flags(config)
-    if not model.has_vocabulary and not asked and not config.input_path and task == "fill-mask":
+    if not model.has_vocabulary and not asked and not config.rows.input_path and task == "fill-mask":
         _show_fixed(model)
         return
     options = _options(config, task)
     pipeline = model.pipeline(task, **options)
     if asked:
         _write(config, task, ((row, _raised(answer)) for row, answer in _answered(model, task, options, asked)))
-    elif config.input_path or not sys.stdin.isatty():
-        rows = _rows_of_file(config.input_path or "-", pipeline)
+    elif config.rows.input_path or not sys.stdin.isatty():
+        rows = _rows_of_file(config.rows.input_path or "-", pipeline)
         _write(config, task, _answered(model, task, options, rows))
     else:
         _write(config, task, _conversation(model, task, options, pipeline))
 
 
 def _options(config: InferConfig, task: str) -> dict[str, Any]:
-    """The pipeline's options among the flags."""
+    """The flags that are options of the task's pipeline."""
     options: dict[str, dict[str, Any]] = {
-        "fill-mask": {"top_k": config.top_k or 5, "max_predictions": config.max_predictions_per_seq},
+        "fill-mask": {"top_k": config.rows.top_k or 5, "max_predictions": config.rows.max_predictions_per_seq},
         "question-answering": {
-            "top_k": config.top_k or 1,
-            "max_answer_length": config.max_answer_length,
-            "doc_overlap": config.doc_overlap,
-            "may_be_empty": config.version_2_with_negative,
+            "top_k": config.rows.top_k or 1,
+            "max_answer_length": config.rows.max_answer_length,
+            "doc_overlap": config.rows.doc_overlap,
+            "may_be_empty": config.rows.version_2_with_negative,
         },
-        "feature-extraction": {"pooling": config.pooling},
+        "feature-extraction": {"pooling": config.rows.pooling},
     }
-    if config.seq_length:
-        options["question-answering"]["seq_length"] = config.seq_length
+    if config.speed.seq_length:
+        options["question-answering"]["seq_length"] = config.speed.seq_length
     return options.get(task, {})
 
 
 def _rows_of_flags(config: InferConfig) -> list[dict[str, Any]]:
-    if config.question is not None:
-        return [{"question": config.question, "context": config.context}]
-    return [{"text": text, "text_pair": config.text_pair} for text in config.text]
+    if config.rows.question is not None:
+        return [{"question": config.rows.question, "context": config.rows.context}]
+    return [{"text": text, "text_pair": config.rows.text_pair} for text in config.rows.text]
 
 
 def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | UserError]:
-    """A row for each line; a line that is none gives the error that says so.
+    """Yields a row for each line, or a UserError for a line that cannot be used.
 
     Raises:
-        UserError: the file cannot be read, or has no line.
+        UserError: the file cannot be read, or has no lines.
     """
     try:
         file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
@@ -104,11 +117,11 @@ def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | Us
             except UnicodeDecodeError:
                 yield UserError(f"line {number} is not valid UTF-8.")
     if not number:
-        raise UserError(f"--input_path {path} holds no line: give --text, or a file with one text a line.")
+        raise UserError(f"--input_path {path} holds no lines: give --text, or a file with one text per line.")
 
 
 def _row(line: str, fields: tuple[str, ...]) -> dict[str, Any]:
-    """A line that is a JSON object is the row; any other is the task's texts, separated by tabs."""
+    """The row of a line: a JSON object, or else the task's texts separated by tabs."""
     if line.lstrip().startswith("{"):
         try:
             row = json.loads(line)
@@ -122,7 +135,7 @@ def _row(line: str, fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _answered(model: Model, task: str, options: dict[str, Any], rows: Any) -> Iterator[tuple[Any, Any]]:
-    """(row, answer) in the rows' order; the rows in flight are as many as the model takes at once."""
+    """Yields (row, answer) in the rows' order; keeps only the rows that the model has not answered yet."""
     waiting: deque[Any] = deque()
 
     def remembered() -> Iterator[Any]:
@@ -131,7 +144,14 @@ def _answered(model: Model, task: str, options: dict[str, Any], rows: Any) -> It
             yield row
 
     for answer in model.stream(task, remembered(), **options):
-        yield waiting.popleft(), answer
+        yield waiting.popleft(), _in_flags(answer) if isinstance(answer, UserError) else answer
+
+
+def _in_flags(error: UserError) -> UserError:
+    """The error with the flag's name in place of the argument's."""
+    if not isinstance(error, ArgumentError):
+        return error
+    return UserError(f"--{_FLAGS.get(error.argument, error.argument)} {error.problem}")
 
 
 def _raised(answer: Any) -> Any:
@@ -143,29 +163,29 @@ def _raised(answer: Any) -> Any:
 def _conversation(
     model: Model, task: str, options: dict[str, Any], pipeline: Pipeline
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Asks on the terminal until an empty line or the end of input."""
-    print(f"{model.path} answers {task}; an empty line ends.", file=sys.stderr)
+    """Asks for rows on the terminal until an empty line or the end of input."""
+    print(f"{model.path} answers {task}. Enter an empty line to stop.", file=sys.stderr)
     while True:
         row: dict[str, Any] = {}
         for name in pipeline.fields:
             try:
-                said = input(f"{name.replace('_', ' ')}> ").strip()
+                text = input(f"{name.replace('_', ' ')}> ").strip()
             except EOFError:
                 return
-            if not said and not row:
+            if not text and not row:
                 return
-            row[name] = said or None
+            row[name] = text or None
         (pair,) = _answered(model, task, options, [row])
         yield pair
 
 
 def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> None:
-    if config.output_path is None:
+    if config.rows.output_path is None:
         for row, answer in pairs:
             print(_table(task, row, answer), flush=True)
         return
-    with _output(config.output_path) as file:
-        for row, answer in tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty() or config.output_path == "-"):
+    with _output(config.rows.output_path) as file:
+        for row, answer in tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty() or config.rows.output_path == "-"):
             named = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
             content = {"error": str(answer)} if isinstance(answer, UserError) else {"answer": answer}
             file.write(json.dumps(named | content, ensure_ascii=False) + "\n")
@@ -173,7 +193,7 @@ def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> 
 
 @contextmanager
 def _output(path: str) -> Iterator[TextIO]:
-    """Standard output, or a file that has its name when it is complete."""
+    """Standard output, or a file that gets its name once it is complete."""
     if path == "-":
         yield sys.stdout
         return
@@ -195,7 +215,7 @@ def _output(path: str) -> Iterator[TextIO]:
 
 
 def _table(task: str, row: Any, answer: Any) -> str:
-    """A readable form of one answer."""
+    """One answer, formatted for a person."""
     if isinstance(answer, UserError):
         return f"error: {answer}\n"
     asked = [str(row[name]) for name in ("text", "text_pair", "question") if row.get(name)]
@@ -221,9 +241,9 @@ def _table(task: str, row: Any, answer: Any) -> str:
 def _show_fixed(model: Model) -> None:
     ids, best = model.fixed_example()
     print(
-        f"{model.path} holds no vocabulary; for the fixed ids\n  {' '.join(map(str, ids))}\n"
-        "the likeliest at the mask are"
+        f"{model.path} has no vocabulary. For the fixed ids\n  {' '.join(map(str, ids))}\n"
+        "the most probable ids at the mask are"
     )
     for index, probability in best:
         print(f"  {probability:7.2%}  {index}")
-    print("Name the model's vocab.txt with --vocab_file to ask it in words.")
+    print("To ask in words, name the model's vocab.txt with --vocab_file.")

@@ -12,15 +12,17 @@ from inference.pipelines import Row
 from inference.runner import Example, Outputs
 from inference.text import TextEncoder
 
-POOLINGS = ("tokens", "first", "mean")
-
 
 @dataclass
 class FeatureExtraction:
-    """Answers with one vector for each token, [CLS] and [SEP] among them; pooled, with one for the text."""
+    """Answers with one vector per token, including [CLS] and [SEP], or with one pooled vector.
+
+    Attributes:
+        pooling: "tokens" (no pooling), "first" (the vector of [CLS]) or "mean" (over all tokens).
+    """
 
     encoder: TextEncoder
-    pooling: str = "tokens"  # of POOLINGS
+    pooling: str = "tokens"
 
     fields = ("text", "text_pair")
     outputs = ("sequence_output",)
@@ -34,7 +36,9 @@ class FeatureExtraction:
 
     def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:
         vectors = outputs["sequence_output"]  # [S, H]
-        return {"tokens": vectors.copy, "first": vectors[0].copy, "mean": lambda: vectors.mean(0)}[self.pooling]()
+        if self.pooling == "mean":
+            return vectors.mean(0)
+        return (vectors[0] if self.pooling == "first" else vectors).copy()  # a view would keep the whole batch alive
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
         return reduced[0].tolist()

@@ -1,4 +1,4 @@
-"""The likeliest tokens for each [MASK] of a text."""
+"""The most probable tokens for each [MASK] of a text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.errors import ArgumentError
 from inference.pipelines import Row
 from inference.runner import POSITIONS_PER_EXAMPLE, Example, Outputs
 from inference.text import TextEncoder, field
@@ -19,11 +20,16 @@ _BLOCK = 128
 
 @dataclass
 class FillMask:
-    """Answers as Hugging Face's pipeline: for each mask a list of `score`, `token`, `token_str`, `sequence`."""
+    """Answers like Hugging Face's pipeline: a list of `score`, `token`, `token_str` and `sequence` for each mask.
+
+    Attributes:
+        top_k: answers for each mask.
+        max_predictions: the largest number of masks in one text (default: no limit).
+    """
 
     encoder: TextEncoder
     top_k: int = 5
-    max_predictions: int | None = None  # masks of one text, at most
+    max_predictions: int | None = None
 
     fields = ("text",)
     outputs = ("prediction_scores",)
@@ -36,9 +42,12 @@ class FillMask:
         pieces = field(row, "text").split(MASK)
         masks = len(pieces) - 1
         if not masks:
-            raise UserError(f"there is no {MASK} in the text: put one where a word is to be found.")
+            raise UserError(f"there is no {MASK} in the text: put one in place of the word to predict.")
         if self.max_predictions and masks > self.max_predictions:
-            raise UserError(f"the text has {masks} {MASK}, above --max_predictions_per_seq {self.max_predictions}.")
+            raise ArgumentError(
+                "max_predictions",
+                f"{self.max_predictions} is too low for this text, which has {masks} {MASK}: raise it.",
+            )
         ids: list[int] = []
         positions = []
         for piece in pieces:
@@ -52,7 +61,7 @@ class FillMask:
         ]
 
     def reduce(self, example: Example, outputs: Outputs) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each position the best ids and their probabilities."""
+        """The best ids and their probabilities for each position."""
         assert example.masked_lm_positions is not None
         scores = outputs["prediction_scores"][: len(example.masked_lm_positions), : len(self.tokens)]  # [P, V]
         return [_best(logits, self.top_k) for logits in scores]
@@ -60,15 +69,15 @@ class FillMask:
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
         pieces = row["text"].split(MASK)
         answers = []
-        for place, (ids, scores) in enumerate(best for part in reduced for best in part):
-            before, after = MASK.join(pieces[: place + 1]), MASK.join(pieces[place + 1 :])
+        for mask, (ids, scores) in enumerate(best for part in reduced for best in part):
+            before, after = MASK.join(pieces[: mask + 1]), MASK.join(pieces[mask + 1 :])
             answers.append(
                 [
                     {
                         "score": float(score),
                         "token": int(index),
                         "token_str": self.tokens[index],
-                        "sequence": _put(before, self.tokens[index], after),
+                        "sequence": _fill(before, self.tokens[index], after),
                     }
                     for index, score in zip(ids, scores, strict=True)
                 ]
@@ -77,9 +86,9 @@ class FillMask:
 
 
 def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of the largest logits [V], in order, and their probabilities."""
+    """The ids of the largest logits [V], in descending order, and their probabilities."""
     blocks = np.maximum.reduceat(logits, np.arange(0, len(logits), _BLOCK))
-    # At least `count` logits reach the block maximum of rank `count`, and few do: no need to sort the vocabulary.
+    # At least `count` logits reach the `count`-th largest block maximum, and few others do: this avoids sorting all V.
     floor = np.partition(blocks, -count)[-count] if count <= len(blocks) else -np.inf
     ids = np.flatnonzero(logits >= floor)
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]
@@ -87,8 +96,8 @@ def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.exp(logits[ids] - largest) / np.exp(logits - largest).sum()
 
 
-def _put(before: str, token: str, after: str) -> str:
-    """The text with the token in the mask's place; a piece of a word joins the word before it."""
+def _fill(before: str, token: str, after: str) -> str:
+    """The text with the token in place of the mask; a `##` piece joins the word before it."""
     if token.startswith("##"):
         return before.rstrip() + token[2:] + after
     return before + token + after

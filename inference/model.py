@@ -1,4 +1,4 @@
-"""A checkpoint of any format, ready to answer: `load` and what it returns."""
+"""`load` reads a checkpoint of any format; the `Model` it returns answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import oneflow as flow
 
-from configs.cli import warn
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
 from data.text.tokenization import build_tokenizer, check_casing, load_vocab
+from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
@@ -24,8 +24,9 @@ from inference.text_classification import TextClassification
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
+from utils.messages import warn
 
-# Each task with the head it needs, in the order in which a model's own task is chosen.
+# The head that each task needs. The first task in this order that a model supports is its default.
 TASKS = {
     "question-answering": SQUAD,
     "text-classification": CLASSIFIER,
@@ -40,9 +41,9 @@ _CLASSES: dict[str, type[PretrainedModel]] = {
     NEXT_SENTENCE: BertForPreTraining,
     ENCODER: BertModel,
 }
-# Rows are answered in chunks: enough to sort by length, few enough for memory to stay flat.
+# Rows are answered in chunks: large enough to sort by length, small enough to bound memory.
 _ROWS_PER_CHUNK, _TOKENS_PER_CHUNK, _VECTORS_PER_CHUNK = 4096, 131072, 16384
-# Without a vocabulary: "[CLS] the capital of france is [MASK] . [SEP]" in BERT's published uncased one.
+# For models without a vocabulary: "[CLS] the capital of france is [MASK] . [SEP]" in Google's uncased vocabulary.
 _FIXED_IDS, _FIXED_POSITION = (101, 1996, 3007, 1997, 2605, 2003, 103, 1012, 102), 6
 
 
@@ -62,22 +63,28 @@ def load(
 ) -> Model:
     """Loads a model of any format.
 
+    The number of CPU threads belongs to the process, not to a model: OneFlow reads it when it is imported. Export
+    OMP_NUM_THREADS or call `kernels.configure(threads)` before you import `inference`.
+
     Args:
-        path: a model directory, a training run's directory, a weights file, a TensorFlow prefix, a lazy checkpoint.
-        mode: "graph" compiles each batch shape once, "eager" starts at once and keeps less memory (default: graph on
+        path: a model directory, a training run's output directory, a weights file, a TensorFlow prefix or a lazy
+            checkpoint.
+        mode: "graph" compiles each batch shape once; "eager" starts at once and uses less memory (default: graph on
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
-        batch_size: rows of a batch, at most.
-        seq_length: longest input, in tokens (default: what the model can take).
-        vocab_file: the vocabulary, in place of the one beside the weights.
-        do_lower_case: whether it is an uncased one (default: what the model says, else what its words look like).
-        source: the format, "auto" to find out.
-        config: the model's configuration file, or its content, in place of the one beside the weights.
-        sizes: settings of the configuration that are known otherwise, {"num_attention_heads": 12}.
-        trust_checkpoint: whether formats may be read that need unpickling.
+        batch_size: the largest number of rows in a batch.
+        seq_length: the longest input, in tokens (default: the model's limit).
+        vocab_file: a vocabulary that replaces the one next to the weights.
+        do_lower_case: whether the vocabulary is uncased (default: as tokenizer_config.json says, else judged by the
+            vocabulary's entries).
+        source: the checkpoint's format, or "auto" to detect it.
+        config: a configuration file, or its content, that replaces the one next to the weights.
+        sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
+        trust_checkpoint: whether to read formats that need unpickling.
 
     Raises:
-        UserError: the checkpoint, the vocabulary or the device cannot be used, or they contradict each other.
+        ArgumentError: an argument contradicts the checkpoint or this machine.
+        UserError: the checkpoint or the vocabulary cannot be read.
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
@@ -91,9 +98,9 @@ def load(
 
 
 def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
-    """The module for a checkpoint, with the head named or its own; parts it does not hold are zero."""
-    held = groups(checkpoint)
-    head = head or next(head for head in TASKS.values() if head in held)
+    """The module for a checkpoint, with the given head or the checkpoint's own. Missing parameters are zero."""
+    present = groups(checkpoint)
+    head = head or next(head for head in TASKS.values() if head in present)
     model = _CLASSES[head](checkpoint.config)
     prefix = "" if hasattr(model, "bert") else "bert."
     arrays = {name.removeprefix(prefix): array for name, array in checkpoint.state.items()}
@@ -104,58 +111,67 @@ def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
 
 
 def groups(checkpoint: Checkpoint) -> set[str]:
-    """The parts of BERT whose parameters a checkpoint holds."""
+    """The parts of BERT (encoder, heads) whose parameters are all in the checkpoint."""
     config = checkpoint.config
     wanted = [row for row in rows(config.num_hidden_layers) if config.has_parameter(row.name)]
     return {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
 
 
 class Model:
-    """Answers texts; one method for each task, and `stream` for many rows.
+    """A model that answers texts: one method for each task, and `stream` for many rows.
+
+    The methods take single texts, or lists, for which they return a list of answers.
 
     Attributes:
         config: the model's shape.
-        tasks: what its heads can do, the first being its own task.
+        path: where it was loaded from.
+        tasks: the tasks it has heads for; the first one is its default.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, *, mode: Mode, device: str, batch_size: int, encoder: TextEncoder | None
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
-        held = groups(checkpoint)
-        self.tasks = [task for task, head in TASKS.items() if head in held]
+        present = groups(checkpoint)
+        self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
         module = build(checkpoint)
         self._runner = Runner(module, mode, device, batch_size)
         self._pipelines: dict[tuple, Pipeline] = {}
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
-        """The likeliest tokens for [MASK]: a list of {score, token, token_str, sequence}, one such for each mask."""
-        return self._answer("fill-mask", _each(text, "text"), top_k=top_k)
+        """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
 
-    def next_sentence(self, text: str, text_pair: str) -> Any:
+        The answer is a list, or one list per mask if the text has several.
+        """
+        return self._answer("fill-mask", _rows(text=text), top_k=top_k)
+
+    def next_sentence(self, text: str | list[str], text_pair: str | list[str]) -> Any:
         """Whether `text_pair` follows `text`: {label, score}."""
-        return self._answer("next-sentence", {"text": text, "text_pair": text_pair})
+        return self._answer("next-sentence", _rows(text=text, text_pair=text_pair))
 
-    def question_answering(self, question: str, context: str, **options: Any) -> Any:
-        """The best answers in `context`: a list of {score, start, end, answer}; options as `QuestionAnswering`'s."""
-        return self._answer("question-answering", {"question": question, "context": context}, **options)
+    def question_answering(self, question: str | list[str], context: str | list[str], **options: Any) -> Any:
+        """The best answers in `context`: a list of {score, start, end, answer}.
 
-    def text_classification(self, text: str | list[str], text_pair: str | None = None) -> Any:
-        """All labels, the likeliest first: a list of {label, score}."""
-        return self._answer("text-classification", _each(text, "text", text_pair=text_pair))
+        `options` are the attributes of `QuestionAnswering`, such as `top_k`.
+        """
+        return self._answer("question-answering", _rows(question=question, context=context), **options)
+
+    def text_classification(self, text: str | list[str], text_pair: str | list[str] | None = None) -> Any:
+        """All labels, the most probable first: a list of {label, score}."""
+        return self._answer("text-classification", _rows(text=text, text_pair=text_pair))
 
     def feature_extraction(self, text: str | list[str], *, pooling: str = "tokens") -> Any:
-        """A vector for each token, or with `pooling` "first" or "mean" one for the text."""
-        return self._answer("feature-extraction", _each(text, "text"), pooling=pooling)
+        """A vector for each token, or one vector for the text if `pooling` is "first" or "mean"."""
+        return self._answer("feature-extraction", _rows(text=text), pooling=pooling)
 
     def stream(self, task: str, rows: Iterable[Mapping[str, Any] | UserError], **options: Any) -> Iterator[Any]:
-        """Answers rows in their order; a row that cannot be answered (or is an error already) gives its UserError.
+        """Answers rows in their order. A row that cannot be answered yields its UserError.
 
         Args:
             task: one of `TASKS`.
-            rows: {field: text}; any number of them, taken as they are needed.
-            options: the pipeline's.
+            rows: {field: text}, read lazily; or a UserError, which is passed through.
+            options: the attributes of the task's pipeline.
         """
         pipeline = self.pipeline(task, **options)
         chunk: list[tuple[Any, list[Example] | UserError]] = []
@@ -173,18 +189,23 @@ class Model:
         yield from self._answers(pipeline, chunk)
 
     def pipeline(self, task: str, **options: Any) -> Pipeline:
-        """The pipeline of a task; the same one for the same options.
+        """The pipeline of a task; calls with equal options return the same object.
 
         Raises:
-            UserError: the model has no head for the task, or no vocabulary.
+            UnsupportedTask: the model has no head for the task.
+            MissingVocabulary: the model has no vocabulary.
         """
         if task not in self.tasks:
-            raise UserError(
-                f"{self.path} has no {TASKS.get(task, 'head')}, which --task {task} needs: "
-                f"it can do {', '.join(self.tasks)}."
+            raise UnsupportedTask(
+                "task",
+                f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
+                f"{', '.join(self.tasks)}.",
             )
         if self._encoder is None:
-            raise UserError(f"{self.path} holds no vocab.txt: name the model's vocabulary with --vocab_file.")
+            raise MissingVocabulary(
+                "vocab_file",
+                f"is missing: {self.path} has no vocab.txt. Name the vocabulary the model was trained with.",
+            )
         key = (task, *sorted(options.items()))
         if key not in self._pipelines:
             if task == "text-classification":
@@ -205,11 +226,11 @@ class Model:
 
     @property
     def num_graphs(self) -> int:
-        """How many batch shapes have been compiled."""
+        """The number of batch shapes that have been compiled."""
         return len(self._runner.graphs)
 
     def fixed_example(self, top_k: int = 5) -> tuple[list[int], list[tuple[int, float]]]:
-        """What needs no vocabulary: a fixed sequence of ids, and (id, probability) of the best at its masked place."""
+        """An answer without a vocabulary: a fixed sequence of ids, and the best (id, probability) at its mask."""
         ids = np.array(_FIXED_IDS, np.int32) % self.config.vocab_size
         example = Example(ids, np.zeros_like(ids), np.array([_FIXED_POSITION], np.int32))
         ((_, outputs),) = self._runner.run([example], FillMask.outputs)
@@ -240,8 +261,19 @@ class Model:
         return answers if isinstance(rows, list) else answers[0]
 
 
-def _each(text: str | list[str], name: str, **others: Any) -> Any:
-    return [{name: one, **others} for one in text] if isinstance(text, list) else {name: text, **others}
+def _rows(**texts: str | list[str] | None) -> dict[str, Any] | list[dict[str, Any]]:
+    """One row, or a row for each element of the lists; a single text is repeated in every row."""
+    lists = {name: value for name, value in texts.items() if isinstance(value, list)}
+    if not lists:
+        return texts
+    lengths = {name: len(value) for name, value in lists.items()}
+    if len({*lengths.values()}) > 1:
+        (first, count), (other, others) = lengths.items()
+        raise ArgumentError(other, f"must have {count} elements, as {first} has, not {others}.")
+    return [
+        {name: value[i] if isinstance(value, list) else value for name, value in texts.items()}
+        for i in range(max(lengths.values()))
+    ]
 
 
 def _device(device: str | None) -> str:
@@ -250,38 +282,39 @@ def _device(device: str | None) -> str:
         return "cuda" if usable else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"--device {device} is none: use cpu, cuda or cuda:N.")
+        raise ArgumentError("device", f"{device} is unknown: use cpu, cuda or cuda:N.")
     if kind == "cuda" and (not usable or int(number or 0) >= flow.cuda.device_count()):
-        raise UserError(f"--device {device} is not usable here: leave the flag out to use what there is.")
+        raise ArgumentError("device", f"{device} is not usable on this machine: use cpu, or leave it out.")
     return device
 
 
 def _encoder(
     checkpoint: Checkpoint, vocab_file: str | Path | None, do_lower_case: bool | None, seq_length: int | None
 ) -> TextEncoder | None:
-    """The text encoder, None where there is no vocabulary."""
+    """The text encoder, or None if there is no vocabulary."""
     config = checkpoint.config
     if seq_length is not None and not 3 < seq_length <= config.max_position_embeddings:
-        raise UserError(
-            f"--seq_length {seq_length} must be above 3 and at most the model's longest input, "
-            f"{config.max_position_embeddings}."
+        raise ArgumentError(
+            "seq_length",
+            f"{seq_length} must be above 3 and at most the model's longest input, {config.max_position_embeddings}.",
         )
     file = vocab_file or checkpoint.file("vocab.txt")
     if file is None:
         return None
     vocab = load_vocab(file)
     if max(vocab.values()) >= config.vocab_size:
-        raise UserError(
-            f"--vocab_file {file} has {max(vocab.values()) + 1} tokens and the model {config.vocab_size}: "
-            "name the vocabulary the model was trained with."
+        raise ArgumentError(
+            "vocab_file",
+            f"{file} has {max(vocab.values()) + 1} tokens and the model {config.vocab_size}: name the vocabulary the "
+            "model was trained with.",
         )
     if len(vocab) < config.vocab_size:
         warn(f"the vocabulary {file} has {len(vocab)} tokens, fewer than the model's {config.vocab_size}.")
-    said = checkpoint.json("tokenizer_config.json").get("do_lower_case")
+    configured = checkpoint.json("tokenizer_config.json").get("do_lower_case")
     if do_lower_case is not None:
         check_casing(vocab, do_lower_case, str(file))
     else:
-        do_lower_case = said if isinstance(said, bool) else _looks_uncased(vocab)
+        do_lower_case = configured if isinstance(configured, bool) else _looks_uncased(vocab)
     return TextEncoder(
         build_tokenizer(vocab, do_lower_case),
         vocab,

@@ -1,4 +1,4 @@
-"""How likely one text follows another."""
+"""Whether one text follows another."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class NextSentence:
 
     def encode(self, row: Row) -> list[Example]:
         field(row, "text_pair")
-        # One position, so that the masked-LM head does not score the whole text.
+        # One masked position: without any, the masked-LM head would score the whole text.
         return [replace(self.encoder.text_or_pair(row), masked_lm_positions=np.zeros(1, np.int32))]
 
     def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:
-        return outputs["seq_relationship_score"].copy()  # [2]: the next, a random one
+        return outputs["seq_relationship_score"].copy()  # [2]: is next, is random
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> dict[str, Any]:
         probabilities = softmax(reduced[0])

@@ -1,4 +1,4 @@
-"""What every task's pipeline is: a row of text to examples, outputs to something small, these to an answer."""
+"""The interface of a task's pipeline: row → examples → (model) outputs → reduced outputs → answer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Pipeline(Protocol):
     """One task.
 
     Attributes:
-        fields: the texts that a row has, the first of them always.
-        outputs: the model's outputs that are needed.
-        keeps_sequences: whether `reduce` keeps a vector for each token: fewer rows are then in flight.
+        fields: the names of a row's texts; the first one is required.
+        outputs: the names of the model outputs it needs.
+        keeps_sequences: whether `reduce` keeps a vector per token. Fewer rows are then processed at once.
     """
 
     fields: tuple[str, ...]
@@ -24,13 +24,13 @@ class Pipeline(Protocol):
     keeps_sequences: bool
 
     def encode(self, row: Row) -> list[Example]:
-        """A row's examples, at least one; raises UserError for a row that cannot be answered."""
+        """The row's examples, at least one; raises UserError if the row cannot be answered."""
         ...
 
     def reduce(self, example: Example, outputs: Outputs) -> Any:
-        """What must be kept of one example's outputs."""
+        """The part of one example's outputs that `decode` needs."""
         ...
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> Any:
-        """The answer, made of plain Python values."""
+        """The answer, in plain Python values that JSON can hold."""
         ...

@@ -1,7 +1,7 @@
-"""Runs a model over examples of mixed lengths, in few shapes.
+"""Runs a model over examples of different lengths, in few batch shapes.
 
-In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
-or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further.
+Graph mode compiles every batch shape once. It therefore rounds lengths up to a short list, and pads every batch to the
+full number of rows, unless only one example was given. Eager mode pads to the longest row of the batch and no further.
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -22,16 +22,16 @@ from modeling.pretrained import PretrainedModel
 Mode = Literal["graph", "eager"]
 Outputs = dict[str, np.ndarray]
 
-# More tokens at once compute no faster; on a CPU a compiled shape keeps memory of its own for every operation.
+# Larger batches are not faster. On a CPU every compiled shape also keeps its own memory for each operation.
 _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-POSITIONS_PER_EXAMPLE = 8  # an example has one masked position, or up to this many
-_ALONG_THE_SEQUENCE = ("sequence_output", "start_logits", "end_logits")
+POSITIONS_PER_EXAMPLE = 8  # examples have 1 masked position, or are padded to this many
+_OUTPUTS_PER_TOKEN = ("sequence_output", "start_logits", "end_logits")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row for the model: `input_ids` and `segment_ids` [S] without padding, and what to predict, if anything."""
+    """One row for the model: `input_ids` and `segment_ids` [S] without padding, and the masked positions, if any."""
 
     input_ids: np.ndarray
     segment_ids: np.ndarray
@@ -39,20 +39,20 @@ class Example:
 
     @property
     def num_positions(self) -> int:
-        """P as the model sees it: few values, so that there are few shapes."""
+        """P in the batch: few different values, so that there are few shapes."""
         if self.masked_lm_positions is None:
             return 0
         return 1 if len(self.masked_lm_positions) == 1 else POSITIONS_PER_EXAMPLE
 
 
 class Runner:
-    """A model in evaluation mode, and what has been compiled of it.
+    """A model in evaluation mode and its compiled graphs.
 
     Args:
-        model: any of `modeling`'s.
+        model: any model of `modeling`.
         mode: "graph" or "eager".
         device: "cpu", "cuda" or "cuda:I".
-        batch_size: rows of a batch, at most.
+        batch_size: the largest number of rows in a batch.
     """
 
     def __init__(self, model: PretrainedModel, mode: Mode, device: str, batch_size: int) -> None:
@@ -67,20 +67,20 @@ class Runner:
 
     @property
     def most_graphs(self) -> int:
-        """The bound on compiled shapes, for one set of outputs."""
+        """The largest number of graphs that are compiled for one set of outputs."""
         return len(self.lengths) * len({1, self.batch_size}) * len({1, POSITIONS_PER_EXAMPLE})
 
     def run(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, Outputs]]:
-        """Yields (index, outputs of that example) for every example, in the order that wastes the least.
+        """Yields (index, outputs of that example) for every example, in the order that needs the least padding.
 
         Args:
-            examples: rows of any lengths up to the model's longest.
-            names: the model's outputs to give, each without the batch axis and without padding.
+            examples: rows of any length that the model can take.
+            names: the model outputs to return, each without the batch axis and without padding.
         """
         kinds: dict[tuple[int, int], list[int]] = {}
         for index in sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids)):
             kinds.setdefault(self._kind(examples[index]), []).append(index)
-        for indices in kinds.values():  # from the longest down: memory is at its largest at once
+        for indices in kinds.values():  # the longest come first: if memory does not suffice, it shows at once
             while indices:
                 rows = self._rows(self._length(len(examples[indices[0]].input_ids)))
                 chosen, indices = indices[:rows], indices[rows:]
@@ -102,21 +102,21 @@ class Runner:
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
     def _kind(self, example: Example) -> tuple[int, int]:
-        """What examples of one batch have in common: P, and in graph mode the rounded length."""
+        """What the examples of a batch share: P, and in graph mode the rounded length."""
         return example.num_positions, self._length(len(example.input_ids)) if self.mode == "graph" else 0
 
     def _length(self, longest: int) -> int:
-        """What a batch with such a longest row is padded to."""
+        """The length that a batch is padded to if `longest` is its longest row."""
         return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
 
     def _rows(self, length: int) -> int:
-        """How many rows of that length make a batch."""
+        """The number of rows in a batch of that length."""
         return max(1, min(self.batch_size, self.most_tokens // length))
 
     def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
         longest = self._length(max(len(example.input_ids) for example in examples))
         input_ids, input_mask, segment_ids = np.zeros((3, rows, longest), np.int32)  # [B, S]
-        input_mask[:, 0] = 1  # a row that fills up attends to something
+        input_mask[:, 0] = 1  # a padding row must attend to something, or its softmax is NaN
         positions = np.zeros((rows, examples[0].num_positions), np.int32)  # [B, P]
         for row, example in enumerate(examples):
             length = len(example.input_ids)
@@ -131,7 +131,7 @@ class Runner:
     def _row(self, outputs: Outputs, row: int, example: Example) -> Outputs:
         length = len(example.input_ids)
         return {
-            name: array[row, :length] if name in _ALONG_THE_SEQUENCE else array[row] for name, array in outputs.items()
+            name: array[row, :length] if name in _OUTPUTS_PER_TOKEN else array[row] for name, array in outputs.items()
         }
 
 

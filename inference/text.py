@@ -1,4 +1,4 @@
-"""Texts to token ids, with the errors that a text can have."""
+"""From texts to token ids, with checks of the text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer and the frame around its tokens: `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`.
+    """A tokenizer that adds the special tokens: `[CLS] text [SEP]` or `[CLS] text [SEP] pair [SEP]`.
 
     Attributes:
-        max_length: longest input that is taken, in tokens.
+        max_length: the longest input, in tokens.
         segments: the model's number of segment types.
     """
 
@@ -29,42 +29,42 @@ class TextEncoder:
 
     @property
     def tokens(self) -> list[str]:
-        """The vocabulary by id."""
+        """The tokens, indexed by id."""
         by_id = [""] * (max(self.vocab.values()) + 1)
         for token, index in self.vocab.items():
             by_id[index] = token
         return by_id
 
     def encode(self, text: str) -> Encoding:
-        """Ids and offsets of a text as it stands, without the frame."""
+        """Ids and offsets of a text, without special tokens."""
         return self.tokenizer.encode(text)
 
     def example(self, first: list[int], second: list[int] | None = None) -> Example:
-        """Token ids in their frame.
+        """Adds the special tokens.
 
         Raises:
-            UserError: more tokens than the model takes.
+            UserError: the input is longer than `max_length`.
         """
         cls, sep = self.vocab["[CLS]"], self.vocab["[SEP]"]
         ids = [cls, *first, sep] + ([*second, sep] if second is not None else [])
         if len(ids) > self.max_length:
-            raise UserError(f"the text has {len(ids)} tokens, and at most {self.max_length} can be taken: shorten it.")
+            raise UserError(f"the text has {len(ids)} tokens, but the limit is at most {self.max_length}: shorten it.")
         segment_ids = np.zeros(len(ids), np.int32)
         if self.segments > 1:
             segment_ids[len(first) + 2 :] = 1
         return Example(np.array(ids, np.int32), segment_ids)
 
     def text_or_pair(self, row: Mapping[str, Any]) -> Example:
-        """The example of `text`, and of `text_pair` if the row has one."""
+        """The example for `text`, or for `text` and `text_pair` if the row has both."""
         pair = field(row, "text_pair") if row.get("text_pair") is not None else None
         return self.example(self.encode(field(row, "text")).ids, None if pair is None else self.encode(pair).ids)
 
 
 def field(row: Mapping[str, Any], name: str) -> str:
-    """A row's text of that name.
+    """The row's text with that name.
 
     Raises:
-        UserError: it is missing, empty, or no text.
+        UserError: it is missing, empty, or not text.
     """
     value = row.get(name)
     if not isinstance(value, str):

@@ -15,10 +15,10 @@ from inference.text import TextEncoder, softmax
 
 @dataclass
 class TextClassification:
-    """Answers with all labels as `label` and `score`, the likeliest first.
+    """Answers with `label` and `score` for every label, the highest score first.
 
-    Scores are probabilities. A model with one label gives the number it was trained to give; one of several
-    independent labels (`problem_type` "multi_label_classification") a probability for each.
+    Scores are probabilities. A regression model (one label, or `problem_type` "regression") gives its raw output;
+    with `problem_type` "multi_label_classification" each label has a probability of its own.
     """
 
     encoder: TextEncoder

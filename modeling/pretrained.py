@@ -16,10 +16,10 @@ from oneflow import nn
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from configs.cli import warn
 from configs.model import BertConfig
 from modeling.layout import to_numpy
 from utils.errors import UserError
+from utils.messages import warn
 
 Model = TypeVar("Model", bound="PretrainedModel")
 

@@ -14,7 +14,6 @@ from typing import cast
 
 import numpy as np
 
-from configs.cli import warn
 from configs.glue import GlueConfig
 from configs.model import BertConfig
 from data.datasets.glue import (
@@ -43,6 +42,7 @@ from training.task import Task, Vocabulary, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
+from utils.messages import warn
 
 BEST, SCORE_FILE, RESULTS_FILE, SUMMARY_FILE = "best", "score.json", "eval_results.json", "summary.json"
 
@@ -89,7 +89,9 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
     """The configuration of one task and seed, with its own directories where there are several."""
-    parts = ([name] if len(config.data.tasks) > 1 else []) + ([f"seed-{number}"] if config.seeds > 1 else [])
+    parts = ([name] if len(config.data.tasks) > 1 else []) + (
+        [f"seed-{config.run.seed + number}"] if config.seeds > 1 else []
+    )
     run = dataclasses.replace(config.run.below(*parts), seed=config.run.seed + number)
     model = config.model
     best = Path(run.output_dir) / BEST

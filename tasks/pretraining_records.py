@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingDataFlags
 from data.reading.dynamic_masking import DynamicMasking
@@ -21,6 +20,7 @@ from data.text.tokenization import load_vocab, vocab_sha256
 from modeling.pretrained import VOCAB_FILE
 from training.start import named_vocabulary
 from utils.errors import UserError
+from utils.messages import warn
 
 
 @dataclass(frozen=True)

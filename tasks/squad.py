@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
 from data.datasets.squad import (
@@ -40,6 +39,7 @@ from training.task import Task, Vocabulary, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
+from utils.messages import warn
 
 SCORES_FILE = "eval_results.json"
 

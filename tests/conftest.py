@@ -1,15 +1,15 @@
-"""Small records and models that the tests share."""
+"""Small records and models for all tests."""
 
 import gc
 
 import numpy as np
 import pytest
 
-import modeling  # noqa: F401 - before any test imports the framework by itself, which would miss the settings
+import modeling  # noqa: F401 - first, because a test that imports the framework by itself would miss its settings
 from configs.model import BertConfig
 from data.records.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
 
-# Odd sizes that all differ, so that a swapped axis fails.
+# Odd sizes that differ from each other, so that a swapped axis fails.
 VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3
 
 
@@ -49,7 +49,7 @@ def pretraining_arrays(count, seed, seq_length=SEQ_LENGTH):
 
 @pytest.fixture
 def pretraining_batch():
-    """A function (count, seed) -> a batch as the loader gives it."""
+    """A function (count, seed) that returns a batch in the form of the loader's."""
 
     def make(count, seed=0):
         return {**pretraining_arrays(count, seed), "example_weights": np.ones(count, np.float32)}
@@ -59,13 +59,13 @@ def pretraining_batch():
 
 @pytest.fixture
 def records_dir(tmp_path):
-    """A directory of three shards with 47 records in all, and a vocabulary."""
+    """A directory with three shards of 47 records in total, and a vocabulary."""
     return write_records(tmp_path / "records")
 
 
 @pytest.fixture(scope="module")
 def shared_records_dir(tmp_path_factory):
-    """The same for a whole file of tests, which must not change it."""
+    """The same records for all tests of a module, which must not change them."""
     return write_records(tmp_path_factory.mktemp("shared") / "records")
 
 
@@ -87,6 +87,6 @@ def write_records(directory, seq_length=SEQ_LENGTH):
 
 @pytest.fixture(autouse=True)
 def _no_job_outlives_its_test():
-    """OneFlow tears a compiled job down wherever Python happens to collect it; amid another job that has crashed."""
+    """Collects compiled jobs now: OneFlow has crashed when Python collected one while another was running."""
     yield
     gc.collect()

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import kernels
-from configs.cli import warn
 from configs.training import DeviceFlags
 from training.distributed import World
 from training.journal import Journal
 from utils.errors import UserError
+from utils.messages import warn
 
 
 def check_same_kernels(world: World) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.cli import warn
 from configs.training import RunFlags
 from training.checkpoint import write_text_atomically
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
 from utils.errors import UserError
+from utils.messages import warn
 
 RUN_FILE = "run.json"
 _FILES = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)

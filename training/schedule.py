@@ -11,9 +11,9 @@ import numpy as np
 from oneflow.nn.optimizer.lr_scheduler import LRScheduler
 from oneflow.optim.optimizer import Optimizer
 
-from configs.cli import warn
 from configs.training import BatchFlags, OptimizerFlags
 from utils.errors import UserError
+from utils.messages import warn
 
 
 def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | None = None) -> np.ndarray:

@@ -90,8 +90,7 @@ def find_start(config: TrainingConfig, directory: RunDirectory, world: World) ->
             f"there is no checkpoint in {directory.checkpoints} to evaluate: name one with --init_checkpoint."
         )
     path = resumed or (model_directory(local_directory(named)) if named else None)
-    with_optimizer = flags.goes_on if flags.load_optimizer_state is None else flags.load_optimizer_state
-    checkpoint = path if flags.load_from == "checkpoint" and with_optimizer else resumed
+    checkpoint = path if flags.loads_optimizer_state else resumed
     step = checkpoint_step(checkpoint) if flags.resume and checkpoint else -1
     if not world.all_equal(step):
         raise UserError(

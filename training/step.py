@@ -26,7 +26,6 @@ from oneflow import nn
 from oneflow.optim.optimizer import Optimizer
 
 import kernels
-from configs.cli import warn
 from data.reading.loader import Batch
 from modeling import dropout
 from modeling.layout import replicate, to_numpy
@@ -36,6 +35,7 @@ from training.distributed import World
 from training.optimizer import lamb_kernel_on, load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
 from utils.errors import UserError
+from utils.messages import warn
 
 Mode = Literal["eager", "graph"]
 Model = TypeVar("Model", bound=PretrainedModel)

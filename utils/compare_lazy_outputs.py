@@ -1,4 +1,4 @@
-"""Lazy OneFlow checkpoints in today's modules, and the proof that a converted model computes the same.
+"""Loads checkpoints of lazy OneFlow into modules, and compares the outputs of a lazy checkpoint and a converted one.
 
 python3 utils/compare_lazy_outputs.py --lazy_path LAZY_DIR --model_path CONVERTED_DIR
 """
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # run as a file, the project's rooms are one level up
+if __name__ == "__main__":  # as a script, find the project's packages one level up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from configs.checks import given
 from configs.cli import flag, parse, run
 from utils.errors import UserError
 
@@ -24,33 +25,33 @@ _BATCH, _SEQ_LENGTH = 3, 23
 class CompareConfig:
     """Two checkpoints of one model."""
 
-    lazy_path: str = flag("", "the lazy checkpoint")
-    model_path: str = flag("", "the converted model, of any format")
-    config_file: str | None = flag(None, "the model's configuration file, for both", aliases=("config",))
-    num_attention_heads: int | None = flag(None, "where no configuration tells it (default: hidden size / 64)")
-    trust_checkpoint: bool = flag(False, "allow formats that are read by unpickling")
+    lazy_path: str = flag("", "checkpoint of lazy OneFlow", metavar="DIR")
+    model_path: str = flag("", "converted checkpoint, in any format", aliases=("model_name_or_path",), metavar="MODEL")
+    config_file: str | None = flag(None, "configuration file for both checkpoints", aliases=("config",))
+    num_attention_heads: int | None = flag(
+        None, "attention heads, if no configuration contains them", default_text="hidden size / 64"
+    )
+    trust_checkpoint: bool = flag(False, "trust the checkpoints: allow formats that need unpickling")
 
     def __post_init__(self) -> None:
-        for name in ("lazy_path", "model_path"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing: see --help.")
+        given(self, "lazy_path", "model_path")
 
 
 def load_params_from_lazy(model: Any, path: str | Path) -> None:
     """Copies a lazy checkpoint into a module, or into the tensors of its `state_dict()`.
 
     Args:
-        model: any of `modeling`'s modules, or a state dict with their names.
-        path: the lazy checkpoint, with `meta` files or without.
+        model: a module of `modeling`, or a state dict with its names.
+        path: the lazy checkpoint, with or without `meta` files.
 
     Raises:
-        UserError: it is none, or its tensors are missing or of another shape.
+        UserError: the path is not a lazy checkpoint, or tensors are missing or have another shape.
     """
     import oneflow as flow
 
     from conversion import load_any
 
-    # Heads do not shape any tensor, so one will do where nothing tells their number.
+    # The number of heads shapes no tensor, so 1 is good enough if nothing tells it.
     _, state = load_any(path, source="lazy", config={"num_attention_heads": 1})
     if not isinstance(model, Mapping):
         model.load_arrays(state, source=str(path))
@@ -58,12 +59,15 @@ def load_params_from_lazy(model: Any, path: str | Path) -> None:
     for name, array in state.items():
         if name in model:
             if tuple(model[name].shape) != array.shape:
-                raise UserError(f"{path}: {name} is {list(array.shape)}, the model's {list(model[name].shape)}.")
+                raise UserError(
+                    f"{path}: {name} has shape {list(array.shape)}, but the model's has {list(model[name].shape)}: "
+                    "load the checkpoint into a model of its size."
+                )
             model[name].copy_(flow.from_numpy(array))
 
 
 def largest_differences(config: CompareConfig) -> dict[str, float]:
-    """{output: largest difference of the two models on one random batch}."""
+    """{output: the largest absolute difference between the two models on one random batch}."""
     import numpy as np
 
     from conversion import read_checkpoint
@@ -72,11 +76,11 @@ def largest_differences(config: CompareConfig) -> dict[str, float]:
     sizes = {"num_attention_heads": config.num_attention_heads} if config.num_attention_heads else {}
     options: dict[str, Any] = {"config": config.config_file, "sizes": sizes, "trust": config.trust_checkpoint}
     converted = read_checkpoint(config.model_path, **options)
-    # A lazy directory often has no configuration: the converted one's then says how many heads there are.
+    # A lazy directory often has no configuration. The converted checkpoint's then tells the number of heads.
     lazy = read_checkpoint(config.lazy_path, "lazy", **options | {"config": config.config_file or converted.settings})
     if lazy.state.keys() != converted.state.keys():
         other = sorted(lazy.state.keys() ^ converted.state.keys())
-        raise UserError(f"only one of the two models has {other[0]}: they are not the same model.")
+        raise UserError(f"only one of the checkpoints has {other[0]}: they are not the same model.")
 
     import oneflow as flow
 

@@ -1,9 +1,9 @@
-"""Overlay the losses of runs, to see whether they learn and whether they agree.
+"""Draws the losses of several runs in one picture, to see whether they learn and whether they agree.
 
     python3 utils/draw_loss_curve.py RUN_DIR [RUN_DIR ...] --output curves.png
 
-A run is an output directory with `metrics.jsonl`, or a text file of log lines. With several runs the largest
-difference from the first is printed, over the steps that both have.
+A run is an output directory with `metrics.jsonl`, or a text file of log lines. With several runs the command also
+prints the largest difference of each from the first, over the steps that both have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, it finds the other rooms
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, find the project's packages one level up
 
 from configs.cli import run
 from utils.errors import UserError
@@ -24,7 +24,11 @@ _LOG_LINE = re.compile(r"step: (\d+), total_loss: ([-+.\deinfa]+)")
 
 
 def read_curves(path: Path) -> tuple[Curve, Curve]:
-    """({step: total loss}, {steps done: evaluation loss}) of a run; raises UserError where there is none."""
+    """({step: total loss}, {steps done: evaluation loss}) of a run.
+
+    Raises:
+        UserError: the file cannot be read, or contains no training loss.
+    """
     file = path / "metrics.jsonl" if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -42,12 +46,12 @@ def read_curves(path: Path) -> tuple[Curve, Curve]:
     else:
         training = {int(step): float(loss) for step, loss in _LOG_LINE.findall(text)}
     if not training:
-        raise UserError(f"{file} holds no training loss yet.")
+        raise UserError(f"{file} contains no training loss yet: wait for the run's first log line.")
     return training, evaluation
 
 
 def largest_difference(first: Curve, other: Curve) -> tuple[float, int] | None:
-    """The largest difference relative to the first run's loss, and its step; None without a common step."""
+    """The largest difference relative to the first run's loss, and its step; None if no step is in both."""
     common = sorted(set(first) & set(other))
     if not common:
         return None
@@ -55,7 +59,7 @@ def largest_difference(first: Curve, other: Curve) -> tuple[float, int] | None:
 
 
 def draw(runs: dict[str, tuple[Curve, Curve]], output: Path) -> None:
-    """Writes the picture: one line a run, circles for evaluations."""
+    """Writes the picture: a line for each run, and circles for its evaluations."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -73,7 +77,7 @@ def draw(runs: dict[str, tuple[Curve, Curve]], output: Path) -> None:
                 "o",
                 color=color,
                 markerfacecolor="white",
-                label=f"{name}, held out",
+                label=f"{name}, evaluation",
             )
     axes.set_xlabel("step")
     axes.set_ylabel("total loss [nats]")
@@ -86,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument(
-        "--output", type=Path, default=Path("loss_curve.png"), help="the picture (default: %(default)s)"
+        "--output", type=Path, default=Path("loss_curve.png"), help="the picture to write (default: %(default)s)"
     )
     arguments = parser.parse_args()
     names = _distinct_names(arguments.runs)
@@ -104,7 +108,7 @@ def main() -> None:
 
 
 def _distinct_names(paths: list[Path]) -> list[str]:
-    """Each path's last part, or the whole path where two share it."""
+    """The last part of each path, or the whole path if two paths end alike."""
     last = [path.resolve().name for path in paths]
     return [name if last.count(name) == 1 else str(path) for name, path in zip(last, paths, strict=True)]
 

@@ -1,5 +1,5 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can correct."""
 
 
 class UserError(Exception):
-    """A mistake in a flag, a file or the machine; its message is one sentence that names it and the way out."""
+    """A mistake in a flag, a file or the machine. The message names it, what was found and what to do."""

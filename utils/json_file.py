@@ -1,4 +1,4 @@
-"""JSON files, with messages for those who have to mend them."""
+"""Reads JSON files that users write, and names what is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ _MOST_SETTINGS_BYTES = 10 << 20
 
 
 def read_json(path: str | Path, flag_name: str = "") -> Any:
-    """A JSON file's content; raises UserError, which begins with the flag's name, where it is none."""
+    """The content of a JSON file; raises UserError if the file cannot be read or is not JSON.
+
+    Args:
+        path: the file.
+        flag_name: the beginning of error messages, such as "--config ".
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -22,11 +27,17 @@ def read_json(path: str | Path, flag_name: str = "") -> Any:
 
 
 def read_settings(path: str | Path, flag_name: str = "") -> dict[str, Any]:
-    """The object in a small JSON file, such as config.json; raises UserError for anything else."""
+    """The object in a small JSON file such as config.json; raises UserError for anything else.
+
+    The arguments are those of `read_json`.
+    """
     path = Path(path)
     if path.is_file() and path.stat().st_size > _MOST_SETTINGS_BYTES:
-        raise UserError(f"{flag_name}{path} is too large for a file of settings: name another one.")
+        raise UserError(
+            f"{flag_name}{path} is larger than {_MOST_SETTINGS_BYTES >> 20} MB, too large for a file of settings: name "
+            "another file."
+        )
     content = read_json(path, flag_name)
     if not isinstance(content, dict):
-        raise UserError(f"{flag_name}{path} must hold one JSON object.")
+        raise UserError(f"{flag_name}{path} must contain one JSON object.")
     return content

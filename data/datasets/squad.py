@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from configs.cli import to_flat_dict, warn
+from configs.cli import to_flat_dict
 from configs.squad import FeatureFlags, SquadDataConfig
 from data.preparation.pieces import Progress, finish, open_work, plan_sha256
 from data.records.ofrecord import ShardWriter, squad_schema, write_atomically, write_dataset_json
 from data.text.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
 from utils.json_file import read_json
+from utils.messages import warn
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its place in the data set
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace for contexts: these five and no others

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.cli import warn
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
 from data.preparation.duplicates import hash_texts, mark_duplicates
 from data.preparation.pieces import (
@@ -22,6 +21,7 @@ from data.preparation.pieces import (
 from data.records.ofrecord import write_atomically
 from data.text.documents import Document, Span, open_input, plain_documents, read_documents, span_bytes
 from utils.errors import UserError
+from utils.messages import warn
 
 _KINDS = ("documents", "lines")
 _REMOVED = "removed.json"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
 from data.preparation.pieces import Progress, in_processes
 from data.preparation.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
@@ -17,6 +16,7 @@ from data.records.record_set import RecordSet
 from data.records.sources import objective, open_source
 from data.text.tokenization import load_vocab
 from utils.errors import UserError
+from utils.messages import warn
 
 _RECORDS_AT_ONCE = 1024
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.cli import to_flat_dict, warn
+from configs.cli import to_flat_dict
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
 from data.preparation.cleaning import input_directories, removed_duplicates, write_text
 from data.preparation.duplicates import duplicates_share, hash_texts
@@ -62,6 +62,7 @@ from data.records.token_windows import read_windows, token_schema, write_stream
 from data.text.documents import Span, open_input, read_documents, span_bytes
 from data.text.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
+from utils.messages import warn
 
 _PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
 _ROWS_AT_ONCE = 1024

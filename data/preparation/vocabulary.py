@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from configs.cli import warn
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
 from data.preparation.pieces import Result, discarded_on_mistake, finish, run_pieces
@@ -22,6 +21,7 @@ from data.text.documents import Span, open_input, read_documents, span_bytes
 from data.text.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
 from utils.checkpoints import model_directory
 from utils.errors import UserError
+from utils.messages import warn
 
 _PIECE_BYTES = 1 << 20
 _COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # that a word takes, at most, where words are counted and trained on

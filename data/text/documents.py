@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.cli import warn
 from configs.prepare import TextFlags, WorkFlags
 from data.preparation.pieces import check_finished, discarded_on_mistake, lock, open_work, writing_to
 from data.text.unpacking import copy_json_text, is_stream, spool, unpack, unpacked_file
 from utils.errors import UserError
+from utils.messages import warn
 
 Document = list[str]  # its sentences
 

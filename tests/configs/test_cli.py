@@ -1,4 +1,4 @@
-"""Flags: both spellings, booleans, files, and messages that name the way out."""
+"""Command lines: spellings, booleans, files, subcommands, and messages that say what to do."""
 
 import errno
 import json
@@ -42,11 +42,11 @@ def test_every_spelling_of_a_flag(spelling):
     ("words", "value"),
     [([], False), (["--use_fp16"], True), (["--use-fp16", "True"], True), (["--use_fp16=False"], False)],
 )
-def test_booleans_are_read_as_written(words, value):
+def test_booleans_accept_a_value_or_none(words, value):
     assert parse(Outer, words).use_fp16 is value
 
 
-def test_unset_boolean_stays_unset_and_lists_take_several_values():
+def test_an_unset_boolean_stays_unset_and_lists_take_several_values():
     config = parse(Outer, ["--input_file", "x", "y", "-e", "5"])
     assert (config.with_cuda, config.input_file, config.epochs) == (None, ("x", "y"), 5)
 
@@ -71,19 +71,19 @@ def test_lists_take_all_values_whether_given_together_or_one_by_one(tmp_path):
         (["stray"], "'stray' belongs to no flag"),
     ],
 )
-def test_mistakes_are_named(words, message):
+def test_a_mistake_names_its_flag(words, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         parse(Outer, words)
 
 
-def test_file_gives_flags_and_command_line_wins(tmp_path):
+def test_the_command_line_wins_over_the_file(tmp_path):
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"learning-rate": 0.5, "batch": 2, "use_fp16": True, "input_file": ["p"]}))
     config = parse(Outer, ["--config", str(path), "--batch", "7"])
     assert (config.lr, config.inner.train_batch_size, config.use_fp16, config.input_file) == (0.5, 7, True, ("p",))
 
 
-def test_flat_dict_is_what_config_reads(tmp_path):
+def test_config_reads_what_to_flat_dict_returns(tmp_path):
     config = parse(Outer, ["--batch", "7", "--kind", "b", "--input_file", "x", "y"])
     path = tmp_path / "run.json"
     path.write_text(json.dumps(to_flat_dict(config)))
@@ -94,19 +94,19 @@ def test_flat_dict_is_what_config_reads(tmp_path):
     ("text", "message"),
     [("{", "not JSON"), ('{"lrr": 1}', "Did you mean"), ('{"lr": "x"}', "not a number"), ('{"lr": [1]}', "one value")],
 )
-def test_bad_files_are_named(tmp_path, text, message):
+def test_a_bad_file_is_refused(tmp_path, text, message):
     path = tmp_path / "run.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         parse(Outer, ["--config", str(path)])
 
 
-def test_retired_flags_answer_with_one_warning(capsys):
+def test_a_retired_flag_gives_one_warning(capsys):
     parse(Outer, ["--node_ips", "a", "b", "--lr", "1"], retired={"node_ips": "use the launcher."})
     assert capsys.readouterr().err.count("--node_ips changes nothing here: use the launcher.") == 1
 
 
-def test_subcommands():
+def test_an_unknown_subcommand_lists_the_commands():
     assert parse_command({"go": (Outer, "goes")}, ["go", "--lr", "2"])[1].lr == 2
     with pytest.raises(UserError, match="use one of go"):
         parse_command({"go": (Outer, "goes")}, ["gone"])
@@ -121,7 +121,7 @@ def test_subcommands():
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_run_ends_with_one_line(capsys, error, code, text):
+def test_run_ends_an_error_with_one_line_and_its_exit_code(capsys, error, code, text):
     def main() -> None:
         raise error
 
@@ -131,7 +131,7 @@ def test_run_ends_with_one_line(capsys, error, code, text):
     assert text in capsys.readouterr().err
 
 
-def test_a_section_may_have_other_defaults():
+def test_a_section_can_have_other_defaults():
     @dataclass(frozen=True)
     class Other:
         inner: Inner = section(Inner, train_batch_size=7)

@@ -1,4 +1,4 @@
-"""run_infer.py from flags, files, standard input and a prompt."""
+"""run_infer.py answers rows from flags, files, standard input and a prompt."""
 
 import io
 import json
@@ -18,7 +18,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
 
 @pytest.fixture
 def infer(monkeypatch, capsys):
-    """Runs the door with flags and standard input, and gives what it printed."""
+    """Runs the command with flags and standard input; returns what it printed."""
 
     def call(*flags, model="pretraining", stdin=b"", terminal=False):
         stream = io.TextIOWrapper(io.BytesIO(stdin))
@@ -28,7 +28,7 @@ def infer(monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "argv", ["run_infer.py", "--mode", "eager", "--model_path", str(path), *map(str, flags)]
         )
-        # Settings of the process are decided when the first test imports the framework.
+        # The first test that imports the framework fixes the settings of the process.
         monkeypatch.setattr("kernels.configure", lambda *arguments, **options: {})
         run_infer.main()
         return capsys.readouterr().out
@@ -45,10 +45,10 @@ def test_texts_in_flags(infer):
     assert "the [MASK] sat.\n" in out and "mask 2" in out and out.count("%") == 6
 
 
-def test_a_text_that_cannot_be_answered(infer):
+def test_a_text_without_masks_or_with_too_many_is_refused(infer):
     with pytest.raises(UserError, match=r"no \[MASK\]"):
         infer("--text", "nothing to fill")
-    with pytest.raises(UserError, match=r"4 .MASK.*--max_predictions_per_seq 3"):
+    with pytest.raises(UserError, match=r"--max_predictions_per_seq 3 is too low.* 4 .MASK"):
         infer("--text", "[MASK] " * 4, "--max_predictions_per_seq", 3)
 
 
@@ -99,15 +99,15 @@ def test_tabs_separate_the_texts(infer):
     assert second == {"error": "'context' is missing."}
 
 
-def test_a_line_without_end(infer, tmp_path, monkeypatch):
+def test_a_line_that_is_too_long_is_an_error(infer, tmp_path, monkeypatch):
     monkeypatch.setattr("inference.command._MOST_LINE_BYTES", 40)
     found = rows(infer("--output_path", "-", stdin=b"a [MASK]\n" + b"x " * 100 + b"[MASK]\nthe [MASK]\n"))
     assert [sorted(row) for row in found] == [["answer"], ["error"], ["answer"]]
     assert "line 2 is longer" in found[1]["error"]
 
 
-def test_nothing_to_answer(infer, tmp_path):
-    with pytest.raises(UserError, match="holds no line"):
+def test_missing_input_and_unwritable_output_are_named(infer, tmp_path):
+    with pytest.raises(UserError, match="holds no lines"):
         infer("--input_path", "-", "--output_path", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="cannot be read"):
@@ -162,23 +162,7 @@ def test_a_lazy_model_without_a_vocabulary(infer, tmp_path, flags):
     assert with_words == infer("--text", "a [MASK]")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--text", "a", "--input_path", "b"), "exclude each other"),
-        (("--question", "a"), "belong together"),
-        (("--text_pair", "a"), "second text to one --text"),
-        (("--top_k", "0"), "--top_k must be at least 1"),
-        (("--task", "translate"), "translate"),
-        (("--model-pat", "x"), "Did you mean --model-path"),
-    ],
-)
-def test_flags_that_contradict(infer, flags, message):
-    with pytest.raises(UserError, match=message):
-        infer(*flags)
-
-
-def test_a_question_to_a_model_without_the_head(infer):
+def test_a_task_without_its_head_lists_the_possible_tasks(infer):
     with pytest.raises(UserError, match="it can do fill-mask, next-sentence, feature-extraction"):
         infer("--task", "question-answering", "--question", "a", "--context", "b")
 

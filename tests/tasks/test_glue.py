@@ -73,13 +73,13 @@ def test_scores_and_several_seeds(glue_dir, tmp_path):
     words = ("--epochs", 10, "--lr", 3e-3, "--hidden_dropout_prob", 0, "--attention_probs_dropout_prob", 0)
     finetune(glue_dir, output, "stsb", *words, "--seeds", 2, "--mode", "eager", "--do_predict")
     summary = json.loads((output / "summary.json").read_text())["stsb"]
-    runs = [json.loads((output / f"seed-{number}/eval_results.json").read_text()) for number in range(2)]
+    runs = [json.loads((output / f"seed-{seed}/eval_results.json").read_text()) for seed in (3, 4)]
     for metric in ("pearson", "spearman"):
         values = [run[metric] for run in runs]
         assert summary[metric]["seeds"] == 2 and summary[metric]["median"] == pytest.approx(np.median(values))
         assert (summary[metric]["min"], summary[metric]["max"]) == (min(values), max(values))
         assert min(values) > 0.5
-    assert len((output / "seed-1/STS-B.tsv").read_text().splitlines()) == 8
+    assert len((output / "seed-4/STS-B.tsv").read_text().splitlines()) == 8
 
 
 def test_predictions_do_not_depend_on_padding(glue_dir, tmp_path):
@@ -137,10 +137,10 @@ def test_a_missing_task_is_an_error_before_any_training(glue_dir, tmp_path):
 
 
 def test_a_used_directory_of_another_seed_is_an_error_before_any_training(glue_dir, tmp_path):
-    (tmp_path / "out/seed-1/checkpoint-1").mkdir(parents=True)
-    with pytest.raises(UserError, match="seed-1 is not empty"):
+    (tmp_path / "out/seed-4/checkpoint-1").mkdir(parents=True)
+    with pytest.raises(UserError, match="seed-4 is not empty"):
         finetune(glue_dir, tmp_path / "out", "rte", "--seeds", 2)
-    assert not (tmp_path / "out/seed-0").exists()
+    assert not (tmp_path / "out/seed-3").exists()
 
 
 def test_prediction_without_evaluation_needs_no_labels(glue_dir, tmp_path):

@@ -13,11 +13,12 @@ from pathlib import Path
 from configs.cli import parse, run
 from configs.pretraining import PretrainingConfig
 from launch import ranks
+from launch.meeting import meet
 
 
 def main():
     config = parse(PretrainingConfig, [])
-    ranks.meet(config.device.join_timeout, config.device.stop_timeout)
+    meet(config.device.join_timeout, config.device.stop_timeout)
     from tasks.pretraining import pretrain
     from training import journal
 

@@ -1,4 +1,4 @@
-"""Lazy parameters in today's modules, and the comparison of a lazy with a converted model."""
+"""Lazy checkpoints load into modules, and compare with converted checkpoints."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ def lazy(tmp_path):
 
 @pytest.mark.parametrize("target", ["module", "state dict"])
 @pytest.mark.parametrize("with_config", [True, False])
-def test_parameters_are_loaded_heads_too(lazy, target, with_config):
+def test_all_parameters_are_loaded_including_heads(lazy, target, with_config):
     if not with_config:
         (lazy / "bert_config.json").unlink()
     expected = read_checkpoint(FIXTURES / "pretraining")
@@ -35,7 +35,7 @@ def test_parameters_are_loaded_heads_too(lazy, target, with_config):
         np.testing.assert_array_equal(array, expected.state[name], err_msg=name)
 
 
-def test_another_shape_is_refused(lazy):
+def test_a_missing_parameter_is_refused(lazy):
     shutil.rmtree(lazy / "cls-seq_relationship-output_bias")
     model = BertForPreTraining(read_checkpoint(FIXTURES / "pretraining").config)
     with pytest.raises(UserError, match=r"cls\.seq_relationship\.bias is missing"):
@@ -52,7 +52,7 @@ def test_differences_are_found(lazy):
     assert found["sequence_output"] == found["seq_relationship_score"] == 0
 
 
-def test_two_different_models_and_missing_flags(lazy):
+def test_different_models_and_missing_flags_are_refused(lazy):
     for part in ("weights", "bias"):
         shutil.rmtree(lazy / f"cls-seq_relationship-output_{part}")
     with pytest.raises(UserError, match="not the same model"):
@@ -61,7 +61,7 @@ def test_two_different_models_and_missing_flags(lazy):
         CompareConfig(lazy_path=str(lazy))
 
 
-def test_the_command_runs_as_a_file(lazy):
+def test_the_command_runs_as_a_script(lazy):
     command = [
         sys.executable,
         "utils/compare_lazy_outputs.py",

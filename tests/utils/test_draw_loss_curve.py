@@ -1,4 +1,4 @@
-"""Curves from runs and logs, and how far they are apart."""
+"""Curves are read from runs and logs, compared and drawn."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def write_run(directory, losses):
     return directory
 
 
-def test_curves_of_a_run_and_of_a_log(tmp_path):
+def test_curves_are_read_from_a_run_and_from_a_log(tmp_path):
     run = write_run(tmp_path / "a", {0: 9.0, 1: 8.0})
     assert read_curves(run) == ({0: 9.0, 1: 8.0}, {3: 4.5})
     log = tmp_path / "old.log"
@@ -29,7 +29,7 @@ def test_curves_of_a_run_and_of_a_log(tmp_path):
     assert read_curves(log)[0] == {19: 7.649}
 
 
-def test_largest_difference():
+def test_the_largest_difference_is_relative_and_over_common_steps():
     assert largest_difference({0: 10.0, 1: 5.0, 2: 1.0}, {0: 10.5, 1: 4.0, 7: 1.0}) == (pytest.approx(0.2), 1)
     assert largest_difference({0: 1.0}, {1: 1.0}) is None
 
@@ -43,7 +43,7 @@ def test_the_command_draws_and_prints(tmp_path):
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_nothing_to_draw_is_named(tmp_path):
+def test_a_run_without_losses_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_curves(tmp_path / "nowhere")
     empty = tmp_path / "empty"

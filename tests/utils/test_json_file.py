@@ -1,4 +1,4 @@
-"""JSON files that people wrote."""
+"""JSON files that users wrote: content, and one sentence for each mistake."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from utils.errors import UserError
 from utils.json_file import read_json, read_settings
 
 
-def test_content(tmp_path):
+def test_valid_files_are_read(tmp_path):
     (tmp_path / "a.json").write_text('{"ü": [1, null]}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == read_settings(tmp_path / "a.json") == {"ü": [1, None]}
 
@@ -17,17 +17,17 @@ def test_content(tmp_path):
         (b'{"a": ', "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[1]", "must hold one JSON object"),
-        (b" " * (11 << 20), "is too large"),
+        (b"[1]", "must contain one JSON object"),
+        (b" " * (11 << 20), "is larger than 10 MB"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, content, words):
+def test_a_bad_file_is_named_in_one_sentence(tmp_path, content, words):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"^--config .*a\.json {words}"):
         read_settings(tmp_path / "a.json", "--config ")
 
 
-def test_a_missing_file_and_a_directory(tmp_path):
+def test_a_missing_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             read_settings(path)

@@ -1,13 +1,15 @@
-"""The commands that people know from other BERT systems are understood, or answered with the flag that does it here."""
+"""Training commands of other BERT systems work here, or name the flag to use instead; impossible values are refused."""
 
 import pytest
 
 from configs.cli import parse
+from configs.convert import ConvertConfig
 from configs.glue import GlueConfig
+from configs.infer import InferConfig
 from configs.prepare import PretrainingDataConfig, VocabConfig
 from configs.pretraining import PretrainingConfig
 from configs.squad import SquadConfig
-from configs.training import RETIRED
+from configs.training import RETIRED, OptimizerFlags
 from utils.errors import UserError
 
 FLAX_GLUE = "--config=configs/classifier.py:bert-base-uncased --config.dataset_name=cola"
@@ -69,6 +71,40 @@ def read(config_class, command, *more):
     return parse(config_class, [*command.split(), *more], retired=RETIRED)
 
 
+HUGGING_FACE = (
+    "--model_name_or_path MODEL --num_train_epochs 2.5 --warmup_ratio 0.06 --save_total_limit 2 --fp16 "
+    "--report_to none --per_device_train_batch_size 3"
+)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "more"),
+    [
+        (PretrainingConfig, ""),
+        (GlueConfig, "--task_name rte --data_dir x"),
+        (SquadConfig, "--do_train --train_file train.json"),
+    ],
+)
+def test_hugging_face_names(config_class, more):
+    config = read(config_class, f"{HUGGING_FACE} {more}")
+    assert (config.model.init_checkpoint, config.run.epochs, config.run.keep_last) == ("MODEL", 2.5, 2)
+    assert (config.optimizer.warmup_proportion, config.device.use_fp16) == (0.06, True)
+    assert (config.batch.train_batch_size, config.run.report_to) == (3, "none")
+    with pytest.raises(UserError, match="--report_to: invalid choice: 'wandb'"):
+        read(config_class, f"--report_to wandb {more}")
+
+
+def test_models_are_named_alike_everywhere():
+    assert read(InferConfig, "--model_name_or_path M").model.model_path == "M"
+    assert read(ConvertConfig, "--model_name_or_path M --output x").input == "M"
+
+
+@pytest.mark.parametrize("more", ["--task_name rte --data_dir x", "--do_train --train_file train.json"])
+def test_batch_size_means_the_training_batch_in_fine_tuning(more):
+    config_class = GlueConfig if "rte" in more else SquadConfig
+    assert read(config_class, f"--batch_size 7 {more}").batch.train_rows(2) == 7
+
+
 def test_flax_fine_tuning(capsys):
     assert read(GlueConfig, FLAX_GLUE, "--data_dir", "glue").data.tasks == ("cola",)
     assert "--init_checkpoint bert-base-uncased" in capsys.readouterr().err
@@ -124,6 +160,8 @@ def test_squad_after_two_phases(capsys, version):
         ("--load_from checkpoint", "--checkpoint_path"),
         ("--load_optimizer_state true", "--load_from checkpoint"),
         ("--skip_nsp --skip_mlm", "nothing to learn"),
+        ("--resume --overwrite_output_dir", "--resume continues the run that --overwrite_output_dir deletes"),
+        ("--with_cuda True --device cpu", "--with_cuda True contradicts --device cpu"),
         ("--lr_schedule cosine --lr_decay_power 2", "--lr_decay_power"),
         ("--lr_first_step 2", "--lr_first_step"),
         ("--onecycle_pct_final 1", "--onecycle_pct_final"),
@@ -132,6 +170,54 @@ def test_squad_after_two_phases(capsys, version):
 def test_contradictions_name_the_flag(command, message):
     with pytest.raises(UserError, match=message):
         read(PretrainingConfig, command)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "adam_epsilon", "max_grad_norm", "end_learning_rate",
+                                  "lr_decay_power", "epochs", "warmup_proportion", "clip_value"])  # fmt: skip
+def test_numbers_must_be_finite(name, value, tmp_path):
+    with pytest.raises(UserError, match=f"^--{name}: '{value}' is not a finite number"):
+        read(PretrainingConfig, f"--{name}={value}")
+    file = tmp_path / "run.json"
+    file.write_text(f'{{"{name}": "{value}"}}')
+    with pytest.raises(UserError, match=f"{name}: '.*' is not a finite number"):
+        read(PretrainingConfig, f"--config {file}")
+
+
+@pytest.mark.parametrize("value", [10**10, 10**20])
+@pytest.mark.parametrize("name", ["train_batch_size", "val_batch_size", "train_global_batch_size", "grad_acc_steps",
+                                  "num_threads", "max_steps", "warmup_steps", "seq_length"])  # fmt: skip
+def test_huge_numbers_are_refused(name, value):
+    with pytest.raises(UserError, match=rf"^--{name}:? "):
+        read(PretrainingConfig, f"--{name} {value}")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--seed 100000000000000000000", "--seed: '100000000000000000000' is too large"),
+        ("--seed -1", "--seed must be at least 0"),
+        ("--adam_epsilon 0", "--adam_epsilon must be above 0"),
+        ("--num_threads 100000", "--num_threads must be at most"),
+        ("--max_steps 1000000000", "--max_steps must be at most 10000000"),
+        ("--train_batch_size 1000000", "--train_batch_size must be at most 65536"),
+    ],
+)
+def test_limits_of_numbers(command, message):
+    with pytest.raises(UserError, match=message):
+        read(PretrainingConfig, command)
+
+
+def test_the_largest_seed_is_accepted():
+    assert read(PretrainingConfig, f"--seed {2**63 - 1}").run.seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_configurations_made_in_python_are_checked_too(value):
+    with pytest.raises(UserError, match="--warmup_proportion"):
+        OptimizerFlags(warmup_proportion=value)
+    with pytest.raises(UserError, match="--lr must be"):
+        OptimizerFlags(lr=float("nan"))
 
 
 @pytest.mark.parametrize(

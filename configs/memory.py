@@ -1,0 +1,98 @@
+"""How much memory a training run needs, estimated before anything is allocated.
+
+The estimate is meant as a lower bound, so that it refuses only runs that cannot work. Measured on a CPU with float32
+(2 to 4 layers, hidden sizes 128 to 512, 8 to 64 sequences of 128 or 512 tokens), a process peaked 6 % to 36 % above it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.model import BertConfig
+from utils.errors import UserError
+
+_PROCESS = 300 << 20  # the interpreter, the framework and the CPU kernels
+_COPIES = 4  # of each parameter in float32: weight, gradient, first and second moment
+_FLOAT = 4  # bytes
+
+
+def num_parameters(model: BertConfig) -> int:
+    """The parameters of BERT for pretraining with that shape; other heads are smaller."""
+    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    norm, bias = 2 * hidden, int(model.linear_bias)
+    tables = model.vocab_size + model.max_position_embeddings + model.type_vocab_size  # sinusoids are stored too
+    embeddings = tables * hidden + norm * model.embedding_norm
+    layer = 4 * hidden * (hidden + bias) + inner * (hidden + bias) + hidden * (inner + bias) + 2 * norm
+    transform = hidden * (hidden + bias) + norm + model.vocab_size
+    next_sentence = 2 * (hidden + 1)
+    return embeddings + layers * layer + norm * model.final_norm + hidden * (hidden + bias) + transform + next_sentence
+
+
+def activation_bytes(
+    model: BertConfig, rows: int, seq_length: int, predictions: int = 0, *, checkpointing: bool = False
+) -> int:
+    """What one micro-batch keeps for its backward pass.
+
+    A layer keeps about 19 values of the hidden size for each token (its input; query, key, value; the attention's
+    output before and after projection, dropout and LayerNorm; twice the intermediate size; the feed-forward output
+    before and after dropout and LayerNorm) and three matrices of attention weights for each head. The masked-LM head
+    keeps three matrices of logits.
+
+    Args:
+        model: the model's shape.
+        rows: sequences of the micro-batch on one rank.
+        seq_length: tokens of a sequence.
+        predictions: masked positions of a sequence.
+        checkpointing: whether layers keep only their inputs (`--activation_checkpointing`).
+    """
+    hidden = model.hidden_size
+    layer = 11 * hidden + 2 * model.intermediate_size + 3 * model.num_attention_heads * seq_length
+    per_token = model.num_hidden_layers * hidden + layer if checkpointing else model.num_hidden_layers * layer
+    return _FLOAT * rows * (seq_length * per_token + 3 * predictions * model.vocab_size)
+
+
+def training_bytes(
+    model: BertConfig, rows: int, seq_length: int, predictions: int = 0, *, checkpointing: bool = False
+) -> int:
+    """The memory of one rank: process, parameters with gradients and moments, activations of one micro-batch.
+
+    The arguments are those of `activation_bytes`.
+    """
+    activations = activation_bytes(model, rows, seq_length, predictions, checkpointing=checkpointing)
+    return _PROCESS + _COPIES * _FLOAT * num_parameters(model) + activations
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The memory that this process can still take, or None if the system does not tell.
+
+    It is the smaller of what the machine has available and what the container's limit leaves.
+    """
+    found = []
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(max(0, int((cgroup / limit).read_text()) - int((cgroup / used).read_text())))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(found, default=None)
+
+
+def require_memory(needed: int, available: int | None) -> None:
+    """Raises UserError if a run needs more bytes than are available; None means that nobody knows."""
+    if available is not None and needed > available:
+        raise UserError(
+            f"this run needs about {_gigabytes(needed)} GB of memory, and this machine has {_gigabytes(available)} GB: "
+            "lower --train_batch_size (--grad_acc_steps keeps the size of an update) or --seq_length, or choose a "
+            "smaller model."
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f}" if size < 1e11 else f"{size / 1e9:,.0f}"
