@@ -26,8 +26,8 @@ from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
 from data.reading.loader import (
     Batch,
+    RankSlice,
     Records,
-    Shard,
     evaluation_batches,
     evaluation_order,
     training_batches,
@@ -140,7 +140,7 @@ class Run:
         if not self.world.agrees(newest):
             raise UserError(f"--output_dir {self.checkpoint_dir} must be on a disk that all hosts share, to --resume.")
         self._weights = self._read_weights(self.start) if self.start else None
-        self.shard = Shard(self.world.rank, self.world.size)
+        self.rank_slice = RankSlice(self.world.rank, self.world.size)
         self.stop = StopSignals(self.world.agree)
 
     def _check_kernels(self) -> None:
@@ -269,7 +269,7 @@ class Run:
             Interrupted: a signal asks the training to stop.
         """
         rows = self.config.batch.val_rows(self.world.size) * self.world.size
-        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=self.shard), 1):
+        for number, batch in enumerate(evaluation_batches(records, rows=rows, rank_slice=self.rank_slice), 1):
             if self.stop.watching and self.stop.wanted():
                 raise Interrupted
             yield batch
@@ -345,7 +345,7 @@ class Run:
             seed=flags.seed,
             start=state.records_taken,
             end=last_record,
-            shard=self.shard,
+            rank_slice=self.rank_slice,
         )
 
         def work(batch: Batch) -> np.ndarray:
