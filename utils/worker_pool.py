@@ -32,8 +32,8 @@ class WorkerLostError(UserError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a worker process was killed, probably because memory ran out: lower --num_workers or --memory_mb, and run "
-            "the same command again to continue."
+            "a worker process was killed, probably because memory ran out: free memory or use fewer workers, and run "
+            "the same command again."
         )
 
 
@@ -60,7 +60,7 @@ def in_processes(
     if num_workers <= 1:
         yield from ((number, function(*each)) for number, each in enumerate(arguments))
         return
-    context = multiprocessing.get_context("fork" if fork else "spawn")
+    context: Any = multiprocessing.get_context("fork" if fork else "spawn")
     workers: dict[Connection, BaseProcess] = {}
     unassigned = iter(range(len(arguments)))
     running = 0

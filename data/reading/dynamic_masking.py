@@ -79,7 +79,7 @@ def unmasked(batch: Batch) -> Batch:
 
 
 def swap_segments(batch: Batch, swapped: np.ndarray) -> Batch:
-    """`input_ids` and `segment_ids` with `[CLS] A [SEP] B [SEP]` turned into `[CLS] B [SEP] A [SEP]` where `swapped` [R]."""
+    """`input_ids` and `segment_ids` of `[CLS] A [SEP] B [SEP]` as `[CLS] B [SEP] A [SEP]`, if `swapped` [R]."""
     ids, used = batch["input_ids"], batch["input_mask"] == 1
     position = np.arange(ids.shape[1])
     total = used.sum(axis=1, keepdims=True)  # [R, 1]

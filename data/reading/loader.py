@@ -1,6 +1,6 @@
 """Batches of records, for training and evaluation, of one rank.
 
-One update of the model takes the next rows of the endless sequence (`order`), over all ranks and micro-batches together.
+One update of the model takes the next rows of the endless sequence (`order`), all ranks and micro-batches together.
 Batches may straddle epochs; every record comes exactly once in each epoch.
 
 Where the records' lengths are known (`without_padding`), the records of an update have similar lengths. Each batch is
@@ -187,7 +187,7 @@ def evaluation_batches(records: Records, *, rows: int, rank_slice: RankSlice = R
 
 
 def evaluation_order(records: Records) -> np.ndarray:
-    """int64 [len(records)]: the order of the files or, if lengths are known, from the longest record to the shortest."""
+    """int64 [len(records)]: the order of the files or, if lengths are known, from the longest to the shortest."""
     if records.lengths is None:
         return np.arange(len(records))
     return np.argsort(-records.lengths.astype(np.int64), kind="stable")

@@ -39,8 +39,8 @@ def mask_tokens(
 ) -> dict[str, np.ndarray]:
     """Draw the masks of R records.
 
-    At most `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order, without those
-    that no longer fit. 80 % of the tokens become [MASK], 10 % stay, 10 % become any token of the vocabulary.
+    At most `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order that still
+    fit. 80 % of the tokens become [MASK], 10 % stay, 10 % become any token of the vocabulary.
 
     Args:
         rng: the source of every random choice.
@@ -117,7 +117,7 @@ def choose_words(
         columns = np.where(taken, first, length).astype(np.min_scalar_type(length))
         columns.sort(axis=1)  # entries that are not taken stay last
         return np.repeat(np.arange(records), counts), columns[taken]
-    # All tokens of a word have the word's number. As in Google's code, a ## piece joins the last word even across a [SEP].
+    # A word's tokens share its number. As in Google's code, a ## piece joins the last word even across a [SEP].
     begins = candidates & ~continues_word[input_ids]
     begins |= candidates & (np.cumsum(candidates, 1) == 1)
     word = np.maximum(np.cumsum(begins, 1) - 1, 0)

@@ -1,7 +1,7 @@
 """The order in which training reads records: a function of the seed, without state.
 
-A run's records are one endless sequence of epochs, each in an order of its own. A restart continues at any position, and
-the number of ranks does not change which records an update sees.
+A run's records are one endless sequence of epochs, each in its own order. A restart continues at any position, and the
+number of ranks does not change which records an update sees.
 """
 
 from __future__ import annotations

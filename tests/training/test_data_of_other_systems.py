@@ -8,9 +8,9 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from data.records.features import UNMASKED, schema_of
 from data.records.json_lines import encode_json_lines
 from data.records.sources import open_source
-from data.records.token_windows import token_schema
 from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
 from tasks.pretraining import pretrain
 from tests.conftest import SEQ_LENGTH, write_records
@@ -72,7 +72,13 @@ def stream(tmp_path):
         file = directory / f"part-0000{number}.npy"
         np.save(file, rng.integers(5, 37, 101, dtype=np.uint16))
         shards.append({"file": file.name, "records": 11, "bytes": file.stat().st_size, "crc32": 0})
-    content |= {"format": "tokens", "shards": shards, "schema": token_schema(SEQ_LENGTH), "cls_id": 2, "sep_id": 3}
+    content |= {
+        "format": "tokens",
+        "shards": shards,
+        "schema": schema_of(UNMASKED, SEQ_LENGTH),
+        "cls_id": 2,
+        "sep_id": 3,
+    }
     content |= {"objective": "none", "masking": "dynamic", "max_predictions_per_seq": 2}
     (directory / "dataset.json").write_text(json.dumps(content))
     return directory

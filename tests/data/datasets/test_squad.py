@@ -10,14 +10,9 @@ import pytest
 from benchmarks import google_squad_features as google
 from benchmarks.google_tokenization import FullTokenizer
 from configs.squad import FeatureFlags, SquadDataConfig
-from data.datasets.squad import (
-    FIRST_UNIQUE_ID,
-    convert_examples_to_features,
-    doc_spans,
-    max_context,
-    prepare,
-    read_squad_examples,
-)
+from data.datasets.squad import read_squad_examples
+from data.datasets.squad_features import FIRST_UNIQUE_ID, convert_examples_to_features, doc_spans, max_context
+from data.preparation.squad import prepare
 from data.records.ofrecord import open_records
 from data.text.tokenization import check_casing, load_vocab
 from utils.errors import UserError

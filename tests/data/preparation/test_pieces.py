@@ -8,7 +8,8 @@ import time
 
 from configs.prepare import WorkFlags
 from data.preparation import pieces
-from data.preparation.pieces import open_work, run_pieces
+from data.preparation.pieces import run_pieces
+from data.preparation.work_directory import open_work
 
 KILLED_WORKER = """
 import os, signal, sys

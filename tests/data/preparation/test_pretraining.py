@@ -28,9 +28,10 @@ from data.preparation.pretraining import prepare
 from data.preparation.storage import StorageError, upload
 from data.preparation.vocabulary import make_vocab
 from data.reading.dynamic_masking import unmasked
-from data.records.ofrecord import ShardWriter, open_records
+from data.records.ofrecord import open_records
+from data.records.shards import ShardWriter
 from data.text import documents as text_module
-from data.text.documents import Span
+from data.text.spans import Span
 from data.text.tokenization import load_vocab
 from tests.data.corpus import VOCAB, documents, write_corpus
 from utils.errors import UserError

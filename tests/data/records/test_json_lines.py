@@ -8,8 +8,8 @@ import pytest
 from configs.cli import parse
 from configs.prepare import InspectConfig, VerifyConfig
 from data.preparation.inspection import inspect, verify
+from data.records.features import pretraining_schema
 from data.records.json_lines import encode_json_lines, open_json_lines
-from data.records.ofrecord import pretraining_schema
 from data.records.sources import open_source, open_sources
 from tests.conftest import PREDICTIONS, SEQ_LENGTH, pretraining_arrays
 from tests.data.corpus import write_corpus

@@ -10,17 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.protobuf_records import OFRecord
-from data.records.ofrecord import (
-    CorruptRecord,
-    ShardWriter,
-    decode_records,
-    encode_records,
-    open_records,
-    pretraining_schema,
-    scan_offsets,
-    squad_schema,
-    write_dataset_json,
-)
+from data.records.dataset_json import write_dataset_json
+from data.records.features import pretraining_schema, squad_schema
+from data.records.ofrecord import open_records, scan_offsets
+from data.records.ofrecord_decoding import decode_records
+from data.records.ofrecord_encoding import encode_records
+from data.records.record_set import CorruptRecord
+from data.records.shards import ShardWriter
 from utils.errors import UserError
 
 SCHEMA = {"input_ids": ("int32", 7), "a_long_name_of_weights": ("float", 5), "label": ("int32", 1)}

@@ -16,9 +16,12 @@ from configs.cli import parse
 from configs.prepare import CleanConfig, TextFlags
 from data.preparation import duplicates, pieces
 from data.preparation.cleaning import clean
+from data.preparation.inputs import input_files
 from data.text import documents as text
 from data.text import unpacking
-from data.text.documents import detect_format, input_files, plan_spans, read_documents, split_sentences
+from data.text.documents import read_documents
+from data.text.sentences import split_sentences
+from data.text.spans import detect_format, plan_spans
 from data.text.unpacking import unpack
 from utils.errors import UserError
 
