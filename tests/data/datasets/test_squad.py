@@ -111,7 +111,7 @@ def test_other_lengths_are_googles(tmp_path, vocab_file, lengths):
 
 
 def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
-    monkeypatch.setattr("data.datasets.squad._WORDS_PER_CHUNK", 3000)
+    monkeypatch.setattr("data.datasets.squad_features._WORDS_PER_CHUNK", 3000)
     qas = [question(CONTEXT, "Paris", i) for i in range(700)]
     path = squad(tmp_path, (CONTEXT, qas), ("Paris in 1895", [question("Paris", "Paris", 800)]))
     assert assert_google(path, vocab_file, training=True, workers=3) > 3000
@@ -119,7 +119,7 @@ def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
 
 @pytest.mark.parametrize("moment", [1, 400])
 def test_a_killed_worker_ends_the_work_with_one_sentence(tmp_path, vocab_file, monkeypatch, moment):
-    monkeypatch.setattr("data.datasets.squad._WORDS_PER_CHUNK", 3000)
+    monkeypatch.setattr("data.datasets.squad_features._WORDS_PER_CHUNK", 3000)
     path = squad(tmp_path, (CONTEXT, [question(CONTEXT, "Paris", i) for i in range(900)]))
     examples = read_squad_examples(path, is_training=True, version_2_with_negative=False)
     features = convert_examples_to_features(examples, FeatureFlags(vocab_file, True, S, STRIDE, QUERY), num_workers=2)
@@ -127,7 +127,7 @@ def test_a_killed_worker_ends_the_work_with_one_sentence(tmp_path, vocab_file, m
         next(features)
     for process in multiprocessing.active_children()[:1]:
         process.kill()
-    with pytest.raises(UserError, match="worker process was lost"):
+    with pytest.raises(UserError, match="worker process was killed"):
         list(features)
     assert not multiprocessing.active_children()
 

@@ -77,7 +77,7 @@ def test_ranks_share_the_same_updates(world_size):
     records = Records(NumberedRecords(37))
     whole = taken(training_batches(records, rows=6, seed=7, end=74))
     parts = [
-        taken(training_batches(records, rows=6, seed=7, end=74, shard=RankSlice(rank, world_size)))
+        taken(training_batches(records, rows=6, seed=7, end=74, rank_slice=RankSlice(rank, world_size)))
         for rank in range(world_size)
     ]
     assert [[n for part in update for n in part] for update in zip(*parts, strict=True)] == whole
@@ -95,7 +95,7 @@ def test_evaluation_counts_each_record_once_over_all_ranks(count, rows, world_si
     seen = [
         number
         for rank in range(world_size)
-        for batch in taken(evaluation_batches(records, rows=rows, shard=RankSlice(rank, world_size)))
+        for batch in taken(evaluation_batches(records, rows=rows, rank_slice=RankSlice(rank, world_size)))
         for number in batch
     ]
     assert sorted(seen) == list(range(count))
@@ -149,14 +149,16 @@ def test_the_order_of_like_lengths_knows_neither_restarts_nor_ranks():
     whole = batches()
     for batch, again in zip(batches(start=600), whole[100:], strict=True):
         np.testing.assert_array_equal(batch["input_ids"], again["input_ids"])
-    for parts in zip(whole, batches(shard=RankSlice(0, 2)), batches(shard=RankSlice(1, 2)), strict=True):
+    for parts in zip(whole, batches(rank_slice=RankSlice(0, 2)), batches(rank_slice=RankSlice(1, 2)), strict=True):
         np.testing.assert_array_equal(parts[0]["input_ids"], np.concatenate([p["input_ids"] for p in parts[1:]]))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_evaluation_goes_from_long_to_short(world_size):
     records = unpadded(37)
-    ranks = [list(evaluation_batches(records, rows=6, shard=RankSlice(rank, world_size))) for rank in range(world_size)]
+    ranks = [
+        list(evaluation_batches(records, rows=6, rank_slice=RankSlice(rank, world_size))) for rank in range(world_size)
+    ]
     widths = [[batch["input_ids"].shape[1] for batch in batches] for batches in ranks]
     assert widths[0] == widths[-1] == sorted(widths[0], reverse=True)
     numbers = [n for update in zip(*map(taken, ranks), strict=True) for part in update for n in part]

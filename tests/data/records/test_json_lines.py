@@ -12,9 +12,10 @@ from data.records.features import pretraining_schema
 from data.records.json_lines import encode_json_lines, open_json_lines
 from data.records.sources import open_source, open_sources
 from tests.conftest import PREDICTIONS, SEQ_LENGTH, pretraining_arrays
-from tests.data.corpus import write_corpus
-from tests.data.preparation.test_pretraining import S, content, many_pieces, run  # noqa: F401 - a fixture
+from tests.data.corpus import S, content, prepare_set, write_corpus
 from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("many_pieces")
 
 GOOD = {
     "input_ids": [2, 9, 4, 3, 7, 3],
@@ -79,7 +80,7 @@ def test_files_of_a_directory_are_one_set_and_padded_alike(tmp_path):
     assert mixed.schema["input_ids"] == ("int32", 6) and mixed.schema["masked_lm_ids"] == ("int32", 2)
     longer = open_sources([str(tmp_path / "a.jsonl")], seq_length=8, max_predictions_per_seq=5)
     assert longer.read(np.array([0]))["masked_lm_positions"].shape == (1, 5)
-    with pytest.raises(UserError, match="a record of 6 tokens, so --seq_length 5 is too little"):
+    with pytest.raises(UserError, match="--seq_length 5 is too small: .* has a record of 6 tokens"):
         open_sources([str(tmp_path)], seq_length=5)
     with pytest.raises(UserError, match="--max_predictions_per_seq 1 is too little"):
         open_sources([str(tmp_path)], max_predictions_per_seq=1)
@@ -133,8 +134,8 @@ def test_a_file_without_lines(tmp_path):
 @pytest.mark.parametrize("more", [(), ("--objective", "sop", "--masking", "dynamic")])
 def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
     corpus = write_corpus(tmp_path / "in")
-    lines = run(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
-    records, source = open_source(run(*corpus, tmp_path / "records", *more)), open_source(lines)
+    lines = prepare_set(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
+    records, source = open_source(prepare_set(*corpus, tmp_path / "records", *more)), open_source(lines)
     assert [file.name for file in source.shards] == [f"part-0000{number}.jsonl" for number in range(4)]
     assert source.schema == records.schema and len(source) == len(records)
     expected = records.read(np.arange(len(records)))
@@ -143,9 +144,9 @@ def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
     inspect(parse(InspectConfig, ["--input_dir", str(lines)]))
     verify(parse(VerifyConfig, ["--input_dir", str(lines), "--num_workers", "1"]))
     assert "checksums match" in capsys.readouterr().out
-    assert content(run(*corpus, tmp_path / "again", "--output_format", "jsonl", "--num_workers", 2, *more)) == content(
-        lines
-    )
+    assert content(
+        prepare_set(*corpus, tmp_path / "again", "--output_format", "jsonl", "--num_workers", 2, *more)
+    ) == content(lines)
     for name in ("dataset.json", "offsets.u64"):
         (lines / name).unlink()
     one = str(lines / "part-00000.jsonl")

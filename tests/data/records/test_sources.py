@@ -73,7 +73,7 @@ def test_bins_of_lengths_are_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ({}, {"length": 13}, "a and .*b do not go together: their records have input_ids of lengths 11 and 13"),
+        ({}, {"length": 13}, "a and .*b cannot be combined: their records have input_ids of lengths 11 and 13"),
         ({"objective": "sop"}, {}, "objectives sop and nsp"),
         ({"vocab_sha256": "x"}, {"vocab_sha256": "y"}, "vocabularies x and y"),
         ({"do_lower_case": True}, {"do_lower_case": False}, "do_lower_case True and False"),
