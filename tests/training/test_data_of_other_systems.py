@@ -96,7 +96,7 @@ def test_a_stream_is_masked_anew_and_resumes_exactly(stream, tmp_path):
     ("words", "message"),
     [
         (("--train_data_part", 2), "--train_data_part"),
-        (("--seq_length", 7), r"train_11\.json has a record of 11 tokens, so --seq_length 7 is too little"),
+        (("--seq_length", 7), r"--seq_length 7 is too small: .*train_11\.json has a record of 11 tokens"),
         (("--objective", "none"), "objective none, but .*train_11.* has labels for nsp"),
     ],
 )

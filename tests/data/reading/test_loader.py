@@ -1,9 +1,8 @@
-"""Batches: every record once an epoch, the same order for any number of ranks, and an exact continuation."""
+"""Batches: each record once an epoch, the same order for any number of ranks, and exact restarts."""
 
 import numpy as np
 import pytest
 
-from data.counter_random import shuffled
 from data.reading.loader import (
     RankSlice,
     Records,
@@ -12,7 +11,6 @@ from data.reading.loader import (
     training_batches,
     without_padding,
 )
-from data.reading.prefetch import read_ahead
 from utils.errors import UserError
 
 
@@ -37,29 +35,6 @@ class NumberedRecords:
 def taken(batches):
     rows = [(batch["input_ids"][:, 0], batch["example_weights"]) for batch in batches]
     return [numbers[weights > 0].tolist() for numbers, weights in rows]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 37, 64, 65, 1000])
-def test_each_epoch_is_a_permutation_of_its_own(count):
-    order = shuffled(np.arange(3 * count), count, seed=5).reshape(3, count)
-    assert (np.sort(order) == np.arange(count)).all()
-    if count > 30:
-        assert len({tuple(epoch) for epoch in order.tolist()}) == 3
-        assert (shuffled(np.arange(count), count, seed=6) != order[0]).any()
-
-
-def test_orders_are_uniform():
-    """Each of 5 records stands in each place in a fifth of the epochs (chi-squared, 16 degrees of freedom)."""
-    epochs = 6000
-    order = shuffled(np.arange(5 * epochs), 5, seed=1).reshape(epochs, 5)
-    table = np.stack([np.bincount(order[:, place], minlength=5) for place in range(5)])
-    assert ((table - epochs / 5) ** 2 / (epochs / 5)).sum() < 45  # p < 1e-4 beyond
-
-
-def test_neighbours_scatter():
-    order = shuffled(np.arange(1000), 1000, seed=3)
-    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
-    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.12
 
 
 @pytest.mark.parametrize(("count", "rows", "epochs"), [(37, 6, 2), (5, 8, 3), (24, 6, 1)])
@@ -188,15 +163,3 @@ def test_values_out_of_range_name_the_record():
     records = Records(NumberedRecords(37), below={"input_ids": 30})
     with pytest.raises(UserError, match=r"part-0: record 30: input_ids holds 30, but must be at least 0 and below 30"):
         list(evaluation_batches(records, rows=4))
-
-
-def test_reading_ahead_keeps_order_and_raises_the_readers_error():
-    def batches():
-        yield from (1, 2, 3)
-        raise UserError("broken.")
-
-    seen = []
-    with pytest.raises(UserError, match="broken"):
-        for item in read_ahead(batches()):
-            seen.append(item)
-    assert seen == [1, 2, 3]

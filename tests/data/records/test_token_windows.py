@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
     corpus = tmp_path / "in/text.txt", tmp_path / "in/vocab.txt"
     with pytest.raises(UserError, match="--objective none --packing chunks --masking dynamic"):
         prepare_set(*corpus, tmp_path / "x", "--output_format", "tokens")
-    with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives \d+ records"):
+    with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives only \d+ records"):
         prepare_set(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
     with pytest.raises(UserError, match="--seq_length 60000 takes"):
         open_sources([str(directory)], seq_length=60000)
