@@ -66,11 +66,11 @@ def test_errors_in_files_say_where(tmp_path):
         read(squad(tmp_path, (CONTEXT, [question(CONTEXT, "Rome", 0)])), training=True)
     with pytest.raises(UserError, match="holds no question"):
         read(squad(tmp_path))
-    with pytest.raises(UserError, match=r"data\[0\]\.paragraphs\[0\]\.qas\[1\] has no 'question' that is a text"):
+    with pytest.raises(UserError, match=r"data\[0\]\.paragraphs\[0\]\.qas\[1\] has no 'question' that is a string"):
         read(squad(tmp_path, (CONTEXT, [good, {"id": "q1", "question": 5}])))
-    with pytest.raises(UserError, match=r"qas\[0\]\.answers\[0\] has no 'answer_start' that is a whole number"):
+    with pytest.raises(UserError, match=r"qas\[0\]\.answers\[0\] has no 'answer_start' that is an integer"):
         read(squad(tmp_path, (CONTEXT, [good | {"answers": [{"text": "Paris"}]}])))
-    with pytest.raises(UserError, match="'question' is no text at character 3: a lone surrogate"):
+    with pytest.raises(UserError, match="'question' is not valid text: it has a lone surrogate at character 3"):
         read(squad(tmp_path, (CONTEXT, [good | {"question": "Why\ud800?"}])))
     with pytest.raises(UserError, match="cannot be read"):
         read(str(tmp_path / "nothing.json"))

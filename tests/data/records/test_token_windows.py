@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
         prepare_set(*corpus, tmp_path / "x", "--output_format", "tokens")
     with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives only \d+ records"):
         prepare_set(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
-    with pytest.raises(UserError, match="--seq_length 60000 takes"):
+    with pytest.raises(UserError, match="--seq_length 60000 is too large"):
         open_sources([str(directory)], seq_length=60000)
     with pytest.raises(UserError, match="--seq_length 2 is too small"):
         open_sources([str(directory)], seq_length=2)
@@ -91,5 +91,5 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
     content = json.loads((directory / "dataset.json").read_text())
     del content["cls_id"]
     (directory / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"no dataset\.json that tells its vocabulary"):
+    with pytest.raises(UserError, match=r"no dataset\.json that names its special tokens"):
         open_source(directory / "part-00000.npy")
