@@ -29,6 +29,8 @@ class GlueDataFlags:
         None, "evaluate on the first so many rows (default: all)", aliases=("max_eval_samples",), unit="rows"
     )
 
+    strict_data: bool = flag(False, "refuse a file with rows that have too few fields, instead of skipping these rows")
+
     def __post_init__(self) -> None:
         for name in ("task_name", "data_dir"):
             if not getattr(self, name):

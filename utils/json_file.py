@@ -14,7 +14,7 @@ _MOST_SETTINGS_BYTES = 10 << 20
 def read_json(path: str | Path, flag_name: str = "") -> Any:
     """A JSON file's content; raises UserError, which begins with the flag's name, where it is none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

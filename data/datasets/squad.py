@@ -16,6 +16,9 @@ from utils.json_file import read_json
 
 _WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace in contexts: these five characters only
 
+# Scripts without spaces between words, or with long words: Thai and Lao, Myanmar, Khmer, and the blocks of East Asia.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
+
 
 @dataclass(frozen=True)
 class SquadExample:
@@ -28,6 +31,7 @@ class SquadExample:
     start_position: int = -1
     end_position: int = -1
     is_impossible: bool = False
+    before_answer: str = ""  # the part of the first word before the answer, if words are not separated by spaces
 
 
 def read_squad_json(path: str | Path, *, answers_only: bool = False) -> list[dict[str, Any]]:
@@ -52,6 +56,8 @@ def _check_paragraph(paragraph: Any, where: str, answers_only: bool) -> None:
     _field(paragraph, "context", str, where, optional=answers_only)
     for i, question in enumerate(_field(paragraph, "qas", list, where)):
         where_question = f"{where}.qas[{i}]"
+        if isinstance(question, dict) and type(question.get("id")) is int:
+            question["id"] = str(question["id"])  # as in COVID-QA and SberQuAD
         _field(question, "id", str, where_question)
         _field(question, "question", str, where_question, optional=answers_only)
         _field(question, "is_impossible", bool, where_question, optional=True)
@@ -167,7 +173,14 @@ def _at_offset(example: SquadExample, answer: dict[str, Any], context: _Context)
     start, end = (bisect.bisect_right(context.starts, offset) - 1 for offset in (first, last))
     if start < 0 or " ".join(text.split()) not in " ".join(context.words[start : end + 1]):
         return None
-    return dataclasses.replace(example, orig_answer_text=text, start_position=start, end_position=end)
+    before = context.text[context.starts[start] : first]
+    return dataclasses.replace(
+        example,
+        orig_answer_text=text,
+        start_position=start,
+        end_position=end,
+        before_answer=before if _UNSPACED.search(before) else "",
+    )
 
 
 def _stands_alone(answer: dict[str, Any], context: str) -> bool:

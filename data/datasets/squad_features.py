@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -137,12 +137,15 @@ class _Converter:
         """The windows of some examples, of which the first has this number."""
         queries = self._tokenize([example.question_text for example in examples])
         answers = self._tokenize([example.orig_answer_text for example in examples])
-        rows = zip(range(first_index, first_index + len(examples)), examples, queries, answers, strict=True)
+        before = [len(ids) for ids in self._tokenize([example.before_answer for example in examples])]
+        numbers = range(first_index, first_index + len(examples))
+        rows = zip(numbers, examples, queries, answers, before, strict=True)
         for _, paragraph in groupby(rows, key=lambda row: id(row[1].doc_tokens)):
             context: _Context | None = None
-            for index, example, query, answer in paragraph:
+            for index, example, query, answer, tokens_before in paragraph:
                 context = context or self._context(example.doc_tokens)
-                yield from self._windows(index, example, query[: self.settings.max_query_length], answer, context)
+                span = _answer_span(example, context, answer, tokens_before)
+                yield from self._windows(index, query[: self.settings.max_query_length], context, span)
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         ids, counts = self.tokenizer.encode(texts)
@@ -157,16 +160,13 @@ class _Converter:
         )
 
     def _windows(
-        self, index: int, example: SquadExample, query: np.ndarray, answer: np.ndarray, context: _Context
+        self, index: int, query: np.ndarray, context: _Context, span: tuple[int, int]
     ) -> Iterator[SquadFeature]:
+        """The windows of one example whose answer is the tokens `span` of the context, first and last; -1 for none."""
         max_tokens = self.settings.max_seq_length - len(query) - 3  # [CLS], [SEP] and [SEP]
         spans = doc_spans(len(context.ids), max_tokens, self.settings.doc_stride)
         head = np.concatenate([[self.cls], query, [self.sep]])
-        tok_start, tok_end = -1, -1
-        if example.start_position >= 0:
-            tok_start = int(context.first[example.start_position])
-            tok_end = int(context.first[example.end_position + 1]) - 1
-            tok_start, tok_end = improve_answer_span(context.ids, tok_start, tok_end, answer)
+        tok_start, tok_end = span
         for i, ((start, length), best) in enumerate(zip(spans, max_context(spans), strict=True)):
             here = slice(start, start + length)
             answer_is_here = start <= tok_start and tok_end < start + length
@@ -190,12 +190,25 @@ class _Context:
     first: np.ndarray  # [words + 1], each word's first token
 
 
-def improve_answer_span(doc_ids: np.ndarray, start: int, end: int, answer_ids: np.ndarray) -> tuple[int, int]:
+def _answer_span(example: SquadExample, context: _Context, answer: np.ndarray, tokens_before: int) -> tuple[int, int]:
+    """The first and the last token of the answer in the context; -1, -1 if there is none."""
+    if example.start_position < 0:
+        return -1, -1
+    start = int(context.first[example.start_position])
+    end = int(context.first[example.end_position + 1]) - 1
+    return improve_answer_span(context.ids, start, end, answer, tokens_before)
+
+
+def improve_answer_span(
+    doc_ids: np.ndarray, start: int, end: int, answer_ids: np.ndarray, tokens_before: int = 0
+) -> tuple[int, int]:
     """The first occurrence of the answer's tokens within `start` to `end` (inclusive), else `start` and `end`.
 
-    An answer can be part of a word, such as "1895" of "(1895-1943)." (Google's _improve_answer_span).
+    An answer can be part of a word, such as "1895" of "(1895-1943)." (Google's _improve_answer_span). In text without
+    spaces a word is a sentence or more, so the search begins at the answer's offset, `tokens_before` tokens into it.
     """
-    for new_start in range(start, end - len(answer_ids) + 2 if len(answer_ids) else start):
+    candidates = range(start, end - len(answer_ids) + 2 if len(answer_ids) else start)
+    for new_start in chain(candidates[tokens_before:], candidates[:tokens_before]):
         if np.array_equal(doc_ids[new_start : new_start + len(answer_ids)], answer_ids):
             return new_start, new_start + len(answer_ids) - 1
     return start, end

@@ -1,6 +1,7 @@
 """`prepare_data.py clean`: any text becomes text files, on request without duplicates."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from data.preparation.inputs import open_input
 from data.preparation.pieces import Result, run_pieces
 from data.preparation.work_directory import discarded_on_mistake, finish, plan_sha256
 from data.text.documents import Document, plain_documents, read_documents
-from data.text.spans import Span, span_bytes
+from data.text.spans import TEXT_MARK, Span, looks_foreign, span_bytes
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
 _KINDS = ("documents", "lines")
 _REMOVED = "removed.json"
+# BERT drops these control characters; in a text file, some of them would make it look like a binary file.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
 def clean(config: CleanConfig) -> None:
@@ -118,7 +121,7 @@ def _write_piece(
     work: Path, index: int, piece: Sequence[Span], text: TextFlags, remove_duplicates: str, whole_files: bool,
     split: bool,
 ) -> Result:  # fmt: skip
-    documents = read_documents(piece, text, split=split, whole_files=whole_files)
+    documents = _without_control_characters(read_documents(piece, text, split=split, whole_files=whole_files))
     if remove_duplicates == "none":
         return _write_documents(_text_file(work, index), documents)
     hashes: dict[str, list[np.ndarray]] = {kind: [] for kind in _KINDS}
@@ -141,7 +144,7 @@ def _write_unique(work: Path, index: int, which: str) -> Result:
     def kept() -> Iterator[Document]:
         line = 0
         with _text_file(work, index).open(encoding="utf-8", newline="\n") as file:
-            content = file.read()
+            content = file.read().removeprefix(TEXT_MARK)
         for number, document in enumerate(document for document in plain_documents(content) if document):
             lines = document
             if "lines" in marks:
@@ -154,11 +157,19 @@ def _write_unique(work: Path, index: int, which: str) -> Result:
     return _write_documents(_unique_file(work, index), kept())
 
 
+def _without_control_characters(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents without control characters, and without lines and documents that are then empty."""
+    for document in documents:
+        if kept := [line for line in (_CONTROL.sub("", line).strip() for line in document) if line]:
+            yield kept
+
+
 def _write_documents(target: Path, documents: Iterable[Document]) -> Result:
     count = sentences = 0
     with target.open("w", encoding="utf-8", newline="\n") as file:
         for document in documents:
-            file.write(("\n" if count else "") + "\n".join(document) + "\n")
+            separator = "\n" if count else TEXT_MARK if looks_foreign(document[0]) else ""
+            file.write(separator + "\n".join(document) + "\n")
             count += 1
             sentences += len(document)
     return {"documents": count, "sentences": sentences}

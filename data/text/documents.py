@@ -94,19 +94,16 @@ def _wiki_documents(content: str, language: str) -> Iterator[Document]:
 
 
 def _articles(content: str) -> Iterator[tuple[str, str]]:
-    """(title, text) of each `<doc … title="…">` to `</doc>`. A regular expression for this takes quadratic time."""
+    """(title, text) of each `<doc … title="…">` to `</doc>`, in linear time, unlike a regular expression."""
     position = 0
     while (start := content.find("<doc ", position)) >= 0:
         line_end = content.find("\n", start)
         if line_end < 0:
             return
-        header = content[start:line_end].removesuffix("\r")
-        if not header.endswith(">"):
-            position = line_end
-            continue
-        title = _title(header[len("<doc ") : -1])
+        close = line_end - 1 - (content[line_end - 1] == "\r")  # where the tag must end
+        title = _title(content, start + len("<doc "), close) if content[close] == ">" else None
         if title is None:
-            position = start + header.index(">")
+            position = line_end
             continue
         end = content.find("\n</doc>", line_end)
         yield title, content[line_end + 1 : end + 1 if end >= 0 else None]
@@ -115,15 +112,23 @@ def _articles(content: str) -> Iterator[tuple[str, str]]:
         position = end + len("\n</doc>")
 
 
-def _title(attributes: str) -> str | None:
-    """The title among the attributes, "" if there is none; None if this is not the inside of a `<doc …>` tag.
+def _title(content: str, begin: int, close: int) -> str | None:
+    """The title among the attributes from `begin` to before `close`, "" if there is none.
 
-    Only the title, which comes last, may contain ">".
+    Only the title, which comes last, can contain ">". If another attribute does, the tag begins at a later `<doc ` of
+    the line, or the line has no tag (None).
     """
-    before, found, title = attributes.partition('title="')
-    if found and ">" not in before and title.endswith('"'):
-        return title[:-1]
-    return None if ">" in attributes else ""
+    while True:
+        inner = content.find(">", begin, close)
+        found = content.find('title="', begin, inner if inner >= 0 else close)
+        first, last = found + len('title="'), close - 1
+        if found >= 0 and first <= last and content[last] == '"':
+            return content[first:last]
+        if inner < 0:
+            return ""
+        begin = content.find("<doc ", inner, close) + len("<doc ")
+        if begin < len("<doc "):
+            return None
 
 
 def _json_documents(content: str, text: TextFlags, span: Span) -> Iterator[Document]:

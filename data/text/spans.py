@@ -13,6 +13,7 @@ from typing import NamedTuple
 from data.text.json_text import copy_json_text
 from utils.errors import UserError
 
+TEXT_MARK = "\ufeff\n"  # begins plain text whose first line looks like another format
 _BLOCK = 1 << 20
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
 _DOCUMENT_START = {
@@ -51,6 +52,8 @@ def detect_format(file: Path, text_field: str, name: str = "") -> str:
     decoded = head.decode("utf-8", "replace")
     if b"\0" in head or decoded.count("\ufffd") > max(8, len(decoded) // 20):
         raise UserError(f"{named} is not UTF-8 text: convert it first, or name other files.")
+    if decoded.startswith(TEXT_MARK):
+        return "text"
     start = decoded.lstrip("\ufeff \t\r\n")
     if start.startswith("<doc "):
         return "wiki"
@@ -69,6 +72,11 @@ def detect_format(file: Path, text_field: str, name: str = "") -> str:
     if start.startswith(("{", "[")) and _JSON_NAME.search(name or file.name):
         raise UserError(f"{named} is JSON, but not one object per line: convert it to JSON lines.")
     return "text"
+
+
+def looks_foreign(line: str) -> bool:
+    """Whether plain text that begins with this line could be taken for another format."""
+    return line.lstrip().startswith(("{", "<doc "))
 
 
 def plan_spans(

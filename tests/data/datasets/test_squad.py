@@ -1,8 +1,10 @@
 """The questions of SQuAD files, and what is wrong with bad ones."""
 
+from pathlib import Path
+
 import pytest
 
-from data.datasets.squad import read_squad_examples
+from data.datasets.squad import questions, read_squad_examples, read_squad_json
 from tests.data.squad_files import CONTEXT, question, squad
 from utils.errors import UserError
 
@@ -80,3 +82,18 @@ def test_errors_in_files_say_where(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not JSON"):
         read(str(tmp_path / "binary.json"))
+
+
+def test_ids_can_be_numbers_and_files_can_begin_with_a_byte_order_mark(tmp_path):
+    numbered = question(CONTEXT, "Paris", 0) | {"id": 62310}
+    path = Path(squad(tmp_path, (CONTEXT, [numbered])))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    for training in (True, False):
+        (example,) = read_squad_examples(path, is_training=training, version_2_with_negative=False)
+        assert example.qas_id == "62310"
+    assert [each["id"] for each in questions(read_squad_json(path, answers_only=True))] == ["62310"]
+    path = squad(tmp_path, (CONTEXT, [numbered, numbered | {"id": "62310"}]))
+    with pytest.raises(UserError, match="two questions have the id '62310'"):
+        read_squad_examples(path, is_training=False, version_2_with_negative=False)
+    with pytest.raises(UserError, match="no 'id' that is a string"):
+        read_squad_json(squad(tmp_path, (CONTEXT, [numbered | {"id": True}])))

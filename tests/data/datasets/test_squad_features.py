@@ -10,7 +10,7 @@ from benchmarks.google_tokenization import FullTokenizer
 from configs.squad import FeatureFlags
 from data.datasets.squad import read_squad_examples
 from data.datasets.squad_features import FIRST_UNIQUE_ID, convert_examples_to_features, doc_spans, max_context
-from data.text.tokenization import load_vocab
+from data.text.tokenization import SPECIAL_TOKENS, load_vocab
 from tests.data.squad_files import CONTEXT, QUERY, STRIDE, S, question, squad
 from utils.errors import UserError
 
@@ -116,3 +116,25 @@ def test_a_long_context(tmp_path, vocab_file):
     features = list(convert_examples_to_features(examples, FeatureFlags(vocab_file)))
     assert len(features) == 780
     assert [f.doc_span_index for f in features if f.start_position] == [len(features) - 1]
+
+
+def test_in_text_without_spaces_the_answer_is_at_its_offset(tmp_path):
+    context, answer = "北京是首都。北京很大。我爱北京人。", "北京"
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join([*SPECIAL_TOKENS, *sorted(set(context)), "who"]) + "\n", encoding="utf-8")
+    starts = [i for i in range(len(context)) if context.startswith(answer, i)]
+    asked = [{"id": str(i), "question": "who", "answers": [{"text": answer, "answer_start": i}]} for i in starts]
+    path = squad(tmp_path, (context, asked), (f"a b {context}", [question(f"a b {context}", "北京人", 99)]))
+    examples = read_squad_examples(path, is_training=True, version_2_with_negative=False)
+    features = convert_examples_to_features(examples, FeatureFlags(str(vocab), False, 64, 32, QUERY))
+    found = [(f.start_position - f.doc_offset, f.end_position - f.doc_offset) for f in features]
+    assert found == [(start, start + 1) for start in (0, 6, 13)] + [(15, 17)]
+
+
+def test_in_text_with_spaces_the_first_occurrence_counts(vocab_file, tmp_path):
+    path = squad(tmp_path, ("in 8-8-8 we", [question("in 8-8-8 we", "8", 0, start=5)]))
+    (feature,) = convert_examples_to_features(
+        read_squad_examples(path, is_training=True, version_2_with_negative=False),
+        FeatureFlags(vocab_file, True, S, STRIDE, QUERY),
+    )
+    assert feature.start_position - feature.doc_offset == 1  # as in Google's code

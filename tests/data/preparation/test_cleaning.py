@@ -1,5 +1,6 @@
 """`prepare_data.py clean`."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from configs.prepare import CleanConfig
 from data.preparation import duplicates, inputs
 from data.preparation.cleaning import clean
 from data.preparation.inputs import input_files
+from data.text.sentences import split_sentences
 from tests.data.corpus import DOCUMENTS, PLAIN, WIKI, read
 from utils.errors import UserError
 
@@ -82,3 +84,32 @@ def test_duplicates_are_removed_over_all_pieces(tmp_path, monkeypatch, which, ex
         (tmp_path / "in" / name).write_text(content)
     run_clean(tmp_path / "in", tmp_path / "out", "--remove_duplicates", which)
     assert [document for file in input_files([str(tmp_path / "out")]) for document in read(file)] == expected
+
+
+@pytest.mark.parametrize("remove", ["none", "both"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "{ is a brace.",
+        '{"id": 3} is JSON.',
+        '{"text": "x"}',
+        "<doc is a tag.",
+        '<doc id="1" title="x">',
+        "[1, 2] is a list.",
+    ],
+)
+def test_cleaned_text_is_read_as_text(tmp_path, first, remove):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{first}\nSecond."}) + "\n" + '{"text": "Other."}\n')
+    run_clean(tmp_path / "a.jsonl", tmp_path / "once", "--remove_duplicates", remove)
+    run_clean(tmp_path / "once", tmp_path / "twice", "--remove_duplicates", remove)
+    for name in ("once", "twice"):
+        assert read(tmp_path / name / "text-00000.txt") == [[*split_sentences(first, "en"), "Second."], ["Other."]]
+
+
+@pytest.mark.parametrize("remove", ["none", "both"])
+def test_control_characters_are_dropped(tmp_path, remove):
+    lines = ["A\0b\x07c.", "\x01\x02", "\ufffd" * 50, "D\x85\x0be.\tf."]
+    rows = ["\n".join(lines), "\0", "Last."]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    run_clean(tmp_path / "a.jsonl", tmp_path / "out", "--remove_duplicates", remove)
+    assert [" ".join(document) for document in read(tmp_path / "out/text-00000.txt")] == ["Abc. De.\tf.", "Last."]

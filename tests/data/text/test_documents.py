@@ -1,9 +1,13 @@
 """Documents of several formats."""
 
 import json
+import re
+import time
 
+import numpy as np
 import pytest
 
+from data.text import documents
 from data.text.spans import detect_format
 from tests.data.corpus import DOCUMENTS, PLAIN, WIKI, read
 from utils.errors import UserError
@@ -94,3 +98,29 @@ def test_files_that_are_not_text(tmp_path):
     file.write_bytes(b"text\n" * 20_000 + b"\0")
     with pytest.raises(UserError, match="NUL"):
         read(file)
+
+
+# Finds the same articles in quadratic time.
+ARTICLE = re.compile(
+    r"<doc [^>\n]*?(?:title=\"(?P<title>[^\n]*?)\")?>\r?\n(?P<text>.*?)(?:^</doc>|\Z)", re.DOTALL | re.MULTILINE
+)
+
+
+def test_articles_are_those_of_a_regular_expression():
+    parts = ["<doc ", "</doc>", 'title="', '"', ">", "\n", "\r\n", "\n</doc>\n", "a", '<doc title="b">\n', "<doc>"]
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(20_000):
+        content = "".join(rng.choice(parts, rng.integers(1, 15)))
+        expected = [(match["title"] or "", match["text"]) for match in ARTICLE.finditer(content)]
+        assert list(documents._articles(content)) == expected, content
+        found += len(expected)
+    assert found > 1000
+
+
+@pytest.mark.parametrize("part", ["<doc ", "<doc >", '<doc title="', '<doc title="a"> b>', "<doc x>\n</doc", "> "])
+def test_damaged_markup_takes_linear_time(part):
+    content = part * (400_000 // len(part)) + "\n"
+    started = time.process_time()
+    list(documents._articles(content))
+    assert time.process_time() - started < 2
