@@ -6,7 +6,7 @@ from configs.cli import parse_command, run
 from configs.prepare import CleanConfig, InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
 from configs.squad import SquadDataConfig
 
-# command → its flags, what it does, and the function that does it (imported when it is wanted: --help is quick)
+# command → its flags, what it does, and its function, imported only when needed so that --help is fast
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "clean": (
         CleanConfig,
@@ -15,8 +15,8 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     ),
     "vocab": (VocabConfig, "text → a WordPiece vocabulary", "preparation.vocabulary.make_vocab"),
     "pretraining": (PretrainingDataConfig, "text → shards of masked sentence pairs", "preparation.pretraining.prepare"),
-    "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "datasets.squad.prepare"),
-    "inspect": (InspectConfig, "what a directory of shards holds", "preparation.inspection.inspect"),
+    "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "preparation.squad.prepare"),
+    "inspect": (InspectConfig, "the content of a directory of shards", "preparation.inspection.inspect"),
     "verify": (VerifyConfig, "check every record of a directory of shards", "preparation.inspection.verify"),
 }
 
@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 def main() -> None:
     """Parses the command line and calls one function."""
     flags = {name: (config_class, text) for name, (config_class, text, _) in COMMANDS.items()}
-    command, config = parse_command(flags, description="Prepares data for BERT.")
+    command, config = parse_command(flags, description="Prepare data for BERT.")
     module, function = COMMANDS[command][2].rsplit(".", 1)
     getattr(import_module(f"data.{module}"), function)(config)
 

@@ -23,8 +23,8 @@ from benchmarks.google_pretraining_data import create_instances, read_documents,
 from benchmarks.google_tokenization import FullTokenizer
 from benchmarks.worker import ROOT
 from configs.cli import flag, parse, run
+from data.preparation.inputs import input_files
 from data.records.ofrecord import open_records
-from data.text.documents import input_files
 from data.text.tokenization import load_vocab
 from examples.demo import write_python_documentation
 

@@ -33,6 +33,8 @@ class GlueDataFlags:
         None, "evaluate on this many rows at most", default_text="all", aliases=("max_eval_samples",), unit="rows"
     )
 
+    strict_data: bool = flag(False, "refuse a file with rows that have too few fields, instead of skipping these rows")
+
     def __post_init__(self) -> None:
         given(self, "task_name", "data_dir")
         if self.task_name.lower().replace("-", "") == "wnli":

@@ -19,8 +19,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.squad import DecodingFlags
-from data.datasets.squad import SquadExample, SquadFeature
-from data.records.ofrecord import write_atomically
+from data.datasets.squad import SquadExample
+from data.datasets.squad_features import SquadFeature
+from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
 _BLOCK = 2048  # number of windows whose K x K spans are in memory at once

@@ -118,8 +118,13 @@ class TaskFiles:
         directory = task_directory(data.data_dir, task)
         return cls(
             task,
-            read_examples(directory, task, "train").first(data.max_train_samples) if flags.do_train else None,
-            [read_examples(directory, task, each).first(data.max_val_samples) for each in task.dev_sets]
+            read_examples(directory, task, "train", strict=data.strict_data).first(data.max_train_samples)
+            if flags.do_train
+            else None,
+            [
+                read_examples(directory, task, each, strict=data.strict_data).first(data.max_val_samples)
+                for each in task.dev_sets
+            ]
             if flags.do_eval
             else [],
             [read_examples(directory, task, each) for each in task.test_sets] if config.do_predict else [],

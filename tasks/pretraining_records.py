@@ -13,7 +13,7 @@ from configs.pretraining import PretrainingDataFlags
 from data.reading.dynamic_masking import DynamicMasking
 from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
-from data.records.ofrecord import pretraining_schema
+from data.records.features import pretraining_schema
 from data.records.record_set import RecordSet
 from data.records.sources import check_agreement, equally_long, objective, open_sources
 from data.text.tokenization import load_vocab, vocab_sha256

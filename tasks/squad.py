@@ -15,17 +15,12 @@ import numpy as np
 
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
-from data.datasets.squad import (
-    SquadExample,
-    SquadFeature,
-    convert_examples_to_features,
-    features_plan,
-    prepare,
-    read_squad_examples,
-    read_squad_json,
-)
+from data.datasets.squad import SquadExample, read_squad_examples, read_squad_json
+from data.datasets.squad_features import SquadFeature, convert_examples_to_features
+from data.preparation.squad import features_plan, prepare
 from data.reading.loader import Records
-from data.records.ofrecord import open_records, squad_schema, write_atomically
+from data.records.features import squad_schema
+from data.records.ofrecord import open_records
 from data.records.record_set import RecordSet
 from data.text.tokenization import load_tokenizer, load_vocab, vocab_sha256
 from evaluation.squad import check_gold, evaluate, is_version_2
@@ -38,6 +33,7 @@ from training.step import Mode
 from training.task import Task, Vocabulary, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
+from utils.atomic_files import write_atomically
 from utils.errors import UserError
 from utils.messages import warn
 

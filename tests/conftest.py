@@ -7,7 +7,9 @@ import pytest
 
 import modeling  # noqa: F401 - first, because a test that imports the framework by itself would miss its settings
 from configs.model import BertConfig
-from data.records.ofrecord import ShardWriter, pretraining_schema, write_dataset_json
+from data.records.dataset_json import write_dataset_json
+from data.records.features import pretraining_schema
+from data.records.shards import ShardWriter
 
 # Odd sizes that differ from each other, so that a swapped axis fails.
 VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3

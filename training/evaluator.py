@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from configs.training import BatchFlags, RunFlags
-from data.reading.loader import Batch, Records, Shard, evaluation_batches, evaluation_order
+from data.reading.loader import Batch, RankSlice, Records, evaluation_batches, evaluation_order
 from modeling.ops import MASKED_SCORE
 from modeling.pretrained import PretrainedModel
 from training.distributed import World
@@ -98,8 +98,8 @@ class Evaluator:
         """
         shape = self.world.shape
         rows = self.rows * shape.data_parallel_size
-        share = Shard(shape.data_parallel_rank, shape.data_parallel_size)
-        for number, batch in enumerate(evaluation_batches(records, rows=rows, shard=share), 1):
+        share = RankSlice(shape.data_parallel_rank, shape.data_parallel_size)
+        for number, batch in enumerate(evaluation_batches(records, rows=rows, rank_slice=share), 1):
             if self.stop.active and self.stop.requested():
                 raise Interrupted
             yield batch

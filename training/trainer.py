@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from configs.cli import to_flat_dict
 from configs.training import RunFlags
-from data.reading.loader import Batch, Shard, training_batches
+from data.reading.loader import Batch, RankSlice, training_batches
 from launch.job_shape import JobShape
 from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
@@ -107,7 +107,7 @@ def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Ba
         seed=plan.start.seed,
         start=plan.start.records_taken,
         end=plan.last_record,
-        shard=Shard(shape.data_parallel_rank, shape.data_parallel_size),
+        rank_slice=RankSlice(shape.data_parallel_rank, shape.data_parallel_size),
     )
     return (select(batch, task.features) for batch in batches)
 

@@ -19,7 +19,7 @@ def read_json(path: str | Path, flag_name: str = "") -> Any:
         flag_name: the beginning of error messages, such as "--config ".
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:

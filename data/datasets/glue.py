@@ -1,4 +1,4 @@
-"""GLUE's tasks: their files, labels and metrics, and the records made from them.
+"""GLUE's tasks: their files, labels and metrics, and records made from them.
 
 Shapes: `n` sentences or pairs, `S` sequence.
 """
@@ -13,31 +13,32 @@ import numpy as np
 
 from data.text.tokenization import BulkTokenizer
 from utils.errors import UserError
+from utils.messages import warn
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task, as the GLUE download lays it out."""
+    """One task, with the layout of its files in the GLUE download."""
 
     directory: str
-    text_columns: tuple[str, ...]  # one sentence, or the two of a pair
+    text_columns: tuple[str, ...]  # of a sentence, or of the two sentences of a pair
     label_column: str
-    labels: tuple[str, ...]  # in the order of their numbers; none: the label is a score
+    labels: tuple[str, ...]  # in the order of their numbers; empty if the label is a score
     metrics: tuple[str, ...]
     dev_sets: tuple[str, ...] = ("dev",)
     test_sets: tuple[str, ...] = ("test",)
-    leaderboard_files: tuple[str, ...] = ()  # one for each test set
-    headless_columns: tuple[str, ...] = ()  # of training and development files that have no header line
+    leaderboard_files: tuple[str, ...] = ()  # one for each test set; default: one file with the name of the directory
+    headless_columns: tuple[str, ...] = ()  # of training and development files without a header line
     meanings: tuple[str, ...] = ()  # of labels that are numbers in the files
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What a model answers: the meanings of the labels in the order of their numbers, or the score's name."""
+        """The names of a model's answers: the meanings of the labels in the order of their numbers, or "score"."""
         return self.meanings or self.labels or ("score",)
 
     @property
     def submissions(self) -> dict[str, str]:
-        """{test set: the file that the leaderboard takes}."""
+        """{test set: the name of its file for the leaderboard}."""
         return dict(zip(self.test_sets, self.leaderboard_files or (f"{self.directory}.tsv",), strict=True))
 
 
@@ -92,10 +93,10 @@ class GlueExamples:
     """The rows of one file."""
 
     path: Path
-    first_line: int  # of the file that holds a row, from 1
+    lines: tuple[int, ...]  # [n], the line of each row in the file, from 1
     texts: tuple[list[str], ...]  # for each text column [n]
     labels: np.ndarray | None  # int32 or float32 [n]; None for a test set
-    indices: list[str]  # [n], the first column of a test set, which the leaderboard asks for
+    indices: list[str]  # [n], the first column of a test set, for the leaderboard
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -104,82 +105,115 @@ class GlueExamples:
         """The first `count` rows, or all of them."""
         labels = self.labels if self.labels is None else self.labels[:count]
         texts = tuple(column[:count] for column in self.texts)
-        return GlueExamples(self.path, self.first_line, texts, labels, self.indices[:count])
+        return GlueExamples(self.path, self.lines[:count], texts, labels, self.indices[:count])
 
 
 def task_directory(data_dir: str | Path, task: GlueTask) -> Path:
-    """Where a task's files are: `data_dir` itself, or the folder of the task's name in it."""
+    """The directory of a task's files: `data_dir`, or its sub-directory with the task's name."""
     directory = Path(data_dir)
     inner = directory / task.directory
     if inner.is_dir():
         return inner
     if not directory.is_dir():
-        raise UserError(f"--data_dir {directory} is not a directory: name GLUE's, or the task's own.")
+        raise UserError(
+            f"--data_dir {directory} is not a directory: name the GLUE download, or the task's directory in it."
+        )
     return directory
 
 
-def read_examples(directory: Path, task: GlueTask, name: str) -> GlueExamples:
-    """Reads `directory/name.tsv`.
+def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = False) -> GlueExamples:
+    """Read `directory/name.tsv`.
+
+    QQP and other files, as downloaded, have rows with too few fields. They are skipped with a warning in training and
+    development sets; a test set must be complete, because the leaderboard wants an answer for each row.
 
     Args:
+        directory: of the task's files.
+        task: the task.
         name: "train", or one of the task's development or test sets.
+        strict: rows with too few fields are errors.
 
     Raises:
-        UserError: the file is missing or empty, or a row is ragged or has a label that the task does not know (the
-            message names file and line).
+        UserError: the file is missing or empty, or a row has too many fields or an unknown label; the message names
+            file and line.
     """
     path = directory / f"{name}.tsv"
     testing = name in task.test_sets
+    lines = _read_lines(path, task)
+    headless = bool(task.headless_columns) and not testing
+    columns = task.headless_columns if headless else tuple(lines[0].split("\t") if lines else ())
+    wanted = (*task.text_columns, *(() if testing else (task.label_column,)))
+    for column in wanted:
+        if column not in columns:
+            raise UserError(f"{path} line 1 has no column {column!r}, so it is not {task.directory}'s {name}.tsv.")
+    rows = _rows(lines, columns, path, skip_header=not headless, strict=strict or testing)
+    texts = tuple([row[columns.index(column)] for row in rows.values()] for column in task.text_columns)
+    words = {} if testing else {line: row[columns.index(task.label_column)] for line, row in rows.items()}
+    labels = None if testing else _labels(words, task, path)
+    indices = [row[0] for row in rows.values()] if testing else []
+    return GlueExamples(path, tuple(rows), texts, labels, indices)
+
+
+def _read_lines(path: Path, task: GlueTask) -> list[str]:
+    """The lines of a file, without blank lines at its end."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = [line.removesuffix("\r") for line in path.read_bytes().decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): --data_dir must hold {task.directory}'s files."
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}).") from None
-    if lines and not lines[-1]:
+    while lines and not lines[-1].strip():
         lines.pop()
-    headless = bool(task.headless_columns) and not testing
-    columns = task.headless_columns if headless else tuple(lines[0].rstrip("\r").split("\t") if lines else ())
-    wanted = (*task.text_columns, *(() if testing else (task.label_column,)))
-    for column in wanted:
-        if column not in columns:
-            raise UserError(f"{path} line 1 has no column {column!r}: it is not {task.directory}'s {name}.tsv.")
-    first_line = 1 if headless else 2
-    rows = [line.rstrip("\r").split("\t") for line in lines[first_line - 1 :]]
-    for number, row in enumerate(rows, first_line):
-        if len(row) != len(columns):
-            raise UserError(f"{path} line {number} has {len(row)} fields, not {len(columns)}: mend or remove it.")
+    return lines
+
+
+def _rows(
+    lines: list[str], columns: tuple[str, ...], path: Path, *, skip_header: bool, strict: bool
+) -> dict[int, list[str]]:
+    """{line: fields} of the rows with all fields; warns of those with too few."""
+    rows: dict[int, list[str]] = {}
+    short: list[int] = []
+    for number, line in enumerate(lines[skip_header:], 1 + skip_header):
+        row = line.split("\t")
+        if len(row) == len(columns):
+            rows[number] = row
+        elif len(row) > len(columns) or strict:
+            raise UserError(f"{path} line {number} has {len(row)} fields, not {len(columns)}: correct or remove it.")
+        else:
+            short.append(number)
+    if short:
+        warn(
+            f"{path}: {len(short)} of {len(rows) + len(short)} rows have fewer than {len(columns)} fields and are "
+            f"skipped, the first in line {short[0]}. --strict_data True makes this an error."
+        )
     if not rows:
         raise UserError(f"{path} holds no rows.")
-    texts = tuple([row[columns.index(column)] for row in rows] for column in task.text_columns)
-    words = [] if testing else [row[columns.index(task.label_column)] for row in rows]
-    labels = None if testing else _labels(words, task, path, first_line)
-    return GlueExamples(path, first_line, texts, labels, [row[0] for row in rows] if testing else [])
+    return rows
 
 
-def _labels(words: list[str], task: GlueTask, path: Path, first_line: int) -> np.ndarray:
+def _labels(words: dict[int, str], task: GlueTask, path: Path) -> np.ndarray:
     numbers = {label: number for number, label in enumerate(task.labels)}
     labels = np.empty(len(words), np.int32 if task.labels else np.float32)
-    for row, word in enumerate(words):
+    for row, (line, word) in enumerate(words.items()):
         try:
             labels[row] = numbers[word] if task.labels else _score(word)
         except (KeyError, ValueError):
             known = ", ".join(task.labels) if task.labels else f"a score from 0 to {HIGHEST_SCORE:g}"
-            raise UserError(f"{path} line {first_line + row} has the label {word!r}, not {known}.") from None
+            raise UserError(f"{path} line {line} has the label {word!r}, not {known}.") from None
     return labels
 
 
 def _score(word: str) -> float:
     score = float(word)
-    if not 0 <= score <= HIGHEST_SCORE:
+    if not 0 <= score <= HIGHEST_SCORE:  # NaN counts as out of range
         raise ValueError
     return score
 
 
 class GlueRecords:
-    """A set's examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut at the longer one's end to fit."""
+    """A set's examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longer sentence cut to fit."""
 
     def __init__(
         self, examples: GlueExamples, vocab: dict[str, int], *, do_lower_case: bool, max_seq_length: int
@@ -187,8 +221,8 @@ class GlueRecords:
         self.examples = examples
         tokenizer = BulkTokenizer(vocab, do_lower_case)
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
-        room = max_seq_length - 1 - len(encoded)
-        lengths = fitting_lengths(np.stack([counts for _, counts in encoded]), room)  # [sentences, n]
+        longest = max_seq_length - 1 - len(encoded)
+        lengths = fitting_lengths(np.stack([counts for _, counts in encoded]), longest)  # [sentences, n]
         self._input_ids = np.zeros((len(examples), max_seq_length), np.int32)
         self._input_ids[:, 0] = vocab["[CLS]"]
         self._segment_start = np.full(len(examples), max_seq_length)  # where segment 1 begins
@@ -198,7 +232,7 @@ class GlueRecords:
                 self._segment_start = start
             first = np.cumsum(counts) - counts
             kept = lengths[sentence]
-            inside = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)  # place within its sentence
+            inside = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)  # position in its sentence
             rows = np.repeat(np.arange(len(examples)), kept)
             self._input_ids[rows, start[rows] + inside] = ids[first[rows] + inside]
             start = start + kept
@@ -210,35 +244,37 @@ class GlueRecords:
         return len(self.examples)
 
     def location(self, index: int) -> str:
-        """Where a record stands, for messages."""
-        return f"{self.examples.path} line {self.examples.first_line + index}"
+        """The file and line of a record, for messages."""
+        return f"{self.examples.path} line {self.examples.lines[index]}"
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """`input_ids`, `input_mask`, `segment_ids` int32 [n, S] and, but for a test set, `label_ids` [n, 1]."""
+        """`input_ids`, `input_mask`, `segment_ids` int32 [n, S] and, except for a test set, `label_ids` [n, 1]."""
         indices = np.asarray(indices, np.int64)
-        place = np.arange(self._input_ids.shape[1])
-        inside = place < self._length[indices, None]
+        position = np.arange(self._input_ids.shape[1])
+        inside = position < self._length[indices, None]
         batch = {
             "input_ids": self._input_ids[indices],
             "input_mask": inside.astype(np.int32),
-            "segment_ids": (inside & (place >= self._segment_start[indices, None])).astype(np.int32),
+            "segment_ids": (inside & (position >= self._segment_start[indices, None])).astype(np.int32),
         }
         if self.examples.labels is not None:
             batch["label_ids"] = self.examples.labels[indices, None]
         return batch
 
 
-def fitting_lengths(counts: np.ndarray, room: int) -> np.ndarray:
-    """[sentences, n] lengths that fit into `room`, shortened at the longer one's end, at a tie the second's."""
+def fitting_lengths(counts: np.ndarray, longest: int) -> np.ndarray:
+    """[sentences, n] lengths that fit into `longest`; the longer sentence is shortened, at a tie the second."""
     if len(counts) == 1:
-        return np.minimum(counts, room)
+        return np.minimum(counts, longest)
     first, second = counts
-    # What is left when both are long: equal halves, the odd token to the first, or more where the other is short.
-    kept_first = np.where(first + second <= room, first, np.minimum(first, np.maximum(room - second, (room + 1) // 2)))
-    return np.stack([kept_first, np.minimum(second, room - kept_first)])
+    # If both are long, each gets half, and the first the odd token; if one is short, the other gets the rest.
+    kept_first = np.where(
+        first + second <= longest, first, np.minimum(first, np.maximum(longest - second, (longest + 1) // 2))
+    )
+    return np.stack([kept_first, np.minimum(second, longest - kept_first)])
 
 
 def submission(predictions: np.ndarray, task: GlueTask, indices: Sequence[str]) -> str:
-    """A leaderboard file: the header `index<tab>prediction`, then labels as words, or scores with three decimals."""
+    """The content of a leaderboard file: `index<tab>prediction`, then labels, or scores with three decimals."""
     words = [task.labels[int(p)] if task.labels else f"{np.clip(p, 0, HIGHEST_SCORE):.3f}" for p in predictions]
     return "index\tprediction\n" + "".join(f"{index}\t{word}\n" for index, word in zip(indices, words, strict=True))

@@ -1,6 +1,7 @@
-"""Text files out of any text, with or without what occurs more than once; `prepare_data.py clean`."""
+"""`prepare_data.py clean`: any text becomes text files, on request without duplicates."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,30 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
+from data.preparation.clean_record import read_clean_record, write_clean_record
 from data.preparation.duplicates import hash_texts, mark_duplicates
-from data.preparation.pieces import (
-    Result,
-    discarded_on_mistake,
-    finish,
-    plan_sha256,
-    read_clean_record,
-    run_pieces,
-    write_clean_record,
-)
-from data.records.ofrecord import write_atomically
-from data.text.documents import Document, Span, open_input, plain_documents, read_documents, span_bytes
+from data.preparation.inputs import open_input
+from data.preparation.pieces import Result, run_pieces
+from data.preparation.work_directory import discarded_on_mistake, finish, plan_sha256
+from data.text.documents import Document, plain_documents, read_documents
+from data.text.spans import TEXT_MARK, Span, looks_foreign, span_bytes
+from utils.atomic_files import write_atomically
 from utils.errors import UserError
 from utils.messages import warn
 
 _KINDS = ("documents", "lines")
 _REMOVED = "removed.json"
+# BERT drops these control characters; in a text file, some of them would make it look like a binary file.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
 def clean(config: CleanConfig) -> None:
-    """`prepare_data.py clean`: any text becomes text files, a sentence per line, a blank line between documents.
+    """Write text files with a sentence per line and a blank line between documents.
 
     Raises:
-        UserError: no usable input, or an output directory that holds something else.
+        UserError: there is no usable input, or the output directory holds other results.
     """
     output_dir = Path(config.output_dir)
     whole_files = config.documents == "file"
@@ -47,7 +46,7 @@ def clean(config: CleanConfig) -> None:
         if not documents:
             raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
     for number, (file, result) in enumerate(zip(files, results, strict=True)):
-        if result["documents"] and file.exists():  # not moved before an interruption
+        if result["documents"] and file.exists():  # else an interrupted start has moved it
             file.rename(output_dir / f"text-{number:05d}.txt")
     removed = removed_duplicates(work)
     altogether = removed_duplicates(work, *input_directories(pieces))
@@ -64,11 +63,17 @@ def write_text(
     work: Path, pieces: Sequence[Sequence[Span]], text: TextFlags, flags: WorkFlags, remove_duplicates: str,
     whole_files: bool = False, *, split: bool = True,
 ) -> tuple[list[Path], list[Result]]:  # fmt: skip
-    """Writes each piece's documents into a text file; returns the files, and how much each holds.
+    """Write the documents of each piece to a text file.
 
     Args:
-        remove_duplicates: "documents", "lines" or "both": those that equal an earlier one are left out, or "none".
-        whole_files, split: as `read_documents` takes them.
+        work: the work directory.
+        pieces: the input.
+        text, whole_files, split: see `read_documents`.
+        flags: how the work is done.
+        remove_duplicates: "documents", "lines" or "both" drops those that equal an earlier one; "none" drops nothing.
+
+    Returns:
+        the files, and the number of documents and sentences in each.
     """
     sizes = span_bytes(pieces)
     results = run_pieces(
@@ -90,16 +95,16 @@ def write_text(
 
 
 def input_directories(pieces: Sequence[Sequence[Span]]) -> set[Path]:
-    """Where the input lies."""
+    """The directories of the input files."""
     return {Path(span.name).parent for piece in pieces for span in piece if span.name != "-"}
 
 
-def removed_duplicates(work: Path, *cleaned: Path) -> dict[str, int]:
-    """How many documents and lines were left out here, and when the text in other directories was cleaned."""
+def removed_duplicates(work: Path, *inputs: Path) -> dict[str, int]:
+    """How many duplicate documents and lines were removed here, and before by `clean` in the input directories."""
     removed = Counter(dict.fromkeys(_KINDS, 0))
     if (work / _REMOVED).exists():
         removed.update(json.loads((work / _REMOVED).read_bytes()))
-    for directory in cleaned:
+    for directory in inputs:
         removed.update(read_clean_record(directory).get("removed", {}))
     return dict(removed)
 
@@ -116,18 +121,18 @@ def _write_piece(
     work: Path, index: int, piece: Sequence[Span], text: TextFlags, remove_duplicates: str, whole_files: bool,
     split: bool,
 ) -> Result:  # fmt: skip
-    documents = read_documents(piece, text, split=split, whole_files=whole_files)
+    documents = _without_control_characters(read_documents(piece, text, split=split, whole_files=whole_files))
     if remove_duplicates == "none":
         return _write_documents(_text_file(work, index), documents)
     hashes: dict[str, list[np.ndarray]] = {kind: [] for kind in _KINDS}
 
-    def noted() -> Iterator[Document]:
+    def hashed() -> Iterator[Document]:
         for document in documents:
             hashes["documents"].append(hash_texts(["\n".join(document)]))
             hashes["lines"].append(hash_texts(document))
             yield document
 
-    result = _write_documents(_text_file(work, index), noted())
+    result = _write_documents(_text_file(work, index), hashed())
     for kind, values in hashes.items():
         (work / f"{kind}-hash-{index:05d}").write_bytes(b"".join(value.tobytes() for value in values))
     return result
@@ -139,7 +144,7 @@ def _write_unique(work: Path, index: int, which: str) -> Result:
     def kept() -> Iterator[Document]:
         line = 0
         with _text_file(work, index).open(encoding="utf-8", newline="\n") as file:
-            content = file.read()
+            content = file.read().removeprefix(TEXT_MARK)
         for number, document in enumerate(document for document in plain_documents(content) if document):
             lines = document
             if "lines" in marks:
@@ -152,11 +157,19 @@ def _write_unique(work: Path, index: int, which: str) -> Result:
     return _write_documents(_unique_file(work, index), kept())
 
 
+def _without_control_characters(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents without control characters, and without lines and documents that are then empty."""
+    for document in documents:
+        if kept := [line for line in (_CONTROL.sub("", line).strip() for line in document) if line]:
+            yield kept
+
+
 def _write_documents(target: Path, documents: Iterable[Document]) -> Result:
     count = sentences = 0
     with target.open("w", encoding="utf-8", newline="\n") as file:
         for document in documents:
-            file.write(("\n" if count else "") + "\n".join(document) + "\n")
+            separator = "\n" if count else TEXT_MARK if looks_foreign(document[0]) else ""
+            file.write(separator + "\n".join(document) + "\n")
             count += 1
             sentences += len(document)
     return {"documents": count, "sentences": sentences}

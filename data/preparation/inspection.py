@@ -1,4 +1,4 @@
-"""`prepare_data.py inspect` and `verify`: what a directory of shards holds, and whether all of it is sound."""
+"""`prepare_data.py inspect` and `verify`: the content of a record set, and whether all of it is intact."""
 
 import json
 import zlib
@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 
 from configs.prepare import InspectConfig, VerifyConfig
-from data.preparation.pieces import Progress, in_processes
-from data.preparation.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
+from data.preparation.report import REPORT_HTML, REPORT_JSON, describe, write_report
+from data.preparation.statistics import RecordStatistics
 from data.reading.loader import Records
+from data.records.features import FEATURES, bounds
 from data.records.record_set import RecordSet
 from data.records.sources import objective, open_source
 from data.text.tokenization import load_vocab
 from utils.errors import UserError
 from utils.messages import warn
+from utils.progress import Progress
+from utils.worker_pool import in_processes
 
 _RECORDS_AT_ONCE = 1024
+_UNBOUNDED = 1 << 31
 
 
 def inspect(config: InspectConfig) -> None:
-    """Prints schema, counts, how the set was made, and a few decoded records; writes a report where there is none.
+    """Print the schema, counts, the flags of the preparation and a few records; write a report if there is none.
 
     Raises:
-        UserError: the set cannot be opened, or a record of it is corrupt.
+        UserError: the set cannot be opened, or a record is corrupt.
     """
     records = open_source(config.input_dir)
     print(f"{config.input_dir}: {len(records):,} records in {len(records.shards)} shards\n")
@@ -36,7 +40,7 @@ def inspect(config: InspectConfig) -> None:
         for key, value in records.metadata.get("made_by", {}).items():
             print(f"  --{key} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     else:
-        print("\nno dataset.json: the set was made elsewhere, and its schema is that of its first record")
+        print("\nno dataset.json: another program made the set, so the schema is taken from its first record")
     if "input_ids" not in records.schema:
         return
     vocab = _vocab(records, config.vocab_file)
@@ -49,7 +53,7 @@ def inspect(config: InspectConfig) -> None:
     for index, sample in zip(chosen.tolist(), samples, strict=True):
         print(f"\n{records.location(index)}\n{sample}")
     if config.report and Path(config.input_dir).is_file() and not config.report_dir:
-        print("\na report on a single file needs --report_dir")
+        print("\nfor a report about a single file, give --report_dir")
     elif config.report:
         _report(config, records, vocab, samples)
 
@@ -79,7 +83,7 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
 
 
 def _figures_of_text(directory: Path) -> dict[str, Any]:
-    """What only the preparation knew, from its own report."""
+    """The figures that only the preparation knew, from its report."""
     try:
         content = json.loads((directory / REPORT_JSON).read_bytes())
         return {name: content[name] for name in ("corpus", "do_lower_case", "packing") if name in content}
@@ -97,7 +101,7 @@ def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int 
 
 
 def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
-    """The numbers of a shard's records, some at a time."""
+    """The numbers of a shard's records, in blocks."""
     first, end = np.append(records.shard_starts, len(records))[shard : shard + 2].tolist()
     for start in range(first, end, _RECORDS_AT_ONCE):
         yield np.arange(start, min(start + _RECORDS_AT_ONCE, end))
@@ -106,7 +110,7 @@ def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
 def _over_shards(
     title: str, records: RecordSet, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None
 ) -> Iterator[tuple[int, Any]]:
-    """Each shard's number and `function` of its job, as they are done, in several processes."""
+    """`function` of each job, one job for each shard, in several processes: shard and result, as they finish."""
     sizes = np.diff(np.append(records.shard_starts, len(records))).tolist()
     with Progress(title, len(records), "records") as progress:
         for shard, result in in_processes(function, jobs, workers):
@@ -115,20 +119,20 @@ def _over_shards(
 
 
 def _vocab(records: RecordSet, vocab_file: str) -> dict[str, int]:
-    """Without a vocabulary ids stay numbers."""
+    """The set's vocabulary or the one in a file; {} if there is none, so that ids are shown as numbers."""
     file = vocab_file or str(records.directory / "vocab.txt")
     if not vocab_file and not Path(file).exists():
-        print("\nno vocabulary beside the shards: give --vocab_file to see tokens instead of ids")
+        print("\nno vocabulary in the directory: give --vocab_file to see tokens instead of ids")
         return {}
     return load_vocab(file)
 
 
 def verify(config: VerifyConfig) -> None:
-    """Reads every record.
+    """Read every record, and print what is wrong with each damaged shard.
 
     Raises:
-        UserError: a record does not parse or holds a value out of range, a shard's checksum differs from dataset.json,
-            or the set cannot be opened; every damaged shard has been printed.
+        UserError: the set cannot be opened, a record is malformed or holds a value out of range, or a shard's checksum
+            differs from dataset.json.
     """
     records = open_source(config.input_dir)
     vocab_size = _vocab_size(records, config.vocab_file)
@@ -142,8 +146,8 @@ def verify(config: VerifyConfig) -> None:
         raise UserError(
             f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {damage[min(damage)]}."
         )
-    checked = "checksums match" if records.metadata else "no dataset.json, so no checksums to compare"
-    print(f"{len(records):,} records in {len(jobs)} shards are sound; {checked}")
+    checked = "checksums match" if records.metadata else "there is no dataset.json with checksums"
+    print(f"{len(records):,} records in {len(jobs)} shards are intact; {checked}")
 
 
 def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
@@ -155,7 +159,7 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
-    """What is wrong with a shard, "" if nothing is."""
+    """What is wrong with a shard, "" if nothing."""
     records = open_source(directory)
     checked = _checked(records, vocab_size)
     for indices in _chunks(records, shard):
@@ -176,7 +180,5 @@ def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
 
 def _checked(records: RecordSet, vocab_size: int | None) -> Records:
     """The records, whose values are checked as they are read."""
-    length = records.schema["input_ids"][1] if "input_ids" in records.schema else 1 << 31
-    below = dict.fromkeys(("input_mask", "segment_ids", "next_sentence_labels", "masked_lm_weights"), 2)
-    below |= dict.fromkeys(("masked_lm_positions", "start_positions", "end_positions"), length)
-    return Records(records, below=below | dict.fromkeys(("input_ids", "masked_lm_ids"), vocab_size or 1 << 31))
+    length = records.schema["input_ids"][1] if "input_ids" in records.schema else _UNBOUNDED
+    return Records(records, below=bounds(FEATURES, vocab_size=vocab_size or _UNBOUNDED, seq_length=length))

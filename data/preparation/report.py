@@ -1,4 +1,4 @@
-"""What a set of records holds, in numbers and bars: report.json and a report.html that needs no other file."""
+"""The report about a record set: report.json, and a self-contained report.html with tables and bars."""
 
 import html
 import json
@@ -8,119 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from data.records.ofrecord import write_atomically
+from utils.atomic_files import write_atomically
 
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
-_LINE = 110
-
-
-class RecordStatistics:
-    """Counts over records; those of different processes add up."""
-
-    def __init__(self, seq_length: int, vocab_size: int) -> None:
-        self.records = 0
-        self.lengths = np.zeros(seq_length + 1, np.int64)  # of [CLS] A [SEP] B [SEP]
-        self.second = np.zeros(seq_length + 1, np.int64)  # of B [SEP]
-        self.tokens = np.zeros(vocab_size, np.int64)  # before masking, padding left out
-        self.labels = np.zeros(2, np.int64)
-        self.predictions = np.zeros(seq_length + 1, np.int64)  # how many a record has
-        self.shown = np.zeros(3, np.int64)  # predictions shown as [MASK], as themselves, as another token
-
-    def add(self, batch: Mapping[str, np.ndarray], mask_id: int | None) -> None:
-        """Counts R records given as the features of the schema; ids must be below the vocabulary's size."""
-        ids, mask = batch["input_ids"], batch["input_mask"]
-        self.records += len(ids)
-        lengths = mask.sum(1, dtype=np.int32)
-        _count(self.lengths, lengths)
-        if "segment_ids" in batch:
-            _count(self.second, batch["segment_ids"].sum(1, dtype=np.int32))
-        if "next_sentence_labels" in batch:
-            _count(self.labels, batch["next_sentence_labels"].ravel())
-        if "masked_lm_weights" in batch:
-            used = batch["masked_lm_weights"] > 0
-            _count(self.predictions, np.count_nonzero(used, 1))
-            rows = np.flatnonzero(used) // used.shape[1]  # several times as fast as nonzero
-            places, answers = rows * ids.shape[1] + batch["masked_lm_positions"][used], batch["masked_lm_ids"][used]
-            shown = ids.take(places)
-            _count(self.shown, np.where(shown == answers, 1, np.where(shown == mask_id, 0, 2)))
-            ids = ids.copy()
-            ids.put(places, answers)
-        _count(self.tokens, np.clip(ids[mask > 0], 0, len(self.tokens) - 1))
-
-    def merge(self, other: "RecordStatistics") -> None:
-        """Adds another's counts."""
-        self.records += other.records
-        for name, counts in vars(other).items():
-            if name != "records":
-                vars(self)[name] += counts
-
-    def to_json(self) -> dict[str, Any]:
-        """All counts."""
-        return {name: value if name == "records" else value.tolist() for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "RecordStatistics":
-        """The inverse of `to_json`."""
-        result = cls(len(content["lengths"]) - 1, len(content["tokens"]))
-        for name, value in content.items():
-            setattr(result, name, value if name == "records" else np.array(value, np.int64))
-        return result
-
-    def summary(self, vocab: Mapping[str, int], made_by: Mapping[str, Any], objective: str) -> dict[str, Any]:
-        """The figures of the report; shares are of 1.
-
-        Args:
-            made_by: the flags of the preparation, as far as they are known. With `bin_size`, padding is also counted
-                up to a multiple of it alone; `masking` "dynamic" swaps the pairs of `objective` "sop" when they are
-                read.
-        """
-        bin_size = made_by.get("bin_size")
-        seq_length = len(self.lengths) - 1
-        tokens = int((np.arange(seq_length + 1) * self.lengths).sum())
-        predictions = int(self.shown.sum())
-        special = [vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", "[MASK]") if token in vocab]
-        text = self.tokens.copy()
-        text[special] = 0
-        text_tokens = max(1, int(text.sum()))
-        figures: dict[str, Any] = {
-            "records": self.records,
-            "tokens": tokens,
-            "mean_length": tokens / max(1, self.records),
-            "padding_share": 1 - tokens / max(1, self.records * seq_length),
-            "length_histogram": self.lengths.tolist(),
-            "vocabulary_size": len(self.tokens),
-            "vocabulary_used": int((self.tokens > 0).sum()),
-            "vocabulary_used_share": int((self.tokens > 0).sum()) / len(self.tokens),
-            "objective": objective,
-        }
-        if bin_size:
-            bounds = np.minimum(-(-np.arange(seq_length + 1) // bin_size) * bin_size, seq_length)
-            figures["binned_padding_share"] = 1 - tokens / max(1, int((bounds * self.lengths).sum()))
-        if "[UNK]" in vocab:
-            figures["unknown_share"] = int(self.tokens[vocab["[UNK]"]]) / text_tokens
-        if self.labels.sum() and (objective, made_by.get("masking")) != ("sop", "dynamic"):
-            figures["label_1_share"] = int(self.labels[1]) / int(self.labels.sum())
-        if predictions:
-            figures |= {
-                "predictions_per_record": predictions / self.records,
-                "predictions_histogram": self.predictions[: int(np.flatnonzero(self.predictions)[-1]) + 1].tolist(),
-                "masked_share_of_tokens": predictions / tokens,
-                "shown_as_mask": int(self.shown[0]) / predictions,
-                "shown_as_itself": int(self.shown[1]) / predictions,
-                "shown_as_another": int(self.shown[2]) / predictions,
-            }
-        most = np.argsort(text)[::-1][:30]
-        tokens_of = {index: token for token, index in vocab.items()}
-        figures["most_frequent_tokens"] = {tokens_of.get(i, str(i)): int(text[i]) for i in most.tolist() if text[i]}
-        return figures
-
-
-def _count(counts: np.ndarray, values: np.ndarray) -> None:
-    counts += np.bincount(values, minlength=len(counts))
+_LINE = 110  # characters
 
 
 def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str], objective: str = "nsp") -> str:
-    """One record as text: its tokens, the answers to its masks, its labels (of which the objective is known)."""
+    """One record as text: its tokens, the answers to its masks, its labels."""
 
     def show(index: int) -> str:
         return tokens.get(index, str(index))
@@ -130,8 +25,8 @@ def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str], object
     lines = _wrapped(" ".join(words))
     if "masked_lm_positions" in record:
         used = record["masked_lm_weights"] > 0
-        places, answers = (record[f"masked_lm_{name}"][used].tolist() for name in ("positions", "ids"))
-        shown = [f"{place}:{show(answer)}" for place, answer in zip(places, answers, strict=True)]
+        positions, answers = (record[f"masked_lm_{name}"][used].tolist() for name in ("positions", "ids"))
+        shown = [f"{position}:{show(answer)}" for position, answer in zip(positions, answers, strict=True)]
         lines += _wrapped(f"masked: {' '.join(shown)}")
     if "segment_ids" in record:
         second = int(record["segment_ids"].sum())
@@ -146,7 +41,7 @@ def describe(record: Mapping[str, np.ndarray], tokens: Mapping[int, str], object
 
 
 def _label_meanings(objective: str) -> tuple[str, str]:
-    """What the labels 0 and 1 mean."""
+    """The meanings of the labels 0 and 1."""
     return ("A and B in order", "A and B swapped") if objective == "sop" else ("B follows A", "B comes from elsewhere")
 
 
@@ -160,45 +55,68 @@ def _wrapped(text: str) -> list[str]:
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:
-    """What ruins training, a sentence each."""
+    """What makes training fail or wastes time, one sentence each."""
     found = []
     corpus = figures.get("corpus", {})
     if figures.get("unknown_share", 0) > 0.01:
-        found.append(f"{figures['unknown_share']:.1%} of the tokens are [UNK]: the vocabulary does not fit the text.")
+        found.append(f"{figures['unknown_share']:.1%} of the tokens are [UNK]: use a vocabulary that fits the text.")
     if corpus.get("duplicate_lines_share", 0) > 0.01:
         found.append(
-            f"{corpus['duplicate_lines_share']:.1%} of the lines occur more than once: --remove_duplicates "
-            "both leaves them out."
+            f"{corpus['duplicate_lines_share']:.1%} of the lines are duplicates: remove them with "
+            "--remove_duplicates both."
         )
     longest = len(figures["length_histogram"]) - 1
     if figures.get("packing") == "pairs" and corpus["tokens"] > longest * corpus["sentences"]:
         found.append(
-            f"a line has {corpus['tokens'] / corpus['sentences']:,.0f} tokens on average, more than a record, and what "
-            "does not fit is cut off: `prepare_data.py clean` splits text into sentences."
+            f"a line has {corpus['tokens'] / corpus['sentences']:,.0f} tokens on average, more than fit into a record, "
+            "and the surplus is cut off: split the text into sentences with `prepare_data.py clean`."
         )
     if corpus.get("single_sentence_documents", 0) > 0.1 * corpus.get("documents", 0):
         found.append(
-            f"{corpus['single_sentence_documents']:,} of {corpus['documents']:,} documents are one sentence: is there "
-            "a sentence on every line, and a blank line between documents only?"
+            f"{corpus['single_sentence_documents']:,} of {corpus['documents']:,} documents have a single "
+            "sentence: check that each line is a sentence and that blank lines only separate documents."
         )
     if corpus.get("capitals_share", 1) < 0.01 and not figures.get("do_lower_case", True):
-        found.append("the vocabulary is cased, and the text has no capitals: was it lower-cased before?")
+        found.append(
+            "the vocabulary is cased, but the text has no capital letters: check whether it was lower-cased before."
+        )
     if "label_1_share" in figures and not 0.3 < figures["label_1_share"] < 0.75:
-        found.append(f"{figures['label_1_share']:.0%} of the labels are 1: documents are too short or too few.")
+        found.append(
+            f"{figures['label_1_share']:.0%} of the labels are 1, not about half: documents are too short or too few."
+        )
     padding = figures.get("binned_padding_share", figures["padding_share"])
     if padding > 0.3:
-        found.append(f"{padding:.0%} of the positions are padding: a shorter --max_seq_length is cheaper.")
+        found.append(f"{padding:.0%} of the positions are padding: a smaller --max_seq_length makes training faster.")
     return found
 
 
 def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str], title: str) -> list[str]:
-    """Writes report.json and report.html; returns the warnings."""
+    """Write report.json and report.html; return the warnings."""
     figures = {**figures, "warnings": warnings(figures)}
     write_atomically(directory / REPORT_JSON, json.dumps({**figures, "samples": samples}, indent=1).encode() + b"\n")
     write_atomically(directory / REPORT_HTML, _page(figures, samples, title).encode("utf-8", "replace"))
     found: list[str] = figures["warnings"]
     return found
 
+
+# Row titles, where the key of report.json does not read well.
+_TITLES = {
+    "mean_length": "mean tokens per record",
+    "padding_share": "padding, at full length",
+    "binned_padding_share": "padding, cut to bins of lengths",
+    "vocabulary_size": "vocabulary entries",
+    "vocabulary_used": "vocabulary entries used",
+    "vocabulary_used_share": "share of vocabulary entries used",
+    "unknown": "[UNK] tokens",
+    "unknown_share": "share of [UNK] tokens",
+    "label_1_share": "records with label 1",
+    "masked_share_of_tokens": "predicted share of tokens",
+    "shown_as_mask": "predicted tokens replaced by [MASK]",
+    "shown_as_itself": "predicted tokens left unchanged",
+    "shown_as_another": "predicted tokens replaced by another token",
+    "capitals_share": "lines that begin with a capital letter",
+    "duplicate_lines_share": "duplicate lines",
+}
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -225,7 +143,7 @@ def _page(figures: Mapping[str, Any], samples: Sequence[str], title: str) -> str
 
 def _table(title: str, figures: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{_shown(name, value)}</td></tr>"
+        f"<tr><td>{html.escape(_TITLES.get(name, name.replace('_', ' ')))}</td><td>{_shown(name, value)}</td></tr>"
         for name, value in figures.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
@@ -239,12 +157,12 @@ def _shown(name: str, value: float) -> str:
 
 
 def _plots(figures: Mapping[str, Any]) -> str:
-    """Bars: plain HTML, because a plotting library takes longer to start than a small set to prepare."""
+    """The bar charts, in plain HTML: a plotting library takes longer to start than a small set to prepare."""
     shares = {
-        "Padding": {"at full length": "padding_share", "in bins of lengths": "binned_padding_share"},
+        "Padding": {"at full length": "padding_share", "cut to bins of lengths": "binned_padding_share"},
         "Masked tokens": {"of all": "masked_share_of_tokens"},
-        "A masked token is shown as": {
-            "[MASK]": "shown_as_mask", "itself": "shown_as_itself", "a random one": "shown_as_another"
+        "Input at a predicted token": {
+            "[MASK]": "shown_as_mask", "the token": "shown_as_itself", "another token": "shown_as_another"
         },
     }  # fmt: skip
     labels = {}
@@ -264,7 +182,7 @@ def _plots(figures: Mapping[str, Any]) -> str:
 
 
 def _grouped(histogram: Sequence[int]) -> dict[str, int]:
-    """A histogram of at most 16 bars."""
+    """A histogram, grouped into at most 16 bars."""
     width = -(-len(histogram) // 16)
     bars = {}
     for start in range(0, len(histogram), width or 1):
@@ -274,7 +192,7 @@ def _grouped(histogram: Sequence[int]) -> dict[str, int]:
 
 
 def _bars(title: str, values: Mapping[str, float], full: float | None = None) -> str:
-    """A bar for each value; `full` is as wide as it gets (default: the largest value)."""
+    """A table with a bar for each value; `full` is the value of the widest bar (default: the largest value)."""
     full = full or max(values.values(), default=0) or 1
     rows = "".join(
         f'<tr><td>{html.escape(name)}</td><td class="bar">'

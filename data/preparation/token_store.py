@@ -1,8 +1,8 @@
-"""A tokenized corpus on disk: a file per piece of the input, and any document of any piece by its number.
+"""A tokenized corpus on disk: one file for each piece of the input, with random access to its documents.
 
-A piece's file holds its token ids (uint16 where the vocabulary allows it), then where each sentence begins among them,
-then where each document begins among the sentences (both uint32, at a multiple of 4 bytes, with the end as a last
-entry). What random access reads of mapped files counts as memory, and is let go where the corpus is large.
+A file holds the token ids (uint16 if the vocabulary allows it), then the first token of each sentence, then the first
+sentence of each document (both uint32, aligned to 4 bytes, with the end as the last entry). Pages of mapped files count
+as memory of the process, so they are released if the corpus is large.
 """
 
 import mmap
@@ -22,7 +22,7 @@ _KEPT_BYTES = 64 << 20
 
 
 class Corpus(NamedTuple):
-    """Pieces with their sizes; `documents[i]` is the number of piece i's first document."""
+    """The pieces and their sizes; `documents[i]` is the number of the first document of piece i."""
 
     files: tuple[str, ...]
     token_bytes: int  # of one id
@@ -32,17 +32,17 @@ class Corpus(NamedTuple):
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """The smallest type of a token id on disk."""
+    """The smallest dtype for token ids."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def write_piece(
     path: Path, documents: Iterable[Sequence[str]], tokenizer: BulkTokenizer, vocab_size: int, unknown_id: int
 ) -> dict[str, int]:
-    """Tokenizes documents into one file; sentences without tokens, and documents without sentences, are left out.
+    """Tokenize documents into one file, without sentences that have no tokens and documents that have no sentences.
 
     Returns:
-        how many documents, sentences, tokens and unknown tokens it holds, and documents of one sentence.
+        the number of documents, sentences, tokens, unknown tokens, and documents of a single sentence.
     """
     texts = list(documents)
     ids, counts = tokenizer.encode(list(chain.from_iterable(texts)))
@@ -74,7 +74,7 @@ class Piece(NamedTuple):
 
 
 class TokenStore:
-    """Reads a corpus."""
+    """Random access to a corpus."""
 
     def __init__(self, work: Path, corpus: Corpus) -> None:
         self.corpus = corpus
@@ -86,14 +86,14 @@ class TokenStore:
         return self._arrays(number, (self._work / self.corpus.files[number]).read_bytes())
 
     def sentence_runs(
-        self, documents: np.ndarray, places: np.ndarray, lengths: np.ndarray
+        self, documents: np.ndarray, shares: np.ndarray, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of N documents its sentences from a random one on, until they hold enough tokens or it ends.
+        """For each of N documents, consecutive sentences with enough tokens, or up to the document's end.
 
         Args:
             documents: int64 [N], numbers in the corpus.
-            places: [N], which sentence is the first, as a share of the document from 0 to below 1.
-            lengths: [N], how many tokens are wanted; there is always at least one sentence.
+            shares: [N] in [0, 1), which sentence is the first: its number divided by the number of sentences.
+            lengths: [N], how many tokens are wanted; the result always has at least one sentence.
 
         Returns:
             int64 [N] each: the piece, the first token, and the token after the last.
@@ -105,7 +105,7 @@ class TokenStore:
             _, starts, document_starts = self._arrays(number, data)
             local = documents[mine] - self.corpus.documents[number]
             first, stop = (document_starts[local + i].astype(np.int64) for i in (0, 1))
-            first += (places[mine] * (stop - first)).astype(np.int64)
+            first += (shares[mine] * (stop - first)).astype(np.int64)
             begin[mine] = starts[first]
             reached = np.searchsorted(starts, (begin[mine] + np.maximum(lengths[mine], 1)).astype(starts.dtype))
             end[mine] = starts[np.minimum(reached, stop)]
@@ -114,7 +114,7 @@ class TokenStore:
         return pieces, begin, end
 
     def texts(self, pieces: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> list[bytes]:
-        """The token ids of N runs, int [N] each, as they are stored."""
+        """The token ids of N spans as stored bytes; the arguments are int [N]."""
         texts = [b""] * len(pieces)
         size = self.corpus.token_bytes
         for number, mine in _groups(pieces):
@@ -139,15 +139,15 @@ class TokenStore:
         return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
 
 
-@lru_cache(maxsize=128)  # each holds a file open, and some systems allow a process 256
+@lru_cache(maxsize=128)  # each keeps a file open, and some systems limit a process to 256
 def _map(path: Path, inode: int, time: int) -> mmap.mmap:
-    """A file's content, as long as it is the same file."""
+    """A file's content; inode and time tell a replaced file from the cached one."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each distinct key, and where it stands."""
+    """Each distinct key, with its indices."""
     order = np.argsort(keys, kind="stable")
     borders = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
     for first, end in pairwise(borders.tolist()):

@@ -1,4 +1,4 @@
-"""`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, the same one every time."""
+"""`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, always the same for the same text."""
 
 import json
 import tempfile
@@ -15,31 +15,35 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
-from data.preparation.pieces import Result, discarded_on_mistake, finish, run_pieces
-from data.records.ofrecord import DATASET_JSON, write_atomically
-from data.text.documents import Span, open_input, read_documents, span_bytes
+from data.preparation.inputs import open_input
+from data.preparation.pieces import Result, run_pieces
+from data.preparation.work_directory import discarded_on_mistake, finish
+from data.records.dataset_json import DATASET_JSON
+from data.text.documents import read_documents
+from data.text.spans import Span, span_bytes
 from data.text.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from utils.atomic_files import write_atomically
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.messages import warn
 
 _PIECE_BYTES = 1 << 20
-_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # that a word takes, at most, where words are counted and trained on
+_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # memory per word, at most, while counting and while training
 _LONG_WORD = 30  # characters
 _WORDS_AT_ONCE = 10_000
 
 
 def make_vocab(config: VocabConfig) -> None:
-    """Trains a vocabulary, or copies that of the model directory that `--input_file` names.
+    """Train a vocabulary, or copy that of the model directory that `--input_file` names.
 
     Raises:
-        UserError: no usable input, or a text too small for `--vocab_size`.
+        UserError: there is no usable input, the file cannot be written, or `--vocab_size` is too small.
     """
     target = Path(config.vocab_file)
     if target.is_dir():
         target = target / "vocab.txt"
     if target.name == "vocab.txt" and (target.parent / DATASET_JSON).exists():
-        raise UserError(f"--vocab_file {target} is the vocabulary of the records beside it: name another file.")
+        raise UserError(f"--vocab_file {target} belongs to the records in its directory: name another file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()
@@ -47,7 +51,7 @@ def make_vocab(config: VocabConfig) -> None:
         raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
     among = next((name for name in config.text.input_file if Path(name).resolve() in target.resolve().parents), None)
     if among:
-        warn(f"--vocab_file {target} lies in --input_file {among}, where the next command takes it for text: move it.")
+        warn(f"--vocab_file {target} lies in --input_file {among}, so the next command reads it as text: move it.")
     model = model_directory(local_directory(config.text.input_file[0]))
     if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
         size = len(load_vocab(model))
@@ -60,11 +64,11 @@ def make_vocab(config: VocabConfig) -> None:
     print(_coverage(vocab, words))
     print(f"{len(vocab):,} entries in {target}")
     if len(vocab) < config.vocab_size:
-        warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
+        warn(f"the text is too small for --vocab_size {config.vocab_size}: give more text, or --min_frequency 1.")
 
 
 def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[Sequence[Span]]:
-    """Pieces of `--sample_mb` altogether, any of them equally likely."""
+    """Random pieces of `--sample_mb` in all, each equally likely."""
     wanted = config.sample_mb << 20
     order = np.random.default_rng(config.random_seed).permutation(len(pieces))
     sizes = np.array(span_bytes(pieces))[order]
@@ -73,17 +77,19 @@ def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[S
 
 
 def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
-    """How often each word occurs, after lower-casing and splitting at punctuation; of very many the rarest are lost.
+    """How often each word occurs, after lower-casing and splitting at punctuation. If memory is short, the rarest words
+    are dropped.
 
     Args:
-        directory: for unfinished work; gone afterwards, unless the same command is to go on.
+        config: the flags.
+        directory: for unfinished work; it is removed at the end, and kept if the command is interrupted.
     """
     plan = {"command": "vocab", "sample_mb": config.sample_mb, "random_seed": config.random_seed}
     plan |= {"do_lower_case": config.do_lower_case}
     flags = replace(config.work, overwrite_output_dir=True)
     try:
         opened = open_input(config.text, flags, directory, plan, piece_bytes=_PIECE_BYTES)
-        assert opened is not None  # there is no result in this directory
+        assert opened is not None  # this directory never holds a finished result
         work, pieces = opened
         with discarded_on_mistake(work):
             sample = _sample(pieces, config)
@@ -106,10 +112,10 @@ def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
 
 
 def _split(word: str, do_lower_case: bool) -> Iterator[str]:
-    """What stands between spaces, after lower-casing and splitting at punctuation."""
+    """The parts of a word between spaces, after lower-casing and splitting at punctuation."""
     rules = _rules(do_lower_case)
     for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
-        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # one more is unknown, as any number more
+        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # a longer word is unknown whatever its length
 
 
 @lru_cache
@@ -122,8 +128,8 @@ def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags,
     for document in read_documents(piece, text):
         for sentence in document:
             spaced.update(sentence.split())
-    # Words are split when all are counted, which is a hundred times less to do; but long ones, such as a sentence of
-    # Chinese, are each unlike any other.
+    # Words are split after counting, which is a hundred times less work. Long ones, such as a sentence in Chinese, are
+    # split here, because hardly any two are the same.
     for word in [word for word in spaced if len(word) > _LONG_WORD]:
         count = spaced.pop(word)
         for part in _split(word, do_lower_case):
@@ -137,7 +143,7 @@ def _words_file(work: Path, number: int) -> Path:
 
 
 def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
-    """The sum of what files of words count; whenever it gets too large, the rarer half is dropped."""
+    """The sum of the counts in files; whenever there are too many words, the rarer half is dropped."""
     most = (memory_mb << 20) // _COUNTED_BYTES
     words: Counter[str] = Counter()
     for file in files:
@@ -157,13 +163,13 @@ def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
             inner[character] += count
     characters = first + inner
     alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[: config.limit_alphabet]
-    # The trainer numbers continuing characters in the order of a hash table, anew in every process, and breaks ties by
-    # those numbers. Named as special tokens they are numbered beforehand, and the result is always the same.
+    # The trainer numbers continuing characters in the order of a hash table, which differs between processes, and
+    # breaks ties by these numbers. As special tokens they get fixed numbers, so the result is always the same.
     special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if inner[character])]
     smallest = len(special) + len(alphabet)
     if config.vocab_size < smallest:
         raise UserError(
-            f"--vocab_size {config.vocab_size} is less than the {smallest} characters and special tokens; raise it, or "
+            f"--vocab_size {config.vocab_size} is less than the {smallest} characters and special tokens: raise it, or "
             "lower --limit_alphabet."
         )
     trainer = trainers.WordPieceTrainer(
@@ -182,7 +188,7 @@ def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
 
 
 def _repeated(words: Mapping[str, int]) -> Iterator[str]:
-    """Each word as often as it was counted: the trainer takes text, not counts."""
+    """Each word as often as it was counted, because the trainer reads text, not counts."""
     for word in sorted(words):
         if len(word) <= MAX_CHARACTERS_PER_WORD:
             for start in range(0, words[word], 1000):
@@ -190,7 +196,7 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
 
 
 def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
-    """How well the vocabulary fits the text it was made from."""
+    """A sentence about how well the vocabulary fits the text it was made from."""
     tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
     tokens = unknown = whole = 0
     items = iter(words.items())

@@ -1,7 +1,7 @@
-"""Masks, and for sentence order the swap, drawn anew each time a record is read.
+"""Masks, and the swaps of sentence order, drawn each time a record is read.
 
-What is drawn follows from the run's seed and the record's place in the run's endless sequence of records, by a hash:
-neither restarts, nor the number of ranks, nor the size of batches change it, and no two readings share it.
+The draws are a hash of the run's seed and the record's position in the run's endless sequence of records. Restarts, the
+number of ranks and the batch size do not change them, and no two readings share them.
 
 Shapes: `R` records, `S` sequence, `P` predictions.
 """
@@ -13,22 +13,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.reading.loader import Batch, mix
+from data.counter_random import mix
+from data.reading.loader import Batch
 from data.reading.masking import Masking, choose_words, put_masks
+from data.records.features import PREDICTIONS
 
 
 @dataclass(frozen=True)
 class DynamicMasking:
-    """Turns unmasked records into masked ones.
+    """Masks unmasked records.
 
-    Of a record of n tokens, special ones included, `min(P, max(1, int(n * masked_lm_prob)))` are predicted, never a
-    special one; 80 % of them become [MASK], 10 % a random token, 10 % stay.
+    At most `min(P, max(1, int(n * masked_lm_prob)))` tokens of a record of n tokens, special tokens included, are
+    predicted, and never a special token; 80 % of them become [MASK], 10 % stay, 10 % become a random token.
     """
 
     masking: Masking
     special_ids: tuple[int, ...]  # [PAD], [CLS], [SEP], which are never masked
     seed: int
-    swaps: bool = False  # sentence order: half of the pairs are swapped, label 1
+    swaps: bool = False  # swap half of the pairs, with label 1 (sentence order)
 
     @classmethod
     def of_vocab(cls, vocab: Mapping[str, int], masking: Masking, seed: int, *, swaps: bool) -> DynamicMasking:
@@ -36,13 +38,14 @@ class DynamicMasking:
         return cls(masking, tuple(vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]")), seed, swaps)
 
     def __call__(self, batch: Batch, positions: np.ndarray) -> Batch:
-        """
+        """Mask R records.
+
         Args:
-            batch: `input_ids`, `input_mask`, `segment_ids` [R, S]; masks that are in it already are taken out first.
-            positions: int64 [R], each record's place in the sequence of records.
+            batch: `input_ids`, `input_mask`, `segment_ids` [R, S]; masks that it has already are removed first.
+            positions: int64 [R], each record's position in the endless sequence of records.
 
         Returns:
-            the batch with `masked_lm_*` [R, P], and with `next_sentence_labels` [R, 1] where pairs are swapped.
+            the batch with `masked_lm_*` [R, P], and with `next_sentence_labels` [R, 1] if pairs are swapped.
         """
         batch = unmasked(batch)
         records, length = batch["input_ids"].shape
@@ -66,43 +69,43 @@ class DynamicMasking:
 
 
 def unmasked(batch: Batch) -> Batch:
-    """The batch with its masked tokens put back, and without what described them."""
-    kept = {name: array for name, array in batch.items() if not name.startswith("masked_lm_")}
+    """The batch with its masked tokens restored, and without the features of predictions."""
+    kept = {name: array for name, array in batch.items() if name not in PREDICTIONS}
     if "masked_lm_weights" in batch:
-        rows, places = np.nonzero(batch["masked_lm_weights"])
+        rows, numbers = np.nonzero(batch["masked_lm_weights"])
         kept["input_ids"] = batch["input_ids"].copy()
-        kept["input_ids"][rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
+        kept["input_ids"][rows, batch["masked_lm_positions"][rows, numbers]] = batch["masked_lm_ids"][rows, numbers]
     return kept
 
 
 def swap_segments(batch: Batch, swapped: np.ndarray) -> Batch:
-    """`input_ids` and `segment_ids` of `[CLS] A [SEP] B [SEP]` as `[CLS] B [SEP] A [SEP]`, where `swapped` [R]."""
+    """`input_ids` and `segment_ids` of `[CLS] A [SEP] B [SEP]` as `[CLS] B [SEP] A [SEP]`, if `swapped` [R]."""
     ids, used = batch["input_ids"], batch["input_mask"] == 1
-    place = np.arange(ids.shape[1])
+    position = np.arange(ids.shape[1])
     total = used.sum(axis=1, keepdims=True)  # [R, 1]
     b = (batch["segment_ids"] * used).sum(axis=1, keepdims=True)  # with its [SEP]
     a = total - 1 - b  # with its [SEP]
-    # Place 0 stays; then B with its [SEP], which stands after A, and then A with its own.
-    source = np.where(place <= b, place + a, place - b)
-    moved = swapped[:, None] & used & (place > 0)
-    segments = np.where(moved, place > b, batch["segment_ids"]).astype(batch["segment_ids"].dtype)
-    return {"input_ids": np.take_along_axis(ids, np.where(moved, source, place), axis=1), "segment_ids": segments}
+    # [CLS] stays; then comes B with its [SEP], then A with its [SEP].
+    source = np.where(position <= b, position + a, position - b)
+    moved = swapped[:, None] & used & (position > 0)
+    segments = np.where(moved, position > b, batch["segment_ids"]).astype(batch["segment_ids"].dtype)
+    return {"input_ids": np.take_along_axis(ids, np.where(moved, source, position), axis=1), "segment_ids": segments}
 
 
 class _Draws:
-    """Random numbers for records: SplitMix64 streams (Steele et al. 2014), one a record."""
+    """Random numbers: one SplitMix64 stream (Steele et al. 2014) per record."""
 
     def __init__(self, seed: int, positions: np.ndarray) -> None:
         self._base = mix(mix(np.uint64(seed) ^ _STREAM) ^ positions.astype(np.uint64))  # [R]
         self._drawn = 0
 
     def numbers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """uint64 [R, n]: the next n of each record's stream."""
+        """uint64 [R, n]: the next n numbers of each record's stream."""
         steps = np.arange(self._drawn + 1, self._drawn + 1 + shape[1], dtype=np.uint64)
         self._drawn += shape[1]
         with np.errstate(over="ignore"):
             return mix(self._base[:, None] + steps * _GOLDEN)
 
 
-_STREAM = np.uint64(0x6D61736B73)  # apart from the order of the records, which follows from the same seed
+_STREAM = np.uint64(0x6D61736B73)  # unlike the order of the records, which has the same seed
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -1,4 +1,4 @@
-"""Which tokens are masked, for many records at once: Google's `create_masked_lm_predictions`.
+"""Masked-LM predictions for many records at once: Google's `create_masked_lm_predictions`.
 
 Shapes: `R` records, `S` sequence, `P` predictions, `V` vocabulary.
 """
@@ -8,22 +8,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.records.features import padding
+
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are masked, and what of the vocabulary that needs."""
+    """How tokens are masked, with the facts about the vocabulary that masking needs."""
 
     max_predictions_per_seq: int
     masked_lm_prob: float
     mask_id: int
     vocab_size: int
-    continues_word: np.ndarray | None = None  # bool [V]: the pieces that begin with ##; None: mask single pieces
+    continues_word: np.ndarray | None = None  # bool [V]: which pieces begin with ##; None masks single pieces
 
     @classmethod
     def of_vocab(
         cls, vocab: Mapping[str, int], *, max_predictions_per_seq: int, masked_lm_prob: float, whole_words: bool
     ) -> "Masking":
-        """The masking that goes with a vocabulary."""
+        """The masking for a vocabulary."""
         size = max(vocab.values()) + 1
         continues = None
         if whole_words:
@@ -35,21 +37,21 @@ class Masking:
 def mask_tokens(
     rng: np.random.Generator, input_ids: np.ndarray, candidates: np.ndarray, lengths: np.ndarray, masking: Masking
 ) -> dict[str, np.ndarray]:
-    """Draws the masks of R records.
+    """Draw the masks of R records.
 
-    `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order as long as the next
-    one fits. Of them 80 % become [MASK], 10 % stay, 10 % become any token of the vocabulary.
+    At most `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order that still
+    fit. 80 % of the tokens become [MASK], 10 % stay, 10 % become any token of the vocabulary.
 
     Args:
-        rng: where every random choice comes from.
-        input_ids: int [R, S], left as they are.
+        rng: the source of every random choice.
+        input_ids: int [R, S], not changed.
         candidates: bool [R, S], what may be masked: neither special tokens nor padding.
-        lengths: int [R], the tokens of each record, special ones included.
-        masking: how.
+        lengths: int [R], the number of tokens of each record, special tokens included.
+        masking: the settings.
 
     Returns:
-        input_ids int32 [R, S] with the masks put in, masked_lm_positions and masked_lm_ids int32 [R, P] in the order
-        of positions, masked_lm_weights float32 [R, P]: 1 for a prediction, 0 for what fills up.
+        input_ids int32 [R, S] with masks, masked_lm_positions and masked_lm_ids int32 [R, P] in the order of positions,
+        masked_lm_weights float32 [R, P]: 1 for a prediction, 0 for padding.
     """
     input_ids = input_ids.astype(np.int32)
     wanted = np.rint(lengths * masking.masked_lm_prob).astype(np.int64)  # half to even, as Python's round()
@@ -70,14 +72,14 @@ def put_masks(
     random_tokens: np.ndarray,
     masking: Masking,
 ) -> dict[str, np.ndarray]:
-    """`mask_tokens`' result for M chosen tokens.
+    """The result of `mask_tokens` for M chosen tokens.
 
     Args:
-        input_ids: int32 [R, S], written to.
+        input_ids: int32 [R, S], changed in place.
         rows, columns: int [M], the tokens to predict, by row, then by column.
-        fate: float [M] from 0 to below 1, what becomes of each.
-        random_tokens: int32 [M], what stands there if it is to be a random one.
-        masking: how.
+        fate: float [M] in [0, 1): below 0.8 a token becomes [MASK], below 0.9 it stays, else it becomes a random token.
+        random_tokens: int32 [M], the random token for each.
+        masking: the settings.
     """
     records, length = input_ids.shape
     flat = rows * length + columns
@@ -86,11 +88,11 @@ def put_masks(
 
     predictions = masking.max_predictions_per_seq
     counts = np.bincount(rows, minlength=records)
-    # After each prediction's row come so many places of earlier rows as are left empty there.
+    # A prediction's index in [R, P] is its number plus the unused entries of all earlier rows.
     flat = np.arange(len(rows)) + np.repeat(predictions * np.arange(records) - np.cumsum(counts) + counts, counts)
     result = {"input_ids": input_ids}
     for name, values in (("positions", columns), ("ids", answers), ("weights", np.ones(len(rows), np.float32))):
-        padded = np.zeros((records, predictions), np.float32 if name == "weights" else np.int32)
+        padded = padding(f"masked_lm_{name}", records, predictions)
         padded.put(flat, values)
         result[f"masked_lm_{name}"] = padded
     return result
@@ -103,9 +105,9 @@ def choose_words(
     wanted: np.ndarray,
     continues_word: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, int [M], of the tokens to predict, by row, then by column: `wanted` [R] of a row at most.
+    """Rows and columns, int [M], of the tokens to predict, sorted; at most `wanted` [R] of each row.
 
-    `draw` gives random numbers of a shape [R, S], uint32 or uint64.
+    `draw` returns random numbers of a shape [R, S], uint32 or uint64.
     """
     records, length = input_ids.shape
     if continues_word is None:
@@ -113,9 +115,9 @@ def choose_words(
         counts = np.minimum(wanted, np.count_nonzero(candidates, 1))
         taken = np.arange(first.shape[1]) < counts[:, None]
         columns = np.where(taken, first, length).astype(np.min_scalar_type(length))
-        columns.sort(axis=1)  # what is not taken comes last, as before
+        columns.sort(axis=1)  # entries that are not taken stay last
         return np.repeat(np.arange(records), counts), columns[taken]
-    # A word's tokens share a number. As in Google's code a ## piece joins the last word even across a [SEP].
+    # A word's tokens share its number. As in Google's code, a ## piece joins the last word even across a [SEP].
     begins = candidates & ~continues_word[input_ids]
     begins |= candidates & (np.cumsum(candidates, 1) == 1)
     word = np.maximum(np.cumsum(begins, 1) - 1, 0)
@@ -135,16 +137,16 @@ def choose_words(
         taken[open_rows, words] = fits
         count[open_rows] += np.where(fits, sizes, 0)
     chosen = np.take_along_axis(taken, word, 1) & candidates
-    rows, columns = np.divmod(np.flatnonzero(chosen), length)  # several times as fast as nonzero
+    rows, columns = np.divmod(np.flatnonzero(chosen), length)  # several times faster than nonzero
     return rows, columns
 
 
 def _random_order(
     draw: Callable[[tuple[int, ...]], np.ndarray], among: np.ndarray, most: int | None = None
 ) -> np.ndarray:
-    """int64 [R, most]: the columns where `among` [R, S] holds, in random order, and then the others.
+    """int64 [R, most]: the columns where `among` [R, S] is True, in random order, followed by the others.
 
-    A column's number in the low bits of a random number: sorting numbers is several times as fast as argsort.
+    Each random number holds its column in its low bits: sorting numbers is several times faster than argsort.
     """
     numbers = draw(among.shape)
     kind, bits = numbers.dtype.type, (among.shape[1] - 1).bit_length()

@@ -1,10 +1,10 @@
-"""JSON lines: one pretraining record a line, as the step-by-step BERT and Hugging Face's collators know them.
+"""JSON lines: one pretraining record per line, in the format of Hugging Face's collators.
 
     {"input_ids": […], "attention_mask": […], "token_type_ids": […], "labels": […], "next_sentence_label": 1}
 
-The lists of a line are equally long, with padding or without. `labels` holds the original id where a token is to be
-predicted and −100 elsewhere; it is left out where masks are drawn while training. `next_sentence_label` is 1 where the
-second segment is a random one; it is left out where there is no second task.
+The lists of a line have the same length, with or without padding. `labels` holds the original id of each token to
+predict and −100 elsewhere; a record without `labels` is masked while training. `next_sentence_label` is 1 if the second
+segment is a random one; a record without it has no second task.
 
 Shapes: `R` records, `S` sequence, `P` predictions.
 """
@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from data.records.ofrecord import MAX_RECORD_BYTES, find_shards, pretraining_schema, read_index, stored_schema
-from data.records.record_set import CorruptRecord, IndexedRecords, Schema
+from data.records.dataset_json import read_index, stored_schema
+from data.records.features import Schema, padding, pretraining_schema
+from data.records.record_set import MAX_RECORD_BYTES, CorruptRecord, IndexedRecords
+from data.records.shards import find_shards
 from utils.errors import UserError
 
 SUFFIX = ".jsonl"
@@ -31,16 +33,16 @@ _QUOTED = [f'"{name}"'.encode() for name in (*_LISTS, _LABELS)]
 
 
 class JsonLines(IndexedRecords):
-    """Pretraining records in JSON lines; opened by `open_json_lines`."""
+    """Pretraining records in JSON lines. Open them with `open_json_lines`."""
 
-    longest: tuple[int, int]  # the most tokens, and the most predictions, of a line
+    longest: tuple[int, int]  # the maximum of tokens, and of predictions, over all lines
 
     def location(self, index: int) -> str:
-        shard, number = self.place(np.array(index))
+        shard, number = self.locate(np.array(index))
         data, line = self.map(int(shard)), 1
-        end = min(int(self._offsets[int(shard)][int(number)]), len(data))  # a damaged index may say anything
+        end = min(int(self._offsets[int(shard)][int(number)]), len(data))  # a damaged index can hold any number
         for start in range(0, end, 1 << 20):
-            line += data[start : min(start + (1 << 20), end)].count(b"\n")  # blank lines count, too
+            line += data[start : min(start + (1 << 20), end)].count(b"\n")  # counts blank lines too
         return f"{self.shards[int(shard)]} line {line}"
 
     def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> JsonLines:
@@ -49,9 +51,7 @@ class JsonLines(IndexedRecords):
             ("max_predictions_per_seq", "labels", self.longest[1], max_predictions_per_seq),
         ):
             if wanted is not None and wanted < has:
-                raise UserError(
-                    f"{self.name} has a record of {has} {what}, so --{name} {wanted} is too little: raise it."
-                )
+                raise UserError(f"--{name} {wanted} is too small: {self.name} has a record of {has} {what}. Raise it.")
         predictions = max_predictions_per_seq or self.schema.get("masked_lm_ids", ("", 0))[1]
         schema = _schema(seq_length, predictions, self.schema)
         copy = JsonLines(self.name, self.directory, self.shards, self._offsets, schema, self.metadata)
@@ -59,47 +59,44 @@ class JsonLines(IndexedRecords):
         return copy
 
     def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:
-        rows = [_parse(place, record) for place, record in enumerate(records)]
-        batch = {
-            name: np.zeros((len(rows), length), np.int32 if kind == "int32" else np.float32)
-            for name, (kind, length) in self.schema.items()
-        }
-        for place, fields in enumerate(rows):
+        rows = [_parse(row, record) for row, record in enumerate(records)]
+        batch = {name: padding(name, len(rows), length) for name, (_, length) in self.schema.items()}
+        for row, fields in enumerate(rows):
             for name, ours in _LISTS.items():
                 if len(fields[name]) > batch[ours].shape[1]:
-                    raise CorruptRecord(place, f"it has more than {batch[ours].shape[1]} tokens")
-                batch[ours][place, : len(fields[name])] = fields[name]
+                    raise CorruptRecord(row, f"it has more than {batch[ours].shape[1]} tokens")
+                batch[ours][row, : len(fields[name])] = fields[name]
             for name, present in ((_LABELS, "masked_lm_ids" in batch), (_NEXT, "next_sentence_labels" in batch)):
                 if (name in fields) != present:
-                    raise CorruptRecord(place, f"it has {'no' if present else 'a'} {name}, unlike the first one")
+                    raise CorruptRecord(row, f"it has {'no' if present else 'a'} {name}, unlike the first record")
             if _NEXT in fields:
-                batch["next_sentence_labels"][place] = fields[_NEXT]
+                batch["next_sentence_labels"][row] = fields[_NEXT]
             if _LABELS in fields:
                 (positions,) = np.nonzero(fields[_LABELS] != IGNORED)
                 if len(positions) > batch["masked_lm_ids"].shape[1]:
-                    raise CorruptRecord(place, f"it has more than {batch['masked_lm_ids'].shape[1]} labels")
-                batch["masked_lm_positions"][place, : len(positions)] = positions
-                batch["masked_lm_ids"][place, : len(positions)] = fields[_LABELS][positions]
-                batch["masked_lm_weights"][place, : len(positions)] = 1
+                    raise CorruptRecord(row, f"it has more than {batch['masked_lm_ids'].shape[1]} labels")
+                batch["masked_lm_positions"][row, : len(positions)] = positions
+                batch["masked_lm_ids"][row, : len(positions)] = fields[_LABELS][positions]
+                batch["masked_lm_weights"][row, : len(positions)] = 1
         return batch
 
 
 def files_in(directory: Path) -> list[Path]:
-    """The files of JSON lines in a directory: `*.jsonl`, or where there is none `*.json`."""
-    own = ("dataset.json", "report.json")  # of other record sets
+    """The files of JSON lines in a directory: `*.jsonl`, or if there are none, `*.json`."""
+    own = ("dataset.json", "report.json")  # files of other formats
     others = (path for path in sorted(directory.glob("*.json")) if path.name not in own)
     return sorted(directory.glob("*" + SUFFIX)) or list(others)
 
 
 def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
-    """Opens a file, or a directory of them (`files_in`).
+    """Open a file, or a directory of files (`files_in`).
 
-    What `prepare_data.py` wrote opens at once. Other files are read through: where the lines begin is kept in memory (8
-    bytes a line), records get the length of the longest line, and lines of unequal lists or without a list are found.
-    Everything else is checked when a line is used.
+    A set that `prepare_data.py` wrote opens at once. Other files are read through: the offsets of the lines stay in
+    memory (8 bytes per line), records get the length of the longest line, and a line with a missing list or with lists
+    of different lengths is an error. Everything else is checked when a line is used.
 
     Raises:
-        UserError: nothing there, or a line that is no record (the message names it).
+        UserError: there is nothing, or a line is not a record; the message names it.
     """
     path = Path(path)
     if path.is_file() or next(path.glob("part-*" + SUFFIX), None):
@@ -107,7 +104,7 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     else:
         directory, files, metadata = path, files_in(path)[:parts], {}
         if len(files) < (parts or 1):
-            raise UserError(f"{path} holds {len(files)} *{SUFFIX} files, and {parts or 1} were asked for")
+            raise UserError(f"{path} holds {len(files)} *{SUFFIX} files, but {parts or 1} were asked for.")
     if metadata and path.is_dir():
         offsets = read_index(directory, files, metadata, lambda file: _scan(file)[0])
         written = JsonLines(str(path), directory, files, offsets, stored_schema(metadata), metadata)
@@ -116,9 +113,9 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     scans = [_scan(file) for file in files]
     tokens, predictions = (max(scan[1][which] for scan in scans) for which in range(2))
     if not sum(len(offsets) for offsets, _ in scans):
-        raise UserError(f"{path} holds no record")
+        raise UserError(f"{path} holds no records.")
     first = JsonLines(str(path), directory, files, [offsets for offsets, _ in scans], {}, metadata)
-    shard, number = (int(each) for each in first.place(np.array(0)))
+    shard, number = (int(each) for each in first.locate(np.array(0)))
     fields = json.loads(first.map(shard)[int(first._offsets[shard][number]) :].split(b"\n", 1)[0])
     present = {"masked_lm_ids": _LABELS in fields, "next_sentence_labels": _NEXT in fields}
     first.schema = _schema(tokens, max(predictions, 1), {name for name, there in present.items() if there})
@@ -127,13 +124,13 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
 
 
 def encode_json_lines(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[bytes, np.ndarray]:
-    """R records as lines, without padding; the bytes, and the R + 1 offsets of the lines in them."""
+    """R records as lines without padding: their bytes, and the R + 1 offsets of the lines."""
     lengths = examples["input_mask"].sum(axis=1).tolist()
     lists = {name: examples[ours].tolist() for name, ours in _LISTS.items()}
     if "masked_lm_ids" in schema:
         labels = np.full(examples["input_ids"].shape, IGNORED)
-        rows, places = np.nonzero(examples["masked_lm_weights"])
-        labels[rows, examples["masked_lm_positions"][rows, places]] = examples["masked_lm_ids"][rows, places]
+        rows, numbers = np.nonzero(examples["masked_lm_weights"])
+        labels[rows, examples["masked_lm_positions"][rows, numbers]] = examples["masked_lm_ids"][rows, numbers]
         lists[_LABELS] = labels.tolist()
     lines = []
     for row, length in enumerate(lengths):
@@ -145,25 +142,23 @@ def encode_json_lines(examples: Mapping[str, np.ndarray], schema: Schema) -> tup
 
 
 def _schema(tokens: int, predictions: int, present: Mapping[str, Any] | set[str]) -> Schema:
-    """A record's features: those of every record, and the others where they, or their fellows, are `present`."""
-    return {
-        name: kind
-        for name, kind in pretraining_schema(tokens, predictions).items()
-        if name in _LISTS.values() or name in present or (name.startswith("masked_lm_") and "masked_lm_ids" in present)
-    }
+    """A record's features, with those of masks and of the second task if they are `present`."""
+    return pretraining_schema(
+        tokens, predictions, masked="masked_lm_ids" in present, second_task="next_sentence_labels" in present
+    )
 
 
-def _parse(place: int, line: bytes) -> dict[str, Any]:
-    """A line's lists as arrays of equal length, and its label."""
+def _parse(row: int, line: bytes) -> dict[str, Any]:
+    """A line's lists as arrays of the same length, and its label; raises CorruptRecord for this row of the batch."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise CorruptRecord(place, "it is no JSON object")
+        raise CorruptRecord(row, "it is not a JSON object")
     for name in (*_LISTS, _LABELS):
         if name not in fields and name != _LABELS:
-            raise CorruptRecord(place, f"it has no {name}")
+            raise CorruptRecord(row, f"it has no {name}")
         if name not in fields:
             continue
         try:
@@ -173,24 +168,22 @@ def _parse(place: int, line: bytes) -> dict[str, Any]:
         except (ValueError, TypeError, OverflowError):
             good = False
         if not good:
-            raise CorruptRecord(place, f"its {name} are not a list of whole numbers")
+            raise CorruptRecord(row, f"its {name} is not a list of integers")
         if len(values) != len(fields["input_ids"]):
-            raise CorruptRecord(
-                place, f"it has {len(fields['input_ids'])} input_ids and {len(values)} {name}, not as many"
-            )
+            raise CorruptRecord(row, f"it has {len(fields['input_ids'])} input_ids but {len(values)} {name}")
     if _NEXT in fields and fields[_NEXT] not in (0, 1, [0], [1]):
-        raise CorruptRecord(place, f"its {_NEXT} is {fields[_NEXT]!r}, not 0 or 1")
+        raise CorruptRecord(row, f"its {_NEXT} is {fields[_NEXT]!r}, not 0 or 1")
     return fields
 
 
 def _scan(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """Where the lines of a file begin, uint64 [lines], and the most tokens and predictions of one."""
+    """Where each line of a file begins, uint64 [lines], and the maximum of tokens and predictions of a line."""
     offsets, position, longest = array("Q"), 0, (0, 0)
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD_BYTES), b""), 1):
                 if not line.isspace():
-                    tokens, predictions = _glance(line) or _measure(file, number, line)
+                    tokens, predictions = _count_quickly(line) or _count(file, number, line)
                     longest = max(longest[0], tokens), max(longest[1], predictions)
                     offsets.append(position)
                 position += len(line)
@@ -199,10 +192,10 @@ def _scan(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
     return np.frombuffer(offsets, np.uint64) if offsets else np.empty(0, np.uint64), longest
 
 
-def _glance(line: bytes) -> tuple[int, int] | None:
-    """The tokens and the predictions of a line, None if it is unlike a record.
+def _count_quickly(line: bytes) -> tuple[int, int] | None:
+    """The number of tokens and of predictions of a line, None if it does not look like a record.
 
-    They are counted by their commas, which is many times faster than to parse them.
+    Counting commas is many times faster than parsing.
     """
     if not line.rstrip().endswith(b"}"):
         return None
@@ -222,10 +215,10 @@ def _glance(line: bytes) -> tuple[int, int] | None:
     return counts[0], counts[0] - ignored if len(counts) == len(_QUOTED) else 0
 
 
-def _measure(file: Path, number: int, line: bytes) -> tuple[int, int]:
-    """The same of any line; raises UserError if it is no record."""
+def _count(file: Path, number: int, line: bytes) -> tuple[int, int]:
+    """The number of tokens and of predictions of any line; raises UserError if it is not a record."""
     try:
         fields = _parse(0, line)
     except CorruptRecord as error:
-        raise UserError(f"{file} line {number} is not a pretraining record: {error}; mend or remove it") from None
+        raise UserError(f"{file} line {number} is not a pretraining record: {error}; correct or remove it.") from None
     return len(fields["input_ids"]), int((fields[_LABELS] != IGNORED).sum()) if _LABELS in fields else 0

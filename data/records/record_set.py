@@ -1,4 +1,4 @@
-"""Records by number, from the files of one set: what OFRecord shards, JSON lines and token streams have in common."""
+"""Records by number: the interface that OFRecord shards, JSON lines and token streams share."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from data.records.features import Schema
 from utils.errors import UserError
 
-Schema = dict[str, tuple[str, int]]  # feature name → ("int32" | "float", length)
+MAX_RECORD_BYTES = 1 << 26
 _MAX_OPEN_FILES = 128
 
 
 class RecordSet(ABC):
-    """Every record of some files, by number.
+    """The records of some files, by number.
 
     Attributes:
-        name: what the user called it, for messages.
-        directory: where its vocabulary may lie.
+        name: the path as the user gave it, for messages.
+        directory: of its files, and of its vocabulary if it has one.
         shards: its files.
         schema: the features of its records.
-        metadata: the content of its `dataset.json`, {} where there is none.
+        metadata: the content of its `dataset.json`, {} if there is none.
     """
 
     def __init__(
@@ -45,50 +46,50 @@ class RecordSet(ABC):
 
     @property
     def shard_starts(self) -> np.ndarray:
-        """int64 [shards]: the number of each shard's first record."""
+        """int64 [shards]: the number of the first record of each shard."""
         return self._first[:-1]
 
-    def place(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which shard each record is in, and its number there: int64 [n] each."""
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each record, and its number in that shard: int64 [n] each."""
         indices = np.asarray(indices, np.int64)
         shards = np.searchsorted(self._first, indices, side="right") - 1
         return shards, indices - self._first[shards]
 
     @cached_property
     def lengths(self) -> np.ndarray | None:
-        """uint16 [len(self)]: what no record is longer than, known of sets whose shards are bins of lengths."""
+        """uint16 [len(self)]: upper bounds of the records' lengths, if the shards are bins of lengths; else None."""
         longest = [shard.get("max_length") for shard in self.metadata.get("shards", ())][: len(self.shards)]
         if len(longest) < len(self.shards) or None in longest:
             return None
         return np.repeat(np.array(longest, np.uint16), np.diff(self._first))
 
     def location(self, index: int) -> str:
-        """Where a record stands, for messages."""
-        shard, number = self.place(np.array(index))
+        """The file of a record and its number in the file, for messages."""
+        shard, number = self.locate(np.array(index))
         return f"{self.shards[int(shard)]}: record {int(number)}"
 
     def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> RecordSet:
-        """The same set with records of these lengths, where its files leave that open; else itself.
+        """The same set with records of these lengths if its files leave the lengths open, else this set.
 
         Raises:
-            UserError: it has longer ones.
+            UserError: a record is longer.
         """
         return self
 
     @abstractmethod
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads the records of these numbers, in this order.
+        """Read the records with these numbers, in this order.
 
         Returns:
             each feature of the schema as [len(indices), L], int32 or float32.
 
         Raises:
-            UserError: a record is corrupt; the message names its file and its number there.
+            UserError: a record is corrupt; the message names its file and its number in the file.
         """
 
 
 class CorruptRecord(ValueError):
-    """A record that is not what the schema says; `index` is its place in the batch."""
+    """A record that does not match the schema; `index` is its row in the batch."""
 
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(reason)
@@ -96,7 +97,7 @@ class CorruptRecord(ValueError):
 
 
 class IndexedRecords(RecordSet):
-    """Files of records of different sizes, whose offsets are known: uint64 [records] for each file."""
+    """Files of records of different sizes; `offsets` says where each record begins, uint64 [records] for each file."""
 
     def __init__(
         self, name: str, directory: Path, shards: Sequence[Path], offsets: Sequence[np.ndarray], schema: Schema,
@@ -108,10 +109,10 @@ class IndexedRecords(RecordSet):
 
     @abstractmethod
     def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """The features of some records, each with all bytes up to the next; raises CorruptRecord."""
+        """The features of records, given the bytes of each up to the next; raises CorruptRecord."""
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        shards, numbers = self.place(indices)
+        shards, numbers = self.locate(indices)
         records: list[bytes] = []
         for shard, number in zip(shards.tolist(), numbers.tolist(), strict=True):
             data, offsets = self.map(shard), self._offsets[shard]
@@ -121,10 +122,10 @@ class IndexedRecords(RecordSet):
             return self.decode(records)
         except CorruptRecord as error:
             where = self.location(int(np.asarray(indices)[error.index]))
-            raise UserError(f"{where} is corrupt: {error}; copy or prepare this file again") from None
+            raise UserError(f"{where} is corrupt: {error}; copy or prepare this file again.") from None
 
     def map(self, shard: int) -> mmap.mmap:
-        """A file's bytes."""
+        """A shard's bytes."""
         data = self._open.pop(shard, None)
         if data is None:
             if len(self._open) >= _MAX_OPEN_FILES:
@@ -135,9 +136,9 @@ class IndexedRecords(RecordSet):
 
 
 def map_file(file: Path) -> mmap.mmap:
-    """A file's bytes; raises UserError where it cannot be read."""
+    """A file's bytes, memory-mapped; raises UserError if it cannot be read."""
     try:
         with file.open("rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
+        raise UserError(f"{file} cannot be read: {error}.") from None

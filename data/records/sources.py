@@ -1,4 +1,4 @@
-"""Whatever records training takes them from: finds out the format of what a path names, and mixes several sets."""
+"""Open a record source in whichever format it is, and combine several into one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.reading.loader import shuffled
+from data.counter_random import shuffled
 from data.records import json_lines, token_windows
+from data.records.dataset_json import read_dataset_json
 from data.records.json_lines import open_json_lines
-from data.records.ofrecord import open_records, read_dataset_json
+from data.records.ofrecord import open_records
 from data.records.record_set import RecordSet
 from data.records.token_windows import open_token_windows
 from utils.errors import UserError
@@ -21,13 +22,14 @@ _SUFFIXES = {json_lines.SUFFIX: "jsonl", ".json": "jsonl", token_windows.SUFFIX:
 
 
 def open_source(path: str | Path, *, parts: int | None = None) -> RecordSet:
-    """A directory of OFRecord shards, of JSON lines or of token streams, or one file of these.
+    """Open a directory of OFRecord shards, JSON lines or token streams, or one file of these.
 
     Args:
-        parts: take the first so many files only.
+        path: the directory or the file.
+        parts: use only this many files, the first ones.
 
     Raises:
-        UserError: nothing there, or damaged.
+        UserError: there is nothing, or it is damaged.
     """
     return _OPENERS[_format(Path(path))](path, parts=parts)
 
@@ -37,9 +39,11 @@ def _format(path: Path) -> str:
         return _SUFFIXES.get(path.suffix, "ofrecord")
     stored: str = read_dataset_json(path).get("format", "ofrecord") if path.is_dir() else "ofrecord"
     if stored not in _OPENERS:
-        raise UserError(f"{path} has the format {stored!r}, which this program does not know.")
-    lines_alone = stored == "ofrecord" and json_lines.files_in(path) and not next(path.glob("part-*[0-9]"), None)
-    return "jsonl" if lines_alone else stored
+        raise UserError(
+            f"{path} has the format {stored!r}, but this program reads {', '.join(_OPENERS)}: prepare the set again."
+        )
+    only_lines = stored == "ofrecord" and json_lines.files_in(path) and not next(path.glob("part-*[0-9]"), None)
+    return "jsonl" if only_lines else stored
 
 
 def open_sources(
@@ -49,18 +53,19 @@ def open_sources(
     seq_length: int | None = None,
     max_predictions_per_seq: int | None = None,
 ) -> RecordSet:
-    """What `open_source` opens; several paths become one set.
+    """Open one or several sources as one set.
 
     Args:
-        parts: of a single directory, take the first so many files only.
-        seq_length, max_predictions_per_seq: the records' lengths, where the files leave them open (default: what the
-            longest of all needs).
+        paths: directories or files, as for `open_source`.
+        parts: use only this many files of a single directory, the first ones.
+        seq_length, max_predictions_per_seq: the records' lengths, where the files leave them open (default: the
+            maximum over all records).
 
     Raises:
-        UserError: one cannot be opened, or two do not go together (the message names both).
+        UserError: a source cannot be opened, or two cannot be combined; the message names both.
     """
     if parts is not None and len(paths) > 1:
-        raise UserError("--train_data_part counts the shards of one directory: leave it out, or name one.")
+        raise UserError("--train_data_part counts the shards of one directory: omit it, or name only one directory.")
     sources = equally_long(
         *(open_source(path, parts=parts) for path in paths),
         seq_length=seq_length,
@@ -73,7 +78,7 @@ def open_sources(
 def equally_long(
     *sources: RecordSet, seq_length: int | None = None, max_predictions_per_seq: int | None = None
 ) -> list[RecordSet]:
-    """The sets with records of these lengths, by default those of the longest, where their files leave that open."""
+    """The sets with records of these lengths (default: of the longest), where their files leave the lengths open."""
     tokens, predictions = (
         max(each.schema.get(name, ("", 0))[1] for each in sources) for name in ("input_ids", "masked_lm_ids")
     )
@@ -81,14 +86,14 @@ def equally_long(
 
 
 class Mixture(RecordSet):
-    """Several sets one after the other; the order of training mixes them."""
+    """Several sets, one after the other. The order of training mixes them."""
 
     def __init__(self, sources: Sequence[RecordSet]) -> None:
         first = sources[0]
         for other in sources[1:]:
             check_agreement(first, other)
         metadata: dict[str, object] = {}
-        for source in reversed(sources):  # the first one that knows something tells it
+        for source in reversed(sources):  # of several values of one key, the first source's counts
             metadata |= source.metadata
         metadata["shards"] = [shard for source in sources for shard in source.metadata.get("shards", ())]
         directories = [each.directory for each in sources if (each.directory / "vocab.txt").exists()]
@@ -122,7 +127,7 @@ class Mixture(RecordSet):
 
 
 class Shuffled(RecordSet):
-    """A set whose shards are bins of lengths, numbered anew at random: any run of its records has all lengths."""
+    """A set whose shards are bins of lengths, renumbered at random so that any run of records holds all lengths."""
 
     def __init__(self, source: RecordSet) -> None:
         counts = np.diff(np.append(source.shard_starts, len(source))).tolist()
@@ -145,16 +150,16 @@ class Shuffled(RecordSet):
 
 
 def objective(source: RecordSet) -> str:
-    """What the records were made for; the published sets do not say, and hold next-sentence labels."""
+    """The second task the records were made for; the published sets do not state it, but hold next-sentence labels."""
     return source.metadata.get("objective", "nsp" if "next_sentence_labels" in source.schema else "none")
 
 
 def check_agreement(first: RecordSet, other: RecordSet) -> None:
-    """Raises UserError where two sets cannot be used in one run."""
+    """Raise UserError if two sets cannot be used in one run."""
 
     def differ(what: str, one: object, another: object) -> None:
         if one != another:
-            raise UserError(f"{first.name} and {other.name} do not go together: {what} {one} and {another}.")
+            raise UserError(f"{first.name} and {other.name} cannot be combined: {what} {one} and {another}.")
 
     for name in {**first.schema, **other.schema}:
         lengths = [source.schema[name][1] if name in source.schema else "none" for source in (first, other)]

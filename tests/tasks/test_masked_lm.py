@@ -7,7 +7,9 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
-from data.records.ofrecord import ShardWriter, open_records, write_dataset_json
+from data.records.dataset_json import write_dataset_json
+from data.records.ofrecord import open_records
+from data.records.shards import ShardWriter
 from tasks.pretraining import pretrain
 from training.journal import read_rows
 from utils.errors import UserError

@@ -8,9 +8,9 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from data.records.features import UNMASKED, schema_of
 from data.records.json_lines import encode_json_lines
 from data.records.sources import open_source
-from data.records.token_windows import token_schema
 from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
 from tasks.pretraining import pretrain
 from tests.conftest import SEQ_LENGTH, write_records
@@ -72,7 +72,13 @@ def stream(tmp_path):
         file = directory / f"part-0000{number}.npy"
         np.save(file, rng.integers(5, 37, 101, dtype=np.uint16))
         shards.append({"file": file.name, "records": 11, "bytes": file.stat().st_size, "crc32": 0})
-    content |= {"format": "tokens", "shards": shards, "schema": token_schema(SEQ_LENGTH), "cls_id": 2, "sep_id": 3}
+    content |= {
+        "format": "tokens",
+        "shards": shards,
+        "schema": schema_of(UNMASKED, SEQ_LENGTH),
+        "cls_id": 2,
+        "sep_id": 3,
+    }
     content |= {"objective": "none", "masking": "dynamic", "max_predictions_per_seq": 2}
     (directory / "dataset.json").write_text(json.dumps(content))
     return directory
@@ -90,7 +96,7 @@ def test_a_token_stream_with_dynamic_masks_resumes_exactly(stream, tmp_path):
     ("words", "message"),
     [
         (("--train_data_part", 2), "--train_data_part"),
-        (("--seq_length", 7), r"train_11\.json has a record of 11 tokens, so --seq_length 7 is too little"),
+        (("--seq_length", 7), r"--seq_length 7 is too small: .*train_11\.json has a record of 11 tokens"),
         (("--objective", "none"), "objective none, but .*train_11.* has labels for nsp"),
     ],
 )

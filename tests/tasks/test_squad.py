@@ -133,7 +133,7 @@ def test_answers_do_not_depend_on_padding(tmp_path, files, capsys):
 
 def test_prepared_features_give_the_same_losses(tmp_path, files):
     from configs.squad import FeatureFlags, SquadDataConfig
-    from data.datasets.squad import prepare
+    from data.preparation.squad import prepare
 
     squad, vocab = files
     settings = FeatureFlags(vocab, max_seq_length=29, max_query_length=5, doc_stride=9)

@@ -50,7 +50,8 @@ def test_every_task_finds_its_columns(tmp_path, name):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([HEADERS["rte"], "0\ta\tb\tentailment", "1\ta\tentailment"], r"train.tsv line 3 has 3 fields, not 4"),
+        ([HEADERS["rte"], "0\ta\tb\tentailment", "1\ta\tb\tc\tentailment"], r"train.tsv line 3 has 5 fields, not 4"),
+        ([HEADERS["rte"], "0\ta\tentailment"], "holds no rows"),
         ([HEADERS["rte"], "0\ta\tb\tmaybe"], r"train.tsv line 2 has the label 'maybe'"),
         (["index\tsentence1\tlabel"], "no column 'sentence2'"),
         ([HEADERS["rte"]], "holds no rows"),
@@ -60,6 +61,30 @@ def test_bad_files_are_named_with_their_lines(tmp_path, lines, message):
     directory = write(tmp_path / "train.tsv", *lines)
     with pytest.raises(UserError, match=message):
         read_examples(directory, GLUE_TASKS["rte"], "train")
+
+
+def test_rows_with_too_few_fields_are_skipped_and_counted(tmp_path, capsys):
+    rows = ["0\ta\tb\tentailment", "1\ta\tentailment", "", "3\ta\tb\tnot_entailment"]
+    directory = write(tmp_path / "train.tsv", HEADERS["rte"], *rows)
+    examples = read_examples(directory, GLUE_TASKS["rte"], "train")
+    assert examples.labels.tolist() == [0, 1] and examples.lines == (2, 5) and examples.first(1).lines == (2,)
+    assert "2 of 4 rows have fewer than 4 fields and are skipped, the first in line 3" in capsys.readouterr().err
+    records = GlueRecords(examples, VOCAB, do_lower_case=True, max_seq_length=8)
+    assert records.location(1).endswith("train.tsv line 5")
+    with pytest.raises(UserError, match="line 3 has 3 fields, not 4"):
+        read_examples(directory, GLUE_TASKS["rte"], "train", strict=True)
+    write(tmp_path / "test.tsv", "index\tsentence1\tsentence2", "0\ta\tb", "1\ta")
+    with pytest.raises(UserError, match="line 3 has 2 fields, not 3"):
+        read_examples(directory, GLUE_TASKS["rte"], "test")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n \r\n"])
+def test_byte_order_mark_line_ends_and_blank_lines_at_the_end(tmp_path, end, capsys):
+    rows = "\r\n".join([HEADERS["sst2"], "a\rman \u2028 walks\t1", "no dogs\t0"])
+    (tmp_path / "train.tsv").write_bytes(("\ufeff" + rows + end).encode())
+    examples = read_examples(tmp_path, GLUE_TASKS["sst2"], "train")
+    assert examples.texts == (["a\rman \u2028 walks", "no dogs"],) and examples.labels.tolist() == [1, 0]
+    assert not capsys.readouterr().err
 
 
 def test_missing_files_and_scores_out_of_range(tmp_path):

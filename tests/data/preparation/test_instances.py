@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.google_pretraining_data import pairs_of_document, truncate
-from data.preparation.instances import draw_rows, truncated_lengths
+from data.preparation.instances import Cutting, draw_rows, truncated_lengths
 from data.preparation.token_store import Corpus, TokenStore, write_piece
 from data.text.tokenization import BulkTokenizer, build_tokenizer
 from tests.data.corpus import VOCAB, documents
@@ -39,11 +39,12 @@ def store(tmp_path):
     return TokenStore(tmp_path, corpus)
 
 
+def cutting(objective, short_seq_prob=0.1, **settings):
+    return Cutting(objective, S, short_seq_prob, cls_id=2, sep_id=3, **settings)
+
+
 def draw(store, seed, piece, short_seq_prob=0.1, objective="nsp"):
-    return draw_rows(
-        np.random.default_rng(seed), store, piece, objective=objective, seq_length=S, short_seq_prob=short_seq_prob,
-        cls_id=2, sep_id=3,
-    )  # fmt: skip
+    return draw_rows(np.random.default_rng(seed), store, piece, cutting(objective, short_seq_prob))
 
 
 def segments(rows):
@@ -149,10 +150,7 @@ def counted_store(tmp_path, documents):
 def test_half_of_the_pairs_that_could_follow_do_and_what_is_too_long_loses_both_ends_alike(tmp_path):
     draws, lengths = 3000, (30, 40)
     store = counted_store(tmp_path, [["30", "40"]] * 2)
-    rows = draw_rows(
-        np.random.default_rng(1), store, 0, times=draws, objective="nsp", seq_length=S, short_seq_prob=0.0, cls_id=2,
-        sep_id=3,
-    )  # fmt: skip
+    rows = draw_rows(np.random.default_rng(1), store, 0, cutting("nsp", 0.0), times=draws)
     # A document gives a pair that follows; or, as often, one negative for each of its sentences.
     follow = rows.labels == 0
     assert (~follow).sum() == 2 * (2 * draws - follow.sum())
@@ -169,10 +167,7 @@ def test_half_of_the_pairs_that_could_follow_do_and_what_is_too_long_loses_both_
 def test_short_records_are_as_many_and_as_short_as_asked_for(tmp_path):
     draws, longest = 4000, S - 2
     store = counted_store(tmp_path, [["1"] * 200])
-    rows = draw_rows(
-        np.random.default_rng(1), store, 0, times=draws, objective="none", seq_length=S, short_seq_prob=0.3, cls_id=2,
-        sep_id=3,
-    )  # fmt: skip
+    rows = draw_rows(np.random.default_rng(1), store, 0, cutting("none", 0.3), times=draws)
     targets = rows.lengths[rows.input_ids[:, 1] == 10, 0]  # of each draw's first record
     assert len(targets) == draws
     short = targets[targets < longest]
@@ -221,10 +216,7 @@ def test_truncation_is_googles_loop(a, b, longest):
 
 
 def test_chunks_are_full_and_cover_the_joined_documents(store):
-    rows = draw_rows(
-        np.random.default_rng(1), store, 1, objective="none", packing="chunks", seq_length=S, short_seq_prob=0.1,
-        cls_id=2, sep_id=3,
-    )  # fmt: skip
+    rows = draw_rows(np.random.default_rng(1), store, 1, cutting("none", packing="chunks"))
     tokens = store.piece(1).tokens.tolist()
     joined = rows.input_ids[:, 1:-1].ravel().tolist()
     first = next(start for start in range(S) if tokens[start : start + len(joined)] == joined)
@@ -234,10 +226,7 @@ def test_chunks_are_full_and_cover_the_joined_documents(store):
 
 @pytest.mark.parametrize("swap", [True, False])
 def test_sentence_order_pairs_are_neighbours(store, swap):
-    rows = draw_rows(
-        np.random.default_rng(1), store, 0, objective="sop", swap=swap, seq_length=S, short_seq_prob=0.1, cls_id=2,
-        sep_id=3,
-    )  # fmt: skip
+    rows = draw_rows(np.random.default_rng(1), store, 0, cutting("sop", swap=swap))
     assert set(rows.labels.tolist()) == ({0, 1} if swap else {0})
     text = " ".join(map(str, store.piece(0).tokens.tolist()))
     whole = 0

@@ -1,15 +1,13 @@
-"""Batches: every record once an epoch, the same order for any number of ranks, and an exact continuation."""
+"""Batches: each record once an epoch, the same order for any number of ranks, and exact restarts."""
 
 import numpy as np
 import pytest
 
 from data.reading.loader import (
+    RankSlice,
     Records,
-    Shard,
     evaluation_batches,
     evaluation_order,
-    read_ahead,
-    shuffled,
     training_batches,
     without_padding,
 )
@@ -39,29 +37,6 @@ def taken(batches):
     return [numbers[weights > 0].tolist() for numbers, weights in rows]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 37, 64, 65, 1000])
-def test_each_epoch_is_a_permutation_of_its_own(count):
-    order = shuffled(np.arange(3 * count), count, seed=5).reshape(3, count)
-    assert (np.sort(order) == np.arange(count)).all()
-    if count > 30:
-        assert len({tuple(epoch) for epoch in order.tolist()}) == 3
-        assert (shuffled(np.arange(count), count, seed=6) != order[0]).any()
-
-
-def test_orders_are_uniform():
-    """Each of 5 records stands in each place in a fifth of the epochs (chi-squared, 16 degrees of freedom)."""
-    epochs = 6000
-    order = shuffled(np.arange(5 * epochs), 5, seed=1).reshape(epochs, 5)
-    table = np.stack([np.bincount(order[:, place], minlength=5) for place in range(5)])
-    assert ((table - epochs / 5) ** 2 / (epochs / 5)).sum() < 45  # p < 1e-4 beyond
-
-
-def test_neighbours_scatter():
-    order = shuffled(np.arange(1000), 1000, seed=3)
-    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
-    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.12
-
-
 @pytest.mark.parametrize(("count", "rows", "epochs"), [(37, 6, 2), (5, 8, 3), (24, 6, 1)])
 def test_training_takes_each_record_once_an_epoch(count, rows, epochs):
     records = Records(NumberedRecords(count))
@@ -77,7 +52,7 @@ def test_ranks_share_the_same_updates(world_size):
     records = Records(NumberedRecords(37))
     whole = taken(training_batches(records, rows=6, seed=7, end=74))
     parts = [
-        taken(training_batches(records, rows=6, seed=7, end=74, shard=Shard(rank, world_size)))
+        taken(training_batches(records, rows=6, seed=7, end=74, rank_slice=RankSlice(rank, world_size)))
         for rank in range(world_size)
     ]
     assert [[n for part in update for n in part] for update in zip(*parts, strict=True)] == whole
@@ -95,7 +70,7 @@ def test_evaluation_counts_each_record_once_over_all_ranks(count, rows, world_si
     seen = [
         number
         for rank in range(world_size)
-        for batch in taken(evaluation_batches(records, rows=rows, shard=Shard(rank, world_size)))
+        for batch in taken(evaluation_batches(records, rows=rows, rank_slice=RankSlice(rank, world_size)))
         for number in batch
     ]
     assert sorted(seen) == list(range(count))
@@ -149,14 +124,16 @@ def test_the_order_of_like_lengths_knows_neither_restarts_nor_ranks():
     whole = batches()
     for batch, again in zip(batches(start=600), whole[100:], strict=True):
         np.testing.assert_array_equal(batch["input_ids"], again["input_ids"])
-    for parts in zip(whole, batches(shard=Shard(0, 2)), batches(shard=Shard(1, 2)), strict=True):
+    for parts in zip(whole, batches(rank_slice=RankSlice(0, 2)), batches(rank_slice=RankSlice(1, 2)), strict=True):
         np.testing.assert_array_equal(parts[0]["input_ids"], np.concatenate([p["input_ids"] for p in parts[1:]]))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_evaluation_goes_from_long_to_short(world_size):
     records = unpadded(37)
-    ranks = [list(evaluation_batches(records, rows=6, shard=Shard(rank, world_size))) for rank in range(world_size)]
+    ranks = [
+        list(evaluation_batches(records, rows=6, rank_slice=RankSlice(rank, world_size))) for rank in range(world_size)
+    ]
     widths = [[batch["input_ids"].shape[1] for batch in batches] for batches in ranks]
     assert widths[0] == widths[-1] == sorted(widths[0], reverse=True)
     numbers = [n for update in zip(*map(taken, ranks), strict=True) for part in update for n in part]
@@ -186,15 +163,3 @@ def test_values_out_of_range_name_the_record():
     records = Records(NumberedRecords(37), below={"input_ids": 30})
     with pytest.raises(UserError, match=r"part-0: record 30: input_ids holds 30, but must be at least 0 and below 30"):
         list(evaluation_batches(records, rows=4))
-
-
-def test_reading_ahead_keeps_order_and_raises_the_readers_error():
-    def batches():
-        yield from (1, 2, 3)
-        raise UserError("broken.")
-
-    seen = []
-    with pytest.raises(UserError, match="broken"):
-        for item in read_ahead(batches()):
-            seen.append(item)
-    assert seen == [1, 2, 3]

@@ -8,13 +8,14 @@ import pytest
 from configs.cli import parse
 from configs.prepare import InspectConfig, VerifyConfig
 from data.preparation.inspection import inspect, verify
+from data.records.features import pretraining_schema
 from data.records.json_lines import encode_json_lines, open_json_lines
-from data.records.ofrecord import pretraining_schema
 from data.records.sources import open_source, open_sources
 from tests.conftest import PREDICTIONS, SEQ_LENGTH, pretraining_arrays
-from tests.data.corpus import write_corpus
-from tests.data.preparation.test_pretraining import S, content, many_pieces, run  # noqa: F401 - a fixture
+from tests.data.corpus import S, content, prepare_set, write_corpus
 from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("many_pieces")
 
 GOOD = {
     "input_ids": [2, 9, 4, 3, 7, 3],
@@ -79,23 +80,23 @@ def test_files_of_a_directory_are_one_set_and_padded_alike(tmp_path):
     assert mixed.schema["input_ids"] == ("int32", 6) and mixed.schema["masked_lm_ids"] == ("int32", 2)
     longer = open_sources([str(tmp_path / "a.jsonl")], seq_length=8, max_predictions_per_seq=5)
     assert longer.read(np.array([0]))["masked_lm_positions"].shape == (1, 5)
-    with pytest.raises(UserError, match="a record of 6 tokens, so --seq_length 5 is too little"):
+    with pytest.raises(UserError, match=r"--seq_length 5 is too small: .* has a record of 6 tokens"):
         open_sources([str(tmp_path)], seq_length=5)
-    with pytest.raises(UserError, match="--max_predictions_per_seq 1 is too little"):
+    with pytest.raises(UserError, match="--max_predictions_per_seq 1 is too small"):
         open_sources([str(tmp_path)], max_predictions_per_seq=1)
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({**GOOD, "labels": [1, 2]}, "6 input_ids and 2 labels"),
-        ({**GOOD, "token_type_ids": [0] * 7}, "6 input_ids and 7 token_type_ids"),
+        ({**GOOD, "labels": [1, 2]}, "6 input_ids but 2 labels"),
+        ({**GOOD, "token_type_ids": [0] * 7}, "6 input_ids but 7 token_type_ids"),
         ({name: values for name, values in GOOD.items() if name != "attention_mask"}, "no attention_mask"),
-        ({**GOOD, "input_ids": "text"}, "input_ids are not a list of whole numbers"),
-        ({**GOOD, "input_ids": []}, "input_ids are not a list of whole numbers"),
-        ('{"input_ids": [1, 2\n', "no JSON object"),
-        ("[1, 2, 3]\n", "no JSON object"),
-        ("[" * 100_000 + "\n", "no JSON object"),
+        ({**GOOD, "input_ids": "text"}, "input_ids is not a list of integers"),
+        ({**GOOD, "input_ids": []}, "input_ids is not a list of integers"),
+        ('{"input_ids": [1, 2\n', "not a JSON object"),
+        ("[1, 2, 3]\n", "not a JSON object"),
+        ("[" * 100_000 + "\n", "not a JSON object"),
     ],
 )
 def test_a_bad_line_is_named_when_the_file_is_opened(tmp_path, row, words):
@@ -109,10 +110,10 @@ def test_a_bad_line_is_named_when_the_file_is_opened(tmp_path, row, words):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({**GOOD, "input_ids": [1, 2, 3, 4, 5.5, 6]}, "input_ids are not a list of whole numbers"),
-        ({**GOOD, "input_ids": [1, 2, 3, 4, 5, 1 << 40]}, "input_ids are not a list of whole numbers"),
+        ({**GOOD, "input_ids": [1, 2, 3, 4, 5.5, 6]}, "input_ids is not a list of integers"),
+        ({**GOOD, "input_ids": [1, 2, 3, 4, 5, 1 << 40]}, "input_ids is not a list of integers"),
         ({**GOOD, "next_sentence_label": "yes"}, "next_sentence_label is 'yes', not 0 or 1"),
-        ({name: values for name, values in GOOD.items() if name != "labels"}, "no labels, unlike the first one"),
+        ({name: values for name, values in GOOD.items() if name != "labels"}, "no labels, unlike the first record"),
         ({name: values for name, values in GOOD.items() if name != "next_sentence_label"}, "no next_sentence_label"),
     ],
 )
@@ -133,8 +134,8 @@ def test_a_file_without_lines(tmp_path):
 @pytest.mark.parametrize("more", [(), ("--objective", "sop", "--masking", "dynamic")])
 def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
     corpus = write_corpus(tmp_path / "in")
-    lines = run(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
-    records, source = open_source(run(*corpus, tmp_path / "records", *more)), open_source(lines)
+    lines = prepare_set(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
+    records, source = open_source(prepare_set(*corpus, tmp_path / "records", *more)), open_source(lines)
     assert [file.name for file in source.shards] == [f"part-0000{number}.jsonl" for number in range(4)]
     assert source.schema == records.schema and len(source) == len(records)
     expected = records.read(np.arange(len(records)))
@@ -143,14 +144,14 @@ def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
     inspect(parse(InspectConfig, ["--input_dir", str(lines)]))
     verify(parse(VerifyConfig, ["--input_dir", str(lines), "--num_workers", "1"]))
     assert "checksums match" in capsys.readouterr().out
-    assert content(run(*corpus, tmp_path / "again", "--output_format", "jsonl", "--num_workers", 2, *more)) == content(
-        lines
-    )
+    assert content(
+        prepare_set(*corpus, tmp_path / "again", "--output_format", "jsonl", "--num_workers", 2, *more)
+    ) == content(lines)
     for name in ("dataset.json", "offsets.u64"):
         (lines / name).unlink()
     one = str(lines / "part-00000.jsonl")
     for more_flags in ([], ["--report_dir", str(tmp_path / "report")]):
         inspect(parse(InspectConfig, ["--input_dir", one, "--num_workers", "1", *more_flags]))
-    assert (tmp_path / "report/report.html").exists() and "needs --report_dir" in capsys.readouterr().out
+    assert (tmp_path / "report/report.html").exists() and "give --report_dir" in capsys.readouterr().out
     scanned = open_source(lines).resized(S, None)
     np.testing.assert_array_equal(scanned.read(np.arange(9))["input_ids"], expected["input_ids"][:9])

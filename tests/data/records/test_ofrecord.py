@@ -1,52 +1,16 @@
-"""Our codec against protobuf's own classes, and what a damaged set is answered with."""
+"""Sets of OFRecord shards, and what is wrong with a damaged one."""
 
 import json
 import os
-import struct
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from benchmarks.protobuf_records import OFRecord
-from data.records.ofrecord import (
-    CorruptRecord,
-    ShardWriter,
-    decode_records,
-    encode_records,
-    open_records,
-    pretraining_schema,
-    scan_offsets,
-    squad_schema,
-    write_dataset_json,
-)
+from data.records.dataset_json import write_dataset_json
+from data.records.ofrecord import open_records, scan_offsets
+from data.records.shards import ShardWriter
+from tests.data.random_records import SCHEMA, examples
 from utils.errors import UserError
-
-SCHEMA = {"input_ids": ("int32", 7), "a_long_name_of_weights": ("float", 5), "label": ("int32", 1)}
-
-
-def examples(records, schema=SCHEMA, seed=3):
-    rng = np.random.default_rng(seed)
-    limits = [100, 300, 40_000, 2**31 - 1]
-    return {
-        name: rng.standard_normal((records, length)).astype(np.float32)
-        if kind == "float"
-        else rng.integers(-5 if seed % 2 else 0, limits[seed % 4], (records, length)).astype(np.int32)
-        for name, (kind, length) in schema.items()
-    }
-
-
-def decode(data, offsets, schema=SCHEMA):
-    return decode_records(np.frombuffer(data, np.uint8), offsets[:-1] + 8, offsets[1:], schema)
-
-
-def serialize(values, schema=SCHEMA, int64=False):
-    record = OFRecord()
-    for name in values:
-        kind = schema[name][0].replace("32", "64") if int64 and schema[name][0] == "int32" else schema[name][0]
-        getattr(record.feature[name], f"{kind}_list").value.extend(values[name].tolist())
-    return record.SerializeToString()
 
 
 def write_set(directory, records=11, shards=2, **metadata):
@@ -59,72 +23,6 @@ def write_set(directory, records=11, shards=2, **metadata):
         written.append(writer.shard)
     write_dataset_json(directory, schema=SCHEMA, shards=written, **metadata)
     return batch
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_protobuf_reads_what_we_write(seed):
-    batch = examples(5, seed=seed)
-    data, offsets = encode_records(batch, SCHEMA)
-    for row in range(5):
-        start, end = int(offsets[row]), int(offsets[row + 1])
-        assert struct.unpack_from("<q", data, start)[0] == end - start - 8
-        feature = OFRecord.FromString(data[start + 8 : end]).feature
-        assert set(feature) == set(SCHEMA)
-        for name, (kind, _) in SCHEMA.items():
-            np.testing.assert_array_equal(getattr(feature[name], f"{kind}_list").value, batch[name][row])
-
-
-@pytest.mark.parametrize("int64", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_we_read_what_protobuf_writes_in_any_order_of_features(seed, int64):
-    batch = examples(6, seed=seed)
-    orders = [list(SCHEMA), list(SCHEMA)[::-1]]
-    messages = [serialize({n: batch[n][row] for n in orders[row % 2]}, int64=int64) for row in range(6)]
-    ends = np.cumsum([len(m) for m in messages])
-    decoded = decode_records(np.frombuffer(b"".join(messages), np.uint8), np.append(0, ends[:-1]), ends, SCHEMA)
-    for name in SCHEMA:
-        np.testing.assert_array_equal(decoded[name], batch[name])
-        assert decoded[name].dtype == batch[name].dtype
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 3), st.integers(0, 10_000), st.integers(0, 255))
-@example(3, 241, 42)
-def test_a_damaged_byte_never_gives_what_protobuf_would_not(seed, where, value):
-    data, offsets = encode_records(examples(3, seed=seed), SCHEMA)
-    damaged = bytearray(data)
-    place = int(offsets[1]) + 8 + where % int(offsets[2] - offsets[1] - 8)
-    damaged[place] = value
-    try:
-        decoded = decode(bytes(damaged), offsets)
-    except CorruptRecord as error:
-        assert error.index == 1
-        return
-    feature = OFRecord.FromString(bytes(damaged[int(offsets[1]) + 8 : int(offsets[2])])).feature
-    for name, (kind, _) in SCHEMA.items():
-        # One bit makes int32 lists int64 ones, which OneFlow reads as int32, too.
-        held = (
-            feature[name].int64_list if feature[name].HasField("int64_list") else getattr(feature[name], f"{kind}_list")
-        )
-        np.testing.assert_array_equal(decoded[name][1], np.array(held.value, decoded[name].dtype))
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda v: v.pop("label"), "no feature label"),
-        (lambda v: v.update(label=np.arange(2)), "label does not have 1 values"),
-        (lambda v: v.update(input_ids=np.arange(200, 206)), "input_ids does not have 7 values"),
-        (lambda v: v.update(a_long_name_of_weights=np.zeros(4)), "does not have 5 values"),
-        (lambda v: v.update(label=np.zeros(0, int)), "disagree|empty or not packed"),  # as the order of the map has it
-    ],
-)
-def test_a_record_unlike_the_schema_is_named(change, reason):
-    values = {name: rows[0] for name, rows in examples(1).items()}
-    change(values)
-    message = serialize(values)
-    with pytest.raises(CorruptRecord, match=reason):
-        decode_records(np.frombuffer(message, np.uint8), np.array([0]), np.array([len(message)]), SCHEMA)
 
 
 def test_records_are_read_by_number(tmp_path):
@@ -140,7 +38,7 @@ def test_records_are_read_by_number(tmp_path):
     assert len(open_records(tmp_path, parts=2)) == 8
 
 
-def test_a_set_made_elsewhere_is_scanned(tmp_path):
+def test_a_set_of_another_program_is_scanned(tmp_path):
     batch = write_set(tmp_path, records=13, shards=11)
     for name in ("dataset.json", "offsets.u64"):
         (tmp_path / name).unlink()
@@ -198,7 +96,7 @@ def damage(directory, how):
         ("interrupted", "interrupted"),
     ],
 )
-def test_damage_is_one_sentence_that_names_the_file(tmp_path, indexed, how, words):
+def test_damage_is_reported_with_the_file(tmp_path, indexed, how, words):
     write_set(tmp_path)
     if not indexed:
         (tmp_path / "dataset.json").unlink()
@@ -207,7 +105,7 @@ def test_damage_is_one_sentence_that_names_the_file(tmp_path, indexed, how, word
         open_records(tmp_path).read(np.arange(11))
 
 
-def test_a_corrupt_record_is_named_with_its_number_in_its_file(tmp_path):
+def test_a_corrupt_record_is_reported_with_its_number(tmp_path):
     write_set(tmp_path)
     file = tmp_path / "part-00001"
     content = bytearray(file.read_bytes())
@@ -221,17 +119,12 @@ def test_too_few_parts_and_no_directory(tmp_path):
     with pytest.raises(UserError, match="not a directory"):
         open_records(tmp_path / "none")
     write_set(tmp_path)
-    with pytest.raises(UserError, match="holds 2 part-… files, and 3"):
+    with pytest.raises(UserError, match="holds 2 part-… files, but 3"):
         open_records(tmp_path, parts=3)
-
-
-def test_schemas_of_the_contract():
-    assert pretraining_schema(37, 5)["masked_lm_weights"] == ("float", 5)
-    assert squad_schema(37, True)["end_positions"] == squad_schema(37, False)["unique_ids"] == ("int32", 1)
 
 
 def test_a_full_disk_leaves_no_unfinished_file(tmp_path):
     with pytest.raises(OSError, match="No space"), ShardWriter(tmp_path / "part-00000", SCHEMA) as writer:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())  # nothing can be written, nor in closing
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())  # writing fails, and so does closing
         writer.write_batch(examples(3, seed=0))
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from data.records.ofrecord import ShardWriter, open_records, pretraining_schema, write_dataset_json
+from data.records.dataset_json import write_dataset_json
+from data.records.features import pretraining_schema
+from data.records.ofrecord import open_records
+from data.records.shards import ShardWriter
 from data.records.sources import open_source, open_sources
 from utils.errors import UserError
 
@@ -70,7 +73,7 @@ def test_bins_of_lengths_are_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ({}, {"length": 13}, "a and .*b do not go together: their records have input_ids of lengths 11 and 13"),
+        ({}, {"length": 13}, "a and .*b cannot be combined: their records have input_ids of lengths 11 and 13"),
         ({"objective": "sop"}, {}, "objectives sop and nsp"),
         ({"vocab_sha256": "x"}, {"vocab_sha256": "y"}, "vocabularies x and y"),
         ({"do_lower_case": True}, {"do_lower_case": False}, "do_lower_case True and False"),

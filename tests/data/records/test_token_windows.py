@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from data.preparation import pretraining
+from data.preparation import shards_stage
 from data.records.sources import open_source, open_sources
 from data.records.token_windows import write_stream
 from data.text.tokenization import load_tokenizer
-from tests.data.corpus import VOCAB, documents, write_corpus
-from tests.data.preparation.test_pretraining import S, content, many_pieces, run  # noqa: F401 - a fixture
+from tests.data.corpus import VOCAB, S, content, documents, prepare_set, write_corpus
 from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("many_pieces")
 
 TOKENS = ("--output_format", "tokens", "--packing", "chunks", "--objective", "none", "--masking", "dynamic")
 
@@ -22,7 +23,7 @@ def stream(tmp_path):
     text, vocab = write_corpus(tmp_path / "in")
     tokenizer = load_tokenizer(vocab)
     ids = [i for document in documents() for sentence in document for i in tokenizer.encode(sentence).ids]
-    return run(text, vocab, tmp_path / "out", *TOKENS), np.array(ids)
+    return prepare_set(text, vocab, tmp_path / "out", *TOKENS), np.array(ids)
 
 
 def test_the_files_are_the_corpus(stream):
@@ -54,8 +55,8 @@ def test_windows(stream, seq_length):
 
 def test_processes_and_interruptions_change_nothing(tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path / "in")
-    one = content(run(*corpus, tmp_path / "one", *TOKENS))
-    assert content(run(*corpus, tmp_path / "two", *TOKENS, "--num_workers", 2)) == one
+    one = content(prepare_set(*corpus, tmp_path / "one", *TOKENS))
+    assert content(prepare_set(*corpus, tmp_path / "two", *TOKENS, "--num_workers", 2)) == one
     written = []
 
     def failing(path, *arguments):
@@ -64,10 +65,10 @@ def test_processes_and_interruptions_change_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return write_stream(path, *arguments)
 
-    monkeypatch.setattr(pretraining, "write_stream", failing)
+    monkeypatch.setattr(shards_stage, "write_stream", failing)
     with pytest.raises(KeyboardInterrupt):
-        run(*corpus, tmp_path / "three", *TOKENS)
-    assert content(run(*corpus, tmp_path / "three", *TOKENS)) == one
+        prepare_set(*corpus, tmp_path / "three", *TOKENS)
+    assert content(prepare_set(*corpus, tmp_path / "three", *TOKENS)) == one
     assert written == [f"part-0000{number}.npy" for number in (0, 1, 2, 2, 3)]
     assert "part-00003.npy" in one and "offsets.u64" not in one
 
@@ -76,12 +77,12 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
     directory, _ = stream
     corpus = tmp_path / "in/text.txt", tmp_path / "in/vocab.txt"
     with pytest.raises(UserError, match="--objective none --packing chunks --masking dynamic"):
-        run(*corpus, tmp_path / "x", "--output_format", "tokens")
-    with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives \d+ records"):
-        run(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
-    with pytest.raises(UserError, match="--seq_length 60000 takes"):
+        prepare_set(*corpus, tmp_path / "x", "--output_format", "tokens")
+    with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives only \d+ records"):
+        prepare_set(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
+    with pytest.raises(UserError, match="--seq_length 60000 is too large"):
         open_sources([str(directory)], seq_length=60000)
-    with pytest.raises(UserError, match="--seq_length 2 leaves no room"):
+    with pytest.raises(UserError, match="--seq_length 2 is too small"):
         open_sources([str(directory)], seq_length=2)
     part = directory / "part-00002.npy"
     part.write_bytes(part.read_bytes()[:-7])
@@ -90,5 +91,5 @@ def test_what_does_not_fit_is_named(tmp_path, stream):
     content = json.loads((directory / "dataset.json").read_text())
     del content["cls_id"]
     (directory / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"no dataset\.json that tells its vocabulary"):
+    with pytest.raises(UserError, match=r"no dataset\.json that names its special tokens"):
         open_source(directory / "part-00000.npy")

@@ -1,0 +1,172 @@
+"""A preparation's directory: its results, and the work directory in it that makes interruptions harmless.
+
+The work directory holds the plan, which is everything that decides the results, and finished pieces of them. The same
+command started again finds the same plan and continues; another plan is refused or, on request, replaces it.
+"""
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.preparation.clean_record import read_clean_record
+from data.records.dataset_json import read_dataset_json
+from data.records.shards import WORK_DIRECTORY
+from utils.atomic_files import LEFTOVER_SUFFIX, write_atomically
+from utils.errors import UserError
+from utils.file_lock import lock_file
+from utils.worker_pool import WorkerLostError
+
+_NOT_WRITABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL
+}  # fmt: skip
+# The names of results. Nothing else is ever deleted.
+_RESULTS = re.compile(
+    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)"
+    r"|\.work|\..*\.tmp"
+)
+
+
+def open_work(
+    output_dir: Path, plan: Mapping[str, Any], *, overwrite: bool, last_stages: Mapping[str, str] | None = None
+) -> Path | None:
+    """Make the output directory ready; return the work directory, or None if all work is done.
+
+    Args:
+        output_dir: where the results go.
+        plan: everything that decides them. An interrupted preparation with the same plan is continued.
+        overwrite: delete the results of another plan.
+        last_stages: {entry of the plan: the last stage}, for entries that decide only this stage. An interrupted
+            preparation that differs in these entries is continued too: the earlier stages keep their pieces.
+
+    Raises:
+        UserError: the directory holds the results of another plan, or cannot be written to.
+    """
+    work = output_dir / WORK_DIRECTORY
+    content = json.dumps(plan, indent=1, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    with writing_to(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if (work / "plan.json").exists() and (work / "plan.json").read_bytes() == content:
+            lock_output(work / "lock", output_dir)
+            _remove_leftovers(output_dir)
+            return work
+        if last_stages and _differences(work / "plan.json", content) <= set(last_stages):
+            lock_output(work / "lock", output_dir)
+            _remove(path for path in results(output_dir) if path != work)
+            _remove(path for stage in last_stages.values() for path in work.glob(f"{stage}-*.json"))
+            write_atomically(work / "plan.json", content)
+            return work
+        if not work.exists() and _finished_plan(output_dir) == digest:
+            _remove_leftovers(output_dir)
+            return None
+        if any(path.suffix != LEFTOVER_SUFFIX for path in results(output_dir)) and not overwrite:
+            what = "an unfinished preparation with" if work.exists() else "the results of"
+            raise UserError(
+                f"--output_dir {output_dir} holds {what} other flags or input; name another directory or give "
+                "--overwrite_output_dir."
+            )
+        remove_results(output_dir)
+        new = work.with_suffix(LEFTOVER_SUFFIX)  # renamed when it holds the plan: a work directory always has one
+        new.mkdir()
+        write_atomically(new / "plan.json", content)
+        new.rename(work)
+        lock_output(work / "lock", output_dir)
+    return work
+
+
+def finish(output_dir: Path) -> None:
+    """Remove the work directory and unfinished files: the results are complete."""
+    work = output_dir / WORK_DIRECTORY
+    work.rename(work.with_suffix(LEFTOVER_SUFFIX))
+    _remove_leftovers(output_dir)
+
+
+def check_finished(directory: Path) -> None:
+    """Raise UserError if a preparation in this directory was interrupted."""
+    if (directory / WORK_DIRECTORY).exists():
+        raise UserError(f"the preparation of {directory} was interrupted: run it again with the same flags.")
+
+
+def plan_sha256(work: Path) -> str:
+    """The hash of the plan, by which a finished set's `dataset.json` remembers it."""
+    return hashlib.sha256((work / "plan.json").read_bytes()).hexdigest()
+
+
+def _finished_plan(output_dir: Path) -> str | None:
+    """The hash of the plan whose results a directory holds."""
+    return (read_dataset_json(output_dir) or read_clean_record(output_dir)).get("plan_sha256")
+
+
+def _differences(plan: Path, content: bytes) -> set[str]:
+    """The entries in which another plan differs from the one in a file; {"all"} if there is no such file."""
+    if not plan.exists():
+        return {"all"}
+    old, new = json.loads(plan.read_bytes()), json.loads(content)
+    return {name for name in {**old, **new} if old.get(name) != new.get(name)}
+
+
+@contextmanager
+def writing_to(output_dir: Path) -> Iterator[None]:
+    """Turn the errors of a directory that cannot be written to into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise UserError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from None
+
+
+def lock_output(file: Path, output_dir: Path, *, inherited: bool = False) -> None:
+    """Keep other processes out of the output directory until this process ends.
+
+    Args:
+        file: what is locked; see `lock_file`, also for `inherited`.
+        output_dir: for the message.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    if not lock_file(file, inherited=inherited):
+        raise UserError(f"another process prepares {output_dir}: wait for it, or end it.")
+
+
+def results(output_dir: Path) -> list[Path]:
+    """The files that preparations left in a directory, by name."""
+    return sorted(path for path in output_dir.iterdir() if _RESULTS.fullmatch(path.name))
+
+
+def remove_results(output_dir: Path) -> None:
+    """Delete what preparations left in a directory, and nothing else."""
+    _remove(results(output_dir))
+
+
+def _remove_leftovers(output_dir: Path) -> None:
+    """Delete the unfinished files of killed processes."""
+    _remove(output_dir.glob(f".*{LEFTOVER_SUFFIX}"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class WorkKeptError(UserError):
+    """A mistake that does not make the finished pieces useless: after it is corrected, the next start continues."""
+
+
+@contextmanager
+def discarded_on_mistake(work: Path) -> Iterator[None]:
+    """Delete the work directory when the user must change the input or the flags, which makes another plan."""
+    try:
+        yield
+    except (WorkKeptError, WorkerLostError):
+        raise
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise

@@ -1,0 +1,60 @@
+"""The order in which training reads records: a function of the seed, without state.
+
+A run's records are one endless sequence of epochs, each in its own order. A restart continues at any position, and the
+number of ranks does not change which records an update sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.counter_random import shuffled
+
+_WINDOW = 64  # groups
+
+
+class TrainingOrder:
+    """The record at each position of the endless sequence: a function of seed, lengths and group size.
+
+    Without lengths it is `shuffled`. With lengths, `shuffled` yields windows of `_WINDOW` groups; the records of a
+    window are sorted by length and cut into groups, and the groups come in random order. So the records of an update
+    have similar lengths, which change at random from update to update. Windows end where epochs end, and groups begin
+    at multiples of their size; the longest records fill an incomplete group at the beginning and end of an epoch.
+    """
+
+    def __init__(self, count: int, lengths: np.ndarray | None, group: int, seed: int) -> None:
+        """
+        Args:
+            count: records of an epoch.
+            lengths: [count], or None if they do not matter.
+            group: how many consecutive records have similar lengths.
+            seed: decides the order of every epoch.
+        """
+        self.count, self.lengths, self.group, self.seed = count, lengths, group, seed
+        self._first, self._window = 0, np.zeros(0, np.int64)  # the last window, and the position where it begins
+
+    def records_at(self, positions: np.ndarray) -> np.ndarray:
+        """int64 [n]: the numbers of the records at n consecutive positions."""
+        if self.lengths is None:
+            return shuffled(positions, self.count, self.seed)
+        position, end = int(positions[0]), int(positions[-1]) + 1
+        parts = []
+        while position < end:
+            if not self._first <= position < self._first + len(self._window):
+                self._first, self._window = self._window_at(position, self.lengths)
+            parts.append(self._window[position - self._first : end - self._first])
+            position += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _window_at(self, position: int, lengths: np.ndarray) -> tuple[int, np.ndarray]:
+        size, epoch = _WINDOW * self.group, position // self.count
+        number = position // size
+        first, end = max(number * size, epoch * self.count), min((number + 1) * size, (epoch + 1) * self.count)
+        records = shuffled(np.arange(first, end), self.count, self.seed)
+        records = records[np.argsort(-lengths[records].astype(np.int64), kind="stable")]
+        before = min(-first % self.group, end - first)
+        after = min(end % self.group, end - first - before)
+        random = np.random.default_rng([self.seed, epoch, number])
+        groups = random.permutation(records[before + after :].reshape(-1, self.group))
+        groups = random.permuted(groups, axis=1)  # so that all ranks and micro-batches get similar shares
+        return first, np.concatenate([records[:before], groups.ravel(), records[before : before + after]])

@@ -1,0 +1,36 @@
+"""The sub-packages of data/ import only those before them, and its modules stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "data"
+ORDER = ["text", "records", "reading", "datasets", "preparation"]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "data":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(PACKAGE).parts[0]
+    allowed = ["counter_random", *ORDER[: ORDER.index(package) + 1]] if package in ORDER else []
+    assert {name.split(".")[1] for name in imported(path)} <= set(allowed)
+
+
+def test_the_order_covers_all_sub_packages():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_functions_are_short_and_take_few_arguments(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 65, node.name
+            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            assert len([each for each in arguments if each.arg not in ("self", "cls")]) <= 8, node.name

@@ -1,0 +1,78 @@
+"""Files and directories that are either complete or absent: write beside the final name, sync, rename.
+
+A reader never sees half a file, whenever the writer is killed. What a killed writer leaves is named `.NAME.PID.tmp`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+LEFTOVER_SUFFIX = ".tmp"
+
+
+def temporary_path(path: str | Path) -> Path:
+    """The name under which this process writes `path` until it is complete: hidden, in the same directory."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}{LEFTOVER_SUFFIX}")
+
+
+@contextmanager
+def atomic_file(path: str | Path, *, buffering: int = -1) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces `path` when the block ends without an error, and vanishes otherwise."""
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb", buffering) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
+    """Replace a file's content, given whole or in parts."""
+    with atomic_file(path) as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield an empty directory that replaces `path` when the block ends without an error, and vanishes otherwise."""
+    path = Path(path)
+    temporary = temporary_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            sync(written)
+        remove_directory(path)
+        temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_directory(path: str | Path) -> None:
+    """Delete a directory, if it exists; it loses its name first, so half of it never looks complete."""
+    path = Path(path)
+    leaving = temporary_path(path.with_name(f"{path.name}.old"))
+    shutil.rmtree(leaving, ignore_errors=True)
+    if path.exists():
+        path.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
