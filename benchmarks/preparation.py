@@ -1,8 +1,8 @@
 """`prepare_data.py pretraining` against Google's algorithm in Python: `python -m benchmarks.preparation`, or `--help`.
 
-Both take one core's time for a record: the stand-in's over a megabyte of the text (what a record costs it does not
-depend on how many there are), ours over all of it, start and report included. Machines read lines such as
-`preparation_ratio_per_core_dupe_10 21.3`.
+It compares the CPU time per record on one core. The stand-in for Google's code runs on a megabyte of the text, because
+its time per record does not depend on the size; ours runs on all of it, start and report included. The output is lines
+such as `preparation_ratio_per_core_dupe_10 21.3`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from examples.demo import write_python_documentation
 
 LENGTH, PREDICTIONS = 128, 20
 DUPE_FACTORS = (1, 10)
-VARIED = 0.05  # of the words of a repetition, which keeps as many words new as a text of that size has
+VARIED = 0.05  # of the words of a repetition are new, as in real text of that size
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PreparationConfig:
 
     input_file: tuple[str, ...] = flag((), "text (default: Python's own documentation)")
     vocab_file: str = flag("", "vocabulary (default: one of 30,522 entries made from the text)")
-    text_mb: int = flag(40, "the text is repeated with variations up to this size", unit="MB")
+    text_mb: int = flag(40, "repeat the text, with variations, up to this size", unit="MB")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def repeated(files: list[Path], size: int) -> Iterator[str]:
-    """The text again and again, up to `size` bytes, with words that occur nowhere else in all copies but the first."""
+    """Copies of the text, up to `size` bytes in all; every copy after the first has words that occur nowhere else."""
     rng = random.Random(0)
     for copy in count():
         for file in files:
@@ -94,7 +94,7 @@ def repeated(files: list[Path], size: int) -> Iterator[str]:
 
 
 def _reference_seconds(text: Path, vocab_file: str, dupe_factor: int) -> float:
-    """The stand-in's for one record."""
+    """CPU seconds per record of the stand-in for Google's code."""
     with text.open(encoding="utf-8") as file:
         lines = file.readlines(1 << 20)
     started = time.process_time()

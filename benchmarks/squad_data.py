@@ -1,8 +1,8 @@
-"""How fast SQuAD features are made and answers decoded: `make bench`, or `python -m benchmarks.squad_data --help`.
+"""The speed of SQuAD's features and answers: `make bench`, or `python -m benchmarks.squad_data --help`.
 
-Features are timed per core, from the JSON file to padded windows, against the stand-in of Google's converter, on the
-same questions. Without a file of one's own the questions are about Python's documentation, without a vocabulary one is
-made of the questions' contexts. It prints lines for machines, `name value`.
+Features are timed per core, from the JSON file to padded windows, against the stand-in for Google's converter, on the
+same questions. By default the questions are about Python's documentation, and the vocabulary is made from their
+contexts. The output is lines of `name value`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from data.text.tokenization import load_tokenizer, load_vocab
 from evaluation.squad_decoding import decode_predictions
 from examples.sample_questions import articles
 
-REFERENCE_QUESTIONS = 1000  # the stand-in takes seconds for these
+REFERENCE_QUESTIONS = 1000  # takes the stand-in several seconds
 
 
 def main() -> None:
-    """Prints one line per figure."""
+    """Print one line per figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squad_file", help="a SQuAD 1.1 file, such as dev-v1.1.json")
     parser.add_argument("--vocab_file", help="an uncased vocabulary")
@@ -45,14 +45,14 @@ def main() -> None:
 
 
 def sample(directory: Path) -> str:
-    """A file of questions."""
+    """Write a file of questions."""
     squad = directory / "squad.json"
     squad.write_text(json.dumps({"version": "1.1", "data": articles(4000, seed=5, version_2=False)}), encoding="utf-8")
     return str(squad)
 
 
 def vocabulary(directory: Path, squad: str) -> str:
-    """A vocabulary of a file's contexts."""
+    """Make a vocabulary from a file's contexts."""
     text, vocab = directory / "text.txt", directory / "vocab.txt"
     contexts = [p["context"] for article in read_squad_json(squad) for p in article["paragraphs"]]
     text.write_text("\n\n".join(contexts) + "\n", encoding="utf-8")
@@ -61,7 +61,7 @@ def vocabulary(directory: Path, squad: str) -> str:
 
 
 def features_per_second(squad: str, vocab: str) -> dict[str, float]:
-    """Windows per second of one core, ours and the stand-in's."""
+    """Windows per second on one core, of this project and of the stand-in."""
     google_tokenizer = FullTokenizer(load_vocab(vocab))
     started = time.process_time()
     reference = sum(
@@ -81,7 +81,7 @@ def features_per_second(squad: str, vocab: str) -> dict[str, float]:
 
 
 def decoding_seconds(squad: str, vocab: str) -> dict[str, float]:
-    """Seconds to turn the logits of all windows into answers, n-best lists included."""
+    """Seconds to turn the logits of all windows into answers and n-best lists."""
     examples = read_squad_examples(squad, is_training=False, version_2_with_negative=False)
     features = list(convert_examples_to_features(examples, FeatureFlags(vocab)))
     logits = peaked_logits(features)
@@ -98,7 +98,7 @@ def decoding_seconds(squad: str, vocab: str) -> dict[str, float]:
 
 
 def peaked_logits(features: list[SquadFeature]) -> np.ndarray:
-    """[2, features, 384]: noise, with six likely answers in every window, as a model would see them."""
+    """[2, features, 384]: noise with six likely answers in every window, like the output of a model."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, len(features), 384)).astype(np.float32) * 3
     for row, feature in enumerate(features):

@@ -49,8 +49,8 @@ def clean(config: CleanConfig) -> None:
         if result["documents"] and file.exists():  # else an interrupted start has moved it
             file.rename(output_dir / f"text-{number:05d}.txt")
     removed = removed_duplicates(work)
-    altogether = removed_duplicates(work, *input_directories(pieces))
-    write_clean_record(output_dir, {"plan_sha256": plan_sha256(work), "removed": altogether})
+    in_all = removed_duplicates(work, *input_directories(pieces))
+    write_clean_record(output_dir, {"plan_sha256": plan_sha256(work), "removed": in_all})
     finish(output_dir)
     if config.remove_duplicates != "none":
         print(f"removed {removed['documents']:,} duplicate documents and {removed['lines']:,} duplicate lines")

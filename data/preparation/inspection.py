@@ -154,8 +154,8 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
     if vocab_file:
         return max(load_vocab(vocab_file).values()) + 1
     size: int | None = records.metadata.get("vocab_size")
-    beside = records.directory / "vocab.txt"
-    return max(load_vocab(beside).values()) + 1 if size is None and beside.exists() else size
+    own_vocab = records.directory / "vocab.txt"
+    return max(load_vocab(own_vocab).values()) + 1 if size is None and own_vocab.exists() else size
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:

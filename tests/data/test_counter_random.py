@@ -16,10 +16,10 @@ def test_each_epoch_is_another_permutation(count):
 
 
 def test_orders_are_uniform():
-    """Each of 5 records stands in each place in a fifth of the epochs (chi-squared, 16 degrees of freedom)."""
+    """Each of 5 records has each position in a fifth of the epochs (chi-squared, 16 degrees of freedom)."""
     epochs = 6000
     order = shuffled(np.arange(5 * epochs), 5, seed=1).reshape(epochs, 5)
-    table = np.stack([np.bincount(order[:, place], minlength=5) for place in range(5)])
+    table = np.stack([np.bincount(order[:, position], minlength=5) for position in range(5)])
     assert ((table - epochs / 5) ** 2 / (epochs / 5)).sum() < 45  # p < 1e-4 beyond
 
 

@@ -57,7 +57,7 @@ def test_every_task_finds_its_columns(tmp_path, name):
         ([HEADERS["rte"]], "holds no rows"),
     ],
 )
-def test_bad_files_are_named_with_their_lines(tmp_path, lines, message):
+def test_errors_name_file_and_line(tmp_path, lines, message):
     directory = write(tmp_path / "train.tsv", *lines)
     with pytest.raises(UserError, match=message):
         read_examples(directory, GLUE_TASKS["rte"], "train")
@@ -104,13 +104,13 @@ def test_quotes_are_text_and_test_sets_have_no_labels(tmp_path):
     assert (examples.texts, examples.labels, examples.indices) == ((['"a man', "no dogs"],), None, ["0", "1"])
 
 
-def test_pairs_are_cut_as_googles_code_does():
+def test_pairs_are_cut_as_in_googles_code():
     rng = np.random.default_rng(4)
-    counts, room = rng.integers(1, 15, (2, 300)), 11
-    mine = fitting_lengths(counts, room)
+    counts, longest = rng.integers(1, 15, (2, 300)), 11
+    mine = fitting_lengths(counts, longest)
     for column in range(300):
         a, b = counts[:, column]
-        while a + b > room:
+        while a + b > longest:
             if a > b:
                 a -= 1
             else:

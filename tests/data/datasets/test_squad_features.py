@@ -101,8 +101,16 @@ def test_a_killed_worker_is_reported(tmp_path, vocab_file, monkeypatch, moment):
 
 
 def test_each_token_has_its_best_window_once():
-    for tokens, room, stride in [(0, 5, 3), (1, 5, 3), (5, 5, 3), (6, 5, 3), (37, 11, 2), (37, 7, 19), (900, 330, 128)]:
-        spans = doc_spans(tokens, room, stride)
+    for tokens, longest, stride in [
+        (0, 5, 3),
+        (1, 5, 3),
+        (5, 5, 3),
+        (6, 5, 3),
+        (37, 11, 2),
+        (37, 7, 19),
+        (900, 330, 128),
+    ]:
+        spans = doc_spans(tokens, longest, stride)
         best = np.zeros(tokens, int)
         for (start, length), chosen in zip(spans, max_context(spans), strict=True):
             best[start : start + length] += chosen

@@ -1,4 +1,4 @@
-"""Finished records against the rules of their making: every word of the corpus occurs once and tells where it is from.
+"""Finished records against the rules that make them: every word of the corpus is unique, so its origin is known.
 
 Counts are held against the normal approximation of their distribution, 4.5 standard deviations to either side.
 """
@@ -32,12 +32,12 @@ def made(tmp_path_factory):
         for sentence in range(sentences):
             size = int(rng.integers(1, 14))
             words = []
-            for place in range(size):
-                piece = place and rng.random() < 0.3  # goes on with the word before
+            for position in range(size):
+                piece = position and rng.random() < 0.3  # continues the previous word
                 name = letters(len(vocab)).rjust(6, "z")
                 vocab.append(f"##{name}" if piece else name)
                 words.append(name if piece else f" {name}")
-                origin.append((document, sentence, sentences, place, size))
+                origin.append((document, sentence, sentences, position, size))
             text.append("".join(words).strip())
         text.append("")
     (directory / "text").write_text("\n".join(text))
@@ -85,7 +85,9 @@ def test_segments_are_runs_and_b_follows_a_or_is_from_another_document(pairs):
 
 
 def test_half_of_the_chunks_of_several_sentences_follow(pairs):
-    labels = np.array([label for label, a, _ in pairs if a[0, 1] < a[0, 2] - 1])  # a last sentence is alone
+    labels = np.array(
+        [label for label, a, _ in pairs if a[0, 1] < a[0, 2] - 1]
+    )  # without last sentences, which have no successor
     is_fair(labels.sum(), len(labels))
     assert all(label for label, a, _ in pairs if a[0, 1] == a[0, 2] - 1)
 
@@ -98,10 +100,10 @@ def test_negatives_come_from_every_document_and_begin_at_any_sentence(pairs):
     expected = (own.sum() - own) / (DOCUMENTS - 1)
     assert (((counts - expected) ** 2 / expected).sum() - DOCUMENTS) / np.sqrt(2 * DOCUMENTS) < 4.5
     # B begins at any sentence of its document alike: seen where it was not cut at the front.
-    place = np.array([(b[0, 1] + 0.5) / b[0, 2] for _, b in negatives if b[0, 3] == 0 and b[0, 2] > 9])
-    inside = place < 0.6  # further on documents end before B has its length, and less is cut off
+    position = np.array([(b[0, 1] + 0.5) / b[0, 2] for _, b in negatives if b[0, 3] == 0 and b[0, 2] > 9])
+    inside = position < 0.6  # later in a document, B can end with it, and less is cut off
     for low in np.arange(0, 0.6, 0.2):
-        is_fair((place[inside] // 0.2 == low // 0.2).sum(), inside.sum(), 1 / 3)
+        is_fair((position[inside] // 0.2 == low // 0.2).sum(), inside.sum(), 1 / 3)
 
 
 def test_what_is_too_long_is_cut_at_both_ends_alike(pairs):
@@ -119,8 +121,8 @@ def test_masks(made, name):
     vocab = made[1]
     used = batch["masked_lm_weights"] > 0
     rows, columns = np.nonzero(used)
-    places, answers = batch["masked_lm_positions"][rows, columns], batch["masked_lm_ids"][rows, columns]
-    shown = batch["input_ids"][rows, places]
+    positions, answers = batch["masked_lm_positions"][rows, columns], batch["masked_lm_ids"][rows, columns]
+    shown = batch["input_ids"][rows, positions]
     assert (answers >= FIRST).all()  # no special token is predicted
     mask = SPECIAL_TOKENS.index("[MASK]")
     same = 0.1 + 0.1 / len(vocab)
@@ -132,7 +134,7 @@ def test_masks(made, name):
     for hits in tenths:
         is_fair(hits, len(others), 0.1)
     untouched = batch["input_ids"] == ids
-    untouched[rows, places] = True
+    untouched[rows, positions] = True
     assert untouched.all()
 
     lengths = batch["input_mask"].sum(1)
@@ -142,7 +144,7 @@ def test_masks(made, name):
         # Any token of a record is as likely as any other: the first of full records as the last.
         full = (lengths == S).nonzero()[0]
         chosen = np.zeros(ids.shape, bool)
-        chosen[rows, places] = True
+        chosen[rows, positions] = True
         candidates = (ids >= FIRST)[full]
         rate = wanted[full][0] / (S - 3)
         for column in range(1, S - 1):
@@ -151,7 +153,7 @@ def test_masks(made, name):
         return
     assert (used.sum(1) <= wanted).all()
     chosen = np.zeros(ids.shape, bool)
-    chosen[rows, places] = True
+    chosen[rows, positions] = True
     continues = np.array([token.startswith("##") for token in vocab])[ids]
     inside = continues[:, 1:] & (ids[:, :-1] >= FIRST)  # a piece and the one before it: both or none
     assert (chosen[:, 1:] == chosen[:, :-1])[inside].all()

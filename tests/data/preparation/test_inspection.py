@@ -56,7 +56,7 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
         verify(check)
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("without_vocab", [True, False])
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -64,7 +64,7 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
         ("masked_lm_weights", -1), ("masked_lm_positions", S), ("next_sentence_labels", 2), ("input_mask", 2),
     ],
 )  # fmt: skip
-def test_values_out_of_range_are_found(tmp_path, corpus, alone, name, value):
+def test_values_out_of_range_are_found(tmp_path, corpus, without_vocab, name, value):
     """Also without dataset.json, and by `inspect`."""
     records = open_records(prepare_set(*corpus, tmp_path / "out"))
     batch = records.read(np.arange(9))
@@ -73,7 +73,7 @@ def test_values_out_of_range_are_found(tmp_path, corpus, alone, name, value):
     directory.mkdir()
     with ShardWriter(directory / "part-0", records.schema) as writer:
         writer.write_batch(batch)
-    if not alone or value == len(VOCAB):
+    if not without_vocab or value == len(VOCAB):
         shutil.copy(corpus[1], directory / "vocab.txt")
     with pytest.raises(UserError, match=f"record 5: {name} holds {value}"):
         verify(parse(VerifyConfig, ["--input_dir", str(directory)]))

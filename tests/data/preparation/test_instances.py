@@ -67,9 +67,9 @@ def test_sentence_runs_are_runs_of_whole_sentences(store):
     documents, places, lengths = rng.integers(29, size=500), rng.random(500), rng.integers(-3, 60, 500)
     pieces, begin, end = store.sentence_runs(documents, places, lengths)
     texts = store.texts(pieces, begin, end - begin)
-    for document, place, length, text in zip(documents, places, lengths, texts, strict=True):
+    for document, position, length, text in zip(documents, places, lengths, texts, strict=True):
         expected = []
-        for sentence in TOKENS[document][int(place * len(TOKENS[document])) :]:
+        for sentence in TOKENS[document][int(position * len(TOKENS[document])) :]:
             expected += sentence
             if len(expected) >= length:
                 break
@@ -157,8 +157,8 @@ def test_half_of_the_pairs_that_could_follow_do_and_what_is_too_long_loses_both_
     assert abs(follow.sum() - draws) < 4.5 * np.sqrt(2 * draws / 4)
     ids, sizes = rows.input_ids[follow].astype(int), rows.lengths[follow]
     assert (sizes == [17, 17]).all()
-    for first_token, length, place in ((10, lengths[0], 1), (10 + lengths[0], lengths[1], 2 + 17)):
-        front = (ids[:, place] - first_token) % sum(lengths)
+    for first_token, length, position in ((10, lengths[0], 1), (10 + lengths[0], lengths[1], 2 + 17)):
+        front = (ids[:, position] - first_token) % sum(lengths)
         cut = length - 17  # each of these tokens went at the front with probability 1/2
         assert abs(front.mean() - cut / 2) < 4.5 * np.sqrt(cut / 4 / len(front))
         assert abs(front.var() - cut / 4) < 4.5 * (cut / 4) * np.sqrt(2 / len(front))
@@ -194,7 +194,7 @@ def test_negatives_come_from_all_documents_alike(store, monkeypatch):
     mine, others = counts[13:], counts[:13]
     expected = others.mean()
     assert np.abs(others - expected).max() < 4.5 * np.sqrt(expected)
-    assert (mine < expected + 4.5 * np.sqrt(expected)).all()  # a document is no negative of its own
+    assert (mine < expected + 4.5 * np.sqrt(expected)).all()  # a document is never its own negative
 
 
 def test_one_segment_without_a_second_task(store):

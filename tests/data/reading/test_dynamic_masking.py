@@ -58,23 +58,23 @@ def test_rates_over_many_readings():
 def test_answers_stand_at_their_positions():
     batch = records(50)
     masked = drawer()(batch, np.arange(50))
-    rows, places = np.nonzero(masked["masked_lm_weights"])
-    answers = batch["input_ids"][rows, masked["masked_lm_positions"][rows, places]]
-    np.testing.assert_array_equal(masked["masked_lm_ids"][rows, places], answers)
+    rows, positions = np.nonzero(masked["masked_lm_weights"])
+    answers = batch["input_ids"][rows, masked["masked_lm_positions"][rows, positions]]
+    np.testing.assert_array_equal(masked["masked_lm_ids"][rows, positions], answers)
     counts = np.maximum(1, (batch["input_mask"].sum(axis=1) * 15) // 100)
     np.testing.assert_array_equal(masked["masked_lm_weights"].sum(axis=1), counts)
 
 
-def test_what_is_drawn_follows_from_seed_and_place_alone():
-    batch, places = records(12), np.arange(100, 112)
-    whole = drawer(swaps=True)(batch, places)
+def test_draws_depend_only_on_seed_and_position():
+    batch, positions = records(12), np.arange(100, 112)
+    whole = drawer(swaps=True)(batch, positions)
     halves = [
-        drawer(swaps=True)({name: array[half] for name, array in batch.items()}, places[half])
+        drawer(swaps=True)({name: array[half] for name, array in batch.items()}, positions[half])
         for half in (slice(0, 5), slice(5, 12))
     ]
     for name, array in whole.items():
         np.testing.assert_array_equal(array, np.concatenate([half[name] for half in halves]))
-    for other in (drawer(seed=6, swaps=True)(batch, places), drawer(swaps=True)(batch, places + 12)):
+    for other in (drawer(seed=6, swaps=True)(batch, positions), drawer(swaps=True)(batch, positions + 12)):
         assert (other["masked_lm_positions"] != whole["masked_lm_positions"]).any(axis=1).sum() > 8
 
 
@@ -95,8 +95,8 @@ def test_whole_words_and_the_limit():
     assert counts.max() == 5
     for row in range(200):
         chosen = set(masked["masked_lm_positions"][row, : int(counts[row])].tolist())
-        for place in chosen:
-            following = place + 1
+        for position in chosen:
+            following = position + 1
             is_piece = following < S and WORD_PIECES[batch["input_ids"][row, following]]
             if is_piece and batch["input_ids"][row, following] not in (CLS, SEP):
                 assert following in chosen

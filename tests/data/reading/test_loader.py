@@ -96,7 +96,7 @@ def unpadded(count):
 
 
 @pytest.mark.parametrize(("count", "rows", "epochs"), [(37, 6, 3), (5, 8, 3), (1000, 7, 2)])
-def test_updates_of_like_length_take_each_record_once_an_epoch(count, rows, epochs):
+def test_updates_of_similar_lengths_take_each_record_once_an_epoch(count, rows, epochs):
     batches = training_batches(unpadded(count), rows=rows, group=rows, seed=7, end=count * epochs)
     flat = [number for batch in taken(batches) for number in batch]
     for epoch in range(epochs):
@@ -117,7 +117,7 @@ def test_batches_are_cut_to_few_widths_that_waste_little():
     assert (first != second).any()
 
 
-def test_the_order_of_like_lengths_knows_neither_restarts_nor_ranks():
+def test_restarts_and_ranks_do_not_change_the_order_by_lengths():
     def batches(**options):
         return list(training_batches(unpadded(700), rows=6, group=6, seed=7, end=1400, **options))
 
@@ -129,7 +129,7 @@ def test_the_order_of_like_lengths_knows_neither_restarts_nor_ranks():
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_evaluation_goes_from_long_to_short(world_size):
+def test_evaluation_begins_with_the_longest_records(world_size):
     records = unpadded(37)
     ranks = [
         list(evaluation_batches(records, rows=6, rank_slice=RankSlice(rank, world_size))) for rank in range(world_size)

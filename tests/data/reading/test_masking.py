@@ -21,11 +21,11 @@ def batch(records, seed=1, longest=S):
     ids = rng.integers(5, V, (records, S))
     length = rng.integers(5, longest + 1, records)
     a = np.array([rng.integers(1, n - 3) for n in length])
-    place = np.arange(S)
-    ids[place >= length[:, None]] = 0
+    position = np.arange(S)
+    ids[position >= length[:, None]] = 0
     ids[:, 0] = 2
     ids[np.arange(records), a + 1] = ids[np.arange(records), length - 1] = 3
-    candidates = (place < length[:, None]) & ~np.isin(ids, (2, 3))
+    candidates = (position < length[:, None]) & ~np.isin(ids, (2, 3))
     return ids, candidates, length
 
 
@@ -58,15 +58,15 @@ def test_number_of_predictions(prob):
 def words_of(ids, candidates):
     """Words as Google's code groups them: a ## piece joins the last word."""
     words = []
-    for place in np.flatnonzero(candidates):
-        if words and CONTINUES[ids[place]]:
-            words[-1].append(int(place))
+    for position in np.flatnonzero(candidates):
+        if words and CONTINUES[ids[position]]:
+            words[-1].append(int(position))
         else:
-            words.append([int(place)])
+            words.append([int(position)])
     return words
 
 
-def test_whole_words_are_masked_together_and_none_that_fits_is_left_out():
+def test_whole_words_are_masked_together_as_long_as_they_fit():
     ids, candidates, lengths = batch(400)
     result = mask_tokens(np.random.default_rng(2), ids, candidates, lengths, WORDS)
     for row in range(400):

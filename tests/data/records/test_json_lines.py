@@ -55,7 +55,7 @@ def test_a_line_means_what_it_says(tmp_path):
 
 
 @pytest.mark.parametrize("left_out", [(), ("next_sentence_labels",), ("masked_lm_ids", "next_sentence_labels")])
-def test_there_and_back(tmp_path, left_out):
+def test_written_lines_are_read_back(tmp_path, left_out):
     examples, schema = pretraining_arrays(23, seed=1), pretraining_schema(SEQ_LENGTH, PREDICTIONS)
     groups = {"masked_lm_ids": [name for name in schema if name.startswith("masked_lm_")]}
     for name in left_out:
@@ -70,7 +70,7 @@ def test_there_and_back(tmp_path, left_out):
         np.testing.assert_array_equal(values, examples[name], err_msg=name)
 
 
-def test_files_of_a_directory_are_one_set_and_padded_alike(tmp_path):
+def test_the_files_of_a_directory_are_one_set(tmp_path):
     for name, row in (("a.jsonl", SHORT), ("b.jsonl", GOOD)):
         write(tmp_path / name, row)
     write(tmp_path / "other.txt", "not read")
@@ -99,7 +99,7 @@ def test_files_of_a_directory_are_one_set_and_padded_alike(tmp_path):
         ("[" * 100_000 + "\n", "not a JSON object"),
     ],
 )
-def test_a_bad_line_is_named_when_the_file_is_opened(tmp_path, row, words):
+def test_opening_a_file_reports_a_bad_line(tmp_path, row, words):
     with pytest.raises(
         UserError, match=r"train\.jsonl line 3 is not a pretraining record: it(s| has| is) .*"
     ) as caught:
@@ -117,7 +117,7 @@ def test_a_bad_line_is_named_when_the_file_is_opened(tmp_path, row, words):
         ({name: values for name, values in GOOD.items() if name != "next_sentence_label"}, "no next_sentence_label"),
     ],
 )
-def test_other_mistakes_are_named_when_the_line_is_used(tmp_path, row, words):
+def test_using_a_line_reports_other_mistakes(tmp_path, row, words):
     source = open_source(write(tmp_path / "train.jsonl", GOOD, row, SHORT))
     assert source.read(np.array([0, 2]))["input_ids"].shape == (2, 6)
     with pytest.raises(UserError, match=r"train\.jsonl line 2 is corrupt: ") as caught:
@@ -132,7 +132,7 @@ def test_a_file_without_lines(tmp_path):
 
 @pytest.mark.usefixtures("many_pieces")
 @pytest.mark.parametrize("more", [(), ("--objective", "sop", "--masking", "dynamic")])
-def test_prepared_as_lines_or_records_it_is_the_same(tmp_path, capsys, more):
+def test_json_lines_and_ofrecord_hold_the_same_records(tmp_path, capsys, more):
     corpus = write_corpus(tmp_path / "in")
     lines = prepare_set(*corpus, tmp_path / "lines", "--output_format", "jsonl", *more)
     records, source = open_source(prepare_set(*corpus, tmp_path / "records", *more)), open_source(lines)

@@ -43,8 +43,8 @@ def test_we_read_what_protobuf_writes_in_any_order_of_features(seed, int64):
 def test_a_damaged_byte_never_gives_other_values_than_protobuf(seed, where, value):
     data, offsets = encode_records(examples(3, seed=seed), SCHEMA)
     damaged = bytearray(data)
-    place = int(offsets[1]) + 8 + where % int(offsets[2] - offsets[1] - 8)
-    damaged[place] = value
+    position = int(offsets[1]) + 8 + where % int(offsets[2] - offsets[1] - 8)
+    damaged[position] = value
     try:
         decoded = decode(bytes(damaged), offsets)
     except CorruptRecord as error:

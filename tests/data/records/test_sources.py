@@ -79,20 +79,20 @@ def test_bins_of_lengths_are_mixed(tmp_path):
         ({"do_lower_case": True}, {"do_lower_case": False}, "do_lower_case True and False"),
     ],
 )
-def test_sets_that_do_not_go_together_are_both_named(tmp_path, first, second, words):
+def test_sets_that_cannot_be_combined_are_both_reported(tmp_path, first, second, words):
     paths = [str(write(tmp_path / "a", (2,), **first)), str(write(tmp_path / "b", (2,), **second))]
     with pytest.raises(UserError, match=words):
         open_sources(paths)
 
 
-def test_parts_of_several_directories_are_no_number(tmp_path):
+def test_parts_of_several_directories_are_refused(tmp_path):
     paths = [str(write(tmp_path / name, (2, 2))) for name in "ab"]
     assert len(open_sources(paths[:1], parts=1)) == 2
     with pytest.raises(UserError, match="--train_data_part"):
         open_sources(paths, parts=1)
 
 
-def test_one_shard_keeps_what_its_set_knows(tmp_path):
+def test_a_single_shard_keeps_the_metadata_of_its_set(tmp_path):
     directory = write(tmp_path / "set", (5, 2), objective="sop")
     shard = open_source(directory / "part-1")
     assert len(shard) == 2 and shard.metadata["objective"] == "sop"
@@ -111,13 +111,13 @@ def test_one_shard_keeps_what_its_set_knows(tmp_path):
         (lambda path: path.write_bytes(b"no record at all"), "record 0 is corrupt"),
     ],
 )
-def test_what_is_no_set_is_named(tmp_path, make, words):
+def test_paths_that_are_not_sets(tmp_path, make, words):
     make(tmp_path / "data")
     with pytest.raises(UserError, match=words):
         open_source(tmp_path / "data")
 
 
-def test_a_format_of_the_future_is_named(tmp_path):
+def test_an_unknown_format_is_reported(tmp_path):
     directory = write(tmp_path / "set", (2,), objective="nsp")
     content = json.loads((directory / "dataset.json").read_text())
     (directory / "dataset.json").write_text(json.dumps(content | {"format": "other"}))

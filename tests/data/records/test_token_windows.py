@@ -73,7 +73,7 @@ def test_processes_and_interruptions_change_nothing(tmp_path, monkeypatch):
     assert "part-00003.npy" in one and "offsets.u64" not in one
 
 
-def test_what_does_not_fit_is_named(tmp_path, stream):
+def test_sizes_that_do_not_fit_are_reported(tmp_path, stream):
     directory, _ = stream
     corpus = tmp_path / "in/text.txt", tmp_path / "in/vocab.txt"
     with pytest.raises(UserError, match="--objective none --packing chunks --masking dynamic"):
