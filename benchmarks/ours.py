@@ -20,9 +20,9 @@ import oneflow as flow  # noqa: E402
 
 from configs.model import BertConfig  # noqa: E402
 from configs.training import DeviceFlags, OptimizerFlags  # noqa: E402
+from data.ofrecord import open_records  # noqa: E402
 from data.reading.loader import Batch, Records, training_batches  # noqa: E402
 from data.records.features import pretraining_schema  # noqa: E402
-from data.records.ofrecord import open_records  # noqa: E402
 from data.records.shards import ShardWriter  # noqa: E402
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel  # noqa: E402
 from training.distributed import join  # noqa: E402

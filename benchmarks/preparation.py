@@ -23,9 +23,9 @@ from benchmarks.google_pretraining_data import create_instances, read_documents,
 from benchmarks.google_tokenization import FullTokenizer
 from benchmarks.worker import ROOT
 from configs.cli import flag, parse, run
+from data.ofrecord import open_records
 from data.preparation.inputs import input_files
-from data.records.ofrecord import open_records
-from data.text.tokenization import load_vocab
+from data.tokenization import load_vocab
 from examples.demo import write_python_documentation
 
 LENGTH, PREDICTIONS = 128, 20

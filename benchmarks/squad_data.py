@@ -20,10 +20,9 @@ from benchmarks import google_squad_features as google
 from benchmarks.google_tokenization import FullTokenizer
 from configs.prepare import TextFlags, VocabConfig
 from configs.squad import DecodingFlags, FeatureFlags
-from data.datasets.squad import read_squad_examples, read_squad_json
-from data.datasets.squad_features import SquadFeature, convert_examples_to_features
 from data.preparation.vocabulary import make_vocab
-from data.text.tokenization import load_tokenizer, load_vocab
+from data.squad import SquadFeature, convert_examples_to_features, read_squad_examples, read_squad_json
+from data.tokenization import load_tokenizer, load_vocab
 from evaluation.squad_decoding import decode_predictions
 from examples.sample_questions import articles
 

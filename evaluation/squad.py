@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.cli import run
-from data.datasets.squad import questions, read_squad_json
+from data.squad import questions, read_squad_json
 from utils.errors import UserError
 from utils.json_file import read_json
 from utils.messages import warn

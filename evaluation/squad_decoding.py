@@ -19,8 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.squad import DecodingFlags
-from data.datasets.squad import SquadExample
-from data.datasets.squad_features import SquadFeature
+from data.squad import SquadExample, SquadFeature
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
 

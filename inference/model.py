@@ -11,7 +11,7 @@ import oneflow as flow
 
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
-from data.text.tokenization import build_tokenizer, check_casing, load_vocab
+from data.tokenization import build_tokenizer, check_casing, load_vocab
 from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets.squad_features import doc_spans
+from data.squad import doc_spans
 from inference.pipelines import Row
 from inference.runner import Example, Outputs
 from inference.text import TextEncoder, field, softmax

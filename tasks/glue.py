@@ -16,7 +16,7 @@ import numpy as np
 
 from configs.glue import GlueConfig
 from configs.model import BertConfig
-from data.datasets.glue import (
+from data.glue import (
     GLUE_TASKS,
     GlueExamples,
     GlueRecords,
@@ -26,7 +26,7 @@ from data.datasets.glue import (
     task_directory,
 )
 from data.reading.loader import Records
-from data.text.tokenization import load_vocab
+from data.tokenization import load_vocab
 from evaluation.glue import glue_metrics, glue_score
 from launch.job_shape import JobShape
 from modeling import BertForSequenceClassification

@@ -15,8 +15,8 @@ from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
 from data.records.features import pretraining_schema
 from data.records.record_set import RecordSet
-from data.records.sources import check_agreement, equally_long, objective, open_sources
-from data.text.tokenization import load_vocab, vocab_sha256
+from data.sources import check_agreement, equally_long, objective, open_sources
+from data.tokenization import load_vocab, vocab_sha256
 from modeling.pretrained import VOCAB_FILE
 from training.start import named_vocabulary
 from utils.errors import UserError

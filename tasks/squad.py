@@ -15,14 +15,13 @@ import numpy as np
 
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
-from data.datasets.squad import SquadExample, read_squad_examples, read_squad_json
-from data.datasets.squad_features import SquadFeature, convert_examples_to_features
+from data.ofrecord import open_records
 from data.preparation.squad import features_plan, prepare
 from data.reading.loader import Records
 from data.records.features import squad_schema
-from data.records.ofrecord import open_records
 from data.records.record_set import RecordSet
-from data.text.tokenization import load_tokenizer, load_vocab, vocab_sha256
+from data.squad import SquadExample, SquadFeature, convert_examples_to_features, read_squad_examples, read_squad_json
+from data.tokenization import load_tokenizer, load_vocab, vocab_sha256
 from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering

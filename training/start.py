@@ -15,7 +15,7 @@ from configs.training import RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
 from data.reading.loader import Records
-from data.text.tokenization import check_casing, load_vocab, vocab_path
+from data.tokenization import check_casing, load_vocab, vocab_path
 from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
 from training.checkpoint import TrainingState, load_training_state
 from training.config import TrainingConfig

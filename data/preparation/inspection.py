@@ -14,8 +14,8 @@ from data.preparation.statistics import RecordStatistics
 from data.reading.loader import Records
 from data.records.features import FEATURES, bounds
 from data.records.record_set import RecordSet
-from data.records.sources import objective, open_source
-from data.text.tokenization import load_vocab
+from data.sources import objective, open_source
+from data.tokenization import load_vocab
 from utils.errors import UserError
 from utils.messages import warn
 from utils.progress import Progress

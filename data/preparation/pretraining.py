@@ -28,7 +28,7 @@ from data.preparation.tokenize_stage import tokenize
 from data.preparation.work_directory import discarded_on_mistake, finish, plan_sha256, remove_results, results
 from data.records.dataset_json import DATASET_JSON, write_dataset_json
 from data.text.spans import Span
-from data.text.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.errors import UserError
 from utils.messages import warn
 

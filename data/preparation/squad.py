@@ -10,13 +10,13 @@ import numpy as np
 
 from configs.cli import to_flat_dict
 from configs.squad import SquadDataConfig
-from data.datasets.squad import SquadExample, read_squad_examples
-from data.datasets.squad_features import FIRST_UNIQUE_ID, convert_examples_to_features
 from data.preparation.work_directory import finish, open_work, plan_sha256
 from data.records.dataset_json import Shard, write_dataset_json
 from data.records.features import Schema, squad_schema
 from data.records.shards import ShardWriter
-from data.text.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from data.squad.examples import SquadExample, read_squad_examples
+from data.squad.features import FIRST_UNIQUE_ID, convert_examples_to_features
+from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
 from utils.progress import Progress

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.text.tokenization import BulkTokenizer
+from data.tokenization import BulkTokenizer
 
 _ALIGNMENT = 4
 _KEPT_BYTES = 64 << 20

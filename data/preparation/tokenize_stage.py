@@ -16,7 +16,7 @@ from data.preparation.pieces import Result, run_pieces
 from data.preparation.token_store import Corpus, token_dtype, write_piece
 from data.text.documents import read_documents
 from data.text.spans import Span, span_bytes
-from data.text.tokenization import BulkTokenizer, load_vocab
+from data.tokenization import BulkTokenizer, load_vocab
 
 
 def tokenize(

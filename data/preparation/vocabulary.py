@@ -21,7 +21,7 @@ from data.preparation.work_directory import discarded_on_mistake, finish
 from data.records.dataset_json import DATASET_JSON
 from data.text.documents import read_documents
 from data.text.spans import Span, span_bytes
-from data.text.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
 from utils.atomic_files import write_atomically
 from utils.checkpoints import model_directory
 from utils.errors import UserError

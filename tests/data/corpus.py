@@ -7,7 +7,7 @@ from configs.prepare import PretrainingDataConfig, TextFlags
 from data.preparation.pretraining import prepare
 from data.text.documents import read_documents
 from data.text.spans import plan_spans
-from data.text.tokenization import SPECIAL_TOKENS
+from data.tokenization import SPECIAL_TOKENS
 
 WORDS = [f"w{chr(97 + i)}" for i in range(26)]
 VOCAB = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS, *(f"##{word}" for word in WORDS[:9]), "."])}

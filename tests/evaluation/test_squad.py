@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.datasets.squad import questions, read_squad_json
+from data.squad import questions, read_squad_json
 from evaluation.squad import evaluate, normalize_answer
 from utils.errors import UserError
 

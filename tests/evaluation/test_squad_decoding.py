@@ -10,9 +10,8 @@ import pytest
 from benchmarks import google_squad_features as google
 from benchmarks.google_tokenization import BasicTokenizer, FullTokenizer
 from configs.squad import DecodingFlags, FeatureFlags
-from data.datasets.squad import read_squad_examples
-from data.datasets.squad_features import convert_examples_to_features
-from data.text.tokenization import load_tokenizer, load_vocab
+from data.squad import convert_examples_to_features, read_squad_examples
+from data.tokenization import load_tokenizer, load_vocab
 from evaluation.squad_decoding import decode_predictions, get_final_text
 from utils.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.datasets.glue import GLUE_TASKS, read_examples, task_directory
+from data.glue import GLUE_TASKS, read_examples, task_directory
 from examples import sample_glue
 
 

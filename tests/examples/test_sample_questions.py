@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.datasets.squad import questions, read_squad_examples
+from data.squad import questions, read_squad_examples
 from examples.sample_questions import articles
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from data.ofrecord import open_records
 from data.records.dataset_json import write_dataset_json
-from data.records.ofrecord import open_records
 from data.records.shards import ShardWriter
 from tasks.pretraining import pretrain
 from training.journal import read_rows

@@ -10,7 +10,7 @@ from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from data.records.features import UNMASKED, schema_of
 from data.records.json_lines import encode_json_lines
-from data.records.sources import open_source
+from data.sources import open_source
 from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
 from tasks.pretraining import pretrain
 from tests.conftest import SEQ_LENGTH, write_records

@@ -9,9 +9,9 @@ import pytest
 
 from configs.cli import parse
 from configs.prepare import InspectConfig, VerifyConfig
+from data.ofrecord import open_records
 from data.preparation import inspection
 from data.preparation.inspection import inspect, verify
-from data.records.ofrecord import open_records
 from data.records.shards import ShardWriter
 from tests.data.corpus import VOCAB, S, prepare_set
 from utils.errors import UserError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.google_pretraining_data import pairs_of_document, truncate
 from data.preparation.instances import Cutting, draw_rows, truncated_lengths
 from data.preparation.token_store import Corpus, TokenStore, write_piece
-from data.text.tokenization import BulkTokenizer, build_tokenizer
+from data.tokenization import BulkTokenizer, build_tokenizer
 from tests.data.corpus import VOCAB, documents
 
 S = 37

@@ -15,10 +15,10 @@ import pytest
 
 from configs.cli import parse
 from configs.prepare import VerifyConfig
+from data.ofrecord import open_records
 from data.preparation import pairs_stage, pretraining, shards_stage, tokenize_stage
 from data.preparation.inspection import verify
-from data.records.ofrecord import open_records
-from data.text.tokenization import load_vocab
+from data.tokenization import load_vocab
 from tests.data.corpus import VOCAB, P, S, content, documents, prepare_set
 from utils.errors import UserError
 

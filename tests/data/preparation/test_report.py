@@ -9,9 +9,9 @@ import pytest
 
 from configs.cli import parse
 from configs.prepare import InspectConfig
+from data.ofrecord import open_records
 from data.preparation import tokenize_stage
 from data.preparation.inspection import inspect
-from data.records.ofrecord import open_records
 from tests.data.corpus import VOCAB, S, documents, prepare_set
 
 pytestmark = pytest.mark.usefixtures("many_pieces")

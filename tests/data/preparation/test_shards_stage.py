@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from data.ofrecord import open_records
 from data.reading.dynamic_masking import unmasked
-from data.records.ofrecord import open_records
 from tests.data.corpus import S, prepare_set
 
 pytestmark = pytest.mark.usefixtures("many_pieces")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from configs.squad import FeatureFlags, SquadDataConfig
-from data.datasets.squad import read_squad_examples
-from data.datasets.squad_features import FIRST_UNIQUE_ID, convert_examples_to_features
+from data.ofrecord import open_records
 from data.preparation.squad import prepare
-from data.records.ofrecord import open_records
-from data.text.tokenization import check_casing
+from data.squad.examples import read_squad_examples
+from data.squad.features import FIRST_UNIQUE_ID, convert_examples_to_features
+from data.tokenization import check_casing
 from tests.data.squad_files import CONTEXT, QUERY, STRIDE, S, question, squad
 from utils.errors import UserError
 

@@ -3,9 +3,9 @@
 import fsspec
 import pytest
 
+from data.ofrecord import open_records
 from data.preparation import pretraining
 from data.preparation.storage import StorageError, upload
-from data.records.ofrecord import open_records
 from tests.data.corpus import content, prepare_set
 from utils.errors import UserError
 

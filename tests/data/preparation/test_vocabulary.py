@@ -12,7 +12,7 @@ from configs.prepare import VocabConfig
 from data.preparation import vocabulary
 from data.preparation.vocabulary import make_vocab
 from data.text.spans import Span
-from data.text.tokenization import load_vocab
+from data.tokenization import load_vocab
 from tests.data.corpus import content, prepare_set
 from utils.errors import UserError
 

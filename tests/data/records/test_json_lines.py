@@ -10,7 +10,7 @@ from configs.prepare import InspectConfig, VerifyConfig
 from data.preparation.inspection import inspect, verify
 from data.records.features import pretraining_schema
 from data.records.json_lines import encode_json_lines, open_json_lines
-from data.records.sources import open_source, open_sources
+from data.sources import open_source, open_sources
 from tests.conftest import PREDICTIONS, SEQ_LENGTH, pretraining_arrays
 from tests.data.corpus import S, content, prepare_set, write_corpus
 from utils.errors import UserError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.preparation import shards_stage
-from data.records.sources import open_source, open_sources
 from data.records.token_windows import write_stream
-from data.text.tokenization import load_tokenizer
+from data.sources import open_source, open_sources
+from data.tokenization import load_tokenizer
 from tests.data.corpus import VOCAB, S, content, documents, prepare_set, write_corpus
 from utils.errors import UserError
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from data.ofrecord import open_records
 from data.records.dataset_json import write_dataset_json
 from data.records.features import pretraining_schema
-from data.records.ofrecord import open_records
 from data.records.shards import ShardWriter
-from data.records.sources import open_source, open_sources
+from data.sources import open_source, open_sources
 from utils.errors import UserError
 
 S, P = 11, 3

@@ -8,9 +8,9 @@ import pytest
 from benchmarks import google_squad_features as google
 from benchmarks.google_tokenization import FullTokenizer
 from configs.squad import FeatureFlags
-from data.datasets.squad import read_squad_examples
-from data.datasets.squad_features import FIRST_UNIQUE_ID, convert_examples_to_features, doc_spans, max_context
-from data.text.tokenization import SPECIAL_TOKENS, load_vocab
+from data.squad.examples import read_squad_examples
+from data.squad.features import FIRST_UNIQUE_ID, convert_examples_to_features, doc_spans, max_context
+from data.tokenization import SPECIAL_TOKENS, load_vocab
 from tests.data.squad_files import CONTEXT, QUERY, STRIDE, S, question, squad
 from utils.errors import UserError
 
@@ -79,7 +79,7 @@ def test_other_lengths_are_googles(tmp_path, vocab_file, lengths):
 
 
 def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
-    monkeypatch.setattr("data.datasets.squad_features._WORDS_PER_CHUNK", 3000)
+    monkeypatch.setattr("data.squad.features._WORDS_PER_CHUNK", 3000)
     qas = [question(CONTEXT, "Paris", i) for i in range(700)]
     path = squad(tmp_path, (CONTEXT, qas), ("Paris in 1895", [question("Paris", "Paris", 800)]))
     assert assert_google(path, vocab_file, training=True, workers=3) > 3000
@@ -87,7 +87,7 @@ def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
 
 @pytest.mark.parametrize("moment", [1, 400])
 def test_a_killed_worker_is_reported(tmp_path, vocab_file, monkeypatch, moment):
-    monkeypatch.setattr("data.datasets.squad_features._WORDS_PER_CHUNK", 3000)
+    monkeypatch.setattr("data.squad.features._WORDS_PER_CHUNK", 3000)
     path = squad(tmp_path, (CONTEXT, [question(CONTEXT, "Paris", i) for i in range(900)]))
     examples = read_squad_examples(path, is_training=True, version_2_with_negative=False)
     features = convert_examples_to_features(examples, FeatureFlags(vocab_file, True, S, STRIDE, QUERY), num_workers=2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.text.tokenization import (
+from data.tokenization import (
     SPECIAL_TOKENS,
     BulkTokenizer,
     build_tokenizer,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text.tokenization import BulkTokenizer
+from data.tokenization import BulkTokenizer
 from utils.errors import UserError
 from utils.messages import warn
 

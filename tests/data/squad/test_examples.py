@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.datasets.squad import questions, read_squad_examples, read_squad_json
+from data.squad.examples import questions, read_squad_examples, read_squad_json
 from tests.data.squad_files import CONTEXT, question, squad
 from utils.errors import UserError
 

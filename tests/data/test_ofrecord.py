@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
+from data.ofrecord import open_records, scan_offsets
 from data.records.dataset_json import write_dataset_json
-from data.records.ofrecord import open_records, scan_offsets
 from data.records.shards import ShardWriter
 from tests.data.random_records import SCHEMA, examples
 from utils.errors import UserError

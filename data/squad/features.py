@@ -16,9 +16,9 @@ from itertools import chain, groupby
 import numpy as np
 
 from configs.squad import FeatureFlags
-from data.datasets.squad import SquadExample
 from data.records.features import SEQUENCE, padding
-from data.text.tokenization import BulkTokenizer, load_vocab
+from data.squad.examples import SquadExample
+from data.tokenization import BulkTokenizer, load_vocab
 from utils.worker_pool import in_order, in_processes
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its number in the data set

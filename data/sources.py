@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from data.counter_random import shuffled
+from data.ofrecord import open_records
 from data.records import json_lines, token_windows
 from data.records.dataset_json import read_dataset_json
 from data.records.json_lines import open_json_lines
-from data.records.ofrecord import open_records
 from data.records.record_set import RecordSet
 from data.records.token_windows import open_token_windows
 from utils.errors import UserError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.datasets.glue import GLUE_TASKS, GlueRecords, fitting_lengths, read_examples, submission, task_directory
+from data.glue import GLUE_TASKS, GlueRecords, fitting_lengths, read_examples, submission, task_directory
 from utils.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "walks", "dog", "##s", "no"]

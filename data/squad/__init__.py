@@ -1,0 +1,15 @@
+"""SQuAD files as examples, and examples as features."""
+
+from data.squad.examples import SquadExample, questions, read_squad_examples, read_squad_json
+from data.squad.features import SquadFeature, convert_examples_to_features, doc_spans, max_context
+
+__all__ = [
+    "SquadExample",
+    "SquadFeature",
+    "convert_examples_to_features",
+    "doc_spans",
+    "max_context",
+    "questions",
+    "read_squad_examples",
+    "read_squad_json",
+]
