@@ -10,6 +10,14 @@ kernels.import_oneflow()
 kernels.load()
 
 from modeling.bert import BertModel  # noqa: E402
+from modeling.embedding import BertForEmbedding, BertForReranking  # noqa: E402
 from modeling.heads import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification  # noqa: E402
 
-__all__ = ["BertForPreTraining", "BertForQuestionAnswering", "BertForSequenceClassification", "BertModel"]
+__all__ = [
+    "BertForEmbedding",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForReranking",
+    "BertForSequenceClassification",
+    "BertModel",
+]

@@ -42,6 +42,8 @@ DERIVED_TENSORS = (
 class PretrainedModel(nn.Module):
     """A module with a `BertConfig` that is read from and written to model directories."""
 
+    architecture = ""  # the Hugging Face class of its directories (default: the class's own name)
+
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
         self.config, self.seed = config, seed
@@ -132,7 +134,7 @@ class PretrainedModel(nn.Module):
         """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        config = self.config.to_huggingface(type(self).__name__)
+        config = self.config.to_huggingface(self.architecture or type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
         if vocab is not None:

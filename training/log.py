@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,6 @@ class TrainingLog:
 
     def _work_of(self, batch: Batch) -> np.ndarray:
         """float64 [2], over all ranks: tokens without padding, and floating-point operations of the model."""
-        rows, length = batch["input_ids"].shape
-        flops = 3 * rows * self.model.config.forward_flops(length, self.task.predictions)
+        *rows, length = batch["input_ids"].shape  # [B, S] or, with several texts in a row, [B, T, S]
+        flops = 3 * math.prod(rows) * self.model.config.forward_flops(length, self.task.predictions)
         return self.shape.data_parallel_size * np.array([batch["input_mask"].sum(), flops], np.float64)

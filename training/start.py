@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -173,7 +173,7 @@ def check_same_records(world: World, training: Records | None, evaluation: Itera
 
 def build_model(
     start: Start,
-    kind: type[Model],
+    kind: Callable[[BertConfig, int], Model],
     bert: BertConfig,
     flags: RunFlags,
     world: World,

@@ -286,7 +286,7 @@ class GraphTrainStep:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.jobs:
             gc.collect()  # tearing an earlier job down while this one compiles has corrupted the framework's memory
-            sites = self._dropout_sites(batch) if _stock_dropout(self.options.world) else []
+            sites = self._dropout_sites(batch) if feeds_dropout(self.options.world) else []
             job = _TrainGraph(self.model, self.optimizer, self.scheduler, self.options, accumulation, sites)
             job.share(self.tensors)
             self.jobs[shape] = job
@@ -374,7 +374,7 @@ _LOSS_SCALE = ("loss_scale", "good_steps")
 _MASK = "dropout_mask_"
 
 
-def _stock_dropout(world: World) -> bool:
+def feeds_dropout(world: World) -> bool:
     """Whether masks are fed into compiled dropout, because the framework's own cannot be seeded; only on the CPU."""
     return world.device == "cpu" and not kernels.is_loaded()
 

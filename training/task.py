@@ -53,6 +53,10 @@ class Task(ABC):
     predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
     probes: Probes | None = None  # other commands that look at each checkpoint
 
+    def build(self, bert: BertConfig, seed: int) -> PretrainedModel:
+        """The model with initial weights."""
+        return self.model_class(bert, seed)
+
     @property
     @abstractmethod
     def terms(self) -> tuple[LossTerm, ...]:

@@ -16,6 +16,7 @@ from training.description import describe_run
 from training.distributed import World, join
 from training.evaluations import Evaluations
 from training.evaluator import Evaluator
+from training.gradient_cache import comparing_rows
 from training.journal import Journal
 from training.log import TrainingLog
 from training.loop import Updates, train
@@ -61,7 +62,7 @@ def train_and_evaluate(
     start = find_start(config, directory, world)
     task = open_task(start, world)
     check_same_records(world, task.training, task.evaluation)
-    model = build_model(start, task.model_class, task.bert, config.run, world, task.unused_parameters)
+    model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters)
     stop = StopSignals(world.any)
     evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
     if config.run.do_train:
@@ -91,7 +92,9 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     plan = UpdatePlan.of(config, state, len(task.training), world.shape.data_parallel_size)
     check_steps_left(start, state.step, plan.total_steps)
     optimizer = build_optimizer(model, config.optimizer)
-    step = build_train_step(evaluator.mode, model, optimizer, plan.rates, StepOptions.of(config, world))
+    options = StepOptions.of(config, world)
+    step = build_train_step(evaluator.mode, model, optimizer, plan.rates, options)
+    step = comparing_rows(step, evaluator.mode, model, options)
     if start.checkpoint:
         step.load_state(moments, state.step)
     return Updates(step, _training_rows(task, plan, world.shape), plan)

@@ -213,5 +213,5 @@ def read_batch(
     if "masked_lm_weights" in batch:
         batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None].astype(np.float32)
     if width is not None:
-        batch |= {name: batch[name][:, :width] for name in SEQUENCE}
+        batch |= {name: batch[name][..., :width] for name in SEQUENCE}
     return batch

@@ -1,0 +1,142 @@
+"""Models that compare texts: one vector for each text, or one score for a pair of texts.
+
+Shapes: `B` rows of the batch, `T` texts of a row, `S` sequence, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oneflow as flow
+
+from configs.model import BertConfig
+from configs.pooling import Pooling
+from modeling import losses
+from modeling.bert import BertModel
+from modeling.embedding_losses import EmbeddingLoss, normalized
+from modeling.heads import BertForSequenceClassification
+
+_EXCLUDED = -1e9
+
+
+class BertForEmbedding(BertModel):
+    """The encoder with pooling, as a bi-encoder (Reimers & Gurevych 2019). Its parameters are the encoder's.
+
+    Args:
+        config, seed: as for `BertModel`.
+        pooling: how token vectors become one vector.
+        loss: compares the vectors of a batch; None for a model that only answers.
+    """
+
+    architecture = "BertModel"
+
+    def __init__(
+        self, config: BertConfig, seed: int = 0, pooling: Pooling = Pooling(), loss: EmbeddingLoss | None = None
+    ) -> None:
+        super().__init__(config, seed)
+        self.pooling, self.loss = pooling, loss
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        scores: flow.Tensor | None = None,
+        embedding_gradients: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """Embed every text of every row, and compare them.
+
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`, [B, T, S].
+            scores: float [B, 1], how similar the two texts of a row are.
+            embedding_gradients: float [B, T*H], the gradients of a loss that was computed elsewhere, for all rows of
+                an update (training/gradient_cache.py).
+            example_weights, loss_reduction: as for `BertForPreTraining`.
+
+        Returns:
+            `embeddings` [B, T*H]. In training also `total_loss`: the model's loss or, with `embedding_gradients`, a sum
+            that has these gradients.
+        """
+        rows, texts, length = input_ids.shape
+        mask = flow.ones_like(input_ids) if input_mask is None else input_mask
+        mask = mask.reshape(rows * texts, length)
+        segments = None if segment_ids is None else segment_ids.reshape(rows * texts, length)
+        encoded = BertModel.forward(self, input_ids.reshape(rows * texts, length), mask, segments)
+        vectors = pool(encoded["sequence_output"], mask, self.pooling.kind)  # [B*T, H]
+        if self.pooling.normalize:
+            vectors = normalized(vectors)
+        outputs = {"embeddings": vectors.reshape(rows, -1)}
+        if not self.training or example_weights is None:
+            return outputs
+        if embedding_gradients is not None:
+            items = (outputs["embeddings"] * embedding_gradients).sum(dim=1)  # [B]
+        else:
+            items = self.losses(outputs["embeddings"], texts, scores, example_weights)
+        outputs["total_loss"] = losses.reduce(items, example_weights, loss_reduction)
+        return outputs
+
+    def losses(
+        self, embeddings: flow.Tensor, texts: int, scores: flow.Tensor | None, weights: flow.Tensor
+    ) -> flow.Tensor:
+        """The loss of each row, [B]; embeddings [B, T*H], scores [B, 1] or None, weights [B]."""
+        assert self.loss is not None
+        vectors = embeddings.reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
+        return self.loss(vectors, None if scores is None else scores.reshape(-1), weights)
+
+    def save_pretrained(self, directory: str | Path, arrays: dict[str, np.ndarray] | None = None, **files: Any) -> None:
+        """Writes a directory that sentence-transformers reads as well; see `PretrainedModel.save_pretrained`."""
+        super().save_pretrained(directory, arrays, **files)
+        for name, content in self.pooling.files(self.config.hidden_size).items():
+            path = Path(directory, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        if self.pooling.normalize:
+            Path(directory, "2_Normalize").mkdir(exist_ok=True)
+
+
+class BertForReranking(BertForSequenceClassification):
+    """One score for a pair of texts that are read together, as a cross-encoder (Nogueira & Cho 2019)."""
+
+    architecture = "BertForSequenceClassification"
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        scores: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """Score every pair.
+
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`.
+            scores: float [B, 1], from 0 (unrelated) to 1.
+            example_weights, loss_reduction: as for `BertForPreTraining`.
+
+        Returns:
+            BertModel's outputs and `logits` [B, 1]; with scores also `total_loss`, the sigmoid cross entropy.
+        """
+        outputs = BertForSequenceClassification.forward(self, input_ids, input_mask, segment_ids)
+        if scores is not None:
+            logits, targets = outputs["logits"].reshape(-1), scores.reshape(-1)
+            weights = flow.ones_like(logits) if example_weights is None else example_weights.reshape(-1)
+            # max(x, 0) - x t + log(1 + exp(-|x|)), which does not overflow
+            items = flow.relu(logits) - logits * targets + flow.log1p(flow.exp(-flow.abs(logits)))
+            outputs["total_loss"] = losses.reduce(items, weights, loss_reduction)
+        return outputs
+
+
+def pool(hidden: flow.Tensor, mask: flow.Tensor, kind: str) -> flow.Tensor:
+    """The vectors of the tokens as one vector per text; hidden [R, S, H], mask [R, S] -> [R, H]."""
+    if kind == "cls":
+        return hidden[:, 0]
+    keep = mask.to(hidden.dtype).unsqueeze(-1)  # [R, S, 1]
+    if kind == "mean":
+        return (hidden * keep).sum(dim=1) / flow.clamp(keep.sum(dim=1), min=1e-9)
+    return (hidden + (1.0 - keep) * _EXCLUDED).amax(dim=1)

@@ -1,0 +1,103 @@
+"""Losses that compare the rows of an update, over all its micro-batches and ranks (GradCache, Gao et al. 2021).
+
+A micro-batch's forward and backward pass only needs the memory of that micro-batch, but its rows are compared with all
+rows of the update. So an update embeds all micro-batches without gradients first, computes the loss of all embeddings
+and its gradient for each of them, and then makes the ordinary step with these gradients. Both passes draw the same
+dropout masks.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import oneflow as flow
+
+from data.reading.loader import Batch
+from modeling import dropout
+from modeling.embedding import BertForEmbedding
+from modeling.pretrained import PretrainedModel
+from training.step import Metrics, Mode, StepOptions, TrainStep, feeds_dropout, to_tensors
+from training.terms import EXAMPLE_WEIGHTS, INPUTS, TOTAL_LOSS
+
+
+def comparing_rows(step: TrainStep, mode: Mode, model: PretrainedModel, options: StepOptions) -> TrainStep:
+    """The step, which compares the rows of a whole update where the model's loss compares rows."""
+    return GradientCache(step, mode, model, options) if isinstance(model, BertForEmbedding) else step
+
+
+@dataclass
+class GradientCache:
+    """A step whose loss covers all micro-batches and ranks of an update."""
+
+    step: TrainStep
+    mode: Mode
+    model: BertForEmbedding
+    options: StepOptions
+    updates: int = 0
+
+    def __call__(self, batch: Batch) -> Metrics:
+        number, world = self.updates, self.options.world
+        self.updates += 1
+        if self.options.micro_batches(batch) == 1 and world.shape.data_parallel_size == 1:
+            return self.step(batch)
+        dropout.begin_step(self.options.seed, number, world.shape.data_parallel_rank)
+        loss, gradients = self._loss(batch, self._embed(batch))
+        names = {*INPUTS, EXAMPLE_WEIGHTS}
+        inputs = {name: array for name, array in batch.items() if name in names}
+        outputs = self.step({**inputs, "embedding_gradients": gradients})
+        return lambda: {**outputs(), TOTAL_LOSS: loss}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.step.state()
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        self.step.load_state(state, step)
+        self.updates = step
+
+    def _embed(self, batch: Batch) -> flow.Tensor:
+        """The embeddings of this rank's rows, [rows, T*H], without gradients."""
+        count = self.options.micro_batches(batch)
+        rows = len(batch["input_ids"]) // count
+        embeddings = []
+        with flow.no_grad():
+            for micro in range(count):
+                part = {name: batch[name][micro * rows : (micro + 1) * rows] for name in INPUTS}
+                vectors = self._forward(part, micro)
+                embeddings.append(vectors.to_local() if vectors.is_global else vectors)
+        return flow.cat(embeddings, dim=0)
+
+    def _forward(self, part: Batch, micro: int) -> flow.Tensor:
+        world = self.options.world
+        tensors = to_tensors(part, world.device)
+        if self.mode == "graph":
+            tensors = {name: world.as_global(tensor) for name, tensor in tensors.items()}
+        masks = []
+        if self.mode == "graph" and feeds_dropout(world):
+            with dropout.record() as sites:
+                self.model(**tensors)
+            masks = [flow.tensor(mask, device=world.device) for mask in dropout.draw(sites, micro)]
+        half = self.options.use_fp16
+        with dropout.feed(masks) if masks else nullcontext(), flow.autocast("cuda", dtype=flow.float16) if half else (
+            nullcontext()
+        ):
+            return self.model(**tensors)["embeddings"]
+
+    def _loss(self, batch: Batch, own: flow.Tensor) -> tuple[float, np.ndarray]:
+        """The mean loss of all ranks' rows, and the gradient of its sum for this rank's embeddings [rows, T*H]."""
+        world, device = self.options.world, self.options.world.device
+        gathered = {
+            name: world.gather_rows(flow.from_numpy(np.ascontiguousarray(batch[name])).to(device))
+            for name in ("scores", EXAMPLE_WEIGHTS)
+            if name in batch
+        }
+        tensors = to_tensors(gathered, device)
+        embeddings = flow.tensor(world.gather_rows(own), device=device, requires_grad=True)
+        weights = tensors[EXAMPLE_WEIGHTS]
+        items = self.model.losses(embeddings, batch["input_ids"].shape[1], tensors.get("scores"), weights)
+        total = (items * weights).sum()
+        total.backward()
+        rows, rank = len(batch["input_ids"]), world.shape.data_parallel_rank
+        gradients = np.array(embeddings.grad.numpy()[rank * rows : (rank + 1) * rows], copy=True)
+        return float(total.numpy()) / max(float(gathered[EXAMPLE_WEIGHTS].sum()), 1e-12), gradients
