@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.model import PRESETS, BertConfig
-from data.text.tokenization import SPECIAL_TOKENS, load_vocab
+from conversion.tokenizer_files import SPECIAL_TOKENS
+from data.text.tokenization import load_vocab
 from inference import Model, load
 from inference.runner import Mode
 from modeling import BertForPreTraining

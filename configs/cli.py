@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from launch import ranks
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.json_file import read_settings
 
 Config = TypeVar("Config")
@@ -249,7 +249,7 @@ def flag_names(config_class: type) -> dict[str, str]:
 def warn(sentence: str) -> None:
     """One warning on standard error, by the first process only."""
     if ranks.rank() <= 0:  # importing the framework sets RANK to -1 where there is no launcher
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(f"warning: {printable(sentence)}", file=sys.stderr)
 
 
 _NOT_GIVEN = argparse.SUPPRESS

@@ -14,19 +14,17 @@ _FORMATS = ("tf", "hf", "lazy", "oneflow")
 class ConvertConfig:
     """Conversion between checkpoint formats."""
 
-    input: str = flag(
-        "", "what to convert: a model directory, a weights file, a TensorFlow prefix or a run's directory"
-    )
-    output: str = flag("", "directory to write; it appears when everything in it was read back")
+    input: str = flag("", "model directory, weights file, TensorFlow prefix or run directory to convert")
+    output: str = flag("", "directory to write; it appears once everything in it has been read back")
     from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS))
     to_format: str = flag("hf", "format of the output", aliases=("to",), choices=_FORMATS)
     config_file: str | None = flag(
-        None, "model configuration (bert_config.json or config.json) in place of the input's", aliases=("config",)
+        None, "model configuration (bert_config.json or config.json) to use instead of the input's", aliases=("config",)
     )
-    vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
-    allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")
-    trust_checkpoint: bool = flag(False, "the input is trusted: allow formats that are read by unpickling")
-    overwrite_output_dir: bool = flag(False, "replace what is in the output directory")
+    vocab_file: str | None = flag(None, "vocabulary to write instead of the input's")
+    allow_partial: bool = flag(False, "convert without the tensors that are missing or have another shape")
+    trust_checkpoint: bool = flag(False, "allow formats that are read by unpickling: the input can be trusted")
+    overwrite_output_dir: bool = flag(False, "replace an earlier conversion in the output directory")
 
     def __post_init__(self) -> None:
         for name in ("input", "output"):

@@ -22,7 +22,9 @@ class GlueDataFlags:
     vocab_file: str | None = flag(
         None, "vocabulary; a model directory stands for its own (default: the model's)", aliases=("tokenizer",)
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents: True for uncased vocabularies")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip its accents (default: as the model's tokenizer needs it)"
+    )
     max_seq_length: int = flag(128, "longer sentences and pairs are cut", aliases=("seq_length",), unit="tokens")
     max_train_samples: int | None = flag(None, "train on the first so many rows (default: all)", unit="rows")
     max_val_samples: int | None = flag(

@@ -33,7 +33,7 @@ class InferConfig:
     model_path: str = flag("", "a model directory, a run's output directory, or a checkpoint of any format")
     use_lazy_model: bool = flag(False, "the checkpoint is one of lazy OneFlow (0.2 to 0.4)")
     trust_checkpoint: bool = flag(False, "the checkpoint is trusted: allow formats that are read by unpickling")
-    vocab_file: str | None = flag(None, "vocabulary, in place of the model directory's vocab.txt")
+    vocab_file: str | None = flag(None, "vocabulary, in place of the model directory's vocab.txt or tokenizer.json")
     do_lower_case: bool | None = flag(None, "whether the vocabulary is uncased (default: what the model says)")
 
     task: str | None = flag(None, "what to do (default: what the model's head is made for)", choices=_TASKS)

@@ -166,7 +166,9 @@ class PretrainingDataConfig:
     )
     work_dir: str = flag("", "where --output_dir is a URL: the directory to make the set in before it is copied there")
     vocab_file: str = flag("", "vocabulary, or a model directory that holds one")
-    do_lower_case: bool = flag(True, "lower-case the text and strip its accents, as an uncased vocabulary wants")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip its accents (default: as the vocabulary needs it)"
+    )
     remove_duplicates: str = _remove_duplicates()
     num_shards: int = flag(8, "files to write, alike in size to one record (within each bin of --bin_size)")
     bin_size: int | None = flag(

@@ -16,7 +16,9 @@ class FeatureFlags:
     """Windows over the contexts."""
 
     vocab_file: str | None = flag(None, "vocabulary, one token per line; a model directory stands for its vocab.txt")
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents: True for uncased vocabularies")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip its accents (default: as the model's tokenizer needs it)"
+    )
     max_seq_length: int = flag(384, "question and window together", aliases=("seq_length",), unit="tokens")
     doc_stride: int = flag(128, "from the start of one window to the next", unit="tokens")
     max_query_length: int = flag(64, "questions are cut to this", unit="tokens")

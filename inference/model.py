@@ -12,7 +12,8 @@ import oneflow as flow
 from configs.cli import warn
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
-from data.text.tokenization import build_tokenizer, check_casing, load_vocab
+from conversion.tokenizer_files import read_vocabulary
+from data.text.tokenization import build_tokenizer
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
@@ -70,7 +71,7 @@ def load(
         batch_size: rows of a batch, at most.
         seq_length: longest input, in tokens (default: what the model can take).
         vocab_file: the vocabulary, in place of the one beside the weights.
-        do_lower_case: whether it is an uncased one (default: what the model says, else what its words look like).
+        do_lower_case: whether text is lower-cased (default: as the tokenizer's files say, else as the entries look).
         source: the format, "auto" to find out.
         config: the model's configuration file, or its content, in place of the one beside the weights.
         sizes: settings of the configuration that are known otherwise, {"num_attention_heads": 12}.
@@ -184,7 +185,10 @@ class Model:
                 f"it can do {', '.join(self.tasks)}."
             )
         if self._encoder is None:
-            raise UserError(f"{self.path} holds no vocab.txt: name the model's vocabulary with --vocab_file.")
+            raise UserError(
+                f"{self.path} holds neither vocab.txt nor tokenizer.json: name the model's vocabulary with "
+                "--vocab_file."
+            )
         key = (task, *sorted(options.items()))
         if key not in self._pipelines:
             if task == "text-classification":
@@ -266,33 +270,24 @@ def _encoder(
             f"--seq_length {seq_length} must be above 3 and at most the model's longest input, "
             f"{config.max_position_embeddings}."
         )
-    file = vocab_file or checkpoint.file("vocab.txt")
+    file = vocab_file or checkpoint.vocab_file
     if file is None:
         return None
-    vocab = load_vocab(file)
-    if max(vocab.values()) >= config.vocab_size:
+    vocabulary = read_vocabulary(file, do_lower_case, settings_in=checkpoint.directory)
+    if vocabulary.size > config.vocab_size:
         raise UserError(
-            f"--vocab_file {file} has {max(vocab.values()) + 1} tokens and the model {config.vocab_size}: "
+            f"--vocab_file {vocabulary.path} has {vocabulary.size} tokens and the model {config.vocab_size}: "
             "name the vocabulary the model was trained with."
         )
-    if len(vocab) < config.vocab_size:
-        warn(f"the vocabulary {file} has {len(vocab)} tokens, fewer than the model's {config.vocab_size}.")
-    said = checkpoint.json("tokenizer_config.json").get("do_lower_case")
-    if do_lower_case is not None:
-        check_casing(vocab, do_lower_case, str(file))
-    else:
-        do_lower_case = said if isinstance(said, bool) else _looks_uncased(vocab)
+    if vocabulary.size < config.vocab_size:
+        warn(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size} tokens, fewer than the model's "
+            f"{config.vocab_size}."
+        )
+    vocabulary.warn_of_contradictions(do_lower_case)
     return TextEncoder(
-        build_tokenizer(vocab, do_lower_case),
-        vocab,
+        build_tokenizer(vocabulary.ids, *vocabulary.rules),
+        vocabulary.ids,
         seq_length or config.max_position_embeddings,
         config.type_vocab_size,
     )
-
-
-def _looks_uncased(vocab: dict[str, int]) -> bool:
-    try:
-        check_casing(vocab, True, "")
-    except UserError:
-        return False
-    return True

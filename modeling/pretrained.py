@@ -1,4 +1,4 @@
-"""Model directories: `config.json` + `model.safetensors` (+ `vocab.txt`), as Hugging Face transformers reads them."""
+"""Model directories as Hugging Face transformers reads them: `config.json`, `model.safetensors` and a tokenizer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,13 @@ from configs.cli import warn
 from configs.model import BertConfig
 from modeling.layout import to_numpy
 from utils.errors import UserError
+from utils.file_mode import follow_umask
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
-CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
-    "config.json",
-    "model.safetensors",
-    "vocab.txt",
-    "tokenizer_config.json",
-)
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER = "bert."
-# In Hugging Face's files, and held elsewhere or computed here.
+# Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
@@ -40,7 +36,13 @@ DERIVED_TENSORS = (
 
 
 class PretrainedModel(nn.Module):
-    """A module with a `BertConfig` that is read from and written to model directories."""
+    """A module with a `BertConfig` that is read from and written to model directories.
+
+    Attributes:
+        unused: beginnings of the names of parameters that no output needs; a checkpoint may lack them.
+    """
+
+    unused: tuple[str, ...] = ()
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
@@ -48,36 +50,43 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, config: BertConfig | None = None) -> Model:
-        """The model in a directory.
+        """Reads the model in a directory.
 
         Args:
             directory: holds `config.json` and `model.safetensors`.
-            config: used in place of the directory's, for example with other dropout rates.
+            config: replaces the directory's, for example with other dropout rates.
 
         Raises:
-            UserError: a file is missing or damaged, or an encoder tensor is missing or of another shape. A head that
-                the directory does not hold starts afresh, with a warning.
+            UserError: a file is missing or damaged, or an encoder tensor is missing or has another shape. A head that
+                the directory does not hold is initialized, with a warning.
         """
         directory = Path(directory)
-        model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
-        model.load_arrays(read_weights(directory / WEIGHTS_FILE), source=str(directory))
+        arrays = read_weights(directory / WEIGHTS_FILE)
+        config = config or BertConfig.from_json(directory / CONFIG_FILE)
+        _check_size(config, arrays, str(directory))
+        model = cls(config)
+        model.load_arrays(arrays, source=str(directory))
         return model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
-        """Copies arrays into the parameters of the same names; returns the names that start afresh, all of a head.
+        """Copies arrays into the parameters of the same names.
 
         Args:
-            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are left alone.
+            arrays: {Hugging Face parameter name: array}; tensors that this model does not have are ignored.
             source: where they come from, for messages.
 
+        Returns:
+            The parameters of heads that are not among the arrays and keep their initial values. Those that no output
+            needs (`unused`) do not count.
+
         Raises:
-            UserError: a tensor has another shape than the model's, or one of the encoder's is missing.
+            UserError: a tensor's shape is not the model's, or an encoder tensor is missing.
         """
         parameters = dict(self.named_parameters())
         if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
-        fresh = sorted(set(parameters) - set(arrays))
-        # Not the pooler: Hugging Face's models for questions and for masks have none.
+        fresh = sorted(name for name in set(parameters) - set(arrays) if not name.startswith(self.unused))
+        # The pooler may be missing: Hugging Face's models for questions and for masked words have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
             raise UserError(f"{source} lacks {len(encoder)} tensors of the encoder, first {encoder[0]}.")
@@ -91,23 +100,25 @@ class PretrainedModel(nn.Module):
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} gives no {heads}: it starts afresh.")
+            warn(f"{source} holds no {heads}: it is initialized at random.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """{parameter name: a copy of its values}, whole tensors on every rank."""
+        """{parameter name: a copy of its values}; every rank gets whole tensors."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def checksum(self) -> int:
-        """A number that tells weights apart; for local parameters."""
+        """The CRC-32 of all parameters, which must be local tensors."""
         checksum = 0
         for parameter in self.parameters():
             checksum = zlib.crc32(parameter.detach().numpy().tobytes(), checksum)
         return checksum
 
     def checkpoint_activations(self) -> None:
-        """From now on the encoder's layers keep their inputs alone in training, and are computed again for their
-        backward pass (Chen et al. 2016): less memory for more time, in eager mode; the same losses and gradients."""
+        """Makes the encoder's layers keep only their inputs in training and recompute the rest in the backward pass.
+
+        Saves memory and costs time; losses and gradients stay the same (Chen et al. 2016). Only works in eager mode.
+        """
         for module in self.modules():
             if hasattr(module, "checkpoints_activations"):
                 module.checkpoints_activations = True
@@ -116,30 +127,29 @@ class PretrainedModel(nn.Module):
         self,
         directory: str | Path,
         arrays: dict[str, np.ndarray] | None = None,
-        *,
-        vocab: bytes | None = None,
-        do_lower_case: bool = True,
+        tokenizer: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
+        """Writes the model directory.
+
+        Args:
+            directory: made if it does not exist.
+            arrays: the parameters (default: `to_arrays()`).
+            tokenizer: {name: content} of the tokenizer's files, such as vocab.txt.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
-        if vocab is not None:
-            (directory / VOCAB_FILE).write_bytes(vocab)
-            tokenizer = {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": do_lower_case,
-                "model_max_length": self.config.max_position_embeddings,
-            }
-            (directory / TOKENIZER_FILE).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
+        for name, content in (tokenizer or {}).items():
+            (directory / name).write_bytes(content)
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file that Hugging Face transformers reads; raises OSError where the disk is full."""
+    """Writes a safetensors file that Hugging Face transformers reads; raises OSError if the disk is full."""
     try:
         save_file(arrays, str(path), metadata={"format": "pt"})
+        follow_umask(path)
     except SafetensorError as error:
         if f"os error {errno.ENOSPC}" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
@@ -147,11 +157,31 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file; raises UserError for a missing, truncated or damaged one."""
+    """Reads a safetensors file: {name: array}.
+
+    Raises:
+        UserError: it is missing, cannot be read, is truncated or damaged, or holds numbers that are not floating-point.
+    """
     try:
-        arrays = load_file(str(path))
+        with path.open("rb"):  # safetensors reports a file that may not be read as missing
+            arrays = load_file(str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again.") from None
-    return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a complete safetensors file ({error}): copy it again.") from None
+    arrays = {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise UserError(f"{path}: {name} holds {array.dtype} numbers, and floating-point ones are needed.")
+    return arrays
+
+
+def _check_size(config: BertConfig, arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises UserError if a configuration claims a larger model than the arrays hold, before memory is used for it."""
+    held = sum(array.size for array in arrays.values())
+    claimed = config.hidden_size * (config.vocab_size + config.type_vocab_size)
+    claimed += config.num_hidden_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+    if claimed > held + (1 << 24):  # heads that the arrays lack are smaller
+        raise UserError(f"{source}: {CONFIG_FILE} describes {claimed:,} weights, and {WEIGHTS_FILE} holds {held:,}.")

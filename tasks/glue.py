@@ -15,6 +15,7 @@ import numpy as np
 
 from configs.cli import warn
 from configs.glue import GlueConfig
+from conversion.tokenizer_files import Vocabulary
 from data.datasets.glue import (
     GLUE_TASKS,
     GlueExamples,
@@ -25,7 +26,6 @@ from data.datasets.glue import (
     task_directory,
 )
 from data.reading.loader import Records
-from data.text.tokenization import load_vocab
 from evaluation.glue import glue_metrics, glue_score
 from launch import ranks
 from modeling import BertForSequenceClassification
@@ -128,16 +128,15 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
         flags = config.run
 
     run = Run(config, cast(Mode, config.mode))
-    vocab_file = run.vocabulary(data.vocab_file, data.do_lower_case)
-    vocab, vocab_bytes = load_vocab(vocab_file), vocab_file.read_bytes()  # it may lie in a checkpoint soon removed
-    bert = config.model.bert_config(run.start_config, vocab_size=len(vocab))
-    run.check_sizes(bert, len(vocab), data.max_seq_length)
+    vocabulary = run.vocabulary(data.vocab_file, data.do_lower_case)
+    bert = config.model.bert_config(run.start_config, vocab_size=vocabulary.size)
+    run.check_sizes(bert, vocabulary.size, data.max_seq_length)
     names, problem = task.label_names, "" if task.labels else "regression"
     bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
     _forget_other_classifier(run, names)
 
     def records(examples: GlueExamples) -> Records:
-        source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
+        source = GlueRecords(examples, vocabulary, max_seq_length=data.max_seq_length)
         return run.padded(Records(source, below={"segment_ids": bert.type_vocab_size}))
 
     training_records = records(training) if training else None
@@ -171,7 +170,7 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
         def evaluate(say: Say) -> dict[str, float]:
             metrics = judged(predict, say)
             score = glue_score(metrics)
-            if best.offer(score, model, vocab_bytes, do_lower_case=data.do_lower_case):
+            if best.offer(score, model, vocabulary):
                 say(f"the best so far, {score:.4f}: {best.directory}")
             return {f"eval_{name}": value for name, value in {**metrics, "score": score}.items()}
 
@@ -181,8 +180,7 @@ def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
                 records=training_records,
                 seq_length=data.max_seq_length,
                 predictions=0,
-                vocab_file=vocab_file,
-                do_lower_case=data.do_lower_case,
+                vocabulary=vocabulary,
                 evaluate=evaluate if flags.do_eval else None,
                 figure="eval_score",
             ),
@@ -215,7 +213,7 @@ class _Best:
         if run.checkpoint and (directory / SCORE_FILE).exists():
             self.score = json.loads((directory / SCORE_FILE).read_text())["score"]
 
-    def offer(self, score: float, model: BertForSequenceClassification, vocab: bytes, *, do_lower_case: bool) -> bool:
+    def offer(self, score: float, model: BertForSequenceClassification, vocabulary: Vocabulary) -> bool:
         """Keeps the model if it is better than all before."""
         if score <= self.score:
             return False
@@ -224,7 +222,7 @@ class _Best:
         if self.run.world.rank == 0:
             partial = self.directory.with_name(f".{self.directory.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            model.save_pretrained(partial, arrays, vocab=vocab, do_lower_case=do_lower_case)
+            model.save_pretrained(partial, arrays, vocabulary.files(model.config.max_position_embeddings))
             (partial / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
             partial.rename(self.directory)

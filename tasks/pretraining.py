@@ -13,17 +13,17 @@ from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from configs.training import RunFlags
+from conversion.tokenizer_files import VOCAB_FILE, read_vocabulary
 from data.reading.dynamic_masking import DynamicMasking
 from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
 from data.records.ofrecord import pretraining_schema
 from data.records.record_set import RecordSet
 from data.records.sources import check_agreement, equally_long, objective, open_sources
-from data.text.tokenization import load_vocab, vocab_sha256
+from data.text.tokenization import load_vocab
 from evaluation.masked_lm import pretraining_metrics
 from launch import ranks
 from modeling import BertForPreTraining
-from modeling.pretrained import VOCAB_FILE
 from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.probes import Probes
@@ -52,7 +52,7 @@ def _pretrain(
     data = PretrainingData.open(config.data, config.run.do_train)
     run = Run(config, mode)
     bert = config.model.bert_config(run.start_config, vocab_size=data.vocab_size)
-    vocab_file = data.find_vocab(bert, run.start_file(VOCAB_FILE))
+    vocab_file = data.find_vocab(bert, run.start_vocab_file)
     records, held_out = data.for_model(bert, vocab_file, config.run.seed)
     records, held_out = run.padded(records), run.padded(held_out) if held_out else None
     run.check_alike(records if config.run.do_train else None, held_out)
@@ -88,8 +88,7 @@ def _pretrain(
         records=records,
         seq_length=data.seq_length,
         predictions=data.max_predictions_per_seq,
-        vocab_file=vocab_file,
-        do_lower_case=data.do_lower_case,
+        vocabulary=read_vocabulary(vocab_file, data.do_lower_case) if vocab_file else None,
         evaluate=evaluate if held_out else None,
         inspect=Probes.of(config.probes, run.log_dir, bert, vocab_file),
     )
@@ -220,7 +219,7 @@ class PretrainingData:
     def vocab_size(self) -> int | None:
         """The vocabulary's size, where the data or a vocabulary of its own tells it."""
         size: int | None = self.source.metadata.get("vocab_size")
-        return size if size or not self._own_vocab else max(load_vocab(self._own_vocab).values()) + 1
+        return size if size or not self._own_vocab else read_vocabulary(self._own_vocab).size
 
     @property
     def _own_vocab(self) -> Path | None:
@@ -230,12 +229,12 @@ class PretrainingData:
         return named_vocabulary(named) if named else beside if beside.exists() else None
 
     @property
-    def do_lower_case(self) -> bool:
-        """Whether the text was lower-cased."""
+    def do_lower_case(self) -> bool | None:
+        """Whether the text was lower-cased; None if neither the flags nor the data say so."""
         stored = self.source.metadata.get("do_lower_case")
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
             raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}.")
-        return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
+        return stored if self.flags.do_lower_case is None else self.flags.do_lower_case
 
     def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
         """The records to train and to evaluate on, checked against the model's tables as they are read, masked where
@@ -294,13 +293,15 @@ class PretrainingData:
         if path is None:
             warn("the model is saved without a vocabulary: --vocab_file names it.")
             return None
-        size = len(load_vocab(path))
-        if size > bert.vocab_size:
-            raise UserError(f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}.")
-        if starts_with and vocab_sha256(starts_with) != vocab_sha256(path):
+        vocabulary = read_vocabulary(path)
+        if vocabulary.size > bert.vocab_size:
+            raise UserError(
+                f"--vocab_file {path} has {vocabulary.size} entries, more than the model's {bert.vocab_size}."
+            )
+        if starts_with and read_vocabulary(starts_with).ids != vocabulary.ids:
             raise UserError(f"{path} is not the vocabulary of the weights to start from, {starts_with}.")
         digest = self.source.metadata.get("vocab_sha256")
-        if digest and digest != vocab_sha256(path):
+        if digest and digest != vocabulary.sha256:
             raise UserError(f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with.")
         return path
 

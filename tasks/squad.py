@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
+from conversion.tokenizer_files import read_vocabulary
 from data.datasets.squad import (
     SquadExample,
     SquadFeature,
@@ -28,7 +30,7 @@ from data.datasets.squad import (
 from data.reading.loader import Records
 from data.records.ofrecord import open_records, squad_schema, write_atomically
 from data.records.record_set import RecordSet
-from data.text.tokenization import load_tokenizer, load_vocab, vocab_sha256
+from data.text.tokenization import load_tokenizer
 from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
@@ -43,10 +45,12 @@ def finetune_squad(config: SquadConfig) -> None:
     """Trains, evaluates and answers as the flags say; everything lands in the output directory."""
     flags = config.run
     run = Run(config, cast(Mode, config.mode))
-    features = _checked_features(config, run)
-    vocab_size = len(load_vocab(features.vocab_file or ""))
-    bert = config.model.bert_config(run.start_config, vocab_size=vocab_size)
-    run.check_sizes(bert, vocab_size, features.max_seq_length)
+    vocabulary = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
+    features = dataclasses.replace(
+        config.features, vocab_file=str(vocabulary.path), do_lower_case=vocabulary.rules.do_lower_case
+    )
+    bert = config.model.bert_config(run.start_config, vocab_size=vocabulary.size)
+    run.check_sizes(bert, vocabulary.size, features.max_seq_length)
     judged = flags.do_eval or config.do_predict
     questions = Questions.read(config, features) if judged and run.world.rank == 0 else None
     training = _training_records(config, run, features, bert) if flags.do_train else None
@@ -69,8 +73,7 @@ def finetune_squad(config: SquadConfig) -> None:
             records=training,
             seq_length=features.max_seq_length,
             predictions=0,
-            vocab_file=Path(features.vocab_file or ""),
-            do_lower_case=features.do_lower_case,
+            vocabulary=vocabulary,
             evaluate=judge if judged else None,
             figure="eval_f1",
             answers=True,
@@ -91,6 +94,7 @@ class Questions:
     articles: list[dict[str, Any]]
     examples: list[SquadExample]
     features: list[SquadFeature]
+    tokenizer: Tokenizer
 
     @classmethod
     def read(cls, config: SquadConfig, settings: FeatureFlags) -> Questions:
@@ -103,7 +107,9 @@ class Questions:
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
         features = convert_examples_to_features(examples, settings, num_workers=1)  # seconds; no processes for that
-        return cls(config, settings, articles, examples, list(features))
+        # Now, since the vocabulary may lie in a checkpoint that training removes.
+        tokenizer = load_tokenizer(settings.vocab_file or "", settings.do_lower_case)
+        return cls(config, settings, articles, examples, list(features), tokenizer)
 
     def answer(self, logits: np.ndarray) -> dict[str, float]:
         """Writes the answers that logits [2, features, S] mean, and their scores if asked; returns the scores."""
@@ -113,7 +119,7 @@ class Questions:
             self.features,
             logits[0],
             logits[1],
-            load_tokenizer(self.settings.vocab_file or "", self.settings.do_lower_case),
+            self.tokenizer,
             self.config.decoding,
             version_2_with_negative=version_2,
         )
@@ -131,12 +137,6 @@ class Questions:
         )
         write_atomically(output / SCORES_FILE, json.dumps(scores, indent=2).encode() + b"\n")
         return {f"eval_{name}": float(value) for name, value in scores.items()}
-
-
-def _checked_features(config: SquadConfig, run: Run) -> FeatureFlags:
-    """The feature flags with the vocabulary found; raises UserError where they are not the model's."""
-    vocab_file = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
-    return dataclasses.replace(config.features, vocab_file=str(vocab_file))
 
 
 def _training_records(config: SquadConfig, run: Run, features: FeatureFlags, bert: BertConfig) -> Records:
@@ -209,7 +209,7 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
                 else f"{directory} has {has}: it does not hold {'training' if is_training else 'evaluation'} features."
             )
     for name, value in (
-        ("vocab_sha256", vocab_sha256(features.vocab_file or "")),
+        ("vocab_sha256", read_vocabulary(features.vocab_file or "").sha256),
         ("do_lower_case", features.do_lower_case),
     ):
         if source.metadata.get(name, value) != value:

@@ -24,6 +24,7 @@ from configs.model import BertConfig, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
+from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import (
     Batch,
     Records,
@@ -33,9 +34,8 @@ from data.reading.loader import (
     training_batches,
     without_padding,
 )
-from data.text.tokenization import check_casing, load_vocab, vocab_path
 from modeling.ops import MASKED_SCORE
-from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
+from modeling.pretrained import PretrainedModel
 from training.checkpoint import (
     TrainingState,
     load_training_state,
@@ -51,7 +51,6 @@ from training.schedule import BatchSchedule, learning_rates
 from training.step import Mode, StepOptions, build_train_step, place
 from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
-from utils.json_file import read_settings
 
 RUN_FILE = "run.json"
 _MOST_FILLING_ROWS = 128  # some models' word embeddings are filled up to a round number
@@ -80,8 +79,7 @@ class Task:
     records: Records
     seq_length: int
     predictions: int  # masked-LM positions of a record, for counting operations
-    vocab_file: Path | None  # saved with the model
-    do_lower_case: bool
+    vocabulary: Vocabulary | None  # saved with the model
     evaluate: Callable[[Callable[[str], None]], dict[str, float]] | None  # takes where to say how far it is
     figure: str = "eval_total_loss"  # among what `evaluate` gives
     answers: bool = False  # whether `evaluate` leaves answers beside its figures, which other flags may ask for anew
@@ -170,9 +168,10 @@ class Run:
         """The configuration of the weights to start from."""
         return self._weights.config if self._weights else None
 
-    def start_file(self, name: str) -> Path | None:
-        """A file that lies beside the weights to start from, for example `vocab.txt`."""
-        return self._weights.file(name) if self._weights else None
+    @property
+    def start_vocab_file(self) -> Path | None:
+        """The vocabulary beside the weights to start from."""
+        return self._weights.vocab_file if self._weights else None
 
     def forget(self, prefix: str) -> bool:
         """Leaves out the weights to start from whose names begin so; whether there are any."""
@@ -182,28 +181,24 @@ class Run:
             del state[name]
         return bool(names)
 
-    def vocabulary(self, named: str | None, do_lower_case: bool) -> Path:
-        """The vocabulary's file: the named one, or what lies beside the weights to start from.
+    def vocabulary(self, named: str | None, do_lower_case: bool | None) -> Vocabulary:
+        """The vocabulary that --vocab_file names, or the one beside the weights to start from.
 
         Raises:
-            UserError: there is none, or it (or the casing) is not the weights'.
+            UserError: there is none, or it is not the weights'.
         """
-        own = self.start_file(VOCAB_FILE)
-        vocab_file = named_vocabulary(named) if named else own
-        if vocab_file is None:
-            raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
-        check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
-        if own and load_vocab(own) != load_vocab(vocab_file):
-            raise UserError(f"--vocab_file {vocab_file} is not the model's, {own}: leave the flag out.")
-        saved = self.start_file(TOKENIZER_FILE)
-        if saved:
-            lower = read_settings(saved).get("do_lower_case", do_lower_case)
-            if lower != do_lower_case:
-                raise UserError(
-                    f"--do_lower_case {do_lower_case} contradicts {saved}, which says {lower}: pass "
-                    f"--do_lower_case {lower}."
-                )
-        return vocab_file
+        own = self.start_vocab_file
+        file = named_vocabulary(named) if named else own
+        if file is None:
+            raise UserError("--vocab_file is missing: name the vocab.txt or tokenizer.json of the model.")
+        vocabulary = read_vocabulary(file, do_lower_case)
+        if own:
+            models = read_vocabulary(own, do_lower_case)
+            if models.ids != vocabulary.ids:
+                raise UserError(f"--vocab_file {file} is not the model's, {own}: leave the flag out.")
+            vocabulary = vocabulary if vocabulary.source else models  # a bare vocab.txt has the model's rules
+        vocabulary.warn_of_contradictions(do_lower_case)
+        return vocabulary
 
     def check_sizes(self, bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:
         """Raises UserError where the vocabulary cannot be the model's, or it has no positions for such sequences."""
@@ -360,7 +355,7 @@ class Run:
             work=work,
         )
 
-        vocab = task.vocab_file.read_bytes() if task.vocab_file else None  # it may lie in a checkpoint soon removed
+        tokenizer = task.vocabulary.files(model.config.max_position_embeddings) if task.vocabulary else {}
         with Journal(self.log_dir, first_step=state.step, total_steps=total_steps, active=world.rank == 0) as journal:
 
             def save(done: int) -> None:
@@ -375,8 +370,7 @@ class Run:
                         TrainingState(
                             done, taken if last_record is None else min(taken, last_record), flags.seed, group
                         ),
-                        vocab=vocab,
-                        do_lower_case=task.do_lower_case,
+                        tokenizer=tokenizer,
                         keep_last=flags.keep_last,
                     )
                     journal.say(f"saved {saved}")

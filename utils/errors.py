@@ -1,5 +1,13 @@
-"""The one exception that means "the user can mend this"."""
+"""Errors that the user can correct, and how text from files is shown in messages."""
 
 
 class UserError(Exception):
-    """A mistake in a flag, a file or the machine; its message is one sentence that names it and the way out."""
+    """A mistake in a flag, a file or the machine. The message is a sentence or two: what is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Text with its control characters escaped, but for line feeds: names in files may hold terminal commands."""
+    return "".join(c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text)

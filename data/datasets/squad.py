@@ -17,7 +17,7 @@ import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -28,9 +28,10 @@ import numpy as np
 
 from configs.cli import to_flat_dict, warn
 from configs.squad import FeatureFlags, SquadDataConfig
+from conversion.tokenizer_files import read_vocabulary
 from data.preparation.pieces import Progress, finish, open_work, plan_sha256
 from data.records.ofrecord import ShardWriter, squad_schema, write_atomically, write_dataset_json
-from data.text.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
+from data.text.tokenization import BulkTokenizer
 from utils.errors import UserError
 from utils.json_file import read_json
 
@@ -292,9 +293,9 @@ class _Converter:
 
     def __init__(self, settings: FeatureFlags) -> None:
         self.settings = settings
-        vocab = load_vocab(settings.vocab_file or "")
-        self.tokenizer = BulkTokenizer(vocab, settings.do_lower_case)
-        self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
+        vocabulary = read_vocabulary(settings.vocab_file or "", settings.do_lower_case)
+        self.tokenizer = BulkTokenizer(vocabulary.ids, *vocabulary.rules)
+        self.cls, self.sep = vocabulary.ids["[CLS]"], vocabulary.ids["[SEP]"]
 
     def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:
         queries = self._tokenize([example.question_text for example in examples])
@@ -413,12 +414,13 @@ def prepare(config: SquadDataConfig) -> None:
     A set that the same flags made of the same files is left as it is.
 
     Raises:
-        UserError: see `read_squad_examples`, `check_casing` and `open_work`.
+        UserError: see `read_squad_examples`, `read_vocabulary` and `open_work`.
     """
     output, flags = Path(config.output_dir), config.features
-    vocab_file = vocab_path(flags.vocab_file or "")
-    vocab = load_vocab(vocab_file)
-    check_casing(vocab, flags.do_lower_case, str(vocab_file))
+    vocabulary = read_vocabulary(flags.vocab_file or "", flags.do_lower_case)
+    vocabulary.warn_of_contradictions(flags.do_lower_case)
+    flags = replace(flags, do_lower_case=vocabulary.rules.do_lower_case)
+    config = replace(config, features=flags)
     examples = read_squad_examples(
         config.input_file, is_training=config.is_training, version_2_with_negative=flags.version_2_with_negative
     )
@@ -434,13 +436,16 @@ def prepare(config: SquadDataConfig) -> None:
     with ExitStack() as stack, Progress("features", len(examples), "questions") as progress:
         files = (output / f"part-{i:05}" for i in range(config.num_shards))
         writers = [stack.enter_context(ShardWriter(file, schema)) for file in files]
-        done = 0
+        done = tokens = unknown = 0
         for unique_id, feature in enumerate(features, FIRST_UNIQUE_ID):
             record = feature.record(flags.max_seq_length) | {"unique_ids": np.array([unique_id], np.int32)}
+            tokens += int(record["input_mask"].sum())
+            unknown += int((record["input_ids"] == vocabulary.ids["[UNK]"]).sum())
             writers[feature.example_index * config.num_shards // len(examples)].write(record)
             progress.update(feature.example_index + 1 - done)
             done = feature.example_index + 1
-    write_atomically(output / "vocab.txt", vocab_file.read_bytes())
+    for name, content in vocabulary.files_beside_records().items():
+        write_atomically(output / name, content)
     write_dataset_json(
         output,
         schema=schema,
@@ -448,20 +453,25 @@ def prepare(config: SquadDataConfig) -> None:
         objective="squad",
         seq_length=flags.max_seq_length,
         do_lower_case=flags.do_lower_case,
-        vocab_size=len(vocab),
+        vocab_size=vocabulary.size,
         vocab_sha256=plan["vocab_sha256"],
         plan_sha256=plan_sha256(work),
         made_by=to_flat_dict(config),
     )
     finish(output)
-    print(f"{output}: {sum(writer.count for writer in writers)} features of {len(examples)} questions")
+    print(
+        f"{output}: {sum(writer.count for writer in writers)} features of {len(examples)} questions "
+        f"({unknown / tokens:.2%} of the tokens are unknown)"
+    )
 
 
 def features_plan(config: SquadDataConfig) -> dict[str, Any]:
     """Everything that decides what the shards hold."""
+    vocabulary = read_vocabulary(config.features.vocab_file or "", config.features.do_lower_case)
     places_and_speed = ("input_file", "output_dir", "vocab_file", "num_workers", "overwrite_output_dir")
     return {
         **{name: value for name, value in to_flat_dict(config).items() if name not in places_and_speed},
         "input_sha256": hashlib.sha256(Path(config.input_file).read_bytes()).hexdigest(),
-        "vocab_sha256": vocab_sha256(config.features.vocab_file or ""),
+        "vocab_sha256": vocabulary.sha256,
+        **vocabulary.extra_rules(),
     }

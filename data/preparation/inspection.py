@@ -10,6 +10,7 @@ import numpy as np
 
 from configs.cli import warn
 from configs.prepare import InspectConfig, VerifyConfig
+from conversion.tokenizer_files import read_vocabulary
 from data.preparation.pieces import Progress, in_processes
 from data.preparation.report import REPORT_HTML, REPORT_JSON, RecordStatistics, describe, write_report
 from data.reading.loader import Records
@@ -148,10 +149,10 @@ def verify(config: VerifyConfig) -> None:
 
 def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
     if vocab_file:
-        return max(load_vocab(vocab_file).values()) + 1
+        return read_vocabulary(vocab_file).size
     size: int | None = records.metadata.get("vocab_size")
     beside = records.directory / "vocab.txt"
-    return max(load_vocab(beside).values()) + 1 if size is None and beside.exists() else size
+    return read_vocabulary(beside).size if size is None and beside.exists() else size
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:

@@ -41,7 +41,7 @@ _NOT_WRITABLE = {
 _LEFTOVER = ".tmp"
 # What preparations leave; nothing else is ever deleted.
 _RESULTS = re.compile(
-    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)"
+    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|tokenizer_config\.json|report\.(html|json)"
     r"|\.work|\..*\.tmp"
 )
 

@@ -20,7 +20,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, compress
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 
 from configs.cli import to_flat_dict, warn
 from configs.prepare import ExampleFlags, PretrainingDataConfig, TextFlags
+from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.preparation.cleaning import input_directories, removed_duplicates, write_text
 from data.preparation.duplicates import duplicates_share, hash_texts
 from data.preparation.instances import draw_rows, special_tokens
@@ -60,7 +61,7 @@ from data.records.ofrecord import (
 from data.records.record_set import Schema
 from data.records.token_windows import read_windows, token_schema, write_stream
 from data.text.documents import Span, open_input, read_documents, span_bytes
-from data.text.tokenization import BulkTokenizer, check_casing, load_vocab, vocab_path, vocab_sha256
+from data.text.tokenization import BulkTokenizer
 from utils.errors import UserError
 
 _PAIRS, _ORDER, _SPLIT, _SHUFFLE, _MASK = range(5)  # streams of random numbers
@@ -84,14 +85,16 @@ def prepare(config: PretrainingDataConfig) -> None:
         UserError: no usable input, a vocabulary that does not fit, an output directory that holds something else.
     """
     directory = _directory(config)
-    vocab = load_vocab(config.vocab_file)
-    check_casing(vocab, config.do_lower_case, config.vocab_file)
+    vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case)
+    vocabulary.warn_of_contradictions(config.do_lower_case)
+    config = replace(config, do_lower_case=vocabulary.rules.do_lower_case)
     if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(
             f"--vocab_file {config.vocab_file} lies where the records will be, and what is there is replaced: "
             "copy it to another directory first."
         )
-    settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
+    settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, "do_lower_case": config.do_lower_case}
+    settings |= vocabulary.extra_rules()
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
     opened = open_input(config.text, config.work, directory, plan, decides={"num_shards": "shards"})
@@ -104,7 +107,7 @@ def prepare(config: PretrainingDataConfig) -> None:
         remove_results(directory)
         return
     with discarded_on_mistake(work):
-        told = _prepare(config, work, pieces, vocab, settings)
+        told = _prepare(config, work, pieces, vocabulary, settings)
     if is_url(config.output_dir):
         _store(config, work)
         remove_results(directory)
@@ -150,11 +153,11 @@ def _upload(work: Path, index: int, file: Path, url: str) -> Result:
 
 
 def _prepare(
-    config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocab: dict[str, int],
+    config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocabulary: Vocabulary,
     settings: dict[str, Any],
 ) -> str:  # fmt: skip
     """The three stages; returns what was made."""
-    output_dir = _directory(config)
+    output_dir, vocab = _directory(config), vocabulary.ids
     cleaned = input_directories(pieces)
     if config.remove_duplicates != "none":
         files, _ = write_text(work, pieces, config.text, config.work, config.remove_duplicates, split=False)
@@ -177,7 +180,8 @@ def _prepare(
     figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
     for warning in write_report(output_dir, figures, _samples(written), f"{output_dir.name}: {count:,} records"):
         warn(warning)
-    shutil.copyfile(vocab_path(config.vocab_file), output_dir / "vocab.txt")
+    for name, content in vocabulary.files_beside_records().items():
+        write_atomically(output_dir / name, content)
     write_dataset_json(
         output_dir,
         schema=_schema(config.example),
@@ -187,14 +191,15 @@ def _prepare(
         max_predictions_per_seq=config.example.max_predictions_per_seq,
         objective=config.example.objective,
         masking=config.example.masking,
-        vocab_size=max(vocab.values()) + 1,
+        vocab_size=vocabulary.size,
         cls_id=vocab["[CLS]"],
         sep_id=vocab["[SEP]"],
         **settings,
         made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
         plan_sha256=plan_sha256(work),
     )
-    return f"{count:,} records of {corpus.documents[-1]:,} documents"
+    unknown = f"{figures['unknown_share']:.2%} of the tokens are unknown"
+    return f"{count:,} records of {corpus.documents[-1]:,} documents ({unknown})"
 
 
 def _make_records(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[Result]:
@@ -241,7 +246,13 @@ def _make_stream(config: PretrainingDataConfig, work: Path, corpus: Corpus, voca
 
 
 def _tokenize_piece(
-    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool, rate: int
+    work: Path,
+    index: int,
+    piece: Sequence[Span],
+    text: TextFlags,
+    vocab_file: str,
+    do_lower_case: bool | None,
+    rate: int,
 ) -> Result:
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     documents = list(read_documents(piece, text))
@@ -250,7 +261,7 @@ def _tokenize_piece(
     checksums = np.fromiter(map(zlib.crc32, map(str.encode, lines)), np.uint32, len(lines))
     sampled = compress(lines, checksums % rate == 0)
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
-    counts = write_piece(work / _token_file(index), documents, tokenizer, len(vocab), vocab["[UNK]"])
+    counts = write_piece(work / _token_file(index), documents, tokenizer, max(vocab.values()) + 1, vocab["[UNK]"])
     capitals = sum(line[0].isupper() for line in lines)
     return counts | {"capitals": capitals, "frequent": _frequent(checksums, rate)}
 
@@ -291,10 +302,10 @@ def _figures(
 
 
 @lru_cache(maxsize=1)
-def _bulk_tokenizer(vocab_file: str, do_lower_case: bool) -> tuple[BulkTokenizer, dict[str, int]]:
+def _bulk_tokenizer(vocab_file: str, do_lower_case: bool | None) -> tuple[BulkTokenizer, dict[str, int]]:
     """One tokenizer a process: it gets faster with every word it has seen."""
-    vocab = load_vocab(vocab_file)
-    return BulkTokenizer(vocab, do_lower_case), vocab
+    vocabulary = read_vocabulary(vocab_file, do_lower_case)
+    return BulkTokenizer(vocabulary.ids, *vocabulary.rules), vocabulary.ids
 
 
 def _token_file(number: int) -> str:
@@ -304,7 +315,7 @@ def _token_file(number: int) -> str:
 def _corpus(tokenized: Sequence[Result], vocab: dict[str, int]) -> Corpus:
     return Corpus(
         files=tuple(_token_file(number) for number in range(len(tokenized))),
-        token_bytes=np.dtype(token_dtype(len(vocab))).itemsize,
+        token_bytes=np.dtype(token_dtype(max(vocab.values()) + 1)).itemsize,
         tokens=tuple(result["tokens"] for result in tokenized),
         sentences=tuple(result["sentences"] for result in tokenized),
         documents=np.cumsum([0, *(result["documents"] for result in tokenized)]),
@@ -452,7 +463,7 @@ def _write_shard(
         masked_lm_prob=example.masked_lm_prob,
         whole_words=example.do_whole_word_mask,
     )
-    dtype = token_dtype(len(vocab))
+    dtype = token_dtype(max(vocab.values()) + 1)
     watch = _Watch(index, example, vocab)
     name, encode = _SHARDS[example.output_format]
     with ShardWriter(output_dir / name.format(index), _schema(example), encode) as writer:

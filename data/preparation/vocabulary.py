@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from configs.cli import warn
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
+from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, find_vocabulary, read_vocabulary
 from data.preparation.pieces import Result, discarded_on_mistake, finish, run_pieces
 from data.records.ofrecord import DATASET_JSON, write_atomically
 from data.text.documents import Span, open_input, read_documents, span_bytes
-from data.text.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from data.text.tokenization import build_tokenizer
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 
@@ -49,17 +50,24 @@ def make_vocab(config: VocabConfig) -> None:
     if among:
         warn(f"--vocab_file {target} lies in --input_file {among}, where the next command takes it for text: move it.")
     model = model_directory(local_directory(config.text.input_file[0]))
-    if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
-        size = len(load_vocab(model))
-        write_atomically(target, vocab_path(model).read_bytes())
-        print(f"{size:,} entries of {vocab_path(model)} in {target}")
+    if len(config.text.input_file) == 1 and find_vocabulary(model):
+        vocabulary = read_vocabulary(model)
+        vocabulary.warn_of_contradictions(None)
+        write_atomically(target, vocabulary.text)
+        print(f"{vocabulary.size:,} entries of {vocabulary.path} in {target}")
         return
     words = _count_words(config, target.with_name(f".{target.name}.work"))
-    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), config)
+    alphabet, left_out = _alphabet(words, config.limit_alphabet)
+    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), alphabet, config)
     write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
     print(_coverage(vocab, words))
     print(f"{len(vocab):,} entries in {target}")
-    if len(vocab) < config.vocab_size:
+    if left_out > 0.001:
+        warn(
+            f"--limit_alphabet {config.limit_alphabet} leaves out characters that occur in {left_out:.1%} of the words, "
+            "and such words are unknown: raise it."
+        )
+    elif len(vocab) < config.vocab_size:
         warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
 
 
@@ -147,19 +155,24 @@ def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
     return words
 
 
-def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
-    """The vocabulary in the order of ids."""
-    first: Counter[str] = Counter()
-    inner: Counter[str] = Counter()
+def _alphabet(words: Mapping[str, int], limit: int) -> tuple[list[str], float]:
+    """The most frequent characters, and the share of the words that hold another one."""
+    characters: Counter[str] = Counter()
     for word, count in words.items():
-        first[word[0]] += count
-        for character in word[1:]:
-            inner[character] += count
-    characters = first + inner
-    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[: config.limit_alphabet]
+        for character in word:
+            characters[character] += count
+    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[:limit]
+    known = set(alphabet)
+    left_out = sum(count for word, count in words.items() if not known.issuperset(word))
+    return alphabet, left_out / max(1, sum(words.values()))
+
+
+def _train(words: Mapping[str, int], alphabet: list[str], config: VocabConfig) -> list[str]:
+    """The vocabulary in the order of ids."""
+    inner = set(chain.from_iterable(word[1:] for word in words))
     # The trainer numbers continuing characters in the order of a hash table, anew in every process, and breaks ties by
     # those numbers. Named as special tokens they are numbered beforehand, and the result is always the same.
-    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if inner[character])]
+    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if character in inner)]
     smallest = len(special) + len(alphabet)
     if config.vocab_size < smallest:
         raise UserError(

@@ -5,20 +5,15 @@ punctuation, greedy longest match) is one expression below. The library's own BE
 private-use characters and young emoji, miss one block of Chinese and know no final sigma.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, Rules, read_vocabulary
 from data.reading.loader import mix
-from utils.errors import UserError
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MAX_CHARACTERS_PER_WORD = 200  # a longer word is one [UNK]
-MAX_VOCAB_BYTES = 1 << 28
 
 _CHINESE = (
     r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
@@ -33,82 +28,41 @@ _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
 
 
 def load_vocab(path: str | Path) -> dict[str, int]:
-    """Reads one token per line, the line number being its id; a model directory stands for its `vocab.txt`.
-
-    Raises UserError if the file cannot be read, is not UTF-8 text, or lacks one of BERT's special tokens.
-    """
-    file = vocab_path(path)
-    try:
-        if file.stat().st_size > MAX_VOCAB_BYTES:
-            raise UserError(f"vocabulary {file} is over {MAX_VOCAB_BYTES >> 20} MB; one token per line is expected")
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise UserError(f"cannot read vocabulary {file}: {error.strerror}; name one with --vocab_file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"vocabulary {file} is not UTF-8 text; one token per line is expected") from None
-    vocab = {line.strip(): index for index, line in enumerate(lines)}
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
-        raise UserError(
-            f"vocabulary {file} lacks {', '.join(missing)}; make one with `prepare_data.py vocab` or take vocab.txt "
-            "from a BERT model"
-        )
-    return vocab
+    """{token: id} of a vocabulary: vocab.txt, tokenizer.json, or a directory that holds one of them."""
+    return read_vocabulary(path).ids
 
 
-def vocab_path(vocab_file: str | Path) -> Path:
-    """The vocabulary's file; a model directory stands for its vocab.txt."""
-    return Path(vocab_file, "vocab.txt") if Path(vocab_file).is_dir() else Path(vocab_file)
-
-
-def vocab_sha256(vocab_file: str | Path) -> str:
-    """The SHA-256, in hexadecimal, of a vocabulary's file as it is written here: each token's line ended by "\\n"."""
-    text = vocab_path(vocab_file).read_text(encoding="utf-8").removesuffix("\n")
-    return hashlib.sha256(f"{text}\n".encode()).hexdigest()
-
-
-def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:
-    """Raises UserError where `do_lower_case` contradicts the vocabulary, which would silently ruin every answer."""
-    words = [token for token in vocab if token.isascii() and token.isalpha()]  # neither pieces nor [CLS] and its like
-    capitals = sum(word != word.lower() for word in words)
-    if do_lower_case and capitals > 0.05 * len(words):
-        raise UserError(
-            f"--do_lower_case True contradicts --vocab_file {vocab_file}, whose words have capitals (it is cased): "
-            "pass --do_lower_case False."
-        )
-    if not do_lower_case and words and not capitals:
-        raise UserError(
-            f"--do_lower_case False contradicts --vocab_file {vocab_file}, no word of which has a capital (it is "
-            "uncased): pass --do_lower_case True."
-        )
-
-
-def load_tokenizer(vocab_file: str | Path, do_lower_case: bool = True) -> Tokenizer:
+def load_tokenizer(vocab_file: str | Path, do_lower_case: bool | None = None) -> Tokenizer:
     """Returns a tokenizer whose `encode(text).tokens` are those of Google's `FullTokenizer(...).tokenize(text)`.
 
     Special tokens are neither added nor recognised: "[MASK]" in a text is three tokens, as there.
+
+    Args:
+        vocab_file: the vocabulary; the files beside it may ask for other rules than Google's.
+        do_lower_case: takes the place of what those files say.
     """
-    return build_tokenizer(load_vocab(vocab_file), do_lower_case)
+    vocabulary = read_vocabulary(vocab_file, do_lower_case)
+    return build_tokenizer(vocabulary.ids, *vocabulary.rules)
 
 
-def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokenizer:
-    """`load_tokenizer` for a vocabulary already in memory, which may still be empty (to be trained)."""
+def build_tokenizer(
+    vocab: dict[str, int],
+    do_lower_case: bool = True,
+    strip_accents: bool | None = None,
+    tokenize_chinese_chars: bool = True,
+) -> Tokenizer:
+    """`load_tokenizer` for a vocabulary already in memory, which may be empty, and the fields of `Rules`."""
     model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
     tokenizer = Tokenizer(model)
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_REMOVED), "")]
     if do_lower_case:
-        steps += [
-            normalizers.Replace(Regex(_FINAL_SIGMA), "ς"),
-            normalizers.Lowercase(),
-            normalizers.NFD(),
-            normalizers.Replace(Regex(r"\p{Mn}"), ""),
-        ]
+        steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
+    if Rules(do_lower_case, strip_accents).strips_accents:
+        steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{Mn}"), "")]
+    isolated = _PUNCTUATION + _CHINESE if tokenize_chinese_chars else _PUNCTUATION
     tokenizer.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(f"[{_PUNCTUATION}{_CHINESE}]"), "isolated"),
-        ]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"[{isolated}]"), "isolated")]
     )
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
     return tokenizer
@@ -132,9 +86,17 @@ class BulkTokenizer:
     and finding what has been seen before, is done for all words at once; words with anything else in them stay whole.
     """
 
-    def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        *,
+        words_kept: int = 500_000,
+    ) -> None:
         self._vocab = vocab
-        self._tokenizer = build_tokenizer(vocab, do_lower_case)
+        self._tokenizer = build_tokenizer(vocab, do_lower_case, strip_accents, tokenize_chinese_chars)
         self._model = self._tokenizer.model  # splits what the other rules leave as it is
         self._do_lower_case = do_lower_case
         self._words_kept = words_kept

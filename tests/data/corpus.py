@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.text.tokenization import SPECIAL_TOKENS
+from conversion.tokenizer_files import SPECIAL_TOKENS
 
 WORDS = [f"w{chr(97 + i)}" for i in range(26)]
 VOCAB = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS, *(f"##{word}" for word in WORDS[:9]), "."])}
