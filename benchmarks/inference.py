@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.model import PRESETS, BertConfig
-from conversion.tokenizer_files import SPECIAL_TOKENS
+from conversion.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
 from data.text.tokenization import load_vocab
 from inference import Model, load
 from inference.runner import Mode
@@ -52,7 +52,8 @@ def random_model(directory: Path, size: str) -> Path:
     )
     vocab = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(config.vocab_size - len(SPECIAL_TOKENS)))]
     (directory / "words.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    BertForPreTraining(config).save_pretrained(directory, vocab_file=directory / "words.txt")
+    tokenizer = read_vocabulary(directory / "words.txt").files(config.max_position_embeddings)
+    BertForPreTraining(config).save_pretrained(directory, tokenizer=tokenizer)
     return directory
 
 

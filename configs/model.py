@@ -98,8 +98,10 @@ class BertConfig:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         counts = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         for name in (*counts, "max_position_embeddings", "type_vocab_size", "num_labels"):
-            if not 1 <= getattr(self, name) <= _MOST_SIZE:
-                raise UserError(f"--{name} must be from 1 to {_MOST_SIZE:,}, not {str(getattr(self, name))[:20]}.")
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {str(getattr(self, name))[:20]}.")
+            if getattr(self, name) > _MOST_SIZE:
+                raise UserError(f"--{name} must be at most {_MOST_SIZE:,}.")
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise UserError(f"pad_token_id {self.pad_token_id} is not an id of the {self.vocab_size} tokens.")
         if self.hidden_size % self.num_attention_heads:

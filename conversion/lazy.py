@@ -39,7 +39,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], bool]:
         if meta.is_file():
             shape = _shape(meta)
             if math.prod(shape) != array.size:
-                raise UserError(f"{out} holds {array.size} numbers, and its meta says {list(shape)}: copy it again.")
+                raise UserError(f"{out} holds {array.size} numbers, but its meta says {list(shape)}: copy it again.")
             array = array.reshape(shape)
         else:
             flat = True

@@ -12,7 +12,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ MAX_CHARACTERS_PER_WORD = 200  # Google's limit; a longer word is one [UNK]
 
 _MOST_BYTES = 1 << 28
 _MOST_TOKENS = 1 << 24  # an id in a JSON file may be any number
-_MOST_CHANGED = 0.05  # share of the entries that a rule may change and still be the vocabulary's
+_MOST_CHANGED = 0.02  # share of the entries that a rule may change and still be the vocabulary's
 # Settings of tokenizer_config.json, and of tokenizer.json's normalizer, that only have one value here: BERT's.
 _FIXED = {
     "do_basic_tokenize": True,
@@ -65,15 +65,14 @@ class Vocabulary:
         tokens: by id, as they stand in the file. Of a doubled entry the last one counts; a blank one is no token.
         rules: how text is split for it.
         source: the file that gives the casing, None where the entries are judged.
-        suggested: `do_lower_case` as that file, or the look of the entries, suggests it; None where no entry has
-            upper and lower case.
+        suggested: the rules that apply without a flag.
     """
 
     path: Path
     tokens: Sequence[str]
     rules: Rules
     source: Path | None = None
-    suggested: bool | None = None
+    suggested: Rules | None = None
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -112,25 +111,36 @@ class Vocabulary:
             SPECIAL_TOKENS_MAP: _to_bytes(special),
         }
 
-    def extra_rules(self) -> dict[str, Any]:
-        """The rules, {} where vocab.txt and its casing alone imply them."""
-        implied = _judged(self.ids)._replace(do_lower_case=self.rules.do_lower_case)
-        return {} if implied == self.rules else self.rules._asdict()
+    def rules_of_records(self) -> dict[str, Any]:
+        """What a set of records keeps of the rules: the casing, and the others where they are not Google's."""
+        lower = self.rules.do_lower_case
+        return {"do_lower_case": lower} if self.rules == Rules(lower) else self.rules._asdict()
 
     def files_beside_records(self) -> dict[str, bytes]:
-        """{name: content} of what a set of records keeps: vocab.txt, and its rules where it does not imply them."""
-        rules = self.extra_rules()
-        return {VOCAB_FILE: self.text} | ({TOKENIZER_CONFIG: _to_bytes(rules)} if rules else {})
+        """{name: content} of what a set of records keeps: vocab.txt, and its rules where they are not Google's."""
+        rules = self.rules_of_records()
+        return {VOCAB_FILE: self.text} | ({TOKENIZER_CONFIG: _to_bytes(rules)} if len(rules) > 1 else {})
 
     def warn_of_contradictions(self, do_lower_case: bool | None) -> None:
         """One warning where the `--do_lower_case` flag does not fit the vocabulary, one where entries are doubled."""
-        if do_lower_case is not None and do_lower_case != self.suggested:
-            says = f"{self.source}, which says {self.suggested}" if self.source else ""
-            looks = f"{self.path}, whose entries look {'uncased' if self.suggested else 'cased'}"
-            warn(f"--do_lower_case {do_lower_case} contradicts {says or looks}: the flag is used.")
+        if do_lower_case is not None and (conflict := self._conflict(do_lower_case)):
+            _warn_once(f"--do_lower_case {do_lower_case} contradicts {conflict}: the flag is used.")
         doubled = sum(1 for token in self.tokens if token.strip()) - len(self.ids)
         if doubled:
-            warn(f"{self.path} holds {doubled} entries that occur again further down: the last id of each is used.")
+            _warn_once(f"{self.path} holds {doubled} entries that occur again: the last id of each is used.")
+
+    def _conflict(self, do_lower_case: bool) -> str:
+        """What contradicts the flag, "" if nothing does."""
+        suggested = self.suggested or self.rules
+        if self.source:
+            differs = suggested.do_lower_case != do_lower_case
+            return f"{self.source}, which says {suggested.do_lower_case}" if differs else ""
+        if do_lower_case and not suggested.strips_accents:
+            return f"{self.path}, whose entries have {'accents' if suggested.do_lower_case else 'capitals'}"
+        has_case = any(word.lower() != word.upper() for word in _words(self.ids))
+        if not do_lower_case and suggested.do_lower_case and has_case:
+            return f"{self.path}, whose entries have no capitals"
+        return ""
 
     def _tokenizer_json(self) -> dict[str, Any]:
         rules, ids = self.rules, self.ids
@@ -178,7 +188,7 @@ def read_vocabulary(
 
     Args:
         path: a vocab.txt or a tokenizer.json, or the directory that holds one.
-        do_lower_case: takes the place of what the files say.
+        do_lower_case: replaces what the files say; without files it gives Google's rules.
         settings_in: a model directory whose tokenizer_config.json counts where none lies beside the vocabulary.
 
     Raises:
@@ -201,12 +211,17 @@ def read_vocabulary(
     said, source = _rules_in(file.parent)
     if settings_in is not None and source is None:
         said, source = _rules_in(settings_in)
-    rules = Rules(**said) if source else _judged(vocabulary.ids)._replace(**said)
-    has_case = any(word.lower() != word.upper() for word in _words(vocabulary.ids))
-    suggested = rules.do_lower_case if source or has_case else do_lower_case
+    suggested = Rules(**said) if source else _judged(vocabulary.ids)._replace(**said)
+    rules = suggested
     if do_lower_case is not None:
-        rules = rules._replace(do_lower_case=do_lower_case)
+        rules = Rules(**{**said, "do_lower_case": do_lower_case})
     return dataclasses.replace(vocabulary, rules=rules, source=source, suggested=suggested)
+
+
+@lru_cache
+def _warn_once(sentence: str) -> None:
+    """A command may read a vocabulary more than once."""
+    warn(sentence)
 
 
 # ---- vocabularies ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from configs.cli import warn
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
-from conversion.tokenizer_files import read_vocabulary
+from conversion.tokenizer_files import Rules, read_vocabulary
 from data.datasets.squad import (
     SquadExample,
     SquadFeature,
@@ -46,9 +46,7 @@ def finetune_squad(config: SquadConfig) -> None:
     flags = config.run
     run = Run(config, cast(Mode, config.mode))
     vocabulary = run.vocabulary(config.features.vocab_file, config.features.do_lower_case)
-    features = dataclasses.replace(
-        config.features, vocab_file=str(vocabulary.path), do_lower_case=vocabulary.rules.do_lower_case
-    )
+    features = dataclasses.replace(config.features, vocab_file=str(vocabulary.path))
     bert = config.model.bert_config(run.start_config, vocab_size=vocabulary.size)
     run.check_sizes(bert, vocabulary.size, features.max_seq_length)
     judged = flags.do_eval or config.do_predict
@@ -208,13 +206,12 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
                 if found
                 else f"{directory} has {has}: it does not hold {'training' if is_training else 'evaluation'} features."
             )
-    for name, value in (
-        ("vocab_sha256", read_vocabulary(features.vocab_file or "").sha256),
-        ("do_lower_case", features.do_lower_case),
-    ):
-        if source.metadata.get(name, value) != value:
-            flag_name = "vocab_file" if name == "vocab_sha256" else name
-            raise UserError(f"{directory} was made with another --{flag_name}: prepare it anew.")
+    vocabulary = read_vocabulary(features.vocab_file or "", features.do_lower_case)
+    if source.metadata.get("vocab_sha256", vocabulary.sha256) != vocabulary.sha256:
+        raise UserError(f"{directory} was made with another --vocab_file: prepare it again.")
+    for name, value in vocabulary.rules._asdict().items() if "do_lower_case" in source.metadata else ():
+        if source.metadata.get(name, Rules._field_defaults[name]) != value:
+            raise UserError(f"{directory} was made with another {name} than {value}: prepare it again.")
     return source
 
 

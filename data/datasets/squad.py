@@ -17,7 +17,7 @@ import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -419,8 +419,6 @@ def prepare(config: SquadDataConfig) -> None:
     output, flags = Path(config.output_dir), config.features
     vocabulary = read_vocabulary(flags.vocab_file or "", flags.do_lower_case)
     vocabulary.warn_of_contradictions(flags.do_lower_case)
-    flags = replace(flags, do_lower_case=vocabulary.rules.do_lower_case)
-    config = replace(config, features=flags)
     examples = read_squad_examples(
         config.input_file, is_training=config.is_training, version_2_with_negative=flags.version_2_with_negative
     )
@@ -452,11 +450,11 @@ def prepare(config: SquadDataConfig) -> None:
         shards=[writer.shard for writer in writers],
         objective="squad",
         seq_length=flags.max_seq_length,
-        do_lower_case=flags.do_lower_case,
+        **vocabulary.rules_of_records(),
         vocab_size=vocabulary.size,
         vocab_sha256=plan["vocab_sha256"],
         plan_sha256=plan_sha256(work),
-        made_by=to_flat_dict(config),
+        made_by=to_flat_dict(config) | {"do_lower_case": vocabulary.rules.do_lower_case},
     )
     finish(output)
     print(
@@ -473,5 +471,5 @@ def features_plan(config: SquadDataConfig) -> dict[str, Any]:
         **{name: value for name, value in to_flat_dict(config).items() if name not in places_and_speed},
         "input_sha256": hashlib.sha256(Path(config.input_file).read_bytes()).hexdigest(),
         "vocab_sha256": vocabulary.sha256,
-        **vocabulary.extra_rules(),
+        **vocabulary.rules_of_records(),
     }

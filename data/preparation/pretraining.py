@@ -20,7 +20,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, compress
 from pathlib import Path
@@ -87,14 +87,12 @@ def prepare(config: PretrainingDataConfig) -> None:
     directory = _directory(config)
     vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case)
     vocabulary.warn_of_contradictions(config.do_lower_case)
-    config = replace(config, do_lower_case=vocabulary.rules.do_lower_case)
     if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(
             f"--vocab_file {config.vocab_file} lies where the records will be, and what is there is replaced: "
             "copy it to another directory first."
         )
-    settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, "do_lower_case": config.do_lower_case}
-    settings |= vocabulary.extra_rules()
+    settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, **vocabulary.rules_of_records()}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
     opened = open_input(config.text, config.work, directory, plan, decides={"num_shards": "shards"})
@@ -177,7 +175,9 @@ def _prepare(
     figures = _figures(work, tokenized, len(written), vocab, config)
     for kind, removed in removed_duplicates(work, *cleaned).items():
         figures["corpus"][f"duplicate_{kind}_removed"] = removed
-    figures |= {"do_lower_case": config.do_lower_case, "packing": config.example.packing}
+    do_lower_case = vocabulary.rules.do_lower_case
+    made_by = to_flat_dict(config) | {"do_lower_case": do_lower_case}
+    figures |= {"do_lower_case": do_lower_case, "packing": config.example.packing}
     for warning in write_report(output_dir, figures, _samples(written), f"{output_dir.name}: {count:,} records"):
         warn(warning)
     for name, content in vocabulary.files_beside_records().items():
@@ -195,7 +195,7 @@ def _prepare(
         cls_id=vocab["[CLS]"],
         sep_id=vocab["[SEP]"],
         **settings,
-        made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
+        made_by={name: value for name, value in made_by.items() if name not in _SPEED_FLAGS},
         plan_sha256=plan_sha256(work),
     )
     unknown = f"{figures['unknown_share']:.2%} of the tokens are unknown"

@@ -57,15 +57,16 @@ def make_vocab(config: VocabConfig) -> None:
         print(f"{vocabulary.size:,} entries of {vocabulary.path} in {target}")
         return
     words = _count_words(config, target.with_name(f".{target.name}.work"))
-    alphabet, left_out = _alphabet(words, config.limit_alphabet)
-    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), alphabet, config)
+    trained = dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES))
+    alphabet, left_out = _alphabet(trained, config.limit_alphabet)
+    vocab = _train(trained, alphabet, config)
     write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
     print(_coverage(vocab, words))
     print(f"{len(vocab):,} entries in {target}")
     if left_out > 0.001:
         warn(
-            f"--limit_alphabet {config.limit_alphabet} leaves out characters that occur in {left_out:.1%} of the words, "
-            "and such words are unknown: raise it."
+            f"--limit_alphabet {config.limit_alphabet} leaves out characters of {left_out:.1%} of the words, which are "
+            "unknown for that: raise it."
         )
     elif len(vocab) < config.vocab_size:
         warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")

@@ -1,8 +1,11 @@
 """GLUE's files: their columns and labels, what is refused, records, and leaderboard files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from conversion.tokenizer_files import Rules, Vocabulary
 from data.datasets.glue import GLUE_TASKS, GlueRecords, fitting_lengths, read_examples, submission, task_directory
 from utils.errors import UserError
 
@@ -96,7 +99,7 @@ def test_pairs_are_cut_as_googles_code_does():
 def test_records(tmp_path):
     lines = [HEADERS["rte"], "0\ta man walks\tno dogs\tentailment", "1\ta\tno\tnot_entailment"]
     examples = read_examples(write(tmp_path / "train.tsv", *lines), GLUE_TASKS["rte"], "train")
-    records = GlueRecords(examples, VOCAB, do_lower_case=True, max_seq_length=8)
+    records = GlueRecords(examples, Vocabulary(Path("vocab.txt"), tuple(VOCAB), Rules()), max_seq_length=8)
     batch = records.read(np.array([1, 0]))
     words = [[WORDS[i] for i in ids] for ids in batch["input_ids"]]
     assert words[0] == ["[CLS]", "a", "[SEP]", "no", "[SEP]", "[PAD]", "[PAD]", "[PAD]"]
