@@ -95,6 +95,8 @@ class PretrainedModel(nn.Module):
                 raise UserError(
                     f"{source}: {name} has shape {list(arrays[name].shape)}, the model {list(parameters[name].shape)}."
                 )
+            if not np.issubdtype(arrays[name].dtype, np.floating):
+                raise UserError(f"{source}: {name} holds {arrays[name].dtype} numbers, not floating-point ones.")
         for name in set(parameters) & set(arrays):
             array = np.ascontiguousarray(arrays[name], dtype=np.float32)
             parameters[name].data.copy_(flow.from_numpy(array))
@@ -160,7 +162,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Reads a safetensors file: {name: array}.
 
     Raises:
-        UserError: it is missing, cannot be read, is truncated or damaged, or holds numbers that are not floating-point.
+        UserError: it is missing, cannot be read, or is truncated or damaged.
     """
     try:
         with path.open("rb"):  # safetensors reports a file that may not be read as missing
@@ -171,11 +173,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}): copy it again.") from None
-    arrays = {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(f"{path}: {name} holds {array.dtype} numbers, and floating-point ones are needed.")
-    return arrays
+    return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
 
 
 def _check_size(config: BertConfig, arrays: Mapping[str, np.ndarray], source: str) -> None:

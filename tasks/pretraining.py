@@ -13,7 +13,7 @@ from configs.cli import warn
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from configs.training import RunFlags
-from conversion.tokenizer_files import VOCAB_FILE, read_vocabulary
+from conversion.tokenizer_files import VOCAB_FILE, Vocabulary, read_vocabulary
 from data.reading.dynamic_masking import DynamicMasking
 from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
@@ -88,7 +88,7 @@ def _pretrain(
         records=records,
         seq_length=data.seq_length,
         predictions=data.max_predictions_per_seq,
-        vocabulary=read_vocabulary(vocab_file, data.do_lower_case) if vocab_file else None,
+        vocabulary=data.vocabulary(vocab_file),
         evaluate=evaluate if held_out else None,
         inspect=Probes.of(config.probes, run.log_dir, bert, vocab_file),
     )
@@ -235,6 +235,10 @@ class PretrainingData:
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
             raise UserError(f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}.")
         return stored if self.flags.do_lower_case is None else self.flags.do_lower_case
+
+    def vocabulary(self, file: Path | None) -> Vocabulary | None:
+        """The vocabulary in a file, with the rules that the data were made with."""
+        return read_vocabulary(file, self.do_lower_case, settings_in=Path(self.source.directory)) if file else None
 
     def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
         """The records to train and to evaluate on, checked against the model's tables as they are read, masked where
