@@ -234,30 +234,7 @@ def from_scheme(
     Raises:
         UserError: there is no encoder, the number of heads is unknown, or a parameter is not floating-point.
     """
-    index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
-    known: dict[str, tuple[Row, Spelling, str]] = {}
-    unexpected: list[str] = []
-    left_out: list[str] = []
-    mismatched: list[str] = []
-    tied: dict[str, str] = {}
-    for source in sorted(stored):
-        name = canonical(source) if scheme in ("hf", "oneflow") else source
-        if is_left_out(source, scheme):
-            left_out.append(source)
-        elif name in _TIED:
-            tied[source] = _TIED[name]
-        elif name in index:
-            row, spelling = index[name]
-            if row.name in known:
-                same = np.array_equal(stored[known[row.name][2]], stored[source])
-                (left_out if same else mismatched).append(
-                    source if same else f"{source} differs from {known[row.name][2]}"
-                )
-            else:
-                known[row.name] = (row, spelling, source)
-        else:
-            unexpected.append(source)
-
+    known, tied, unexpected, left_out, mismatched = _sorted(stored, scheme)
     sizes, shape = _sizes(known, stored, config or {})
     state: State = {}
     for name, (row, spelling, source) in known.items():
@@ -287,6 +264,40 @@ def from_scheme(
     state = {name: state[name] for name in wanted if name in state}
     mapped = {known[name][2]: name for name in state}
     return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
+
+
+class _Sorted(NamedTuple):
+    """A format's tensors by what they are; see `Report` for the last three."""
+
+    known: dict[str, tuple[Row, Spelling, str]]  # {canonical name: its row, spelling and stored name}
+    tied: dict[str, str]  # {stored name: the canonical name of the parameter that it repeats}
+    unexpected: list[str]
+    left_out: list[str]
+    mismatched: list[str]
+
+
+def _sorted(stored: Mapping[str, np.ndarray], scheme: str) -> _Sorted:
+    index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
+    result = _Sorted({}, {}, [], [], [])
+    known, tied, unexpected, left_out, mismatched = result
+    for source in sorted(stored):
+        name = canonical(source) if scheme in ("hf", "oneflow") else source
+        if is_left_out(source, scheme):
+            left_out.append(source)
+        elif name in _TIED:
+            tied[source] = _TIED[name]
+        elif name in index:
+            row, spelling = index[name]
+            if row.name in known:
+                same = np.array_equal(stored[known[row.name][2]], stored[source])
+                (left_out if same else mismatched).append(
+                    source if same else f"{source} differs from {known[row.name][2]}"
+                )
+            else:
+                known[row.name] = (row, spelling, source)
+        else:
+            unexpected.append(source)
+    return result
 
 
 def _oriented(

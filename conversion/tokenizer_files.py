@@ -267,11 +267,13 @@ def _added_tokens(content: Mapping[str, Any], ids: Mapping[str, int], file: Path
     """Special tokens beyond the model's vocabulary; others would be cut out of the text first, which BERT's rules
     do not do."""
     added = content.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(one, dict) and "content" in one for one in added):
+    if not isinstance(added, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("content"), str) for one in added
+    ):
         raise UserError(f"{file}: added_tokens must be a list of tokens: copy the file again.")
     new = [one for one in added if one["content"] not in ids]
     for one in new:
-        if not one.get("special") or not isinstance(one["content"], str):
+        if not one.get("special"):
             raise UserError(
                 f"{file} adds the token {one['content']!r} to the vocabulary, which is not supported: put it in "
                 "place of an [unused] entry of vocab.txt."
@@ -333,7 +335,7 @@ def _normalizer(content: Mapping[str, Any]) -> dict[str, Any]:
         return {_NORMALIZER_NAMES.get(name, name): value for name, value in steps[0].items() if name != "type"}
     said: dict[str, Any] = {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": False}
     for step in steps:
-        kind = step.get("type")
+        kind = str(step.get("type"))
         if kind in _PLAIN_NORMALIZERS:
             said[_PLAIN_NORMALIZERS[kind]] = True
         elif kind != "NFD":  # accents can only be stripped after it

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ def read_text(path: str | Path, most_bytes: int) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     with Path(path).open("rb") as file:
-        content = file.read(most_bytes + 1)  # of a device file there is no size to ask for first
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
+            raise OSError(errno.EINVAL, "it is a device")  # /dev/zero has no end
+        content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise TooLargeError(f"{path} is over {most_bytes >> 20} MB")
     return content.decode("utf-8-sig")

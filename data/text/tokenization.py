@@ -1,8 +1,8 @@
-"""BERT's tokenizer: a vocabulary file becomes a `tokenizers.Tokenizer` that equals Google's `FullTokenizer`.
+"""BERT's tokenizer: a `tokenizers.Tokenizer` that gives the tokens of Google's `FullTokenizer` for a vocabulary.
 
 Each rule of `tokenization.py` in google-research/bert (clean, split Chinese, lower-case and strip accents, split
-punctuation, greedy longest match) is one expression below. The library's own BERT rules are not used: they drop
-private-use characters and young emoji, miss one block of Chinese and know no final sigma.
+punctuation, greedy longest match) is one expression below. The library's own BERT rules differ: they drop private-use
+characters and recent emoji, miss one block of Chinese characters and ignore the final sigma.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _CHINESE = (
 )
 _REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
 _PUNCTUATION = r"!-/:-@\[-`{-~\p{P}"
-# Python's str.lower(): a sigma after a cased letter, and before none, is final. Words end at spaces and Chinese.
+# As in Python's str.lower(), a sigma is final if a cased letter precedes it and none follows it in the same word.
 _IGNORED = r"\p{Case_Ignorable}*"
 _CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
@@ -68,22 +68,22 @@ def build_tokenizer(
     return tokenizer
 
 
-# What a byte is to words: between them, a letter or digit, any other printable ASCII, or a matter for the full rules.
+# Kinds of bytes: space, letter or digit, other printable ASCII, and bytes that need the full rules.
 _SPACE, _LETTER, _OTHER, _HARD = range(4)
 _KINDS = bytes(
     _SPACE if byte in b" \t\n\r" else _HARD if not 0x21 <= byte < 0x7F else _LETTER if chr(byte).isalnum() else _OTHER
     for byte in range(256)
 )
 _CELL_BITS = 20
-_BATCH_CHARACTERS = 1 << 18  # looked at at once: what a processor's cache holds
+_BATCH_CHARACTERS = 1 << 18  # of one batch, so that it fits in a processor's cache
 
 
 class BulkTokenizer:
-    """Token ids of a great deal of text: every distinct part of a word is tokenized once.
+    """A tokenizer for large amounts of text, which tokenizes every distinct part of a word only once.
 
-    No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other. In
-    printable ASCII the rules come to: lower-case, and part letters and digits from each of the other characters. That,
-    and finding what has been seen before, is done for all words at once; words with anything else in them stay whole.
+    No rule looks across a space, so the tokens of a text are those of its words in order. For printable ASCII the rules
+    reduce to lower-casing and separating letters and digits from other characters. This, and the look-up of parts seen
+    before, is done for all words at once. Words with other characters stay whole and get the full rules.
     """
 
     def __init__(
@@ -97,22 +97,22 @@ class BulkTokenizer:
     ) -> None:
         self._vocab = vocab
         self._tokenizer = build_tokenizer(vocab, do_lower_case, strip_accents, tokenize_chinese_chars)
-        self._model = self._tokenizer.model  # splits what the other rules leave as it is
+        self._model = self._tokenizer.model  # for parts that the other rules do not change
         self._do_lower_case = do_lower_case
         self._words_kept = words_kept
         self._forget()
 
     def _forget(self) -> None:
-        self._number_of: dict[bytes, int] = {}  # of each part seen
-        self._ids = np.empty(0, np.int32)  # of all these parts, one after the other
-        self._ends = np.zeros(1, np.int64)  # where each part's end, after a 0
-        # The parts' numbers again, by hash: a cell holds the last one that fell into it.
+        self._number_of: dict[bytes, int] = {}  # number of each part seen
+        self._ids = np.empty(0, np.int32)  # token ids of all parts, concatenated
+        self._ends = np.zeros(1, np.int64)  # end of each part's ids, after a leading 0
+        # The same numbers by hash: each cell holds the part that was stored in it last.
         self._hashes = np.zeros(1 << _CELL_BITS, np.uint64)
-        self._hashes[0] = np.iinfo(np.uint64).max  # an empty cell holds what falls into another one
+        self._hashes[0] = np.iinfo(np.uint64).max  # 0 in cell 0 would be a valid hash; this one belongs to another cell
         self._numbers = np.zeros(1 << _CELL_BITS, np.int32)
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
+        """Returns the token ids of all lines, int32 [tokens], and each line's number of tokens, int64 [lines]."""
         batch = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines))) // _BATCH_CHARACTERS
         borders = np.append(np.flatnonzero(np.diff(batch, prepend=-1)), len(lines)).tolist()
         encoded = [self._encode(lines[first:end]) for first, end in pairwise(borders)]
@@ -133,13 +133,13 @@ class BulkTokenizer:
         return ids, np.diff(token_ends[np.searchsorted(starts, newlines)])
 
     def _split(self, text: str) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
-        """The text as it is looked up, int64 [parts] where each part begins and ends, and where the newlines are."""
+        """Returns the text as bytes to look up, int64 [parts] starts and ends of its parts, and its newlines."""
         encoded = text.encode() + b" " * _EIGHT
         lowered = encoded.lower() if self._do_lower_case else encoded
         data, kinds = np.frombuffer(encoded, np.uint8), np.frombuffer(encoded.translate(_KINDS), np.uint8)
         newlines = np.flatnonzero(data == ord("\n"))
         hard = np.flatnonzero(kinds == _HARD)
-        if len(hard):  # their words stay whole, and as they are
+        if len(hard):  # words with such bytes stay whole and unchanged
             spaces = np.flatnonzero(kinds == _SPACE)
             words = np.unique(np.searchsorted(spaces, hard))
             steps = np.zeros(len(data), np.int8)
@@ -152,7 +152,7 @@ class BulkTokenizer:
         return lowered, borders[parts], borders[parts + 1], newlines
 
     def _look_up(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The number of each part."""
+        """Returns the number of each part."""
         if len(self._number_of) > self._words_kept:
             self._forget()
         hashes = _hash_parts(text, starts, ends - starts)
@@ -179,23 +179,22 @@ class BulkTokenizer:
         if not (part.isascii() and part.isprintable()):
             ids: list[int] = self._tokenizer.encode(part).ids
             return ids
-        if part in self._vocab:  # its own longest match
+        if part in self._vocab:  # the longest match is the part itself
             return (self._vocab[part],)
         return [token.id for token in self._model.tokenize(part)]
 
 
-_EIGHT = 8  # bytes of a word are one number
-_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # of a little-endian number
+_EIGHT = 8  # bytes that are read as one number
+_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # masks, little-endian
 
 
 def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint64 [parts]: different for different parts of eight bytes at most, and most probably so for longer ones.
+    """Returns uint64 [parts] hashes, which are distinct for parts of at most eight bytes.
 
-    (Among a million longer ones two have the same hash with a chance of one in forty million.)
+    Among a million longer parts, the chance that two have the same hash is one in forty million.
     """
-    eights: np.ndarray = np.ndarray(
-        len(text) - _EIGHT + 1, "<u8", text, strides=(1,)
-    )  # the eight bytes from each place on
+    # The eight bytes from each position on.
+    eights: np.ndarray = np.ndarray(len(text) - _EIGHT + 1, "<u8", text, strides=(1,))
     hashes = eights[starts] & _FIRST_BYTES[np.minimum(lengths, _EIGHT)]
     rest = np.flatnonzero(lengths > _EIGHT)
     done = _EIGHT

@@ -1,4 +1,4 @@
-"""Every pair of formats both ways, the report, and what happens when tensors and configuration disagree."""
+"""Conversion between every pair of formats, the report, and tensors that contradict the configuration."""
 
 import dataclasses
 import itertools
@@ -177,7 +177,7 @@ def test_a_run_stands_for_its_latest_checkpoint(tmp_path, state, config):
         assert_same_state(load_any(tmp_path)[1], state)
 
 
-def test_none_of_the_formats(tmp_path):
+def test_an_unknown_format(tmp_path):
     (tmp_path / "readme").touch()
     with pytest.raises(UserError, match=r"looked for model\.safetensors.*pickled_data.*snapshot_done.*ckpt\.index"):
         load_any(tmp_path)
@@ -186,7 +186,7 @@ def test_none_of_the_formats(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, '{"hidden_size": "15"}', '{"num_attention_heads": 4}'])
-def test_a_configuration_that_is_none(tmp_path, state, content):
+def test_a_damaged_configuration(tmp_path, state, content):
     directory = write_model(tmp_path / "m", state)
     (directory / "config.json").write_text(content)
     with pytest.raises(UserError):

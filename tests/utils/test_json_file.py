@@ -1,4 +1,4 @@
-"""JSON files that people wrote."""
+"""JSON files that people write."""
 
 import pytest
 
@@ -25,6 +25,17 @@ def test_what_is_wrong_is_one_sentence(tmp_path, content, words):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"^--config .*a\.json {words}"):
         read_settings(tmp_path / "a.json", "--config ")
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "a.json").write_text('{"ü": 1}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "a.json") == {"ü": 1}
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_read(path):
+    with pytest.raises(UserError, match=r"cannot be read: it is a device\.$"):
+        read_settings(path)
 
 
 def test_a_missing_file_and_a_directory(tmp_path):
