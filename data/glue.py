@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conversion.tokenizer_files import Vocabulary
 from data.tokenization import BulkTokenizer
 from utils.errors import UserError
 from utils.messages import warn
@@ -215,11 +216,10 @@ def _score(word: str) -> float:
 class GlueRecords:
     """A set's examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longer sentence cut to fit."""
 
-    def __init__(
-        self, examples: GlueExamples, vocab: dict[str, int], *, do_lower_case: bool, max_seq_length: int
-    ) -> None:
+    def __init__(self, examples: GlueExamples, vocabulary: Vocabulary, *, max_seq_length: int) -> None:
         self.examples = examples
-        tokenizer = BulkTokenizer(vocab, do_lower_case)
+        vocab = vocabulary.ids
+        tokenizer = BulkTokenizer(vocab, *vocabulary.rules)
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
         longest = max_seq_length - 1 - len(encoded)
         lengths = fitting_lengths(np.stack([counts for _, counts in encoded]), longest)  # [sentences, n]

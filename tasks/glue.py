@@ -16,6 +16,7 @@ import numpy as np
 
 from configs.glue import GlueConfig
 from configs.model import BertConfig
+from conversion.tokenizer_files import Vocabulary
 from data.glue import (
     GLUE_TASKS,
     GlueExamples,
@@ -26,7 +27,6 @@ from data.glue import (
     task_directory,
 )
 from data.reading.loader import Records
-from data.tokenization import load_vocab
 from evaluation.glue import glue_metrics, glue_score
 from launch.job_shape import JobShape
 from modeling import BertForSequenceClassification
@@ -38,7 +38,7 @@ from training.run_directory import RunDirectory
 from training.schedule import BatchSchedule
 from training.start import Start, check_sizes, find_vocabulary
 from training.step import Mode, place_model
-from training.task import Task, Vocabulary, padded
+from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
@@ -203,21 +203,20 @@ class SequenceClassification(Task):
 def open_task(config: GlueConfig, files: TaskFiles, start: Start, world: World) -> SequenceClassification:
     """The classifier of one task; raises UserError where flags, vocabulary and model do not fit together."""
     flags, data, task = config.run, config.data, files.task
-    vocab_file = find_vocabulary(start, data.vocab_file, data.do_lower_case)
-    vocab = load_vocab(vocab_file)
-    bert = config.model.bert_config(start.config, vocab_size=len(vocab))
-    check_sizes(start, bert, len(vocab), data.max_seq_length)
+    vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
+    bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    check_sizes(start, bert, vocabulary.size, data.max_seq_length)
     names, problem = task.label_names, "" if task.labels else "regression"
     bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
     _drop_other_classifier(start, names, flags.do_train)
 
     def records(examples: GlueExamples) -> Records:
-        source = GlueRecords(examples, vocab, do_lower_case=data.do_lower_case, max_seq_length=data.max_seq_length)
+        source = GlueRecords(examples, vocabulary, max_seq_length=data.max_seq_length)
         return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
 
     return SequenceClassification(
         bert=bert,
-        vocabulary=Vocabulary.read(vocab_file, data.do_lower_case),
+        vocabulary=vocabulary,
         seq_length=data.max_seq_length,
         training=records(files.training) if files.training else None,
         evaluation=tuple(records(examples) for examples in (*files.dev, *files.tests)),
@@ -242,7 +241,7 @@ class BestCheckpoint:
             return cls(directory)
         return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
 
-    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary) -> bool:
+    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary | None) -> bool:
         """Saves the evaluator's model if its score is the highest; returns whether it is."""
         if score <= self.score:
             return False
@@ -251,9 +250,8 @@ class BestCheckpoint:
         if evaluator.world.shape.is_first:
             partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
             shutil.rmtree(partial_directory, ignore_errors=True)
-            model.save_pretrained(
-                partial_directory, arrays, vocab=vocabulary.content, do_lower_case=vocabulary.do_lower_case
-            )
+            files = vocabulary.files(model.config.max_position_embeddings) if vocabulary else {}
+            model.save_pretrained(partial_directory, arrays, files)
             (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
             partial_directory.rename(self.directory)
