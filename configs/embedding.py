@@ -58,7 +58,9 @@ class EmbeddingDataFlags:
     vocab_file: str | None = flag(
         None, "vocabulary, or a model directory that contains vocab.txt", default_text="the model's"
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip accents", default_text="as the model says, else judged by its entries"
+    )
     max_seq_length: int = flag(128, "longer texts are truncated", aliases=("seq_length",), unit="tokens")
     max_train_samples: int | None = flag(None, "train on this many rows at most", default_text="all", unit="rows")
     max_val_samples: int | None = flag(None, "evaluate on this many rows at most", default_text="all", unit="rows")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from conversion.tokenizer_files import Vocabulary
 from data.tables import Table, read_table, read_text
 from data.tokenization import BulkTokenizer
 from utils.errors import UserError
 
 SCORE_NAMES = ("score", "similarity", "similarity_score", "label", "gold_score")
-_SENTENCE_NAMES = ("sentence", "text", "anchor", "query", "question")
 _IGNORED = ("id", "_id", "index", "idx", "split", "genre", "filename", "year", "old_index", "source1", "source2")
 _PLAIN_TEXT = (".txt", ".text")
 
@@ -40,6 +40,16 @@ class TextGroups:
 
     def __len__(self) -> int:
         return len(self.texts[0])
+
+    @property
+    def columns(self) -> str:
+        """The columns that are used, for a message."""
+        return ", ".join(self.names) + ("" if self.scores is None else " and a score")
+
+    @classmethod
+    def of_texts(cls, path: Path, texts: list[str]) -> TextGroups:
+        """Single texts, which need no place in a file."""
+        return cls(Table(path, {}, tuple(range(1, len(texts) + 1))), ("text",), (texts,), None)
 
 
 def read_groups(
@@ -119,11 +129,8 @@ def _guess(table: Table, score_column: str | None) -> tuple[str, ...]:
     """The columns of texts: all but the score and those with usual names of other things."""
     names = [name for name in table.columns if name != score_column and name.lower() not in _IGNORED]
     names = [name for name in names if all(isinstance(value, str) for value in table.columns[name])]
-    known = [name for name in names if name.lower() in _SENTENCE_NAMES]
-    if score_column is None and len(names) > 1 and len(known) == 1 and len(names) != 2:
-        names = names if names[0] == known[0] else known
     if not names:
-        raise UserError(f"{table.path} has no column of texts: name them with --text_columns.")
+        raise UserError(f"{table.path} has no column of texts: name the columns with --text_columns.")
     if score_column is not None and len(names) != 2:
         raise UserError(
             f"{table.path} has scores in {score_column!r} and the text columns {', '.join(map(repr, names))}: name the "
@@ -169,10 +176,10 @@ def _scores(table: Table, name: str, max_score: float) -> np.ndarray:
 class GroupRecords:
     """Rows of texts as records: every text is `[CLS] text [SEP]`, cut to fit."""
 
-    def __init__(self, groups: TextGroups, vocab: dict[str, int], *, do_lower_case: bool, max_seq_length: int) -> None:
+    def __init__(self, groups: TextGroups, vocabulary: Vocabulary, *, max_seq_length: int) -> None:
         self._groups, self._seq_length = groups, max_seq_length
-        self._frame = vocab["[CLS]"], vocab["[SEP]"]
-        tokenizer = BulkTokenizer(vocab, do_lower_case)
+        self._frame = vocabulary.ids["[CLS]"], vocabulary.ids["[SEP]"]
+        tokenizer = BulkTokenizer(vocabulary.ids, *vocabulary.rules)
         self._ids, counts = zip(*(tokenizer.encode(texts) for texts in groups.texts), strict=True)  # T of [tokens]
         self._first = [np.cumsum(each) - each for each in counts]
         self._kept = [np.minimum(each, max_seq_length - 2) for each in counts]  # T of [n]

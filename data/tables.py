@@ -60,6 +60,10 @@ class Table:
         hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, self.columns))}."
         raise UserError(f"{self.path} has no column {name!r}, which {flag} names: {hint}")
 
+    def first(self, count: int | None) -> Table:
+        """The table of the first `count` rows, or of all."""
+        return self.take(range(min(count or len(self), len(self))))
+
     def take(self, rows: Iterable[int]) -> Table:
         """The table of these rows."""
         rows = list(rows)
@@ -224,7 +228,7 @@ def _quoted_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, l
         ) from None
 
 
-def common_columns(tables: Sequence[Table], needed: Sequence[str]) -> None:
+def check_columns(tables: Sequence[Table], needed: Sequence[str]) -> None:
     """Raises UserError where a later table lacks a needed column of the first one."""
     first, *others = tables
     for table in others:

@@ -53,7 +53,8 @@ def most_similar(queries: np.ndarray, corpus: Iterable[np.ndarray], k: int) -> t
         best_scores = np.concatenate([best_scores, scores], axis=1)
         best = np.concatenate([best, chosen + first], axis=1)
         order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
-        best_scores, best = (np.take_along_axis(each, order, axis=1) for each in (best_scores, best))
+        best_scores = np.take_along_axis(best_scores, order, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
         first += len(block)
     return best, best_scores
 
@@ -67,9 +68,7 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.nonzero(taken)[1].reshape(len(scores), k)
 
 
-def retrieval_metrics(
-    rankings: Sequence[Sequence[str]], relevance: Sequence[Mapping[str, float]]
-) -> dict[str, float]:
+def retrieval_metrics(rankings: Sequence[Sequence[str]], relevance: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Recall at several cutoffs, MRR@10 and nDCG@10 (with the gain itself, as in trec_eval), means over the queries.
 
     Args:

@@ -5,8 +5,8 @@ Shapes: `B` rows of the batch, `T` texts of a row, `S` sequence, `H` hidden.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import oneflow as flow
@@ -26,17 +26,17 @@ class BertForEmbedding(BertModel):
 
     Args:
         config, seed: as for `BertModel`.
-        pooling: how token vectors become one vector.
+        pooling: how token vectors become one vector (default: their mean).
         loss: compares the vectors of a batch; None for a model that only answers.
     """
 
     architecture = "BertModel"
 
     def __init__(
-        self, config: BertConfig, seed: int = 0, pooling: Pooling = Pooling(), loss: EmbeddingLoss | None = None
+        self, config: BertConfig, seed: int = 0, pooling: Pooling | None = None, loss: EmbeddingLoss | None = None
     ) -> None:
         super().__init__(config, seed)
-        self.pooling, self.loss = pooling, loss
+        self.pooling, self.loss = pooling or Pooling(), loss
 
     def forward(
         self,
@@ -87,9 +87,14 @@ class BertForEmbedding(BertModel):
         vectors = embeddings.reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
         return self.loss(vectors, None if scores is None else scores.reshape(-1), weights)
 
-    def save_pretrained(self, directory: str | Path, arrays: dict[str, np.ndarray] | None = None, **files: Any) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        arrays: dict[str, np.ndarray] | None = None,
+        tokenizer: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Writes a directory that sentence-transformers reads as well; see `PretrainedModel.save_pretrained`."""
-        super().save_pretrained(directory, arrays, **files)
+        super().save_pretrained(directory, arrays, tokenizer)
         for name, content in self.pooling.files(self.config.hidden_size).items():
             path = Path(directory, name)
             path.parent.mkdir(exist_ok=True)
@@ -108,7 +113,7 @@ class BertForReranking(BertForSequenceClassification):
         input_ids: flow.Tensor,
         input_mask: flow.Tensor | None = None,
         segment_ids: flow.Tensor | None = None,
-        scores: flow.Tensor | None = None,
+        label_ids: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
@@ -116,15 +121,15 @@ class BertForReranking(BertForSequenceClassification):
 
         Args:
             input_ids, input_mask, segment_ids: as for `BertModel`.
-            scores: float [B, 1], from 0 (unrelated) to 1.
+            label_ids: float [B, 1], scores from 0 (unrelated) to 1.
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
         Returns:
-            BertModel's outputs and `logits` [B, 1]; with scores also `total_loss`, the sigmoid cross entropy.
+            BertModel's outputs and `logits` [B, 1]; with labels also `total_loss`, the sigmoid cross entropy.
         """
         outputs = BertForSequenceClassification.forward(self, input_ids, input_mask, segment_ids)
-        if scores is not None:
-            logits, targets = outputs["logits"].reshape(-1), scores.reshape(-1)
+        if label_ids is not None:
+            logits, targets = outputs["logits"].reshape(-1), label_ids.reshape(-1)
             weights = flow.ones_like(logits) if example_weights is None else example_weights.reshape(-1)
             # max(x, 0) - x t + log(1 + exp(-|x|)), which does not overflow
             items = flow.relu(logits) - logits * targets + flow.log1p(flow.exp(-flow.abs(logits)))

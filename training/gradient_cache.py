@@ -79,8 +79,9 @@ class GradientCache:
                 self.model(**tensors)
             masks = [flow.tensor(mask, device=world.device) for mask in dropout.draw(sites, micro)]
         half = self.options.use_fp16
-        with dropout.feed(masks) if masks else nullcontext(), flow.autocast("cuda", dtype=flow.float16) if half else (
-            nullcontext()
+        with (
+            dropout.feed(masks) if masks else nullcontext(),
+            flow.autocast("cuda", dtype=flow.float16) if half else (nullcontext()),
         ):
             return self.model(**tensors)["embeddings"]
 
