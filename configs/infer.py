@@ -14,7 +14,10 @@ RETIRED = {
     "attention_probs_dropout_prob": "inference uses no dropout.",
     "hidden_dropout_prob": "inference uses no dropout.",
 }
-_TASKS = ("fill-mask", "next-sentence", "question-answering", "text-classification", "feature-extraction")
+_TASKS = (
+    *("fill-mask", "next-sentence", "question-answering", "text-classification", "feature-extraction", "similarity"),
+    "search",
+)
 
 
 @dataclass(frozen=True)
@@ -82,27 +85,43 @@ class RowFlags:
         default_text="tables on standard output",
         metavar="FILE",
     )
-    top_k: int | None = flag(None, "answers for each mask or question", default_text="5 tokens, 1 answer")
+    corpus_path: str | None = flag(
+        None,
+        "search: the texts to search, one text or JSON object with text per line, or their vectors (.npy)",
+        metavar="FILE",
+    )
+    top_k: int | None = flag(
+        None, "answers for each mask, question or search", default_text="5 tokens, 1 answer, 10 texts"
+    )
     max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
     doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
-    pooling: str = flag(
-        "tokens",
-        "feature-extraction: a vector per token, the first token's vector, or their mean",
-        choices=("tokens", "first", "mean"),
+    pooling: str | None = flag(
+        None,
+        "feature-extraction, similarity and search: a vector per token, the first token's vector, or the mean or "
+        "maximum over the tokens",
+        default_text="the model's; else tokens, or mean for similarity and search",
+        choices=("tokens", "first", "mean", "max"),
+    )
+    dimensions: int | None = flag(
+        None, "keep this number of leading dimensions of a pooled vector", default_text="all", unit="dimensions"
     )
     max_predictions_per_seq: int | None = flag(
         None, "fill-mask: the largest number of [MASK] in one text", default_text="no limit"
     )
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "max_answer_length", "top_k", "max_predictions_per_seq")
+        at_least(self, 1, "max_answer_length", "top_k", "max_predictions_per_seq", "dimensions")
         at_least(self, 0, "doc_overlap")
         at_most(self, MOST_TOKENS, "max_answer_length", "max_predictions_per_seq", "doc_overlap")
         if (self.question is None) != (self.context is None):
             raise UserError("--question and --context belong together: give both.")
         if sum(bool(source) for source in (self.text, self.question is not None, self.input_path)) > 1:
             raise UserError("--text, --question and --input_path exclude each other: give one of them.")
+        if (self.task == "search") != (self.corpus_path is not None):
+            raise UserError("--task search and --corpus_path belong together: give both.")
+        if self.pooling == "tokens" and self.task in ("similarity", "search"):
+            raise UserError(f"--task {self.task} compares one vector per text: use --pooling first, mean or max.")
         if self.text_pair is not None and len(self.text) != 1:
             raise UserError("--text_pair is the second text to one --text.")
 

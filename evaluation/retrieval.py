@@ -12,7 +12,8 @@ from scipy.stats import pearsonr, spearmanr
 
 CUTOFFS = (1, 3, 5, 10)  # of recall
 RANKED = 10  # results that MRR and nDCG look at
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 32 << 20
+_QUERIES_AT_ONCE = 256
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -39,24 +40,34 @@ def most_similar(queries: np.ndarray, corpus: Iterable[np.ndarray], k: int) -> t
         The numbers of the vectors, int64 [Q, min(k, N)], and their cosines, float32.
     """
     queries = unit(queries)
-    best_scores = np.empty((len(queries), 0), np.float32)
-    best = np.empty((len(queries), 0), np.int64)
+    best = np.full((len(queries), k), -1, np.int64)
+    cosines = np.full((len(queries), k), -np.inf, np.float32)
     first = 0
     for block in corpus:
-        lengths = np.maximum(np.linalg.norm(np.asarray(block, np.float32), axis=1), 1e-12)
-        scores = queries @ np.asarray(block, np.float32).T / lengths  # [Q, n]
-        if scores.shape[1] > k:
-            chosen = _largest(scores, k)  # [Q, k], in the order of the corpus
-            scores = np.take_along_axis(scores, chosen, axis=1)
-        else:
-            chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-        best_scores = np.concatenate([best_scores, scores], axis=1)
-        best = np.concatenate([best, chosen + first], axis=1)
-        order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
-        best_scores = np.take_along_axis(best_scores, order, axis=1)
-        best = np.take_along_axis(best, order, axis=1)
+        vectors = unit(block)
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            chosen = slice(start, start + _QUERIES_AT_ONCE)
+            _improve(best[chosen], cosines[chosen], queries[chosen] @ vectors.T, first)
         first += len(block)
-    return best, best_scores
+    found = min(k, first)
+    return best[:, :found], cosines[:, :found]
+
+
+def _improve(best: np.ndarray, cosines: np.ndarray, scores: np.ndarray, first: int) -> None:
+    """Puts the better ones of a block, scores [Q, n], among the best so far [Q, k]; `first` is the block's number."""
+    (rows,) = np.nonzero((scores > cosines[:, -1:]).any(axis=1))
+    k = best.shape[1]
+    scores = scores[rows]
+    if scores.shape[1] > k:
+        columns = _largest(scores, k)
+        scores = np.take_along_axis(scores, columns, axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    scores = np.concatenate([cosines[rows], scores], axis=1)
+    numbers = np.concatenate([best[rows], columns + first], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    cosines[rows] = np.take_along_axis(scores, order, axis=1)
+    best[rows] = np.take_along_axis(numbers, order, axis=1)
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from inference.errors import ArgumentError
 from inference.model import Model, load
 from inference.pipelines import Pipeline
 from inference.runner import Mode
+from inference.search import VectorFile
 from utils.errors import UserError
 from utils.messages import warn
 
@@ -60,6 +61,10 @@ def _infer(config: InferConfig) -> None:
         _show_fixed(model)
         return
     options = _options(config, task)
+    if config.rows.corpus_path:
+        options["corpus"] = model.corpus(
+            config.rows.corpus_path, pooling=options["pooling"], dimensions=options["dimensions"]
+        )
     pipeline = model.pipeline(task, **options)
     if asked:
         _write(config, task, ((row, _raised(answer)) for row, answer in _answered(model, task, options, asked)))
@@ -80,8 +85,10 @@ def _options(config: InferConfig, task: str) -> dict[str, Any]:
             "doc_overlap": config.rows.doc_overlap,
             "may_be_empty": config.rows.version_2_with_negative,
         },
-        "feature-extraction": {"pooling": config.rows.pooling},
     }
+    vectors = {"pooling": config.rows.pooling, "dimensions": config.rows.dimensions}
+    options |= {"feature-extraction": vectors, "similarity": vectors}
+    options["search"] = {**vectors, "top_k": config.rows.top_k or 10}
     if config.speed.seq_length:
         options["question-answering"]["seq_length"] = config.speed.seq_length
     return options.get(task, {})
@@ -181,6 +188,9 @@ def _conversation(
 
 
 def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> None:
+    if task == "feature-extraction" and (config.rows.output_path or "").endswith(".npy"):
+        _write_vectors(Path(cast(str, config.rows.output_path)), pairs)
+        return
     if config.rows.output_path is None:
         for row, answer in pairs:
             print(_table(task, row, answer), flush=True)
@@ -190,6 +200,20 @@ def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> 
             named = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
             content = {"error": str(answer)} if isinstance(answer, UserError) else {"answer": answer}
             file.write(json.dumps(named | content, ensure_ascii=False) + "\n")
+
+
+def _write_vectors(path: Path, pairs: Iterator[tuple[Any, Any]]) -> None:
+    """Writes pooled vectors as an .npy file, a row for each input line; a line without an answer ends the command."""
+    vectors = VectorFile()
+    for number, (_, answer) in enumerate(tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty()), 1):
+        if isinstance(answer, UserError):
+            raise UserError(f"line {number} has no vector, which {path} needs for every line: {answer}")
+        if isinstance(answer[0], list):
+            raise UserError(f"--output_path {path} holds one vector per line: give --pooling first, mean or max.")
+        vectors.append(answer)
+    partial = path.with_name(f"{path.name}.partial")
+    vectors.save(partial)
+    partial.replace(path)
 
 
 @contextmanager
@@ -232,6 +256,10 @@ def _table(task: str, row: Any, answer: Any) -> str:
         lines.append(f"  {count} of {len(first)} numbers: {' '.join(f'{x:.4f}' for x in first[:5])} ...")
     elif task == "question-answering":
         lines += [f"  {one['score']:7.2%}  {one['answer'] or '(no answer)'}" for one in answer]
+    elif task == "search":
+        lines += [f"  {one['score']:9.4f}  {one.get('text', one['number'])}" for one in answer]
+    elif task == "similarity":
+        lines.append(f"  {answer['score']:9.4f}")
     else:
         lines += [
             f"  {one['score']:9.4f}  {one['label']}" for one in (answer if isinstance(answer, list) else [answer])

@@ -1,4 +1,7 @@
-"""The encoder's vectors for a text."""
+"""The encoder's vectors for a text, and the similarity of two texts.
+
+Shapes: `S` sequence, `H` hidden.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from inference.pipelines import Row
 from inference.runner import Example, Outputs
-from inference.text import TextEncoder
+from inference.text import TextEncoder, field
 
 
 @dataclass
@@ -18,13 +21,19 @@ class FeatureExtraction:
     """Answers with one vector per token, including [CLS] and [SEP], or with one pooled vector.
 
     Attributes:
-        pooling: "tokens" (no pooling), "first" (the vector of [CLS]) or "mean" (over all tokens).
+        pooling: "tokens" (no pooling), "first" or "cls" (the vector of [CLS]), "mean" or "max" (over all tokens).
+        dimensions: only these leading numbers of a pooled vector are kept (default: all).
+        normalize: whether a pooled vector is then divided by its length.
+        max_length: a single text is cut to this number of tokens (default: a longer text is an error).
     """
 
     encoder: TextEncoder
     pooling: str = "tokens"
+    dimensions: int | None = None
+    normalize: bool = False
+    max_length: int | None = None
 
-    fields = ("text", "text_pair")
+    fields: tuple[str, ...] = ("text", "text_pair")
     outputs = ("sequence_output",)
 
     @property
@@ -32,13 +41,33 @@ class FeatureExtraction:
         return self.pooling == "tokens"
 
     def encode(self, row: Row) -> list[Example]:
-        return [self.encoder.text_or_pair(row)]
+        return [self.encoder.text_or_pair(row) if row.get("text_pair") is not None else self.example(row, "text")]
+
+    def example(self, row: Row, name: str) -> Example:
+        """The example for one text of a row."""
+        ids = self.encoder.encode(field(row, name)).ids
+        return self.encoder.example(ids if self.max_length is None else ids[: self.max_length - 2])
 
     def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:
         vectors = outputs["sequence_output"]  # [S, H]
-        if self.pooling == "mean":
-            return vectors.mean(0)
-        return (vectors[0] if self.pooling == "first" else vectors).copy()  # a view would keep the whole batch alive
+        if self.pooling == "tokens":
+            return vectors.copy()  # a view would keep the whole batch alive
+        pooled = {"mean": vectors.mean(0), "max": vectors.max(0)}.get(self.pooling, vectors[0])[: self.dimensions]
+        return pooled / max(float(np.linalg.norm(pooled)), 1e-12) if self.normalize else pooled.copy()
 
-    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> Any:
         return reduced[0].tolist()
+
+
+@dataclass
+class Similarity(FeatureExtraction):
+    """Answers with `score`, the cosine of the vectors of `text` and `text_pair`."""
+
+    pooling: str = "mean"
+
+    def encode(self, row: Row) -> list[Example]:
+        return [self.example(row, "text"), self.example(row, "text_pair")]
+
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> dict[str, float]:
+        first, second = (vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in reduced)
+        return {"score": float(first @ second)}

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import oneflow as flow
 
+from configs.pooling import Pooling
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
 from conversion.tokenizer_files import read_vocabulary
 from data.tokenization import build_tokenizer
 from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
-from inference.feature_extraction import FeatureExtraction
+from inference.feature_extraction import FeatureExtraction, Similarity
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
 from inference.pipelines import Pipeline
 from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
+from inference.search import Corpus, Search, corpus_rows, embedded, open_vectors
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
@@ -34,7 +36,10 @@ TASKS = {
     "fill-mask": MASKED_LM,
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
+    "similarity": ENCODER,
+    "search": ENCODER,
 }
+_VECTORS = ("feature-extraction", "similarity", "search")  # tasks that take the model's pooling
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
@@ -127,6 +132,7 @@ class Model:
         config: the model's shape.
         path: where it was loaded from.
         tasks: the tasks it has heads for; the first one is its default.
+        pooling: how one vector is made of a text, where the model's directory tells (sentence-transformers).
     """
 
     def __init__(
@@ -136,6 +142,7 @@ class Model:
         present = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
+        self.pooling = Pooling.read(checkpoint.directory)
         module = build(checkpoint)
         self._runner = Runner(module, mode, device, batch_size)
         self._pipelines: dict[tuple, Pipeline] = {}
@@ -162,9 +169,31 @@ class Model:
         """All labels, the most probable first: a list of {label, score}."""
         return self._answer("text-classification", _rows(text=text, text_pair=text_pair))
 
-    def feature_extraction(self, text: str | list[str], *, pooling: str = "tokens") -> Any:
-        """A vector for each token, or one vector for the text if `pooling` is "first" or "mean"."""
-        return self._answer("feature-extraction", _rows(text=text), pooling=pooling)
+    def feature_extraction(self, text: str | list[str], **options: Any) -> Any:
+        """A vector for each token, or one vector for the text if the model or the option `pooling` says so.
+
+        `options` are the attributes of `FeatureExtraction`, such as `pooling` and `dimensions`.
+        """
+        return self._answer("feature-extraction", _rows(text=text), **options)
+
+    def similarity(self, text: str | list[str], text_pair: str | list[str], **options: Any) -> Any:
+        """The cosine of the vectors of two texts: {score}."""
+        return self._answer("similarity", _rows(text=text, text_pair=text_pair), **options)
+
+    def search(self, text: str | list[str], corpus: Corpus, *, top_k: int = 10, **options: Any) -> Any:
+        """The `top_k` texts of a corpus that are closest to a text, best first: {score, number, text}."""
+        return self._answer("search", _rows(text=text), corpus=corpus, top_k=top_k, **options)
+
+    def corpus(self, path: str | Path, **options: Any) -> Corpus:
+        """The corpus in a file, for `search`: texts, which are embedded here, or vectors in an .npy file.
+
+        `options` are those of `search`, such as `pooling` and `dimensions`.
+        """
+        path = Path(path)
+        if path.suffix == ".npy":
+            return open_vectors(path, options.get("dimensions") or self.config.hidden_size)
+        starts: list[int] = []
+        return embedded(path, self.stream("search", corpus_rows(path, starts), **options), starts)
 
     def stream(self, task: str, rows: Iterable[Mapping[str, Any] | UserError], **options: Any) -> Iterator[Any]:
         """Answers rows in their order. A row that cannot be answered yields its UserError.
@@ -208,7 +237,7 @@ class Model:
                 f"is missing: {self.path} has neither vocab.txt nor tokenizer.json. Name the vocabulary the model was "
                 "trained with.",
             )
-        key = (task, *sorted(options.items()))
+        key = (task, *sorted((name, id(value) if name == "corpus" else value) for name, value in options.items()))
         if key not in self._pipelines:
             if task == "text-classification":
                 options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
@@ -218,9 +247,26 @@ class Model:
                 "fill-mask": FillMask,
                 "next-sentence": NextSentence,
                 "feature-extraction": FeatureExtraction,
+                "similarity": Similarity,
+                "search": Search,
             }
+            if task in _VECTORS:
+                options = self._vector_options(options)
             self._pipelines[key] = kinds[task](self._encoder, **options)
         return self._pipelines[key]
+
+    def _vector_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with the model's pooling where they do not say how to pool."""
+        options = {name: value for name, value in options.items() if value is not None}
+        dimensions = options.get("dimensions")
+        if dimensions is not None and dimensions > self.config.hidden_size:
+            raise ArgumentError("dimensions", f"{dimensions} is above the model's {self.config.hidden_size}: lower it.")
+        if self.pooling is None:
+            return options
+        assert self._encoder is not None
+        longest = min(self.pooling.max_seq_length or self._encoder.max_length, self._encoder.max_length)
+        own = {"pooling": self.pooling.kind, "normalize": self.pooling.normalize, "max_length": longest}
+        return own | options
 
     @property
     def has_vocabulary(self) -> bool:
@@ -245,6 +291,8 @@ class Model:
         reduced: dict[int, Any] = {}
         for index, outputs in self._runner.run([example for _, example in examples], pipeline.outputs):
             reduced[index] = pipeline.reduce(examples[index][1], outputs)
+        if isinstance(pipeline, Search) and pipeline.corpus is not None:
+            reduced = pipeline.search(reduced)
         done = 0
         for row, encoded in chunk:
             if isinstance(encoded, UserError):

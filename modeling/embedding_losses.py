@@ -15,6 +15,8 @@ from typing import Protocol
 
 import oneflow as flow
 
+from modeling.layout import full_like
+
 _EXCLUDED = -1e9  # the score of a pair that does not count
 
 
@@ -73,9 +75,9 @@ class CoSent:
         real = (weights > 0).to(cosines.dtype)
         counts = (scores[:, None] < scores[None, :]).to(cosines.dtype) * real[:, None] * real[None, :]  # [B, B]
         differences = cosines[:, None] - cosines[None, :] + (1.0 - counts) * _EXCLUDED
-        exponents = flow.cat([differences.reshape(-1), flow.zeros_like(cosines[:1])], dim=0)  # [B*B + 1]
+        exponents = flow.cat([differences.reshape(-1), full_like(cosines, (1,), 0.0)], dim=0)  # [B*B + 1]
         largest = exponents.detach().max()
-        return (flow.log(flow.exp(exponents - largest).sum()) + largest) * flow.ones_like(cosines)
+        return (flow.log(flow.exp(exponents - largest).sum()) + largest) * full_like(cosines, tuple(cosines.shape), 1.0)
 
 
 @dataclass(frozen=True)

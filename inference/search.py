@@ -1,0 +1,178 @@
+"""Exact search for the texts of a corpus that are closest to a text.
+
+Shapes: `N` texts of the corpus, `H` dimensions of a vector.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from evaluation.retrieval import blocks, most_similar
+from inference.errors import ArgumentError
+from inference.feature_extraction import FeatureExtraction
+from inference.pipelines import Row
+from inference.runner import Example
+from utils.errors import UserError
+
+_MOST_LINE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The texts to search, which stay in their file.
+
+    Attributes:
+        path: a file with a text, or a JSON object with `text`, in each line; or vectors (.npy).
+        vectors: [N, H], memory-mapped.
+        starts: int64 [N], where each text's line starts; None: there are only vectors.
+    """
+
+    path: Path
+    vectors: np.ndarray
+    starts: np.ndarray | None
+
+    def answer(self, number: int, score: float) -> dict[str, Any]:
+        """`score`, `number` (the text's, from 0) and, where there is one, its `text` and `id`."""
+        answer: dict[str, Any] = {"score": score, "number": number}
+        if self.starts is None:
+            return answer
+        with open(self.path, "rb") as file:
+            file.seek(int(self.starts[number]))
+            return answer | _row(file.readline(_MOST_LINE_BYTES), self.path, number)
+
+
+@dataclass
+class Search(FeatureExtraction):
+    """Answers with the `top_k` closest texts of a corpus, best first, by the cosine of the vectors.
+
+    Without a corpus it answers with the vector of the text, which is how a corpus is embedded.
+    """
+
+    pooling: str = "mean"
+    corpus: Corpus | None = None
+    top_k: int = 10
+
+    fields: tuple[str, ...] = ("text",)
+
+    def encode(self, row: Row) -> list[Example]:
+        return [self.example(row, "text")]
+
+    def search(self, vectors: dict[int, np.ndarray]) -> dict[int, list[dict[str, Any]]]:
+        """The answers to many queries, in one pass over the corpus; vectors and answers are numbered alike."""
+        assert self.corpus is not None
+        if not vectors:
+            return {}
+        found, scores = most_similar(np.stack(list(vectors.values())), blocks(self.corpus.vectors), self.top_k)
+        return {
+            number: [self.corpus.answer(*pair) for pair in zip(found[row].tolist(), scores[row].tolist(), strict=True)]
+            for row, number in enumerate(vectors)
+        }
+
+    def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> Any:
+        return reduced[0]
+
+
+class VectorFile:
+    """Vectors on disk, appended one by one and then read as one array; the memory they take does not grow."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._count, self._size = 0, 0
+
+    def append(self, vector: Sequence[float]) -> None:
+        """Adds a vector [H]."""
+        array = np.asarray(vector, np.float32)
+        self._file.write(array.tobytes())
+        self._count, self._size = self._count + 1, len(array)
+
+    def array(self) -> np.ndarray:
+        """float32 [N, H], memory-mapped."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self._count, self._size))
+
+    def save(self, path: Path) -> None:
+        """Writes the vectors as an .npy file."""
+        vectors = self.array()
+        target = np.lib.format.open_memmap(path, "w+", np.float32, vectors.shape)
+        first = 0
+        for block in blocks(vectors):
+            target[first : first + len(block)] = block
+            first += len(block)
+        target.flush()
+
+
+def open_vectors(path: Path, dimensions: int) -> Corpus:
+    """A corpus of vectors in an .npy file; raises ArgumentError where it is no array [N, dimensions] of numbers."""
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArgumentError("corpus_path", f"{path} cannot be read as an .npy file: {error}.") from None
+    if vectors.ndim != 2 or not len(vectors) or vectors.dtype.kind != "f":
+        raise ArgumentError(
+            "corpus_path", f"{path} holds {vectors.dtype} {list(vectors.shape)}, not a table of vectors."
+        )
+    if vectors.shape[1] != dimensions:
+        raise ArgumentError(
+            "corpus_path",
+            f"{path} has vectors of {vectors.shape[1]} numbers and the model gives {dimensions}: embed the corpus with "
+            "this model and the same --dimensions.",
+        )
+    return Corpus(path, vectors, None)
+
+
+def corpus_rows(path: Path, starts: list[int]) -> Iterator[dict[str, Any]]:
+    """Yields {text} of each line that is not blank, and adds where it starts to `starts`.
+
+    Raises:
+        ArgumentError: the file cannot be read, or a line is not usable; the message names the line.
+    """
+    try:
+        file: BinaryIO = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise ArgumentError("corpus_path", f"{path} cannot be read: {error.strerror}.") from None
+    with file:
+        start = number = 0
+        while line := file.readline(_MOST_LINE_BYTES):
+            number += 1
+            if line.strip():
+                row = _row(line, path, number)
+                starts.append(start)
+                yield {"text": row["text"]}
+            start += len(line)
+    if not starts:
+        raise ArgumentError("corpus_path", f"{path} holds no texts.")
+
+
+def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The `text` of a line and, in a JSON object, its `id` (or `_id`)."""
+    try:
+        text = line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} line {number} is not valid UTF-8.") from None
+    if not text.lstrip().startswith("{"):
+        return {"text": text}
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return {"text": text}
+    if not isinstance(row.get("text"), str):
+        raise UserError(f"{path} line {number} has no field 'text'.")
+    names = [name for name in ("id", "_id") if name in row]
+    return {"text": row["text"]} | ({"id": row[names[0]]} if names else {})
+
+
+def embedded(path: Path, vectors: Iterable[Any], starts: list[int]) -> Corpus:
+    """The corpus of a file's rows, given their vectors in order; raises UserError where a row has none."""
+    stored = VectorFile()
+    for number, vector in enumerate(vectors, 1):
+        if isinstance(vector, UserError):
+            raise UserError(f"{path}, text {number}: {vector}")
+        stored.append(vector)
+    return Corpus(path, stored.array(), np.array(starts, np.int64))
