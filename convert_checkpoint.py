@@ -7,6 +7,7 @@ from configs.convert import ConvertConfig
 def main() -> None:
     config = cli.parse(ConvertConfig, description=__doc__ or "")
     from conversion import read_checkpoint, write_checkpoint  # after --help
+    from conversion.growing import extend_positions, grow_vocabulary
 
     checkpoint = read_checkpoint(
         config.input,
@@ -16,6 +17,10 @@ def main() -> None:
         allow_partial=config.allow_partial,
     )
     print(f"{config.input}: {checkpoint.architecture} in format {checkpoint.format}\n{checkpoint.report}")
+    if config.vocab_file:
+        checkpoint = grow_vocabulary(checkpoint, config.vocab_file)
+    if config.max_position_embeddings:
+        checkpoint = extend_positions(checkpoint, config.max_position_embeddings, config.position_rule)
     write_checkpoint(
         checkpoint,
         config.output,

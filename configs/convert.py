@@ -26,7 +26,19 @@ class ConvertConfig:
     config_file: str | None = flag(
         None, "model configuration (bert_config.json or config.json) to use instead of the input's", aliases=("config",)
     )
-    vocab_file: str | None = flag(None, "vocabulary to write instead of the input's")
+    vocab_file: str | None = flag(
+        None,
+        "vocabulary to write instead of the input's; if it has all the input's entries and then new ones (prepare_data "
+        "vocab --extend), a new word's embedding is the mean of its old pieces'",
+    )
+    max_position_embeddings: int | None = flag(
+        None, "extend the position embeddings to this number", default_text="the input's", unit="positions"
+    )
+    position_rule: str = flag(
+        "repeat",
+        "--max_position_embeddings: repeat the position embeddings, or interpolate between them",
+        choices=("repeat", "interpolate"),
+    )
     allow_partial: bool = flag(False, "skip tensors that are missing or have another shape")
     trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
     overwrite_output_dir: bool = flag(False, "replace the files in the output directory")

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 POOLINGS = ("cls", "mean", "max")
 MODULES_FILE = "modules.json"
@@ -61,6 +62,15 @@ class Pooling:
         length_file = directory / "sentence_bert_config.json"
         length = read_settings(length_file).get("max_seq_length") if length_file.is_file() else None
         return cls(pooling, normalize, length if isinstance(length, int) and length > 2 else None)
+
+    @classmethod
+    def find(cls, directory: Path) -> Pooling | None:
+        """As `read`, but a directory that is not supported has no pooling, with a warning."""
+        try:
+            return cls.read(directory)
+        except UserError as error:
+            warn(f"{error} Its pooling is ignored.")
+            return None
 
     def files(self, hidden_size: int) -> dict[str, bytes]:
         """{path: content} of what a model directory needs in addition to be sentence-transformers' too."""

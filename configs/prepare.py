@@ -83,6 +83,13 @@ class VocabConfig:
     do_lower_case: bool = flag(True, "lower-case the text and strip accents")
     min_frequency: int = flag(2, "pairs of pieces that occur less often are not joined")
     limit_alphabet: int = flag(1000, "number of characters to keep, the most frequent first", unit="characters")
+    extend: str | None = flag(
+        None,
+        "keep the vocabulary of this model and add the text's frequent words that it breaks into many pieces",
+        metavar="MODEL",
+    )
+    new_entries: int = flag(1000, "--extend: number of words to add, at most", unit="words")
+    min_pieces: int = flag(3, "--extend: words that break into fewer pieces are not added", unit="pieces")
     sample_mb: int = flag(256, "size of the sample, taken evenly from the whole input", unit="MB")
     random_seed: int = flag(12345, "seed of the sample")
 
@@ -90,7 +97,9 @@ class VocabConfig:
         given(self, "vocab_file")
         at_least(self, 100, "vocab_size")
         at_most(self, 10**7, "vocab_size", "limit_alphabet")
-        at_least(self, 1, "min_frequency", "limit_alphabet", "sample_mb")
+        at_least(self, 1, "min_frequency", "limit_alphabet", "sample_mb", "new_entries")
+        at_least(self, 2, "min_pieces")
+        at_most(self, 10**6, "new_entries")
         at_most(self, 1 << 30, "min_frequency", "sample_mb")
         at_least(self, 0, "random_seed")
         at_most(self, MOST_SEED, "random_seed")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.model import BertConfig, check_is_bert
+from configs.pooling import Pooling
 from conversion import huggingface, lazy, oneflow_save, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
@@ -24,11 +25,13 @@ from utils.messages import warn
 
 FORMATS = ("hf", "oneflow", "lazy", "tf")
 _CONFIG_FILES = ("config.json", "bert_config.json")
-# All that a conversion to some format writes; variables of the lazy and flow.save formats are directories.
+# All that a conversion to some format writes. Variables of the lazy and flow.save formats, and the pooling of an
+# embedding model, are directories.
 _WRITTEN = re.compile(
     r"(bert_)?config\.json|model\.safetensors|bert_model\.ckpt\.(index|data-\d+-of-\d+)|snapshot_done|pickled_data"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
 )
-_WRITTEN_IN_VARIABLES = {"out", "meta"}
+_WRITTEN_IN_DIRECTORIES = {"out", "meta", "config.json"}
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
 
 
@@ -177,7 +180,9 @@ def write_checkpoint(
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
         name = _CONFIG_FILES[0 if target in ("hf", "oneflow") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        for name, content in tokenizer.items():
+        pooling = Pooling.find(checkpoint.directory) if target == "hf" else None
+        for name, content in (tokenizer | (pooling.files(checkpoint.config.hidden_size) if pooling else {})).items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
         _verify(checkpoint, partial, target)
         _publish(partial, directory)
@@ -213,11 +218,11 @@ def _check_output(checkpoint: Checkpoint, directory: Path, overwrite: bool) -> N
 
 
 def _is_written_here(path: Path) -> bool:
-    """Whether a conversion may have written this file, or this directory of a variable."""
+    """Whether a conversion may have written this file, or this directory of one."""
     if path.is_symlink():
         return False
     if path.is_dir():
-        return all(each.name in _WRITTEN_IN_VARIABLES and each.is_file() for each in path.iterdir())
+        return all(each.name in _WRITTEN_IN_DIRECTORIES and each.is_file() for each in path.iterdir())
     return path.name in TOKENIZER_FILES or bool(_WRITTEN.fullmatch(path.name))
 
 

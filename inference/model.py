@@ -142,7 +142,7 @@ class Model:
         present = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
-        self.pooling = Pooling.read(checkpoint.directory)
+        self.pooling = Pooling.find(checkpoint.directory)
         module = build(checkpoint)
         self._runner = Runner(module, mode, device, batch_size)
         self._pipelines: dict[tuple, Pipeline] = {}

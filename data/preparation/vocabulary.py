@@ -15,7 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
-from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, find_vocabulary, read_vocabulary
+from conversion.tokenizer_files import (
+    MAX_CHARACTERS_PER_WORD,
+    SPECIAL_TOKENS,
+    Vocabulary,
+    find_vocabulary,
+    read_vocabulary,
+)
 from data.preparation.inputs import open_input
 from data.preparation.pieces import Result, run_pieces
 from data.preparation.work_directory import discarded_on_mistake, finish
@@ -53,6 +59,9 @@ def make_vocab(config: VocabConfig) -> None:
     among = next((name for name in config.text.input_file if Path(name).resolve() in target.resolve().parents), None)
     if among:
         warn(f"--vocab_file {target} lies in --input_file {among}, so the next command reads it as text: move it.")
+    if config.extend:
+        extend_vocab(config, target)
+        return
     model = model_directory(local_directory(config.text.input_file[0]))
     if len(config.text.input_file) == 1 and find_vocabulary(model):
         vocabulary = read_vocabulary(model)
@@ -60,7 +69,7 @@ def make_vocab(config: VocabConfig) -> None:
         write_atomically(target, vocabulary.text)
         print(f"{vocabulary.size:,} entries of {vocabulary.path} in {target}")
         return
-    words = _count_words(config, target.with_name(f".{target.name}.work"))
+    words = count_words(config, target.with_name(f".{target.name}.work"))
     trained = dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES))
     alphabet, left_out = _alphabet(trained, config.limit_alphabet)
     vocab = _train(trained, alphabet, config)
@@ -76,6 +85,42 @@ def make_vocab(config: VocabConfig) -> None:
         warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
 
 
+def extend_vocab(config: VocabConfig, target: Path) -> None:
+    """Writes the vocabulary of `--extend` with words of the text appended, so that its ids stay as they are.
+
+    WordPiece takes the longest entry that a word begins with. So a new entry also becomes the first piece of longer
+    words that begin with it, unless the vocabulary has a longer entry for them.
+
+    Raises:
+        UserError: the model has no vocabulary, or there is no usable input.
+    """
+    old = read_vocabulary(model_directory(local_directory(str(config.extend))))
+    old.warn_of_contradictions(None)
+    words = count_words(
+        replace(config, do_lower_case=old.rules.do_lower_case), target.with_name(f".{target.name}.work")
+    )
+    added = frequent_pieces(words, old, config)
+    write_atomically(target, old.text + "".join(f"{word}\n" for word in added).encode())
+    for name, vocab in (("before", old.tokens), ("after", [*old.tokens, *added])):
+        print(f"{name}: {_coverage(vocab, words)}")
+    print(f"{len(old.tokens):,} entries of {old.path} and {len(added):,} new ones in {target}")
+    if not added:
+        warn("no word of the text is frequent and long enough: lower --min_frequency or --min_pieces.")
+
+
+def frequent_pieces(words: Mapping[str, int], old: Vocabulary, config: VocabConfig) -> list[str]:
+    """The words to add, those first that save the most tokens in the whole text."""
+    tokenizer = build_tokenizer(old.ids, *old.rules)
+    saved: dict[str, int] = {}
+    for word, count in words.items():
+        if count < config.min_frequency or len(word) > MAX_CHARACTERS_PER_WORD or not any(map(str.isalpha, word)):
+            continue
+        tokens = tokenizer.encode(word).tokens
+        if len(tokens) >= config.min_pieces and "".join(tokens).replace("##", "") == word:
+            saved[word] = count * (len(tokens) - 1)
+    return sorted(saved, key=lambda word: (-saved[word], word))[: config.new_entries]
+
+
 def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[Sequence[Span]]:
     """Random pieces of `--sample_mb` in all, each equally likely."""
     wanted = config.sample_mb << 20
@@ -85,7 +130,7 @@ def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[S
     return [pieces[number] for number in sorted(taken)]
 
 
-def _count_words(config: VocabConfig, directory: Path) -> Counter[str]:
+def count_words(config: VocabConfig, directory: Path) -> Counter[str]:
     """How often each word occurs, after lower-casing and splitting at punctuation. If memory is short, the rarest words
     are dropped.
 
@@ -212,13 +257,14 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
 def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
     """A sentence about how well the vocabulary fits the text it was made from."""
     tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
+    unk = vocab.index("[UNK]")
     tokens = unknown = whole = 0
     items = iter(words.items())
     while some := dict(islice(items, _WORDS_AT_ONCE)):
         for count, encoding in zip(some.values(), tokenizer.encode_batch_fast(list(some)), strict=True):
             tokens += count * len(encoding.ids)
-            unknown += count * (encoding.ids == [1])  # [UNK]
-            whole += count * (len(encoding.ids) == 1 and encoding.ids != [1])
+            unknown += count * (encoding.ids == [unk])
+            whole += count * (len(encoding.ids) == 1 and encoding.ids != [unk])
     total = sum(words.values())
     size = sum(count * len(word.encode()) for word, count in words.items())
     return (
