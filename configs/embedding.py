@@ -54,7 +54,9 @@ class EmbeddingDataFlags:
     delimiter: str | None = flag(
         None, "character between two fields, or tab", default_text="by the file's name", metavar="CHARACTER"
     )
-    max_score: float = flag(1.0, "the score of two texts that mean the same; scores are divided by it")
+    max_score: float = flag(
+        1.0, "the score of two texts that mean the same; scores are divided by it, for cosine and cross_encoder"
+    )
     vocab_file: str | None = flag(
         None, "vocabulary, or a model directory that contains vocab.txt", default_text="the model's"
     )

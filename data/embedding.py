@@ -46,6 +46,17 @@ class TextGroups:
         """The columns that are used, for a message."""
         return ", ".join(self.names) + ("" if self.scores is None else " and a score")
 
+    def check_scores(self, lowest: float) -> None:
+        """Raises UserError, naming file and row, for a score below `lowest` or above 1."""
+        scores = np.empty(0) if self.scores is None else self.scores
+        outside = np.flatnonzero((scores < lowest) | (scores > 1))
+        if len(outside):
+            row = int(outside[0])
+            raise UserError(
+                f"{self.table.location(row)}: the score divided by --max_score is {scores[row]:g}, not a number from "
+                f"{lowest:g} to 1: set --max_score to the highest score."
+            )
+
     @classmethod
     def of_texts(cls, path: Path, texts: list[str]) -> TextGroups:
         """Single texts, which need no place in a file."""
@@ -72,8 +83,8 @@ def read_groups(
         most_rows: only the first rows are read.
 
     Raises:
-        UserError: the file cannot be read, a column is missing, a text is empty, or a score is not a number between
-            -max_score and max_score. The message names file and row.
+        UserError: the file cannot be read, a column is missing, a text is empty, or a score is not a number. The
+            message names file and row.
     """
     table = _read(Path(path), delimiter)
     if most_rows is not None:
@@ -84,8 +95,9 @@ def read_groups(
         score_column = next((name for name in SCORE_NAMES if name in table.columns and name not in text_columns), None)
     names = tuple(text_columns) or _guess(table, score_column)
     texts = tuple(_texts(table, name) for name in names)
-    scores = _scores(table, score_column, max_score) if score_column and len(names) == 2 else None
-    return TextGroups(table, names, texts, scores)
+    if not score_column or len(names) != 2:
+        return TextGroups(table, names, texts, None)
+    return TextGroups(table, names, texts, (_numbers(table, score_column) / max_score).astype(np.float32))
 
 
 def read_identified(path: str | Path, delimiter: str | None, flag: str) -> dict[str, str]:
@@ -159,18 +171,6 @@ def _numbers(table: Table, name: str) -> np.ndarray:
         if not np.isfinite(numbers[row]):
             raise UserError(f"{table.location(row)}: {name!r} is {value!r:.60}, not a number: correct or remove it.")
     return numbers
-
-
-def _scores(table: Table, name: str, max_score: float) -> np.ndarray:
-    scores = _numbers(table, name) / max_score
-    outside = np.flatnonzero(np.abs(scores) > 1)
-    if len(outside):
-        row = int(outside[0])
-        raise UserError(
-            f"{table.location(row)}: {name!r} is {table.columns[name][row]}, above the highest score {max_score:g}: "
-            "set --max_score."
-        )
-    return scores.astype(np.float32)
 
 
 class GroupRecords:

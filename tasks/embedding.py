@@ -140,6 +140,8 @@ def loss_name(config: EmbeddingConfig, training: TextGroups | None) -> str:
         raise UserError(f"--loss multiple_negatives needs pairs, but {path} has sentences: use --loss simcse.")
     if name == "cross_encoder" and (texts < 2 or (training.scores is None and texts < 3)):
         raise UserError(f"--loss cross_encoder needs scored pairs or hard negatives, but {path} has neither.")
+    if name in ("cosine", "cross_encoder"):
+        training.check_scores(-1 if name == "cosine" else 0)
     return name
 
 

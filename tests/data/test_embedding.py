@@ -50,11 +50,6 @@ def test_named_columns_and_gzip(tmp_path):
     [
         ("a.csv", "s1,s2,score\na,b,nan\n", "a.csv row 1 .line 2.: 'score' is 'nan', not a number"),
         ("a.csv", "s1,s2,score\na,b,1\na,b,x\n", "a.csv row 2 .line 3.: 'score' is 'x', not a number"),
-        (
-            "a.csv",
-            "s1,s2,score\na,b,1.5\n",
-            "row 1 .line 2.: 'score' is 1.5, above the highest score 1: set --max_score",
-        ),
         ("a.csv", "s1,s2\na, \n", "row 1 .line 2.: 's2' is empty"),
         ("a.csv", "s1,s2,s3,score\na,b,c,1\n", "the text columns 's1', 's2', 's3': name the two"),
         ("a.jsonl", '{"text": 3}\n', "no column of texts"),
@@ -64,6 +59,14 @@ def test_named_columns_and_gzip(tmp_path):
 def test_bad_rows_are_named(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message):
         read_groups(write(tmp_path, name, text))
+
+
+def test_scores_out_of_range_are_named(tmp_path):
+    groups = read_groups(write(tmp_path, "a.csv", "s1,s2,score\na,b,-4\na,b,5\n"), max_score=4)
+    with pytest.raises(UserError, match=r"row 2 .line 3.: the score divided by --max_score is 1.25"):
+        groups.check_scores(-1)
+    with pytest.raises(UserError, match=r"row 1 .line 2.: .* is -1, not a number from 0 to 1"):
+        groups.check_scores(0)
 
 
 def test_a_missing_column_is_answered_with_the_nearest(tmp_path):

@@ -86,11 +86,8 @@ def test_pairs_are_learnt(data, tmp_path, mode, capsys):
 
 
 def test_a_retrieval_set_is_evaluated(data, tmp_path):
-    sets = [
-        f"--{name}_file" if part == 0 else data / file
-        for name, file in (("corpus", "corpus.csv"), ("queries", "queries.csv"), ("qrels", "qrels.tsv"))
-        for part in range(2)
-    ]
+    sets = ["--corpus_file", data / "corpus.csv", "--queries_file", data / "queries.csv"]
+    sets += ["--qrels_file", data / "qrels.tsv"]
     train(data, tmp_path / "out", "triples.csv", "--epochs", 15, "--mode", "eager", "--symmetric", *sets)
     found = results(tmp_path / "out")
     assert found["mrr@10"] > 0.8 and found["score"] == found["ndcg@10"]
@@ -108,16 +105,19 @@ def test_scores_are_learnt(data, tmp_path, loss):
 
 
 def test_sentences_are_told_apart(data, tmp_path):
-    train(data, tmp_path / "out", "sentences.txt", "--epochs", 6, "--mode", "eager", "--pooling", "cls")
-    found = losses(tmp_path / "out")
-    assert found[max(found)] < found[0] / 2
+    train(data, tmp_path / "out", "sentences.txt", "--epochs", 20, "--mode", "eager", "--pooling", "cls")
+    found = list(losses(tmp_path / "out").values())
+    assert np.mean(found[-5:]) < found[0] - 0.5
 
 
 @pytest.mark.parametrize("train_file", ["scored.tsv", "triples.csv"])
 def test_a_cross_encoder_is_learnt(data, tmp_path, train_file):
     words = ("--loss", "cross_encoder", "--epochs", 20, "--mode", "eager", "--max_score", 4)
     train(data, tmp_path / "out", train_file, *words, validation_file="scored.tsv")
-    assert results(tmp_path / "out")["spearman"] > 0.5
+    found = list(losses(tmp_path / "out").values())
+    assert np.mean(found[-8:]) < 0.8 * found[0]
+    if train_file == "scored.tsv":
+        assert results(tmp_path / "out")["spearman"] > 0.5
     (answer,) = load(tmp_path / "out", mode="eager").text_classification("topica worda", "topica wordb")
     assert answer["label"] == "score"
 
@@ -168,7 +168,7 @@ def test_two_ranks_are_one(data, tmp_path, mode):
         ("pairs.csv", ("--loss", "cross_encoder"), "needs scored pairs or hard negatives"),
         ("sentences.txt", ("--loss", "multiple_negatives"), "needs pairs, but .* has sentences"),
         ("pairs.csv", ("--matryoshka_dimensions", 17), "17 is above the model's 16 dimensions"),
-        ("scored.tsv", (), "above the highest score 1: set --max_score"),
+        ("scored.tsv", ("--loss", "cosine"), "is 4, not a number from -1 to 1: set --max_score"),
         ("pairs.csv", ("--text_columns", "anchr"), "did you mean 'anchor'"),
     ],
 )
