@@ -1,4 +1,4 @@
-"""Converts a BERT checkpoint from one format into another: tf, hf, lazy, oneflow."""
+"""Converts a BERT checkpoint from one format into another."""
 
 from configs import cli
 from configs.convert import ConvertConfig
@@ -22,8 +22,10 @@ def main() -> None:
         config.to_format,
         vocab_file=config.vocab_file,
         overwrite=config.overwrite_output_dir,
+        onnx_precision=config.onnx_precision,
     )
-    print(f"{config.output}: written in format {config.to_format}, read back and equal bit for bit")
+    outcome = "read back and equal bit for bit" if config.onnx_precision == "fp32" else "with quantized weights"
+    print(f"{config.output}: written in format {config.to_format}, {outcome}")
 
 
 if __name__ == "__main__":

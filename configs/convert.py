@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from configs.cli import flag
 from utils.errors import UserError
 
-_FORMATS = ("tf", "hf", "lazy", "oneflow")
+_FORMATS = ("tf", "hf", "lazy", "oneflow", "onnx")
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,13 @@ class ConvertConfig:
         "", "what to convert: a model directory, a weights file, a TensorFlow prefix or a run's directory"
     )
     output: str = flag("", "directory to write; it appears when everything in it was read back")
-    from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS))
+    from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS, "flax"))
     to_format: str = flag("hf", "format of the output", aliases=("to",), choices=_FORMATS)
     config_file: str | None = flag(
         None, "model configuration (bert_config.json or config.json) in place of the input's", aliases=("config",)
+    )
+    onnx_precision: str = flag(
+        "fp32", "of --to onnx: int8 stores matrices as 8-bit integers, one scale per channel", choices=("fp32", "int8")
     )
     vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
     allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")
@@ -32,3 +35,5 @@ class ConvertConfig:
         for name in ("input", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing: see --help.")
+        if self.onnx_precision != "fp32" and self.to_format != "onnx":
+            raise UserError(f"--onnx_precision {self.onnx_precision} needs --to onnx, not --to {self.to_format}.")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.model import BertConfig
-from conversion.checkpoint import FORMATS, Checkpoint, detect, read_checkpoint, write_checkpoint
+from conversion.checkpoint import FORMATS, TARGETS, Checkpoint, detect, read_checkpoint, write_checkpoint
 from conversion.names import State
 
-__all__ = ["FORMATS", "Checkpoint", "detect", "load_any", "read_checkpoint", "write_checkpoint"]
+__all__ = ["FORMATS", "TARGETS", "Checkpoint", "detect", "load_any", "read_checkpoint", "write_checkpoint"]
 
 
 def load_any(path: str | Path, **options: Any) -> tuple[BertConfig, State]:

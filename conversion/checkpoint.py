@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.model import BertConfig
-from conversion import huggingface, lazy, oneflow_save, tensorflow
+from conversion import flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.json_file import read_settings
 
-FORMATS = ("hf", "oneflow", "lazy", "tf")
+FORMATS = ("hf", "oneflow", "lazy", "tf", "flax", "onnx")
+TARGETS = ("hf", "oneflow", "lazy", "tf", "onnx")
+_SCHEMES = {"flax": "hf", "onnx": "hf"}  # formats whose readers give Hugging Face's names
 _CONFIG_FILES = ("config.json", "bert_config.json")
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json")
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
@@ -97,7 +99,7 @@ def read_checkpoint(
     source = detect(path) if source == "auto" else source
     stored, flat = _read_stored(path, source, trust)
     try:
-        shape, state, report = from_scheme(stored, source, settings, flat=flat)
+        shape, state, report = from_scheme(stored, _SCHEMES.get(source, source), settings, flat=flat)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not report.complete and not allow_partial:
@@ -124,11 +126,16 @@ def detect(path: Path) -> str:
         return "lazy"
     if tensorflow.find(path):
         return "tf"
+    if flax.find(path):
+        return "flax"
+    if onnx_file.find(path):
+        return "onnx"
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model directory or a checkpoint file.")
     raise UserError(
         f"{path} is no checkpoint: looked for {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
-        f"(flow.save), snapshot_done or */out (lazy OneFlow) and *.ckpt.index (TensorFlow)."
+        f"(flow.save), snapshot_done or */out (lazy OneFlow), *.ckpt.index (TensorFlow), {flax.FILE} or checkpoint_* "
+        f"(Flax) and {' or '.join(onnx_file.FILES)} (ONNX)."
     )
 
 
@@ -139,6 +146,7 @@ def write_checkpoint(
     *,
     vocab_file: str | Path | None = None,
     overwrite: bool = False,
+    onnx_precision: str = "fp32",
 ) -> None:
     """Writes a checkpoint beside its final name, reads it back, compares every bit, and renames it.
 
@@ -147,6 +155,7 @@ def write_checkpoint(
         directory: where; it must not exist, be empty, or `overwrite` be true.
         target: the format.
         vocab_file: a vocabulary to put in, in place of the one beside the weights that were read.
+        onnx_precision: "fp32" or "int8", of the target "onnx" only. Quantized weights are not compared with the input.
 
     Raises:
         UserError: the directory is in use, there is no room, what was read back differs, or the format cannot say
@@ -171,15 +180,21 @@ def write_checkpoint(
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        _write_stored(checkpoint.state, partial, target)
+        if target == "onnx":
+            checkpoint = _write_onnx(checkpoint, partial, onnx_precision)
+        else:
+            _write_stored(checkpoint.state, partial, target)
         settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
-        name = _CONFIG_FILES[0 if target in ("hf", "oneflow") else 1]
+        if target == "onnx":
+            settings["model_type"] = "bert"  # a variant's too: the graph says what is computed
+        name = _CONFIG_FILES[0 if target in ("hf", "oneflow", "onnx") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         for name, file in zip(_TOKENIZER_FILES, (vocabulary, checkpoint.file(_TOKENIZER_FILES[1])), strict=True):
             if file is not None:
                 shutil.copyfile(file, partial / name)
-        _verify(checkpoint, partial, target)
+        if onnx_precision == "fp32":
+            _verify(checkpoint, partial, target)
         _publish(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -192,12 +207,20 @@ def _read_stored(path: Path, source: str, trust: bool) -> tuple[dict[str, np.nda
         return tensorflow.read(path), False
     if source == "oneflow":
         return oneflow_save.read(path, trust=trust), False
+    if source in ("flax", "onnx"):
+        return (flax if source == "flax" else onnx_file).read(path), False
     return huggingface.read(path), False
 
 
 def _write_stored(state: State, directory: Path, target: str) -> None:
     writers = {"hf": huggingface.write, "oneflow": oneflow_save.write, "lazy": lazy.write, "tf": tensorflow.write}
     writers[target](to_scheme(state, target), directory)
+
+
+def _write_onnx(checkpoint: Checkpoint, directory: Path, precision: str) -> Checkpoint:
+    """Writes the graph of the checkpoint's head; returns the checkpoint with no more than the graph uses."""
+    used = onnx_export.write(checkpoint.state, checkpoint.config, checkpoint.architecture, directory, precision)
+    return replace(checkpoint, state=used)
 
 
 def _verify(checkpoint: Checkpoint, written: Path, target: str) -> None:
