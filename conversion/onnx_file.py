@@ -23,6 +23,7 @@ from utils.errors import UserError
 FILES = ("model.onnx", "onnx/model.onnx")
 _MOST_FILE_BYTES = 1 << 31  # protobuf's own limit
 _MOST_DIMENSIONS, _MOST_SHARING = 8, 4
+_DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
 _WRAPPERS = re.compile(r"^(?:(?:\d+|auto_model|transformer|base_model)\.)+(?=bert\.|embeddings\.|encoder\.|pooler\.)")
 
 
@@ -106,6 +107,8 @@ class _Tensors:
                 array = self._array(source)
                 if array is not None and (array.size > 1 or canonical(plain) in self._known):
                     arrays.setdefault(plain, array)
+        if _DECODER in arrays and not any(canonical(name) == _WORDS for name in arrays):
+            arrays[_WORDS] = arrays[_DECODER]  # tied, and stored under the other name
         return arrays
 
     def _uses(self) -> Iterator[tuple[str, str, bool]]:
@@ -125,8 +128,7 @@ class _Tensors:
                 bias.removesuffix(".bias"),
             )
             names = [_WRAPPERS.sub("", f"{module}.weight") for module in modules]
-            tied = "cls.predictions.decoder.weight"
-            named = next((name for name in names if canonical(name) in self._known or name == tied), None)
+            named = next((name for name in names if canonical(name) in self._known or name == _DECODER), None)
             if named:
                 yield named, source, not kept
 
