@@ -1,8 +1,8 @@
 """Google's names for the variables of TensorFlow 2's object checkpoints.
 
-Such a checkpoint names a variable by its path through Python objects (`model/layer_with_weights-4/_output_dense/kernel`)
-and keeps the name that Keras gave it (`transformer/layer_0/output/kernel`) in a graph of the objects beside them. The
-second is what is matched here: the encoders of TensorFlow's model garden, KerasNLP and Hugging Face have one each.
+Such a checkpoint stores a variable under its path through Python objects, `model/layer_with_weights-4/_output_dense`,
+which says little. A graph of these objects, stored with them, keeps the name that Keras gave the variable,
+`transformer/layer_0/output/kernel`. This table maps the names in TensorFlow's model garden, KerasNLP and Hugging Face.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ _MODULES = (
     (r"cls/predictions/transform/(dense|LayerNorm)", r"cls/predictions/transform/\1"),
     (r"cls/predictions/output_bias|cls/predictions", "cls/predictions/output_bias"),
     (r"next_sentence/logits|cls/seq_relationship", "cls/seq_relationship/output"),
-    (r"span_labeling/.*logits|qa_outputs", "cls/squad/output"),
-    (r"\w+/logits|classifier", "output"),
+    (r"cls/squad|qa_outputs", "cls/squad/output"),
+    (r"(?:\w+/)?logits|classifier", "output"),
 )
-_NEXT_SENTENCE = r"predictions/transform/logits"  # of the model garden's earlier pretrainer; a classifier's otherwise
+# The model garden's earlier models call every head so: pretraining is told by the masked-LM head, questions by the two
+# outputs (start and end).
+_ANY_HEAD = "predictions/transform/logits"
 
 
 def read(reader: Any) -> dict[str, np.ndarray]:
@@ -57,7 +59,7 @@ def read(reader: Any) -> dict[str, np.ndarray]:
     Raises:
         UserError: the checkpoint has no variable of a known BERT.
     """
-    types = reader.get_variable_to_dtype_map()
+    types, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
     variables = {
         key: name
         for key, name in _variables(reader.get_tensor(OBJECT_GRAPH)).items()
@@ -66,7 +68,8 @@ def read(reader: Any) -> dict[str, np.ndarray]:
     pretraining = any("cls/predictions" in name for name in variables.values())
     found: dict[str, tuple[int, str]] = {}
     for key, name in variables.items():
-        known = _google_name(key, name, pretraining)
+        head = "cls/seq_relationship" if pretraining else "cls/squad" if shapes[key][-1:] == [2] else "classifier"
+        known = _google_name(key, name.replace(_ANY_HEAD, head))
         if known and known[1] > found.get(known[0], (-1, ""))[0]:
             found[known[0]] = (known[1], key)
     if not found:
@@ -85,13 +88,11 @@ def _variables(graph: bytes) -> dict[str, str]:
     return {attribute.checkpoint_key: attribute.full_name for node in nodes for attribute in node.attributes}
 
 
-def _google_name(key: str, name: str, pretraining: bool) -> tuple[str, int] | None:
+def _google_name(key: str, name: str) -> tuple[str, int] | None:
     """Google's name of a variable and the row that gave it, None if it is not BERT's."""
     module, _, leaf = name.rpartition("/")
     if re.fullmatch(r"(.*/)?transformer_layer_\d+", module):  # KerasNLP's layers do not name what is in them
         module += "/" + key.removesuffix(_SUFFIX).split("/")[-2].lstrip("_")
-    if pretraining and module.endswith(_NEXT_SENTENCE):
-        return _leaf("cls/seq_relationship/output", leaf), len(_MODULES)
     for row, (pattern, target) in enumerate(_MODULES):
         if match := re.fullmatch(rf"(?:.*[/_])?(?:{pattern})", module):
             return _leaf(match.expand(target), leaf), row
