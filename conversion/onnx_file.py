@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ FILES = ("model.onnx", "onnx/model.onnx")
 _MOST_FILE_BYTES = 1 << 31  # protobuf's own limit
 _MOST_DIMENSIONS, _MOST_SHARING = 8, 4
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
-_WRAPPERS = re.compile(r"^(?:(?:\d+|auto_model|transformer|base_model)\.)+(?=bert\.|embeddings\.|encoder\.|pooler\.)")
+_WRAPPERS = re.compile(r"^(?:(?:\d+|auto_model|transformer|base_model)\.)+")  # of sentence-transformers and others
 
 
 def find(path: Path) -> Path | None:
@@ -47,7 +48,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         if file.stat().st_size > _MOST_FILE_BYTES:
             raise ValueError("it is larger than 2 GiB, which protobuf cannot hold")
-        graph = onnx.load_model_from_string(file.read_bytes()).graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # protobuf's, for bytes that it could not use
+            graph = onnx.load_model_from_string(file.read_bytes()).graph
         tensors = _Tensors(onnx, graph, file.parent)
         named = tensors.named()
         # Many names for one tensor must not make a small file fill the memory.
@@ -78,13 +81,14 @@ class _Tensors:
                 for attribute in node.attribute:
                     if attribute.name == "value" and attribute.HasField("t"):
                         self._stored[node.output[0]] = attribute.t
-        self._known = {row.name for row in rows(_layers(self._stored, graph.node))}
         # Exporters store equal tensors once, and give the others' names to Identity nodes.
         self._same = {
             node.output[0]: node.input[0]
             for node in graph.node
             if node.op_type == "Identity" and len(node.input) == 1 and len(node.output) == 1
         }
+        names = [*self._stored, *self._same, *(node.name for node in graph.node)]
+        self._known = {row.name for row in rows(_layers(names))}
 
     @property
     def external_bytes(self) -> int:
@@ -193,7 +197,7 @@ class _Tensors:
         return (view.astype(np.uint32) << 16).view(np.float32) if kind == "<u2" else view
 
 
-def _layers(stored: dict[str, Any], nodes: Any) -> int:
+def _layers(names: list[str]) -> int:
     """The number of encoder layers that names speak of, capped: a name from a file may claim any number."""
-    found = (re.search(r"layer\.(\d{1,3})[./]", name) for name in [*stored, *(node.name for node in nodes)])
+    found = (re.search(r"layer\.(\d{1,3})[./]", name) for name in names)
     return max((int(match[1]) for match in found if match), default=-1) + 1
