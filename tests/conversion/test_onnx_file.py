@@ -127,7 +127,7 @@ def test_a_data_file_that_is_missing_or_short(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is shorter than"):
         load_any(path)
     data.unlink()
-    with pytest.raises(UserError, match="lacks the data file 'model.onnx_data'"):
+    with pytest.raises(UserError, match=r"lacks the data file 'model\.onnx_data'"):
         load_any(path)
 
 

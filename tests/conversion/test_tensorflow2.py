@@ -1,6 +1,8 @@
 """Object checkpoints of TensorFlow 2, with the names and shapes of each library that writes BERT in it."""
 
+import contextlib
 import json
+import random
 
 import numpy as np
 import pytest
@@ -165,3 +167,21 @@ def test_another_model(tmp_path):
     path = save(tmp_path / "m", {"conv_1/kernel": np.zeros((3, 5), np.float32)})
     with pytest.raises(UserError, match=r"not of a BERT that is known here \(variables: conv_1/kernel\)"):
         read_checkpoint(path)
+
+
+def test_damaged_object_checkpoints_never_crash(tmp_path, state):
+    path = save(tmp_path / "m", variables_of(state))
+    files = sorted(path.glob("*.ckpt*"))
+    generator = random.Random(17)
+    for _ in range(60):
+        file = generator.choice(files)
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        file.write_bytes(damaged[: generator.choice((None, generator.randrange(len(damaged))))])
+        try:
+            with contextlib.suppress(UserError):
+                read_checkpoint(path)
+        finally:
+            file.write_bytes(whole)
