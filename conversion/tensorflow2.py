@@ -17,6 +17,7 @@ from utils.errors import UserError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_MOST_NAME = 500  # characters; matching a longer one would take long
 _NOT_PARAMETERS = re.compile(r"(^|/)(optimizer|\.OPTIMIZER_SLOT)/|^save_counter")
 _LAYER = r"transformer(?:/layer_|_layer_)(\d+)"
 _ATTENTION = rf"{_LAYER}/self_attention(?:_layer)?"
@@ -85,7 +86,8 @@ def _variables(graph: bytes) -> dict[str, str]:
         nodes = schema.TrackableObjectGraph.FromString(graph).nodes
     except Exception as error:  # protobuf's kinds differ between its implementations
         raise ValueError(f"its object graph is damaged: {error}") from None
-    return {attribute.checkpoint_key: attribute.full_name for node in nodes for attribute in node.attributes}
+    attributes = (attribute for node in nodes for attribute in node.attributes)
+    return {each.checkpoint_key: each.full_name for each in attributes if len(each.full_name) <= _MOST_NAME}
 
 
 def _google_name(key: str, name: str) -> tuple[str, int] | None:
