@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from configs.cli import flag
 from utils.errors import UserError
 
+_TASKS = ("feature-extraction", "fill-mask", "next-sentence", "question-answering", "text-classification")
 _FORMATS = ("tf", "hf", "lazy", "oneflow", "onnx")
 
 
@@ -23,8 +24,15 @@ class ConvertConfig:
     config_file: str | None = flag(
         None, "model configuration (bert_config.json or config.json) in place of the input's", aliases=("config",)
     )
+    onnx_task: str = flag(
+        "auto",
+        "with --to onnx: what the graph answers, if not everything that the model's head does",
+        choices=("auto", *_TASKS),
+    )
     onnx_precision: str = flag(
-        "fp32", "of --to onnx: int8 stores matrices as 8-bit integers, one scale per channel", choices=("fp32", "int8")
+        "fp32",
+        "with --to onnx: int8 stores matrices as 8-bit integers and quantizes activations while the model runs",
+        choices=("fp32", "int8"),
     )
     vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
     allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")
@@ -35,5 +43,6 @@ class ConvertConfig:
         for name in ("input", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing: see --help.")
-        if self.onnx_precision != "fp32" and self.to_format != "onnx":
-            raise UserError(f"--onnx_precision {self.onnx_precision} needs --to onnx, not --to {self.to_format}.")
+        for name, default in (("onnx_task", "auto"), ("onnx_precision", "fp32")):
+            if getattr(self, name) != default and self.to_format != "onnx":
+                raise UserError(f"--{name} {getattr(self, name)} needs --to onnx, not --to {self.to_format}.")

@@ -15,6 +15,7 @@ from configs.model import BertConfig
 from conversion import flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
+from conversion.onnx_export import OnnxOptions
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.json_file import read_settings
@@ -146,7 +147,7 @@ def write_checkpoint(
     *,
     vocab_file: str | Path | None = None,
     overwrite: bool = False,
-    onnx_precision: str = "fp32",
+    onnx: OnnxOptions = OnnxOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Writes a checkpoint beside its final name, reads it back, compares every bit, and renames it.
 
@@ -155,7 +156,7 @@ def write_checkpoint(
         directory: where; it must not exist, be empty, or `overwrite` be true.
         target: the format.
         vocab_file: a vocabulary to put in, in place of the one beside the weights that were read.
-        onnx_precision: "fp32" or "int8", of the target "onnx" only. Quantized weights are not compared with the input.
+        onnx: of the target "onnx". Quantized weights are not compared with the input.
 
     Raises:
         UserError: the directory is in use, there is no room, what was read back differs, or the format cannot say
@@ -181,7 +182,7 @@ def write_checkpoint(
     partial.mkdir()
     try:
         if target == "onnx":
-            checkpoint = _write_onnx(checkpoint, partial, onnx_precision)
+            checkpoint = _write_onnx(checkpoint, partial, onnx)
         else:
             _write_stored(checkpoint.state, partial, target)
         settings = checkpoint.config.to_huggingface(checkpoint.architecture)
@@ -193,7 +194,7 @@ def write_checkpoint(
         for name, file in zip(_TOKENIZER_FILES, (vocabulary, checkpoint.file(_TOKENIZER_FILES[1])), strict=True):
             if file is not None:
                 shutil.copyfile(file, partial / name)
-        if onnx_precision == "fp32":
+        if target != "onnx" or onnx.precision == "fp32":
             _verify(checkpoint, partial, target)
         _publish(partial, directory)
     finally:
@@ -217,9 +218,9 @@ def _write_stored(state: State, directory: Path, target: str) -> None:
     writers[target](to_scheme(state, target), directory)
 
 
-def _write_onnx(checkpoint: Checkpoint, directory: Path, precision: str) -> Checkpoint:
-    """Writes the graph of the checkpoint's head; returns the checkpoint with no more than the graph uses."""
-    used = onnx_export.write(checkpoint.state, checkpoint.config, checkpoint.architecture, directory, precision)
+def _write_onnx(checkpoint: Checkpoint, directory: Path, options: OnnxOptions) -> Checkpoint:
+    """Writes the graph of one head; returns the checkpoint with no more than the graph uses."""
+    used = onnx_export.write(checkpoint.state, checkpoint.config, checkpoint.architecture, directory, options)
     return replace(checkpoint, state=used)
 
 

@@ -13,6 +13,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,6 @@ from conversion.names import State
 from utils.errors import UserError
 
 FILE, DATA_FILE = "model.onnx", "model.onnx_data"
-PRECISIONS = ("fp32", "int8")
 _OPSET, _IR_VERSION = 17, 8  # the first opset with LayerNormalization; ONNX Runtime 1.12 and later read it
 _MOST_INLINE_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB; a larger model keeps its weights in DATA_FILE
 _MASKED_SCORE = -10000.0  # the score of a position not to be attended to, as in modeling/ops.py
@@ -31,22 +31,41 @@ _MASKED_SCORE = -10000.0  # the score of a position not to be attended to, as in
 _INT8_RANGE = 64
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
+# Hugging Face's tasks, and the class that answers each.
+TASKS = {
+    "feature-extraction": "BertModel",
+    "fill-mask": "BertForMaskedLM",
+    "next-sentence": "BertForNextSentencePrediction",
+    "question-answering": "BertForQuestionAnswering",
+    "text-classification": "BertForSequenceClassification",
+}
+
 Outputs = dict[str, tuple[str, tuple[Any, ...]]]  # {name: (tensor in the graph, its shape)}
 
 
-def write(
-    state: State, config: BertConfig, architecture: str, directory: Path, precision: str = "fp32", **metadata: str
-) -> State:
+@dataclass(frozen=True)
+class OnnxOptions:
+    """What to write of a model.
+
+    Attributes:
+        task: one of `TASKS`, or "auto" for everything that the model's own class answers.
+        precision: "fp32"; or "int8", which stores the encoder's matrices and the masked-LM decoder as 8-bit integers,
+            one scale per output channel, and quantizes activations while the model runs.
+    """
+
+    task: str = "auto"
+    precision: str = "fp32"
+
+
+def write(state: State, config: BertConfig, architecture: str, directory: Path, options: OnnxOptions) -> State:
     """Writes `model.onnx`, with `model.onnx_data` beside it where the weights exceed protobuf's limit.
 
     Args:
         state: the parameters, under Hugging Face's names.
         config: the model's shape.
-        architecture: the Hugging Face class that names the head.
+        architecture: the Hugging Face class of the model, which `options.task` may replace.
         directory: must exist.
-        precision: "fp32"; or "int8", which stores the encoder's matrices and the masked-LM decoder as 8-bit integers,
-            one scale per output channel, and quantizes activations while the model runs.
-        metadata: what the file says about itself besides.
+        options: what to write.
 
     Returns:
         The parameters that the graph uses: an answer needs no pooler, for example.
@@ -55,16 +74,17 @@ def write(
         UserError: the `onnx` package is not installed, or a parameter is missing.
     """
     onnx = load_onnx()
+    architecture = TASKS.get(options.task, architecture)
     inline = sum(array.nbytes for array in state.values()) < _MOST_INLINE_BYTES
     with open(directory / DATA_FILE, "wb") as data:
-        graph = _Graph(onnx, state, int8=precision == "int8", data=None if inline else data)
+        graph = _Graph(onnx, state, int8=options.precision == "int8", data=None if inline else data)
         try:
             outputs = _HEADS[architecture](graph, config, _encoder(graph, config))
         except KeyError as error:
-            raise UserError(f"{error.args[0]} is missing, and {architecture} cannot be written without it.") from None
+            raise UserError(f"{error.args[0]} is missing, and {architecture} cannot do without it.") from None
     if inline:
         (directory / DATA_FILE).unlink()
-    model = graph.model(outputs, {"architecture": architecture, "precision": precision, **metadata})
+    model = graph.model(outputs, {"architecture": architecture, "precision": options.precision})
     content = model.SerializeToString()
     (directory / FILE).write_bytes(content)
     if (directory / FILE).read_bytes() != content:

@@ -1,5 +1,6 @@
 """ONNX graphs in ONNX Runtime against the model they were made from, for every head, variant and shape."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,9 +9,12 @@ import numpy as np
 import oneflow as flow
 import pytest
 
+import convert_checkpoint
+from configs.convert import ConvertConfig
 from configs.model import BertConfig
-from conversion import Checkpoint, read_checkpoint, write_checkpoint
+from conversion import Checkpoint, OnnxOptions, read_checkpoint, write_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, POOLER, SQUAD, Report, rows
+from conversion.onnx_export import TASKS
 from inference.model import build
 from tests.conversion.samples import MODELS, assert_same_state, model_directory
 from utils.errors import UserError
@@ -98,6 +102,25 @@ def test_every_head_answers_as_the_model_does(tmp_path, head):
     assert_same_state(read_checkpoint(tmp_path / "onnx").state, checkpoint.state)
 
 
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("feature-extraction", "features"), ("fill-mask", "masked-lm"), ("next-sentence", "next-sentence")],
+)
+def test_one_task_of_a_model_with_several_heads(tmp_path, task, head):
+    groups, names = HEADS[head]
+    checkpoint = checkpoint_of((ENCODER, POOLER, MASKED_LM, NEXT_SENTENCE))
+    write_checkpoint(checkpoint, tmp_path / "onnx", "onnx", onnx=OnnxOptions(task))
+    found = read_checkpoint(tmp_path / "onnx")
+    assert {row.group for row in rows(3) if row.name in found.state} == set(groups)
+    assert found.settings["architectures"] == [found.architecture]
+    assert run(tmp_path / "onnx", random_inputs((2, 7))).keys() == names.keys()
+
+
+def test_a_task_that_the_model_has_no_head_for(tmp_path):
+    with pytest.raises(UserError, match=r"qa_outputs\.weight is missing, and BertForQuestionAnswering"):
+        write_checkpoint(checkpoint_of((ENCODER,)), tmp_path / "onnx", "onnx", onnx=OnnxOptions("question-answering"))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_answers_as_the_model_does(tmp_path, variant):
     groups, names = HEADS["pretraining"]
@@ -143,7 +166,7 @@ def test_the_directory_names_its_inputs_outputs_and_axes(tmp_path):
 def test_int8_stays_close(tmp_path, name):
     checkpoint = read_checkpoint(model_directory(name))
     write_checkpoint(checkpoint, tmp_path / "fp32", "onnx")
-    write_checkpoint(checkpoint, tmp_path / "int8", "onnx", onnx_precision="int8")
+    write_checkpoint(checkpoint, tmp_path / "int8", "onnx", onnx=OnnxOptions(precision="int8"))
     onnx.checker.check_model(str(tmp_path / "int8" / "model.onnx"), full_check=True)
     exact, quantized = (run(tmp_path / precision, random_inputs((3, 17))) for precision in ("fp32", "int8"))
     for output in exact:
@@ -183,3 +206,23 @@ def test_without_the_onnx_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match="make setup EXTRAS=onnx"):
         write_checkpoint(read_checkpoint(model_directory("classification")), tmp_path / "onnx", "onnx")
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    def convert(*flags):
+        words = ["convert_checkpoint.py", "--input", str(model_directory("pretraining")), *flags]
+        monkeypatch.setattr(sys, "argv", words)
+        convert_checkpoint.main()
+        return capsys.readouterr().out
+
+    shown = convert("--to", "onnx", "--onnx_task", "feature-extraction", "--output", str(tmp_path / "a"))
+    assert "written in format onnx, read back and equal bit for bit" in shown
+    shown = convert("--to", "onnx", "--onnx_precision", "int8", "--output", str(tmp_path / "b"))
+    assert "written in format onnx, with quantized weights" in shown
+    with pytest.raises(UserError, match="--onnx_precision int8 needs --to onnx, not --to hf"):
+        convert("--onnx_precision", "int8", "--output", str(tmp_path / "c"))
+
+
+def test_the_flags_name_every_task():
+    hints = {field.name: field.metadata["choices"] for field in dataclasses.fields(ConvertConfig)}
+    assert hints["onnx_task"] == ("auto", *TASKS)
