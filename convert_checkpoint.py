@@ -22,7 +22,7 @@ def main() -> None:
         config.to_format,
         vocab_file=config.vocab_file,
         overwrite=config.overwrite_output_dir,
-        onnx=OnnxOptions(config.onnx_task, config.onnx_precision),
+        onnx=OnnxOptions(config.onnx_task, config.onnx_precision, config.calibration_path),
     )
     outcome = "read back and equal bit for bit" if config.onnx_precision == "fp32" else "with quantized weights"
     print(f"{config.output}: written in format {config.to_format}, {outcome}")

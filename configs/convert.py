@@ -34,6 +34,9 @@ class ConvertConfig:
         "with --to onnx: int8 stores matrices as 8-bit integers and quantizes activations while the model runs",
         choices=("fp32", "int8"),
     )
+    calibration_path: str | None = flag(
+        None, "with --onnx_precision int8: texts, one per line, that fix the scales of activations (a QDQ graph)"
+    )
     vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
     allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")
     trust_checkpoint: bool = flag(False, "the input is trusted: allow formats that are read by unpickling")
@@ -46,3 +49,5 @@ class ConvertConfig:
         for name, default in (("onnx_task", "auto"), ("onnx_precision", "fp32")):
             if getattr(self, name) != default and self.to_format != "onnx":
                 raise UserError(f"--{name} {getattr(self, name)} needs --to onnx, not --to {self.to_format}.")
+        if self.calibration_path and self.onnx_precision != "int8":
+            raise UserError("--calibration_path needs --onnx_precision int8.")

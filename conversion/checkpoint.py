@@ -181,6 +181,9 @@ def write_checkpoint(
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
+        for name, file in zip(_TOKENIZER_FILES, (vocabulary, checkpoint.file(_TOKENIZER_FILES[1])), strict=True):
+            if file is not None:
+                shutil.copyfile(file, partial / name)
         if target == "onnx":
             checkpoint = _write_onnx(checkpoint, partial, onnx)
         else:
@@ -191,9 +194,6 @@ def write_checkpoint(
             settings["model_type"] = "bert"  # a variant's too: the graph says what is computed
         name = _CONFIG_FILES[0 if target in ("hf", "oneflow", "onnx") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        for name, file in zip(_TOKENIZER_FILES, (vocabulary, checkpoint.file(_TOKENIZER_FILES[1])), strict=True):
-            if file is not None:
-                shutil.copyfile(file, partial / name)
         if target != "onnx" or onnx.precision == "fp32":
             _verify(checkpoint, partial, target)
         _publish(partial, directory)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ import numpy as np
 
 from configs.model import BertConfig
 from conversion.names import State
+from conversion.onnx_calibration import Ranges, measure
 from utils.errors import UserError
 
 FILE, DATA_FILE = "model.onnx", "model.onnx_data"
@@ -51,10 +52,13 @@ class OnnxOptions:
         task: one of `TASKS`, or "auto" for everything that the model's own class answers.
         precision: "fp32"; or "int8", which stores the encoder's matrices and the masked-LM decoder as 8-bit integers,
             one scale per output channel, and quantizes activations while the model runs.
+        calibration_path: a file of texts that fix the scales of the activations of an "int8" graph, which then
+            consists of QuantizeLinear and DequantizeLinear nodes around float32 ones.
     """
 
     task: str = "auto"
     precision: str = "fp32"
+    calibration_path: str | None = None
 
 
 def write(state: State, config: BertConfig, architecture: str, directory: Path, options: OnnxOptions) -> State:
@@ -64,32 +68,49 @@ def write(state: State, config: BertConfig, architecture: str, directory: Path, 
         state: the parameters, under Hugging Face's names.
         config: the model's shape.
         architecture: the Hugging Face class of the model, which `options.task` may replace.
-        directory: must exist.
+        directory: must exist; to calibrate, it must hold the tokenizer's files.
         options: what to write.
 
     Returns:
         The parameters that the graph uses: an answer needs no pooler, for example.
 
     Raises:
-        UserError: the `onnx` package is not installed, or a parameter is missing.
+        UserError: a package is not installed, a parameter is missing, or the texts cannot be used.
     """
-    onnx = load_onnx()
     architecture = TASKS.get(options.task, architecture)
+    ranges: Ranges | None = None
+    if options.precision == "int8" and options.calibration_path:
+        graph = _write_graph(state, config, architecture, directory, watched=True)
+        texts, longest = options.calibration_path, config.max_position_embeddings
+        ranges = measure(directory / FILE, list(graph.quantizable), texts, longest)
+    graph = _write_graph(state, config, architecture, directory, precision=options.precision, ranges=ranges)
+    return {name: array for name, array in state.items() if name in graph.used}
+
+
+def _write_graph(
+    state: State,
+    config: BertConfig,
+    architecture: str,
+    directory: Path,
+    *,
+    precision: str = "fp32",
+    ranges: Ranges | None = None,
+    watched: bool = False,
+) -> _Graph:
+    """Writes one graph; `watched` makes outputs of the activations that can be quantized."""
+    onnx = load_onnx()
     inline = sum(array.nbytes for array in state.values()) < _MOST_INLINE_BYTES
     with open(directory / DATA_FILE, "wb") as data:
-        graph = _Graph(onnx, state, int8=options.precision == "int8", data=None if inline else data)
-        try:
-            outputs = _HEADS[architecture](graph, config, _encoder(graph, config))
-        except KeyError as error:
-            raise UserError(f"{error.args[0]} is missing, and {architecture} cannot do without it.") from None
+        graph = _Graph(onnx, state, int8=precision == "int8", ranges=ranges, data=None if inline else data)
+        outputs = _HEADS[architecture](graph, config, _encoder(graph, config))
     if inline:
         (directory / DATA_FILE).unlink()
-    model = graph.model(outputs, {"architecture": architecture, "precision": options.precision})
-    content = model.SerializeToString()
+    metadata = {"architecture": architecture, "precision": precision}
+    content = graph.model(outputs, metadata, graph.quantizable if watched else ()).SerializeToString()
     (directory / FILE).write_bytes(content)
     if (directory / FILE).read_bytes() != content:
         raise UserError(f"{directory / FILE} differs from what was written when read back: check the disk.")
-    return {name: array for name, array in state.items() if name in graph.used}
+    return graph
 
 
 def load_onnx() -> Any:
@@ -108,16 +129,18 @@ class _Graph:
         onnx: the package.
         state: the parameters to draw from.
         int8: whether `linear` quantizes.
+        ranges: of the activations that it quantizes; None to have the graph find them out as it runs.
         data: a file that takes the arrays' bytes, or None to keep them in the graph.
     """
 
-    def __init__(self, onnx: Any, state: State, *, int8: bool, data: BinaryIO | None) -> None:
-        self._onnx, self._state, self._int8, self._data = onnx, state, int8, data
+    def __init__(self, onnx: Any, state: State, *, int8: bool, ranges: Ranges | None, data: BinaryIO | None) -> None:
+        self._onnx, self._state, self._int8, self._ranges, self._data = onnx, state, int8, ranges, data
         self._nodes: list[Any] = []
         self._initializers: dict[str, Any] = {}
         self._names: dict[str, int] = {}
         self._quantized: dict[str, list[str]] = {}
         self.used: set[str] = set()
+        self.quantizable: dict[str, None] = {}  # activations, in their order
 
     def node(self, operator: str, inputs: list[str], scope: str = "", outputs: int = 1, **attributes: Any) -> str:
         """A node within a module, such as `bert.encoder.layer.0`."""
@@ -134,19 +157,19 @@ class _Graph:
         return self._initializer(name, np.asarray(values, dtype=kind))
 
     def parameter(self, name: str) -> str:
-        """A parameter of the model, as it is; raises KeyError if it is missing."""
-        self.used.add(name)
-        return self._initializer(name, self._state[name])
+        """A parameter of the model, as it is."""
+        return self._initializer(name, self._values(name))
 
     def linear(self, x: str, module: str, *, quantizable: bool = False) -> str:
         """x [..., in] -> [..., out], with the module's weight [out, in] and its bias, if it has one."""
-        self.used.add(f"{module}.weight")
-        return self.add_bias(self._product(x, module, self._state[f"{module}.weight"], quantizable), module)
+        weight = self._values(f"{module}.weight")
+        return self.add_bias(self._product(x, module, weight, quantizable), module)
 
     def decoder(self, x: str, module: str, weight: str) -> str:
         """x [..., H] -> [..., V], with a weight [V, H] that the graph holds already."""
+        self.quantizable[x] = None
         if self._int8:
-            return self._product(x, module, self._state[weight], quantizable=True)
+            return self._product(x, module, self._values(weight), quantizable=True)
         return self.node("MatMul", [x, self.node("Transpose", [weight], module, perm=[1, 0])], module)
 
     def holds(self, name: str) -> bool:
@@ -169,8 +192,8 @@ class _Graph:
         inner = self.node("Add", [self.node("Erf", [self.node("Div", [x, root], scope)], scope), one], scope)
         return self.node("Mul", [self.node("Mul", [x, inner], scope), half], scope)
 
-    def model(self, outputs: Outputs, metadata: dict[str, str]) -> Any:
-        """The ModelProto."""
+    def model(self, outputs: Outputs, metadata: dict[str, str], watched: Iterable[str] = ()) -> Any:
+        """The ModelProto; `watched` tensors are outputs too."""
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         axes = ["batch_size", "sequence_length"]
         inputs = [helper.make_tensor_value_info(name, kinds.INT64, axes) for name in _INPUTS]
@@ -178,6 +201,7 @@ class _Graph:
         for name, (tensor, shape) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [tensor], [name], name=f"/{name}/Identity"))
             results.append(helper.make_tensor_value_info(name, kinds.FLOAT, list(shape)))
+        results += [helper.make_tensor_value_info(name, kinds.FLOAT, None) for name in watched]
         graph = helper.make_graph(self._nodes, "bert", inputs, results, list(self._initializers.values()))
         model = helper.make_model(
             graph,
@@ -188,18 +212,29 @@ class _Graph:
         helper.set_model_props(model, metadata)
         return model
 
+    def _values(self, name: str) -> np.ndarray:
+        if name not in self._state:
+            raise UserError(f"{name} is missing, which the graph needs: choose another --onnx_task or model.")
+        self.used.add(name)
+        return self._state[name]
+
     def _product(self, x: str, module: str, weight: np.ndarray, quantizable: bool) -> str:
+        if quantizable:
+            self.quantizable[x] = None
         if not (self._int8 and quantizable):
             # The transposed matrix gets a name of its own, so that nobody takes it for Hugging Face's.
             matrix = self._initializer(f"{module}.weight_transposed", weight.T)
             return self.node("MatMul", [x, matrix], module)
         values, scales = quantize_weight(weight)
         matrix = self._initializer(f"{module}.weight_int8", values.T)
+        weight_scale = self.constant(f"{module}.weight_scale", scales)
+        if self._ranges is not None:
+            matrix = self.node("DequantizeLinear", [matrix, weight_scale], module, axis=1)
+            return self.node("MatMul", [self._fixed(x, *self._ranges[x]), matrix], module)
         activation, scale, zero_point = self._quantize(x)
-        scale = self.node("Mul", [scale, self.constant(f"{module}.weight_scale", scales)], module)
         product = self.node("MatMulInteger", [activation, matrix, zero_point], module)  # int32
         product = self.node("Cast", [product], module, to=self._onnx.TensorProto.FLOAT)
-        return self.node("Mul", [product, scale], module)
+        return self.node("Mul", [product, self.node("Mul", [scale, weight_scale], module)], module)
 
     def _quantize(self, x: str) -> list[str]:
         """Unsigned bytes, their scale and their zero point; made once for all that read x."""
@@ -207,6 +242,17 @@ class _Graph:
             self.node("DynamicQuantizeLinear", [x], "quantization", outputs=3)
             self._quantized[x] = list(self._nodes[-1].output)
         return self._quantized[x]
+
+    def _fixed(self, x: str, low: float, high: float) -> str:
+        """x in steps of a 255th of its range, which is widened to hold 0; made once for all that read x."""
+        if x not in self._quantized:
+            low, high = min(low, 0.0), max(high, 0.0)
+            step = (high - low) / 255 or 1.0
+            scale = self.constant(f"{x}_scale", step)
+            zero_point = self.constant(f"{x}_zero_point", min(round(-low / step), 255), np.uint8)
+            steps = self.node("QuantizeLinear", [x, scale, zero_point], "quantization")
+            self._quantized[x] = [self.node("DequantizeLinear", [steps, scale, zero_point], "quantization")]
+        return self._quantized[x][0]
 
     def _initializer(self, name: str, array: np.ndarray) -> str:
         if name not in self._initializers:
@@ -235,7 +281,7 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _encoder(graph: _Graph, config: BertConfig) -> str:
     """`sequence_output` [B, S, H]."""
     hidden = _embeddings(graph, config)
-    # Runtimes know this pattern, and replace attention by one kernel.
+    # Hugging Face's exporter writes the mask and attention so, which is the form that runtimes look for.
     mask = graph.node("Unsqueeze", ["attention_mask", graph.constant("axis_1", [1], np.int64)])  # [B, 1, S]
     mask = graph.node("Unsqueeze", [mask, graph.constant("axis_2", [2], np.int64)])  # [B, 1, 1, S]
     mask = graph.node("Cast", [mask], to=1)

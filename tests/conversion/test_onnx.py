@@ -117,7 +117,7 @@ def test_one_task_of_a_model_with_several_heads(tmp_path, task, head):
 
 
 def test_a_task_that_the_model_has_no_head_for(tmp_path):
-    with pytest.raises(UserError, match=r"qa_outputs\.weight is missing, and BertForQuestionAnswering"):
+    with pytest.raises(UserError, match=r"qa_outputs\.weight is missing.*--onnx_task"):
         write_checkpoint(checkpoint_of((ENCODER,)), tmp_path / "onnx", "onnx", onnx=OnnxOptions("question-answering"))
 
 
@@ -177,6 +177,43 @@ def test_int8_stays_close(tmp_path, name):
     assert weights.dtype == np.int8 and weights.shape == (15, 29) and np.abs(weights).max() == 64
     with pytest.raises(UserError, match="quantized"):
         read_checkpoint(tmp_path / "int8")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_calibrated_int8_stays_close(tmp_path, name):
+    checkpoint = read_checkpoint(model_directory(name))
+    words = (model_directory(name) / "vocab.txt").read_text().split()
+    generator = np.random.default_rng(5)
+    (tmp_path / "texts").write_text("".join(" ".join(generator.choice(words, 30)) + "\n\n" for _ in range(40)))
+    options = OnnxOptions(precision="int8", calibration_path=str(tmp_path / "texts"))
+    write_checkpoint(checkpoint, tmp_path / "fp32", "onnx")
+    write_checkpoint(checkpoint, tmp_path / "int8", "onnx", onnx=options)
+    model = onnx.load(str(tmp_path / "int8" / "model.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds and "DynamicQuantizeLinear" not in kinds
+    exact, quantized = (run(tmp_path / precision, random_inputs((3, 17))) for precision in ("fp32", "int8"))
+    assert exact.keys() == quantized.keys()
+    for output in exact:
+        error = np.sqrt(np.mean((quantized[output] - exact[output]) ** 2))
+        assert 0 < error < 0.1 * np.sqrt(np.mean(exact[output] ** 2))
+
+
+def test_texts_that_cannot_calibrate(tmp_path):
+    checkpoint = read_checkpoint(model_directory("classification"))
+
+    def convert(**changes):
+        options = OnnxOptions(precision="int8", calibration_path=str(tmp_path / "texts"))
+        write_checkpoint(dataclasses.replace(checkpoint, **changes), tmp_path / "out", "onnx", onnx=options)
+
+    with pytest.raises(UserError, match=r"--calibration_path .*texts cannot be read: No such file"):
+        convert()
+    (tmp_path / "texts").write_bytes(b"\n \n")
+    with pytest.raises(UserError, match="holds no text"):
+        convert()
+    with pytest.raises(UserError, match="--vocab_file"):
+        convert(path=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
 def test_weights_beyond_the_limit_go_into_a_file_of_their_own(tmp_path, monkeypatch):
