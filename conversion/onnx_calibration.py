@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ from utils.json_file import read_settings
 Ranges = dict[str, tuple[float, float]]  # {tensor: its smallest and largest value}
 
 _MOST_TEXTS, _TEXTS_PER_BATCH, _MOST_CHARACTERS = 512, 8, 10_000
-# Share of the values of a batch that a range leaves out at either end: a few outliers would cost all others precision.
-_OUTSIDE = 1e-4
 
 
 def measure(model: Path, tensors: list[str], texts: str, longest: int) -> Ranges:
@@ -29,27 +28,36 @@ def measure(model: Path, tensors: list[str], texts: str, longest: int) -> Ranges
         longest: tokens of the longest sequence that the model can take.
 
     Returns:
-        The range of each tensor: percentiles of each batch, averaged.
+        The range of each tensor over all tokens.
 
     Raises:
-        UserError: there is no ONNX Runtime, no tokenizer, or no text.
+        UserError: there is no ONNX Runtime, no tokenizer or no text, or the vocabulary is another model's.
     """
     session = _runtime().InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    edges: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-    for inputs in _batches(_tokenizer(model.parent, longest), _lines(Path(texts))):
-        inside = inputs["attention_mask"].astype(bool)
-        for name, values in zip(tensors, session.run(tensors, inputs), strict=True):
-            values = values[inside] if values.shape[:2] == inside.shape else values
-            edges[name].append(np.quantile(values, (_OUTSIDE, 1 - _OUTSIDE)))
-    found = {name: np.mean(all_edges, axis=0) for name, all_edges in edges.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+    lines = _lines(Path(texts))
+    found = dict.fromkeys(tensors, (0.0, 0.0))  # 0 must be one of the 256 values
+    try:
+        for inputs in _batches(_tokenizer(model.parent, longest), lines):
+            inside = inputs["attention_mask"].astype(bool)
+            for name, values in zip(tensors, session.run(tensors, inputs), strict=True):
+                low, high = found[name]
+                found[name] = min(low, float(values[inside].min())), max(high, float(values[inside].max()))
+    except UserError:
+        raise
+    except Exception as error:  # both libraries raise kinds of their own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--calibration_path {texts}: the model cannot run on these texts ({reason:.200}): "
+            "check that the vocabulary is the model's."
+        ) from None
+    return found
 
 
 def _lines(file: Path) -> list[str]:
     try:
         with file.open(encoding="utf-8", errors="replace") as stream:
-            stripped = (line.strip()[:_MOST_CHARACTERS] for line in stream)
-            lines = [text for text, _ in zip((text for text in stripped if text), range(_MOST_TEXTS), strict=False)]
+            stripped = (line.strip() for line in iter(lambda: stream.readline(_MOST_CHARACTERS), ""))
+            lines = list(itertools.islice((line for line in stripped if line), _MOST_TEXTS))
     except OSError as error:
         raise UserError(f"--calibration_path {file} cannot be read: {error.strerror}.") from None
     if not lines:

@@ -244,9 +244,8 @@ class _Graph:
         return self._quantized[x]
 
     def _fixed(self, x: str, low: float, high: float) -> str:
-        """x in steps of a 255th of its range, which is widened to hold 0; made once for all that read x."""
+        """x in steps of a 255th of its range, which holds 0; made once for all that read x."""
         if x not in self._quantized:
-            low, high = min(low, 0.0), max(high, 0.0)
             step = (high - low) / 255 or 1.0
             scale = self.constant(f"{x}_scale", step)
             zero_point = self.constant(f"{x}_zero_point", min(round(-low / step), 255), np.uint8)

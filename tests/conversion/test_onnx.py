@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -211,8 +212,14 @@ def test_texts_that_cannot_calibrate(tmp_path):
     (tmp_path / "texts").write_bytes(b"\n \n")
     with pytest.raises(UserError, match="holds no text"):
         convert()
+    (tmp_path / "texts").write_text("a text\n")
     with pytest.raises(UserError, match="--vocab_file"):
         convert(path=tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "vocab.txt").write_text("".join(f"w{i}\n" for i in range(500)) + "[UNK]\n[CLS]\n[SEP]\n")
+    with pytest.raises(UserError, match="check that the vocabulary is the model's"):
+        convert(path=tmp_path / "other")
+    shutil.rmtree(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
