@@ -23,7 +23,8 @@ from utils.errors import UserError
 
 FILES = ("model.onnx", "onnx/model.onnx")
 _MOST_FILE_BYTES = 1 << 31  # protobuf's own limit
-_MOST_DIMENSIONS, _MOST_SHARING = 8, 4
+_MOST_DIMENSIONS, _MOST_IDENTITIES = 8, 16
+_MOST_SHARING = 4  # times that all bytes may be used, on average: many names for one tensor must not fill the memory
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
 _WRAPPERS = re.compile(r"^(?:(?:\d+|auto_model|transformer|base_model)\.)+")  # of sentence-transformers and others
 
@@ -53,10 +54,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
             graph = onnx.load_model_from_string(file.read_bytes()).graph
         tensors = _Tensors(onnx, graph, file.parent)
         named = tensors.named()
-        # Many names for one tensor must not make a small file fill the memory.
-        if sum(array.nbytes for array in named.values()) > _MOST_SHARING * (
-            file.stat().st_size + tensors.external_bytes
-        ):
+        size = file.stat().st_size + tensors.external_bytes
+        if sum(array.nbytes for array in named.values()) > _MOST_SHARING * size:
             raise ValueError("its tensors claim far more bytes than it has")
         return named
     except UserError:
@@ -75,6 +74,7 @@ class _Tensors:
         self._onnx, self._graph, self._directory = onnx, graph, directory
         self._arrays: dict[str, np.ndarray | None] = {}
         self._data_files: dict[Path, int] = {}
+        self._external_claims = 0
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and node.output:
@@ -148,11 +148,11 @@ class _Tensors:
 
     def _source(self, name: str) -> str:
         """The stored tensor that a name stands for."""
-        for _ in range(len(self._same) + 1):
+        for _ in range(_MOST_IDENTITIES):
             if name not in self._same:
                 return name
             name = self._same[name]
-        raise ValueError("its Identity nodes form a circle")
+        raise ValueError("its Identity nodes form a circle, or a chain that is too long")
 
     def _array(self, name: str) -> np.ndarray | None:
         """A stored tensor, if it holds floating-point numbers."""
@@ -176,11 +176,11 @@ class _Tensors:
         return self._onnx.numpy_helper.to_array(tensor)
 
     def _external(self, tensor: Any) -> np.ndarray:
-        """A view of the data file; it lies beside the ONNX file and is no link."""
+        """A view of the data file, which lies beside the ONNX file."""
         place = {entry.key: entry.value for entry in tensor.external_data}
         location = place.get("location", "")
         file = self._directory / location
-        if Path(location).name != location or file.is_symlink() or not file.is_file():
+        if Path(location).name != location or not file.is_file():
             raise UserError(
                 f"{self._directory} lacks the data file {location!r:.200} that its ONNX file names: "
                 "copy all of the model's files."
@@ -188,9 +188,13 @@ class _Tensors:
         types = self._onnx.TensorProto
         kind = {types.FLOAT: "<f4", types.FLOAT16: "<f2", types.DOUBLE: "<f8", types.BFLOAT16: "<u2"}[tensor.data_type]
         offset, count = int(place.get("offset", 0)), math.prod(tensor.dims)
+        length = count * np.dtype(kind).itemsize
         self._data_files[file] = os.path.getsize(file)
-        if offset < 0 or offset + count * np.dtype(kind).itemsize > self._data_files[file]:
+        if offset < 0 or offset + length > self._data_files[file]:
             raise ValueError(f"{location:.100} is shorter than {tensor.name:.100} needs")
+        self._external_claims += length
+        if self._external_claims > _MOST_SHARING * self.external_bytes:
+            raise ValueError("its tensors claim far more bytes than its data files have")
         if not count:
             return np.zeros(tuple(tensor.dims), np.float32)
         view = np.memmap(file, kind, "r", offset, tuple(tensor.dims))

@@ -15,7 +15,7 @@ from configs.convert import ConvertConfig
 from configs.model import BertConfig
 from conversion import Checkpoint, OnnxOptions, read_checkpoint, write_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, POOLER, SQUAD, Report, rows
-from conversion.onnx_export import TASKS
+from conversion.onnx_export import TASKS, write
 from inference.model import build
 from tests.conversion.samples import MODELS, assert_same_state, model_directory
 from utils.errors import UserError
@@ -101,6 +101,18 @@ def test_every_head_answers_as_the_model_does(tmp_path, head):
     onnx.checker.check_model(str(tmp_path / "onnx" / "model.onnx"), full_check=True)
     assert_same_answers(checkpoint, tmp_path / "onnx", names)
     assert_same_state(read_checkpoint(tmp_path / "onnx").state, checkpoint.state)
+
+
+def test_token_classification(tmp_path):
+    """A head that no checkpoint names yet."""
+    checkpoint = checkpoint_of((ENCODER, CLASSIFIER))
+    outputs = {}
+    for name in ("BertModel", "BertForTokenClassification"):
+        (tmp_path / name).mkdir()
+        write(checkpoint.state, checkpoint.config, name, tmp_path / name, OnnxOptions())
+        outputs |= run(tmp_path / name, random_inputs((3, 7)))
+    weight, bias = (checkpoint.state[f"classifier.{leaf}"] for leaf in ("weight", "bias"))
+    np.testing.assert_allclose(outputs["logits"], outputs["last_hidden_state"] @ weight.T + bias, atol=1e-5)
 
 
 @pytest.mark.parametrize(
