@@ -26,16 +26,17 @@ class ConvertConfig:
     )
     onnx_task: str = flag(
         "auto",
-        "with --to onnx: what the graph answers, if not everything that the model's head does",
+        "with --to onnx: the task that the graph performs; auto takes that of the model's head",
         choices=("auto", *_TASKS),
     )
     onnx_precision: str = flag(
         "fp32",
-        "with --to onnx: int8 stores matrices as 8-bit integers and quantizes activations while the model runs",
+        "with --to onnx: int8 stores matrices as 8-bit integers and quantizes activations at run time",
         choices=("fp32", "int8"),
     )
     calibration_path: str | None = flag(
-        None, "with --onnx_precision int8: texts, one per line, that fix the scales of activations (a QDQ graph)"
+        None,
+        "with --onnx_precision int8: texts, one per line, to compute fixed scales of activations from (a QDQ graph)",
     )
     vocab_file: str | None = flag(None, "vocabulary to put into the output in place of the input's")
     allow_partial: bool = flag(False, "leave out tensors that are missing or have another shape")

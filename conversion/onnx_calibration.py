@@ -1,4 +1,4 @@
-"""Measures the range of activations on a user's texts, for ONNX graphs whose activations have fixed scales."""
+"""Measures the range of activations on a user's texts, for ONNX graphs with fixed scales of activations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes BERT as an ONNX graph, straight from the weights: no PyTorch, no OneFlow, no tracing.
+"""Writes BERT as an ONNX graph, directly from the weights: without PyTorch, OneFlow or tracing.
 
 Inputs, outputs and axes have the names that Hugging Face's exporter gives them, so that optimum,
-text-embeddings-inference and sentence-transformers read the file. Nodes are called after the module they belong to
+text-embeddings-inference and sentence-transformers read the file. Nodes are named after the module they belong to
 (`/bert/encoder/layer.0/attention/self/query/MatMul`); `onnx_file.py` relies on that.
 
 Shapes: `B` batch, `S` sequence, `H` hidden, `N` heads, `D` head size, `I` intermediate, `V` vocabulary, `C` classes.
@@ -51,9 +51,9 @@ class OnnxOptions:
     Attributes:
         task: one of `TASKS`, or "auto" for everything that the model's own class answers.
         precision: "fp32"; or "int8", which stores the encoder's matrices and the masked-LM decoder as 8-bit integers,
-            one scale per output channel, and quantizes activations while the model runs.
-        calibration_path: a file of texts that fix the scales of the activations of an "int8" graph, which then
-            consists of QuantizeLinear and DequantizeLinear nodes around float32 ones.
+            one scale per output channel, and quantizes activations at run time.
+        calibration_path: a file of texts from which the scales of an "int8" graph's activations are computed. The
+            graph then has QuantizeLinear and DequantizeLinear nodes around float32 ones (QDQ).
     """
 
     task: str = "auto"
@@ -62,7 +62,7 @@ class OnnxOptions:
 
 
 def write(state: State, config: BertConfig, architecture: str, directory: Path, options: OnnxOptions) -> State:
-    """Writes `model.onnx`, with `model.onnx_data` beside it where the weights exceed protobuf's limit.
+    """Writes `model.onnx`, and `model.onnx_data` if the weights exceed protobuf's limit.
 
     Args:
         state: the parameters, under Hugging Face's names.
@@ -72,7 +72,7 @@ def write(state: State, config: BertConfig, architecture: str, directory: Path, 
         options: what to write.
 
     Returns:
-        The parameters that the graph uses: an answer needs no pooler, for example.
+        The parameters that the graph uses. Question answering needs no pooler, for example.
 
     Raises:
         UserError: a package is not installed, a parameter is missing, or the texts cannot be used.
@@ -97,7 +97,7 @@ def _write_graph(
     ranges: Ranges | None = None,
     watched: bool = False,
 ) -> _Graph:
-    """Writes one graph; `watched` makes outputs of the activations that can be quantized."""
+    """Writes one graph; `watched` adds the activations that can be quantized to its outputs."""
     onnx = load_onnx()
     inline = sum(array.nbytes for array in state.values()) < _MOST_INLINE_BYTES
     with open(directory / DATA_FILE, "wb") as data:
@@ -123,14 +123,14 @@ def load_onnx() -> Any:
 
 
 class _Graph:
-    """Nodes and initializers in the making. Methods append nodes, and return the name of the last one's output.
+    """Collects a graph's nodes and initializers. Methods append nodes and return the name of the last one's output.
 
     Args:
         onnx: the package.
         state: the parameters to draw from.
         int8: whether `linear` quantizes.
-        ranges: of the activations that it quantizes; None to have the graph find them out as it runs.
-        data: a file that takes the arrays' bytes, or None to keep them in the graph.
+        ranges: the range of each activation that it quantizes; None to quantize them at run time.
+        data: a file for the matrices, or None to store them in the graph.
     """
 
     def __init__(self, onnx: Any, state: State, *, int8: bool, ranges: Ranges | None, data: BinaryIO | None) -> None:

@@ -1,8 +1,8 @@
-"""Reads BERT's parameters from ONNX files that keep Hugging Face's tensor names, ours and those of its exporters.
+"""Reads BERT's parameters from ONNX files with Hugging Face's tensor names: our own, and those of exporters.
 
-Exporters transpose a linear layer's matrix in advance and call it `onnx::MatMul_123`, so names alone do not tell what
-a tensor is, nor its orientation. The node that reads it does: a MatMul takes [in, out], and is called after its module
-(`/bert/encoder/layer.0/attention/self/query/MatMul`); where it is not, the bias that is added next gives the module.
+Exporters transpose the matrix of a linear layer in advance and name it `onnx::MatMul_123`. The name then tells neither
+the parameter nor the orientation. The node that reads the matrix tells both: a MatMul takes [in, out], and is named
+after its module (`/bert/encoder/layer.0/attention/self/query/MatMul`), or the bias that is added next is.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ _NOT_PARAMETERS = re.compile(r"(^|/)(optimizer|\.OPTIMIZER_SLOT)/|^save_counter"
 _LAYER = r"transformer(?:/layer_|_layer_)(\d+)"
 _ATTENTION = rf"{_LAYER}/self_attention(?:_layer)?"
 
-# The end of a Keras module's name, as a regular expression -> Google's module. Where several variables are one
-# parameter of BERT's, the later row wins: a pretrainer's next-sentence head brings a pooler of its own.
+# The end of a Keras module's name, as a regular expression -> Google's module. If several variables match one
+# parameter, the later row wins: the next-sentence head of a pretrainer has a pooler of its own.
 _MODULES = (
     (r"word_embeddings|token_embedding", "bert/embeddings/word_embeddings"),
     (r"position_embeddings?", "bert/embeddings/position_embeddings"),
@@ -46,13 +46,13 @@ _MODULES = (
     (r"cls/squad|qa_outputs", "cls/squad/output"),
     (r"(?:\w+/)?logits|classifier", "output"),
 )
-# The model garden's earlier models call every head so: pretraining is told by the masked-LM head, questions by the two
-# outputs (start and end).
+# The model garden's earlier models use this name for every head. A masked-LM head beside it means pretraining; two
+# outputs (start and end) mean question answering.
 _ANY_HEAD = "predictions/transform/logits"
 
 
 def read(reader: Any) -> dict[str, np.ndarray]:
-    """The floating-point variables that are BERT's, under Google's names and with two axes at most.
+    """Reads BERT's variables, under Google's names and with at most two axes.
 
     Args:
         reader: TensorFlow's reader of the checkpoint.
