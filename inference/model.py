@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ TASKS = {
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
 }
+_PIPELINES: dict[str, Callable[..., Any]] = {
+    "question-answering": QuestionAnswering,
+    "text-classification": TextClassification,
+    "fill-mask": FillMask,
+    "next-sentence": NextSentence,
+    "feature-extraction": FeatureExtraction,
+}
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
@@ -52,6 +59,7 @@ def load(
     mode: Mode | None = None,
     device: str | None = None,
     batch_size: int = 32,
+    max_batch_tokens: int | None = None,
     seq_length: int | None = None,
     vocab_file: str | Path | None = None,
     do_lower_case: bool | None = None,
@@ -68,6 +76,7 @@ def load(
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
         batch_size: rows of a batch, at most.
+        max_batch_tokens: tokens of a batch with its padding, at most (default: what the device computes fastest).
         seq_length: longest input, in tokens (default: what the model can take).
         vocab_file: the vocabulary, in place of the one beside the weights.
         do_lower_case: whether it is an uncased one (default: what the model says, else what its words look like).
@@ -86,6 +95,7 @@ def load(
         mode=mode or ("eager" if device == "cpu" else "graph"),
         device=device,
         batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
     )
 
@@ -119,15 +129,21 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, mode: Mode, device: str, batch_size: int, encoder: TextEncoder | None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        encoder: TextEncoder | None,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
         held = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in held]
         self._encoder = encoder
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size)
-        self._pipelines: dict[tuple, Pipeline] = {}
+        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens)
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The likeliest tokens for [MASK]: a list of {score, token, token_str, sequence}, one such for each mask."""
@@ -173,7 +189,7 @@ class Model:
         yield from self._answers(pipeline, chunk)
 
     def pipeline(self, task: str, **options: Any) -> Pipeline:
-        """The pipeline of a task; the same one for the same options.
+        """The pipeline of a task.
 
         Raises:
             UserError: the model has no head for the task, or no vocabulary.
@@ -183,21 +199,21 @@ class Model:
                 f"{self.path} has no {TASKS.get(task, 'head')}, which --task {task} needs: "
                 f"it can do {', '.join(self.tasks)}."
             )
+        if task == "text-classification":
+            options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
+        return _PIPELINES[task](self.encoder, **options)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """What makes examples of texts; raises UserError where the model has no vocabulary."""
         if self._encoder is None:
             raise UserError(f"{self.path} holds no vocab.txt: name the model's vocabulary with --vocab_file.")
-        key = (task, *sorted(options.items()))
-        if key not in self._pipelines:
-            if task == "text-classification":
-                options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
-            kinds: dict[str, Any] = {
-                "question-answering": QuestionAnswering,
-                "text-classification": TextClassification,
-                "fill-mask": FillMask,
-                "next-sentence": NextSentence,
-                "feature-extraction": FeatureExtraction,
-            }
-            self._pipelines[key] = kinds[task](self._encoder, **options)
-        return self._pipelines[key]
+        return self._encoder
+
+    @property
+    def runner(self) -> Runner:
+        """What computes the examples, batch by batch."""
+        return self._runner
 
     @property
     def has_vocabulary(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from inference.runner import Example, Outputs
+from inference.text import TextEncoder
 
 Row = Mapping[str, Any]
 
@@ -14,11 +15,13 @@ class Pipeline(Protocol):
     """One task.
 
     Attributes:
+        encoder: makes examples of texts.
         fields: the texts that a row has, the first of them always.
         outputs: the model's outputs that are needed.
         keeps_sequences: whether `reduce` keeps a vector for each token: fewer rows are then in flight.
     """
 
+    encoder: TextEncoder
     fields: tuple[str, ...]
     outputs: tuple[str, ...]
     keeps_sequences: bool

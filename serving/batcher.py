@@ -1,0 +1,263 @@
+"""The queue in front of the models, and the one thread that computes.
+
+A batch starts with the example that has waited longest, so that none waits forever, and takes the waiting examples
+whose lengths are nearest, so that little is padding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from inference import Model
+from inference.pipelines import Pipeline
+from inference.runner import Example
+from serving.errors import CannotCompute, InputTooLarge, Overloaded
+from serving.log import current_trace, logger
+from serving.metrics import Metrics
+
+Result = TypeVar("Result")
+# Lengths in one batch differ by at most this many tokens, or this part of the longest: more padding costs more than
+# a batch of its own.
+_SPREAD_TOKENS, _SPREAD_PART = 16, 0.25
+_SMOOTHING = 0.2  # of the measured speed
+
+
+@dataclass(eq=False)
+class _Job:
+    """The examples of one request, answered together."""
+
+    model: Model
+    pipeline: Pipeline
+    examples: Sequence[Example]
+    done: asyncio.Future[list[Any]]
+    submitted: float
+    results: list[Any] = field(default_factory=list)
+    items: list[_Item] = field(default_factory=list)
+    computed: int = 0
+    queue_seconds: float = 0.0  # of the example that waited longest
+    inference_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.results = [None] * len(self.examples)
+        self.items = [_Item(self, index) for index in range(len(self.examples))]
+
+
+class _Item:
+    """One example of a job.
+
+    Attributes:
+        length: in tokens.
+        group: what the examples of one batch share.
+    """
+
+    def __init__(self, job: _Job, index: int) -> None:
+        self.job, self.index = job, index
+        self.example = job.examples[index]
+        self.length = len(self.example.input_ids)
+        self.group: Hashable = (id(job.model), job.pipeline.outputs, job.model.runner.kind(self.example))
+
+
+class Batcher:
+    """Computes the examples of all requests in batches, in a thread of its own: no other thread uses OneFlow.
+
+    Args:
+        max_wait: seconds that an example waits for others to fill its batch.
+        max_queue_tokens: tokens that may wait.
+        max_delay: seconds that a new request may have to wait, by the speed measured so far.
+        metrics: where batches are counted.
+    """
+
+    def __init__(self, max_wait: float, max_queue_tokens: int, max_delay: float, metrics: Metrics) -> None:
+        self._max_wait, self._max_tokens, self._max_delay = max_wait, max_queue_tokens, max_delay
+        self._metrics = metrics
+        self._changed = threading.Condition()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._waiting: OrderedDict[_Item, None] = OrderedDict()  # by arrival
+        self._groups: dict[Hashable, dict[int, OrderedDict[_Item, None]]] = {}  # {group: {length: items by arrival}}
+        self._tokens = 0  # waiting
+        self._tokens_per_second: float | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Ends the thread once the queue is empty."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    async def compute(self, model: Model, pipeline: Pipeline, examples: Sequence[Example]) -> list[Any]:
+        """What `pipeline.reduce` keeps of each example's outputs. Cancelling it takes the examples off the queue.
+
+        Raises:
+            InputTooLarge: more tokens than the queue ever takes.
+            Overloaded: the queue is full.
+            CannotCompute: the model failed.
+        """
+        job = _Job(model, pipeline, examples, asyncio.get_running_loop().create_future(), time.perf_counter())
+        self._submit(job)
+        try:
+            return await job.done
+        finally:
+            with self._changed:
+                for item in job.items:
+                    if item in self._waiting:
+                        self._remove(item)
+            trace = current_trace.get()
+            trace.queue += job.queue_seconds
+            trace.inference += job.inference_seconds
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Runs a function in the computing thread, before the next batch."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                _schedule(loop, _fail, done, error)
+            else:
+                _schedule(loop, _succeed, done, result)
+
+        with self._changed:
+            self._calls.append(run)
+            self._changed.notify()
+        return await done
+
+    def _submit(self, job: _Job) -> None:
+        tokens = sum(item.length for item in job.items)
+        if tokens > self._max_tokens:
+            raise InputTooLarge(
+                f"the request has {tokens} tokens and the queue takes {self._max_tokens}: send fewer or shorter texts"
+            )
+        with self._changed:
+            delay = self._tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+            if self._tokens + tokens > self._max_tokens or delay > self._max_delay:
+                raise Overloaded("Model is overloaded", retry_after=delay)
+            for item in job.items:
+                self._waiting[item] = None
+                self._groups.setdefault(item.group, {}).setdefault(item.length, OrderedDict())[item] = None
+            self._count_tokens(tokens)
+            self._changed.notify()
+
+    def _remove(self, item: _Item) -> None:
+        lengths = self._groups[item.group]
+        del self._waiting[item], lengths[item.length][item]
+        if not lengths[item.length]:
+            del lengths[item.length]
+        if not lengths:
+            del self._groups[item.group]
+        self._count_tokens(-item.length)
+
+    def _count_tokens(self, change: int) -> None:
+        self._tokens += change
+        self._metrics.queued_tokens.set(self._tokens)
+
+    def _work(self) -> None:
+        while True:
+            call, batch = None, []
+            with self._changed:
+                while not self._calls and (seconds := self._seconds_to_wait()) != 0:
+                    if seconds is None and self._closed:
+                        return
+                    self._changed.wait(seconds)
+                if self._calls:
+                    call = self._calls.popleft()
+                else:
+                    batch = self._take()
+            if call:
+                call()
+            else:
+                self._compute(batch)
+
+    def _seconds_to_wait(self) -> float | None:
+        """Seconds until the next batch starts, None where nothing waits."""
+        if not self._waiting:
+            return None
+        oldest = next(iter(self._waiting))
+        runner = oldest.job.model.runner
+        if self._closed or self._tokens >= runner.most_tokens or len(self._waiting) >= runner.batch_size:
+            return 0
+        return max(0, oldest.job.submitted + self._max_wait - time.perf_counter())
+
+    def _take(self) -> list[_Item]:
+        """Takes a batch off the queue: the oldest item and those of its group with the nearest lengths."""
+        oldest = next(iter(self._waiting))
+        rows = oldest.job.model.runner.rows
+        batch: list[_Item] = []
+        shortest = longest = oldest.length
+        lengths = self._groups[oldest.group]
+        for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
+            shortest, longest = min(shortest, length), max(longest, length)
+            if longest - shortest > max(_SPREAD_TOKENS, _SPREAD_PART * longest):
+                break
+            room = rows(longest) - len(batch)
+            if room <= 0:
+                break
+            batch += [item for item, _ in zip(lengths[length], range(room), strict=False)]
+        for item in batch:
+            self._remove(item)
+        return batch
+
+    def _compute(self, batch: list[_Item]) -> None:
+        started = time.perf_counter()
+        model, names = batch[0].job.model, batch[0].job.pipeline.outputs
+        jobs = {item.job: None for item in batch}
+        try:
+            for index, outputs in model.runner.run([item.example for item in batch], names):
+                item = batch[index]
+                item.job.results[item.index] = item.job.pipeline.reduce(item.example, outputs)
+                item.job.computed += 1
+        except Exception:
+            logger.exception("a batch failed", extra={"fields": {"model": str(model.path), "rows": len(batch)}})
+            for job in jobs:
+                _schedule(job.done.get_loop(), _fail, job.done, CannotCompute("Inference failed"))
+            return
+        seconds = time.perf_counter() - started
+        self._measure(batch, started, seconds)
+        for job in jobs:
+            job.queue_seconds = max(job.queue_seconds, started - job.submitted)
+            job.inference_seconds += seconds
+            if job.computed == len(job.items):
+                _schedule(job.done.get_loop(), _succeed, job.done, job.results)
+
+    def _measure(self, batch: list[_Item], started: float, seconds: float) -> None:
+        tokens = sum(item.length for item in batch)
+        speed = tokens / max(seconds, 1e-6)
+        before = self._tokens_per_second
+        self._tokens_per_second = speed if before is None else before + _SMOOTHING * (speed - before)
+        metrics = self._metrics
+        metrics.inference_seconds.observe(seconds)
+        metrics.batch_rows.observe(len(batch))
+        metrics.batch_tokens.observe(tokens)
+        metrics.padded_tokens.inc(len(batch) * max(item.length for item in batch))
+        for item in batch:
+            metrics.queue_seconds.observe(started - item.job.submitted)
+
+
+def _schedule(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _succeed(done: asyncio.Future[Any], result: Any) -> None:
+    if not done.done():
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Any], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)
