@@ -50,8 +50,7 @@ def random_model(directory: Path, size: str) -> Path:
         intermediate_size=4 * hidden,
     )
     vocab = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(config.vocab_size - len(SPECIAL_TOKENS)))]
-    (directory / "words.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    BertForPreTraining(config).save_pretrained(directory, vocab_file=directory / "words.txt")
+    BertForPreTraining(config).save_pretrained(directory, vocab="".join(f"{token}\n" for token in vocab).encode())
     return directory
 
 

@@ -1,19 +1,23 @@
 """The queue in front of the models, and the one thread that computes.
 
 A batch starts with the example that has waited longest, so that none waits forever, and takes the waiting examples
-whose lengths are nearest, so that little is padding.
+whose lengths are nearest, as long as their padding costs less than a batch of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from inference import Model
 from inference.pipelines import Pipeline
@@ -23,9 +27,7 @@ from serving.log import current_trace, logger
 from serving.metrics import Metrics
 
 Result = TypeVar("Result")
-# Lengths in one batch differ by at most this many tokens, or this part of the longest: more padding costs more than
-# a batch of its own.
-_SPREAD_TOKENS, _SPREAD_PART = 16, 0.25
+_UNKNOWN_FIXED_TOKENS = 64.0
 _SMOOTHING = 0.2  # of the measured speed
 
 
@@ -64,6 +66,30 @@ class _Item:
         self.group: Hashable = (id(job.model), job.pipeline.outputs, job.model.runner.kind(self.example))
 
 
+class _Cost:
+    """What batches of one model cost: seconds = fixed + slope x tokens, fitted to the latest batches."""
+
+    decay = 0.95  # of what earlier batches count
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(5)  # of 1, x, y, x², xy
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Takes a batch of so many tokens, with its padding, into account."""
+        self._sums = self.decay * self._sums + (1, tokens, seconds, tokens**2, tokens * seconds)
+
+    @property
+    def fixed_tokens(self) -> float:
+        """The number of tokens that take as long as what a batch costs whatever its size."""
+        n, x, y, xx, xy = self._sums
+        variance, covariance = n * xx - x * x, n * xy - x * y
+        if variance <= 1e-6 * max(n * xx, 1):  # all batches had the same size
+            return _UNKNOWN_FIXED_TOKENS
+        if covariance <= 0:
+            return math.inf
+        return max(0.0, float((y * variance - x * covariance) / (n * covariance)))
+
+
 class Batcher:
     """Computes the examples of all requests in batches, in a thread of its own: no other thread uses OneFlow.
 
@@ -83,6 +109,7 @@ class Batcher:
         self._groups: dict[Hashable, dict[int, OrderedDict[_Item, None]]] = {}  # {group: {length: items by arrival}}
         self._tokens = 0  # waiting
         self._tokens_per_second: float | None = None
+        self._costs: WeakKeyDictionary[Model, _Cost] = WeakKeyDictionary()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
@@ -198,16 +225,17 @@ class Batcher:
         oldest = next(iter(self._waiting))
         rows = oldest.job.model.runner.rows
         batch: list[_Item] = []
-        shortest = longest = oldest.length
+        longest = oldest.length
+        most_padding = self._cost(oldest.job.model).fixed_tokens
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
-            shortest, longest = min(shortest, length), max(longest, length)
-            if longest - shortest > max(_SPREAD_TOKENS, _SPREAD_PART * longest):
+            room = rows(max(longest, length)) - len(batch)
+            count = min(room, len(lengths[length]))
+            padding = len(batch) * (length - longest) if length > longest else count * (longest - length)
+            if room <= 0 or padding > most_padding:  # a batch of its own costs less than the padding
                 break
-            room = rows(longest) - len(batch)
-            if room <= 0:
-                break
-            batch += [item for item, _ in zip(lengths[length], range(room), strict=False)]
+            batch += [item for item, _ in zip(lengths[length], range(count), strict=False)]
+            longest = max(longest, length)
         for item in batch:
             self._remove(item)
         return batch
@@ -234,8 +262,12 @@ class Batcher:
             if job.computed == len(job.items):
                 _schedule(job.done.get_loop(), _succeed, job.done, job.results)
 
+    def _cost(self, model: Model) -> _Cost:
+        return self._costs.setdefault(model, _Cost())
+
     def _measure(self, batch: list[_Item], started: float, seconds: float) -> None:
-        tokens = sum(item.length for item in batch)
+        tokens, padded = sum(item.length for item in batch), len(batch) * max(item.length for item in batch)
+        self._cost(batch[0].job.model).add(padded, seconds)
         speed = tokens / max(seconds, 1e-6)
         before = self._tokens_per_second
         self._tokens_per_second = speed if before is None else before + _SMOOTHING * (speed - before)
@@ -243,7 +275,7 @@ class Batcher:
         metrics.inference_seconds.observe(seconds)
         metrics.batch_rows.observe(len(batch))
         metrics.batch_tokens.observe(tokens)
-        metrics.padded_tokens.inc(len(batch) * max(item.length for item in batch))
+        metrics.padded_tokens.inc(padded)
         for item in batch:
             metrics.queue_seconds.observe(started - item.job.submitted)
 

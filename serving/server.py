@@ -118,7 +118,9 @@ class PatientProtocol(HttpToolsProtocol):
 
 def _create(config: ServeConfig) -> Any:
     """The application of one process."""
-    threads = config.num_threads or max(1, (os.cpu_count() or 1) // config.num_workers)
+    threads = config.num_threads
+    if threads is None and config.num_workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // config.num_workers)
     kernels.configure(threads, enabled=config.cpu_kernels)
     from serving.app import create_app  # imports the framework, whose settings are made above
 
