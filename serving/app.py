@@ -44,6 +44,7 @@ def create_app(config: ServeConfig) -> App:
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(Exception, _unexpected_error)
     gate = Gate(app, service)
     if not config.cors_origin:
         return gate
@@ -105,3 +106,7 @@ async def _http_error(request: Request, error: Any) -> Response:
 
 async def _service_error(request: Request, error: Any) -> Response:
     return error_response(request.url.path, error)
+
+
+async def _unexpected_error(request: Request, error: Any) -> Response:
+    return error_response(request.url.path, ServiceError("internal error"))

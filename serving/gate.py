@@ -191,12 +191,13 @@ class _Passage:
         headers = dict(self.scope["headers"])
         method, path = self.scope["method"], self.scope["path"]
         try:
+            # The body comes first: a client that still sends it would not see an error.
+            body = await self.gate.read_body(headers, self.receive)
             self.gate.authorize(method, path, headers)
             if method != "POST":
                 await self.gate.app(self.scope, self.receive, self.send)
                 return
             _check_media_type(headers)
-            body = await self.gate.read_body(headers, self.receive)
             if not await self.gate.answer(self.scope, body, self.receive, self.send):
                 self.status = _CLIENT_CLOSED
         except ConnectionResetError:
@@ -220,7 +221,7 @@ class _Passage:
         if self.status:
             return  # the answer has begun: there is no other any more
         response = error_response(self.scope["path"], error)
-        if error.status in (401, 408, 413, 415):
+        if error.status in (408, 413):
             response.headers["connection"] = "close"  # the rest of the body is not read
         await response(self.scope, self.receive, self.send)
 

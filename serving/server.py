@@ -23,7 +23,7 @@ from serving.log import configure_logging, logger
 from utils.errors import UserError
 
 _STARTUP_FAILURE = 3  # uvicorn's exit code where the application does not start
-_MOST_CONNECTIONS = 4096
+_MOST_CONNECTIONS, _BACKLOG = 4096, 2048
 
 
 def serve(config: ServeConfig) -> None:
@@ -45,12 +45,14 @@ def serve(config: ServeConfig) -> None:
         "app": partial(_create, config),
         "factory": True,
         "http": PatientProtocol if config.body_timeout else HttpToolsProtocol,
+        "loop": "asyncio",
         "ws": "none",
         "lifespan": "on",
         "log_config": None,
         "access_log": False,
         "server_header": False,
         "limit_concurrency": _MOST_CONNECTIONS,
+        "backlog": _BACKLOG,
         "timeout_graceful_shutdown": round(config.request_timeout) + 1,
         "workers": config.num_workers,
     }
@@ -65,7 +67,7 @@ def serve(config: ServeConfig) -> None:
             return
         with tempfile.TemporaryDirectory() as directory:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-            supervisor = Multiprocess(uvicorn.Config(**options, timeout_worker_healthcheck=15), [listener])
+            supervisor = _Supervisor(uvicorn.Config(**options, timeout_worker_healthcheck=15), [listener])
             supervisor.run()
             if any(process.exitcode == _STARTUP_FAILURE for process in supervisor.processes):
                 raise SystemExit(2)
@@ -81,11 +83,21 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(_BACKLOG)  # who connects while the models are loaded waits for them
     except OSError as error:
         listener.close()
         raise UserError(f"--host {host} --port {port} cannot be used: {error.strerror}. Name another one.") from None
     listener.set_inheritable(True)
     return listener
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor; it closes its own listener too, so that no client connects to a service that ends."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -122,7 +134,10 @@ def _create(config: ServeConfig) -> Any:
     if threads is None and config.num_workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // config.num_workers)
     kernels.configure(threads, enabled=config.cpu_kernels)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     from serving.app import create_app  # imports the framework, whose settings are made above
 
+    for number, handler in handlers.items():  # the framework has a handler that ends the process at once
+        signal.signal(number, handler)
     PatientProtocol.seconds = config.body_timeout
     return create_app(config)

@@ -57,7 +57,7 @@ function heatMap(sentences, vectors) {
       const value = vectors[row].reduce((sum, number, place) => sum + number * other[place], 0);
       const cell = element("td", { text: value.toFixed(2) });
       cell.style.setProperty("--value", String(Math.max(0, value)));
-      if (value > 0.85) cell.className = "strong";
+      if (value > 0.6) cell.className = "strong";
       return cell;
     });
     body.append(element("tr", {}, element("th", { scope: "row", text: `${row + 1}. ${sentence}`, title: sentence }), ...cells));

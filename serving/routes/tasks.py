@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
-from serving.errors import InvalidInput
+from serving.errors import BadRequest, InvalidInput
 from serving.responses import JsonResponse
 from serving.routes import embeddings_inference
 from serving.routes.common import ERRORS, AnyService, Served
@@ -193,6 +193,8 @@ async def own_task(request: Request, served: Served, service: AnyService) -> Res
         body = body_class.model_validate(await request.json())
     except ValidationError as error:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
     if isinstance(body, embeddings_inference.EmbedRequest):
         return await embeddings_inference.embed(body, served, service)
     return await _answer(task, body, served, service)
