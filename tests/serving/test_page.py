@@ -5,7 +5,7 @@ import pytest
 from tests.serving.chromium import EXECUTABLE, Chromium
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")
-SCRIPT = '<script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">'
+SCRIPTS = ("<script>harmed=1</script>", "<img src=x onerror=harmed=1>")
 EXAMPLES = {  # what the page's own models answer
     "pretraining": ["fill-mask", "next-sentence", "feature-extraction", "tokens"],
     "classification": ["text-classification", "feature-extraction", "tokens"],
@@ -64,17 +64,19 @@ def test_an_answer_is_marked_in_the_text(opened):
     assert opened.evaluate("document.querySelector('.bars .name').textContent") == best
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("model", EXAMPLES)
-def test_texts_are_shown_as_text(opened, model):
+def test_texts_are_shown_as_text(opened, model, script):
     choose(opened, model)
     for task in EXAMPLES[model]:
         opened.evaluate(f"document.getElementById('tab-{task}').click()")
         opened.evaluate(
             "for (const field of document.querySelectorAll('#fields textarea, #fields input[type=text]')) "
-            f"field.value = {SCRIPT + ' [MASK]'!r} + '\\nthe cat'"
+            "field.value = 'the cat';"
+            f"[...document.querySelectorAll('#fields textarea')].at(-1).value = {script + ' [MASK]'!r} + '\\nthe cat'"
         )
         run(opened)
-        assert opened.evaluate("document.getElementById('error').hidden"), task
+        assert opened.evaluate("document.getElementById('error').hidden"), opened.evaluate("error.textContent")
     assert opened.evaluate("document.querySelectorAll('main script, main img').length") == 0
     assert opened.evaluate("window.harmed") is None
 
