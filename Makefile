@@ -67,3 +67,4 @@ lock: $(UV)
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt
 	$(COMPILE) --extra tensorflow -c requirements.txt -o requirements-tensorflow.txt
 	$(COMPILE) --extra ray -c requirements.txt -o requirements-ray.txt
+	$(COMPILE) --extra serve -c requirements.txt -o requirements-serve.txt

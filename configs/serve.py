@@ -69,9 +69,11 @@ class ServeConfig:
             "memory_budget_mb",
             "num_threads",
         )
-        for name in ("max_wait_ms", "body_timeout", "request_timeout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"--{name} must be 0 or more, not {getattr(self, name)}.")
+        if not 0 <= self.max_wait_ms < float("inf"):
+            raise UserError(f"--max_wait_ms must be 0 or more, not {self.max_wait_ms}.")
+        for name in ("body_timeout", "request_timeout"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"--{name} must be above 0, not {getattr(self, name)}.")
         if not 0 <= self.port < 65536:
             raise UserError(f"--port must be between 0 and 65535, not {self.port}.")
         if self.api_key == "":

@@ -32,6 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = ("/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/static/")  # GET without a key
 _MOST_BUFFERED_BYTES = 256 << 20  # bodies of all requests together
+# Of a body that is too large this much is read and dropped: a client that still sends would not see the error.
+_MOST_DISCARDED_BYTES = 32 << 20
 _CLIENT_CLOSED = 499  # logged where the client left before the answer
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -92,24 +94,27 @@ class Gate:
         limit = self._config.payload_limit
         too_large = InputTooLarge(f"the body is larger than {limit} bytes")
         declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > limit:
+        if declared.isdigit() and int(declared[:20]) > limit + _MOST_DISCARDED_BYTES:
             raise too_large
         body = bytearray()
 
         async def read() -> None:
+            received = 0
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ConnectionResetError
                 chunk = message.get("body", b"")
-                body.extend(chunk)
-                self._buffered += len(chunk)
-                if len(body) > limit:
-                    raise too_large
-                if self._buffered > _MOST_BUFFERED_BYTES:
-                    raise Overloaded("Model is overloaded")
-                if not message.get("more_body"):
-                    return
+                received += len(chunk)
+                if received <= limit:
+                    body.extend(chunk)
+                    self._buffered += len(chunk)
+                    if self._buffered > _MOST_BUFFERED_BYTES:
+                        raise Overloaded("Model is overloaded")
+                if not message.get("more_body") or received > limit + _MOST_DISCARDED_BYTES:
+                    break
+            if received > limit:
+                raise too_large
 
         try:
             await asyncio.wait_for(read(), self._config.body_timeout)

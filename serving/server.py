@@ -44,7 +44,7 @@ def serve(config: ServeConfig) -> None:
     options: dict[str, Any] = {
         "app": partial(_create, config),
         "factory": True,
-        "http": PatientProtocol if config.body_timeout else HttpToolsProtocol,
+        "http": PatientProtocol,
         "loop": "asyncio",
         "ws": "none",
         "lifespan": "on",

@@ -6,7 +6,10 @@ import pytest
 
 from tests.serving.services import running
 
-pytest.importorskip("fastapi", reason="needs `make setup EXTRAS=serve`")
+
+@pytest.fixture(scope="session", autouse=True)
+def _needs_serving():
+    pytest.importorskip("fastapi", reason="needs `make setup EXTRAS=serve`")
 
 
 @pytest.fixture(scope="session")
