@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOORS = sorted([*ROOT.glob("run_*.py"), ROOT / "prepare_data.py", ROOT / "convert_checkpoint.py"])
+DOORS = sorted([*ROOT.glob("run_*.py"), ROOT / "prepare_data.py", ROOT / "convert_checkpoint.py", ROOT / "serve.py"])
 # Each room may use the rooms named here, and itself.
 MAY_USE = {
     "utils": {"configs"},
@@ -20,6 +20,7 @@ MAY_USE = {
     "evaluation": {"configs", "utils", "data"},
     "modeling": {"configs", "utils", "kernels"},
     "inference": {"configs", "utils", "modeling", "data", "evaluation", "conversion", "kernels"},
+    "serving": {"configs", "utils", "inference", "kernels"},
     "training": {"configs", "utils", "launch", "modeling", "data", "evaluation", "conversion", "kernels"},
     "tasks": {"configs", "utils", "launch", "modeling", "data", "evaluation", "conversion", "kernels", "training"},
 }
