@@ -26,7 +26,7 @@ class ServeConfig:
         None, "largest batch, with its padding (default: 1024 on a CPU, 16384 on CUDA)", unit="tokens"
     )
     batch_size: int = flag(64, "largest batch", unit="texts")
-    max_wait_ms: float = flag(2.0, "longest wait for a batch to fill", unit="milliseconds")
+    max_wait_ms: float = flag(10.0, "longest wait for a batch to fill", unit="milliseconds")
     max_queue_tokens: int = flag(131072, "longest queue; further requests get status 429", unit="tokens")
     max_concurrent_requests: int = flag(512, "requests answered at the same time; further ones get status 429")
     max_client_batch_size: int = flag(256, "largest number of texts in one request")

@@ -1,7 +1,8 @@
 """The queue in front of the models, and the one thread that computes.
 
 A batch starts with the example that has waited longest, so that none waits forever, and takes the waiting examples
-whose lengths are nearest, as long as their padding costs less than a batch of their own.
+whose lengths are nearest, as long as their padding costs less than a batch of their own. Clients that got an answer
+usually ask again at once: a batch that is not full waits for as many requests as the last one answered.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Batcher:
     """Computes the examples of all requests in batches, in a thread of its own: no other thread uses OneFlow.
 
     Args:
-        max_wait: seconds that an example waits for others to fill its batch.
+        max_wait: seconds that a batch waits for more requests, at most.
         max_queue_tokens: tokens that may wait.
         max_delay: seconds that a new request may have to wait, by the speed measured so far.
         metrics: where batches are counted.
@@ -108,6 +109,9 @@ class Batcher:
         self._waiting: OrderedDict[_Item, None] = OrderedDict()  # by arrival
         self._groups: dict[Hashable, dict[int, OrderedDict[_Item, None]]] = {}  # {group: {length: items by arrival}}
         self._tokens = 0  # waiting
+        self._answered: float = math.inf  # requests that the last batch finished
+        self._arrived = 0  # requests since then
+        self._last_end = 0.0
         self._tokens_per_second: float | None = None
         self._costs: WeakKeyDictionary[Model, _Cost] = WeakKeyDictionary()
         self._closed = False
@@ -177,6 +181,7 @@ class Batcher:
             for item in job.items:
                 self._waiting[item] = None
                 self._groups.setdefault(item.group, {}).setdefault(item.length, OrderedDict())[item] = None
+            self._arrived += 1
             self._count_tokens(tokens)
             self._changed.notify()
 
@@ -211,14 +216,15 @@ class Batcher:
                 self._compute(batch)
 
     def _seconds_to_wait(self) -> float | None:
-        """Seconds until the next batch starts, None where nothing waits."""
+        """Seconds until the next batch starts, None where the queue is empty."""
         if not self._waiting:
             return None
         oldest = next(iter(self._waiting))
         runner = oldest.job.model.runner
-        if self._closed or self._tokens >= runner.most_tokens or len(self._waiting) >= runner.batch_size:
+        is_full = self._tokens >= runner.most_tokens or len(self._waiting) >= runner.batch_size
+        if self._closed or is_full or self._arrived >= self._answered:
             return 0
-        return max(0, oldest.job.submitted + self._max_wait - time.perf_counter())
+        return max(0, max(oldest.job.submitted, self._last_end) + self._max_wait - time.perf_counter())
 
     def _take(self) -> list[_Item]:
         """Takes a batch off the queue: the oldest item and those of its group with the nearest lengths."""
@@ -256,11 +262,14 @@ class Batcher:
             return
         seconds = time.perf_counter() - started
         self._measure(batch, started, seconds)
+        finished = [job for job in jobs if job.computed == len(job.items)]
+        with self._changed:
+            self._answered, self._arrived, self._last_end = len(finished), 0, time.perf_counter()
         for job in jobs:
             job.queue_seconds = max(job.queue_seconds, started - job.submitted)
             job.inference_seconds += seconds
-            if job.computed == len(job.items):
-                _schedule(job.done.get_loop(), _succeed, job.done, job.results)
+        for job in finished:
+            _schedule(job.done.get_loop(), _succeed, job.done, job.results)
 
     def _cost(self, model: Model) -> _Cost:
         return self._costs.setdefault(model, _Cost())
