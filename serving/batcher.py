@@ -70,7 +70,7 @@ class _Item:
 class _Cost:
     """What batches of one model cost: seconds = fixed + slope x tokens, fitted to the latest batches."""
 
-    decay = 0.95  # of what earlier batches count
+    decay = 0.99  # of what earlier batches count
 
     def __init__(self) -> None:
         self._sums = np.zeros(5)  # of 1, x, y, x², xy
