@@ -26,14 +26,16 @@ class ServeConfig:
         None, "largest batch, with its padding (default: 1024 on a CPU, 16384 on CUDA)", unit="tokens"
     )
     batch_size: int = flag(64, "largest batch", unit="texts")
-    max_wait_ms: float = flag(10.0, "longest wait for a batch to fill", unit="milliseconds")
-    max_queue_tokens: int = flag(131072, "longest queue; further requests get status 429", unit="tokens")
+    max_wait_ms: float = flag(10.0, "longest time that a batch waits for more requests", unit="milliseconds")
+    max_queue_tokens: int = flag(
+        131072, "largest number of tokens in the queue; further requests get status 429", unit="tokens"
+    )
     max_concurrent_requests: int = flag(512, "requests answered at the same time; further ones get status 429")
     max_client_batch_size: int = flag(256, "largest number of texts in one request")
     payload_limit: int = flag(2_000_000, "largest request body", unit="bytes")
     body_timeout: float = flag(10.0, "longest time to receive a request's headers, and its body", unit="seconds")
     request_timeout: float = flag(60.0, "longest time to answer a request", unit="seconds")
-    auto_truncate: bool = flag(False, "cut texts that are too long, unless a request says otherwise")
+    auto_truncate: bool = flag(False, "truncate texts that are too long, unless the request sets `truncate`")
     memory_budget_mb: int | None = flag(
         None, "memory for the weights of all models in one process; the least recently used make room", unit="MB"
     )

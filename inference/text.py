@@ -25,7 +25,7 @@ class TextEncoder:
     Attributes:
         max_length: longest input that is taken, in tokens.
         segments: the model's number of segment types.
-        keep: the end of a text that stays where it is too long; None refuses such a text.
+        keep: which end of a text that is too long to keep; None refuses such a text.
     """
 
     tokenizer: Tokenizer

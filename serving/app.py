@@ -1,4 +1,4 @@
-"""The application: routes, page, errors, and the gate around them."""
+"""The application: routes, page, errors, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from configs.serve import ServeConfig
 from serving.errors import BadRequest, InvalidInput, NotFound, ServiceError, Unhealthy
-from serving.gate import App, Gate
 from serving.log import configure_logging
+from serving.middleware import App, RequestMiddleware
 from serving.responses import error_response
 from serving.routes import embeddings_inference, openai, tasks
 from serving.routes.common import AnyService
@@ -45,11 +45,11 @@ def create_app(config: ServeConfig) -> App:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(Exception, _unexpected_error)
-    gate = Gate(app, service)
+    guarded = RequestMiddleware(app, service)
     if not config.cors_origin:
-        return gate
+        return guarded
     return CORSMiddleware(
-        gate,  # type: ignore[arg-type]
+        guarded,  # type: ignore[arg-type]
         allow_origins=config.cors_origin,
         allow_methods=("GET", "POST"),
         allow_headers=("authorization", "content-type"),
@@ -59,6 +59,7 @@ def create_app(config: ServeConfig) -> App:
 
 def _add_service_routes(app: FastAPI) -> None:
     @app.get("/health", tags=["service"])
+    @app.head("/health", include_in_schema=False)
     @app.get("/ping", include_in_schema=False)
     async def health(service: AnyService) -> Response:
         """Status 200 while the service can answer."""

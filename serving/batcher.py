@@ -1,8 +1,9 @@
 """The queue in front of the models, and the one thread that computes.
 
-A batch starts with the example that has waited longest, so that none waits forever, and takes the waiting examples
-whose lengths are nearest, as long as their padding costs less than a batch of their own. Clients that got an answer
-usually ask again at once: a batch that is not full waits for as many requests as the last one answered.
+A batch starts with the oldest example, so that every example is computed eventually. It adds the waiting examples of
+nearest length while their padding costs less than another batch would. Most clients send the next request as soon as
+they have an answer, so a batch that is not full waits until the number of new requests equals the number that the last
+batch answered.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SMOOTHING = 0.2  # of the measured speed
 
 @dataclass(eq=False)
 class _Job:
-    """The examples of one request, answered together."""
+    """The examples of one request."""
 
     model: Model
     pipeline: Pipeline
@@ -68,20 +69,20 @@ class _Item:
 
 
 class _Cost:
-    """What batches of one model cost: seconds = fixed + slope x tokens, fitted to the latest batches."""
+    """Cost of one model's batches: seconds = fixed + slope x tokens, fitted by least squares to recent batches."""
 
-    decay = 0.99  # of what earlier batches count
+    decay = 0.99  # weight of older batches, per new batch
 
     def __init__(self) -> None:
         self._sums = np.zeros(5)  # of 1, x, y, x², xy
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Takes a batch of so many tokens, with its padding, into account."""
+        """Adds one measurement; `tokens` includes padding."""
         self._sums = self.decay * self._sums + (1, tokens, seconds, tokens**2, tokens * seconds)
 
     @property
     def fixed_tokens(self) -> float:
-        """The number of tokens that take as long as what a batch costs whatever its size."""
+        """The fixed cost of a batch, as the number of tokens that take the same time."""
         n, x, y, xx, xy = self._sums
         variance, covariance = n * xx - x * x, n * xy - x * y
         if variance <= 1e-6 * max(n * xx, 1):  # all batches had the same size
@@ -92,13 +93,13 @@ class _Cost:
 
 
 class Batcher:
-    """Computes the examples of all requests in batches, in a thread of its own: no other thread uses OneFlow.
+    """Computes the examples of all requests in batches, in its own thread; no other thread uses OneFlow.
 
     Args:
-        max_wait: seconds that a batch waits for more requests, at most.
-        max_queue_tokens: tokens that may wait.
-        max_delay: seconds that a new request may have to wait, by the speed measured so far.
-        metrics: where batches are counted.
+        max_wait: longest time that a batch waits for more requests, in seconds.
+        max_queue_tokens: largest number of waiting tokens.
+        max_delay: longest expected time in the queue, in seconds; beyond it new requests are refused.
+        metrics: counts the batches.
     """
 
     def __init__(self, max_wait: float, max_queue_tokens: int, max_delay: float, metrics: Metrics) -> None:
@@ -130,10 +131,10 @@ class Batcher:
         self._thread.join()
 
     async def compute(self, model: Model, pipeline: Pipeline, examples: Sequence[Example]) -> list[Any]:
-        """What `pipeline.reduce` keeps of each example's outputs. Cancelling it takes the examples off the queue.
+        """Returns `pipeline.reduce` of each example's outputs; cancelling the call removes the examples from the queue.
 
         Raises:
-            InputTooLarge: more tokens than the queue ever takes.
+            InputTooLarge: the request has more tokens than the queue can hold.
             Overloaded: the queue is full.
             CannotCompute: the model failed.
         """
@@ -227,7 +228,7 @@ class Batcher:
         return max(0, max(oldest.job.submitted, self._last_end) + self._max_wait - time.perf_counter())
 
     def _take(self) -> list[_Item]:
-        """Takes a batch off the queue: the oldest item and those of its group with the nearest lengths."""
+        """Removes a batch from the queue: the oldest item, and items of its group with the nearest lengths."""
         oldest = next(iter(self._waiting))
         rows = oldest.job.model.runner.rows
         batch: list[_Item] = []
@@ -238,7 +239,7 @@ class Batcher:
             room = rows(max(longest, length)) - len(batch)
             count = min(room, len(lengths[length]))
             padding = len(batch) * (length - longest) if length > longest else count * (longest - length)
-            if room <= 0 or padding > most_padding:  # a batch of its own costs less than the padding
+            if room <= 0 or padding > most_padding:  # another batch costs less than the padding
                 break
             batch += [item for item, _ in zip(lengths[length], range(count), strict=False)]
             longest = max(longest, length)
@@ -290,7 +291,7 @@ class Batcher:
 
 
 def _schedule(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and so have all requests
         loop.call_soon_threadsafe(function, *arguments)
 
 

@@ -14,7 +14,7 @@ logger = logging.getLogger("serving")
 
 @dataclass
 class Trace:
-    """What is known about one request besides its HTTP side; times are in seconds."""
+    """Model, counts and times (in seconds) of one request, for its log line, headers and metrics."""
 
     model: str | None = None
     task: str | None = None
@@ -26,7 +26,7 @@ class Trace:
     inference: float = 0.0
 
 
-# The trace of the request that the current asyncio task answers.
+# The trace of the request that the current asyncio task handles.
 current_trace: ContextVar[Trace] = ContextVar("current_trace")
 
 

@@ -1,4 +1,4 @@
-"""The models that are served, and which of them are in memory."""
+"""The served models, and which of them are in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def parse_model_paths(values: Sequence[str]) -> dict[str, str]:
-    """{name: path} from `PATH` or `NAME=PATH`; a path alone is named like its last part.
+    """Splits `NAME=PATH` values into {name: path}; without a name, the path's last part is the name.
 
     Raises:
         UserError: two models have the same name, or a name has other characters than letters, digits, `.`, `_`, `-`.
@@ -48,14 +48,14 @@ def parse_model_paths(values: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a model whether it is in memory or not.
+    """Properties of a model that are available even when its weights are not in memory.
 
     Attributes:
         tasks: what it can do, its own task first.
         max_length: longest input, in tokens.
         max_batch_tokens: largest batch, with its padding.
         pooling: how a text's vector is made of those of its tokens.
-        prompts: texts by name that are put before a text to embed.
+        prompts: {name: text to put in front of a text to embed}.
         num_bytes: size of the weights in memory.
     """
 
@@ -86,15 +86,15 @@ class ServedModel:
 
 
 class Models:
-    """All models, of which those in memory stay within a budget.
+    """All served models; those in memory stay within a budget.
 
     Args:
         paths: {name: path}; the first is the default.
         load: reads the model at a path.
-        batcher: whose thread loads them.
-        budget: bytes of weights in memory, None for no bound.
-        pooling: in place of what the models say.
-        metrics: where the models in memory are counted.
+        batcher: loads the models in its thread.
+        budget: largest size of all weights in memory, in bytes; None for no limit.
+        pooling: overrides the models' own pooling.
+        metrics: counts the models in memory.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Models:
         return self._served[name]
 
     async def start(self) -> None:
-        """Loads every model once, so that mistakes show at once; the default stays in memory.
+        """Loads every model once, so that errors show at startup; the default model is loaded last and stays in memory.
 
         Raises:
             UserError: a model cannot be loaded, has no vocabulary, or is larger than the budget.
@@ -141,7 +141,7 @@ class Models:
 
     @contextlib.asynccontextmanager
     async def use(self, served: ServedModel) -> AsyncIterator[Model]:
-        """The model, in memory as long as it is used.
+        """Context manager that keeps the model in memory while it is used.
 
         Raises:
             CannotCompute: it is not in memory and can no longer be loaded.
@@ -178,12 +178,12 @@ class Models:
     def _read(self, served: ServedModel) -> Model:
         model = self._load(served.path)
         served.description = describe(model, self._pooling)
-        # The first batch takes longer than the others: not at the expense of a request.
+        # The first batch is slow: compute one before the first request.
         list(model.runner.run([model.encoder.example([])], ("sequence_output",)))
         return model
 
     async def _make_room(self, num_bytes: int, keep: ServedModel | None = None) -> None:
-        """Drops the models that have not been used for longest until these bytes fit into the budget."""
+        """Drops the least recently used models until this many bytes fit into the budget."""
         while self._budget is not None and self._resident_bytes + num_bytes > self._budget:
             resident = [served for served in self if served.model is not None and served is not keep]
             if not resident:
@@ -207,7 +207,7 @@ class Models:
 
 
 def describe(model: Model, pooling: Pooling | None) -> Description:
-    """What is known of a model; pooling and prompts are read from sentence-transformers' files beside the weights."""
+    """Describes a model; pooling and prompts come from the sentence-transformers files in its directory."""
     said = _settings(model.path, "1_Pooling/config.json")
     prompts = _settings(model.path, "config_sentence_transformers.json").get("prompts")
     return Description(

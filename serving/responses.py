@@ -11,7 +11,7 @@ from serving.errors import ServiceError
 
 
 class JsonResponse(Response):
-    """Content of plain values and float32 arrays as JSON; numbers that JSON lacks (NaN, infinity) become null."""
+    """Plain values and numpy arrays as JSON; NaN and infinity become null."""
 
     media_type = "application/json"
 

@@ -1,4 +1,4 @@
-"""The processes that serve, and the port they share."""
+"""Server processes and the port that they share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve(config: ServeConfig) -> None:
     configure_logging()
     host, port = listener.getsockname()[:2]
     if not ipaddress.ip_address(host.split("%")[0]).is_loopback and not config.api_key:
-        warn(f"everyone who reaches {host}:{port} can use the service: set --api_key.")
+        warn(f"anyone who can reach {host}:{port} can use the service: set --api_key.")
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logger.info("starting", extra={"fields": {"url": url, "workers": config.num_workers}})
     options: dict[str, Any] = {
@@ -56,7 +56,7 @@ def serve(config: ServeConfig) -> None:
         "timeout_graceful_shutdown": round(config.request_timeout) + 1,
         "workers": config.num_workers,
     }
-    # uvicorn raises the signal again when it has ended: that is not an error here.
+    # uvicorn raises SIGTERM again after its shutdown; the exit code is 0 all the same.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with listener:
         if config.num_workers == 1:
@@ -83,7 +83,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(_BACKLOG)  # who connects while the models are loaded waits for them
+        listener.listen(_BACKLOG)  # clients that connect while the models are loading wait
     except OSError as error:
         listener.close()
         raise UserError(f"--host {host} --port {port} cannot be used: {error.strerror}. Name another one.") from None
@@ -92,7 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor; it closes its own listener too, so that no client connects to a service that ends."""
+    """uvicorn's supervisor, which also closes its own listener, so that no client connects during shutdown."""
 
     def terminate_all(self) -> None:
         for listener in self.sockets:
@@ -104,6 +104,7 @@ class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a limit on the time that a request's headers may take."""
 
     seconds = 10.0
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -114,17 +115,19 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._deadline.cancel()
+        self._stop_waiting()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
 
-    def _await_headers(self) -> None:
-        self._deadline: asyncio.TimerHandle
-        if hasattr(self, "_deadline"):
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
             self._deadline.cancel()
+
+    def _await_headers(self) -> None:
+        self._stop_waiting()
         self._deadline = self.loop.call_later(self.seconds, self.transport.close)
 
 
@@ -137,7 +140,7 @@ def _create(config: ServeConfig) -> Any:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     from serving.app import create_app  # imports the framework, whose settings are made above
 
-    for number, handler in handlers.items():  # the framework has a handler that ends the process at once
+    for number, handler in handlers.items():  # the framework installs one that ends the process at once
         signal.signal(number, handler)
     PatientProtocol.seconds = config.body_timeout
     return create_app(config)

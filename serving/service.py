@@ -32,7 +32,7 @@ _MOST_VALUES = 1 << 23  # numbers in one answer: 32 MB of float32
 
 
 class Service:
-    """All that the routes need: models, queue, limits and metrics of one process."""
+    """Models, queue, limits and metrics of one process, with one method per kind of answer."""
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
@@ -76,9 +76,9 @@ class Service:
 
         Args:
             texts: texts, or token ids with or without [CLS] and [SEP].
-            keep: the end of a text that stays where it is too long; None refuses such a text.
+            keep: which end of a text that is too long to keep; None refuses such a text.
             pooling: "first", "mean" or "tokens" (default: the model's).
-            prompt_name: of a prompt to put before the texts.
+            prompt_name: name of a prompt to put in front of the texts.
         """
         self._check_count(texts)
         self._check_task(served, "feature-extraction")
@@ -96,10 +96,10 @@ class Service:
     async def rerank(
         self, served: ServedModel, query: str, texts: Sequence[str], *, keep: Keep, raw_scores: bool
     ) -> list[float]:
-        """How relevant each text is to the query, by a classifier of pairs.
+        """Scores the relevance of each text to the query with a classifier of text pairs.
 
         Raises:
-            CannotCompute: the classifier has more than two labels, so that none of them is known to mean relevance.
+            CannotCompute: the model is not a classifier, or has more than two labels.
         """
         if not texts:
             raise EmptyInput("`texts` cannot be empty")
@@ -119,12 +119,12 @@ class Service:
         *,
         keep: Keep = None,
     ) -> list[Any]:
-        """A pipeline's answers to rows, as `Model.stream` gives them.
+        """Returns the answers of a task's pipeline, the same as `Model.stream`.
 
         Args:
             rows: {field: text}.
             options: the pipeline's.
-            keep: the end of a text that stays where it is too long; None refuses such a text.
+            keep: which end of a text that is too long to keep; None refuses such a text.
         """
         self._check_count(rows)
         self._check_task(served, task)
@@ -169,11 +169,12 @@ class Service:
     ) -> list[Any]:
         tokens = sum(len(example.input_ids) for example in examples)
         current_trace.get().tokens = tokens
+        reduced = await self.batcher.compute(model, pipeline, examples)
         self.metrics.tokens.labels(served.name).inc(tokens)
-        return await self.batcher.compute(model, pipeline, examples)
+        return reduced
 
     async def _in_thread(self, function: Callable[[], Result]) -> Result:
-        """Runs tokenization or decoding aside, so that a long text does not hold other requests up."""
+        """Runs tokenization or decoding in a thread, so that a long text does not block other requests."""
         started = time.perf_counter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._encoding, function)

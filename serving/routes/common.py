@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, Field, StrictBool, StrictInt
+from pydantic import BaseModel, Field, StrictInt
 
 from serving.models import ServedModel
 from serving.service import Service
@@ -28,7 +28,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     424: {"model": ErrorBody, "description": "The model has no head for the task, or cannot be loaded."},
     429: {"model": ErrorBody, "description": "The queue is full: try again after the time in Retry-After."},
 }
-Flag = Annotated[StrictBool, Field()]
 
 
 def service_of(request: Request) -> Service:

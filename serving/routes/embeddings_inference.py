@@ -37,10 +37,6 @@ class EmbedAllRequest(Truncating):
     inputs: str | TokenIds | list[str | TokenIds]
     prompt_name: str | None = None
 
-    def texts(self) -> Sequence[Text]:
-        """One entry for each text."""
-        return as_list(self.inputs)
-
 
 class EmbedRequest(EmbedAllRequest):
     """Texts to embed; the vectors have length 1 unless `normalize` is false."""
@@ -132,7 +128,7 @@ class Token(BaseModel):
 async def embed(body: EmbedRequest, served: Served, service: AnyService) -> Response:
     """One vector for each text."""
     dimensions = checked_dimensions(served, body.dimensions)
-    vectors = await service.embed(served, body.texts(), keep=body.keep(service), prompt_name=body.prompt_name)
+    vectors = await service.embed(served, as_list(body.inputs), keep=body.keep(service), prompt_name=body.prompt_name)
     if body.normalize:
         return JsonResponse(normalized(vectors, dimensions))
     return JsonResponse([vector[:dimensions] for vector in vectors])
@@ -142,7 +138,7 @@ async def embed(body: EmbedRequest, served: Served, service: AnyService) -> Resp
 async def embed_all(body: EmbedAllRequest, served: Served, service: AnyService) -> Response:
     """A vector for each token of each text, [CLS] and [SEP] included."""
     vectors = await service.embed(
-        served, body.texts(), keep=body.keep(service), pooling="tokens", prompt_name=body.prompt_name
+        served, as_list(body.inputs), keep=body.keep(service), pooling="tokens", prompt_name=body.prompt_name
     )
     return JsonResponse(vectors)
 

@@ -1,4 +1,4 @@
-"""Requests at random: each gets an answer below 500, and the service goes on."""
+"""Requests at random: every status is below 500, and the service keeps running."""
 
 import json
 import os

@@ -74,7 +74,7 @@ def test_bodies_are_limited(start):
     assert b" 413 " in raw(service, request)
 
 
-def test_a_client_that_trickles_holds_nobody_up(start):
+def test_a_client_that_trickles_does_not_block_others(start):
     service = start("--body_timeout", 1.5)
     stop = threading.Event()
     ends = []

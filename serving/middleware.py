@@ -1,4 +1,4 @@
-"""What every request passes: key, limits on its body, timeouts, cancellation, metrics and one log line."""
+"""What applies to every request: API key, limits on its body, timeouts, cancellation, metrics and one log line."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = ("/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/static/")  # GET without a key
 _MOST_BUFFERED_BYTES = 256 << 20  # bodies of all requests together
-# Of a body that is too large this much is read and dropped: a client that still sends would not see the error.
+# Read and drop this much of a body that is too large: many clients do not see an answer while they still send.
 _MOST_DISCARDED_BYTES = 32 << 20
-_CLIENT_CLOSED = 499  # logged where the client left before the answer
+_CLIENT_CLOSED = 499  # logged if the client disconnects before the answer
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -43,8 +43,8 @@ _HEADERS = {
 }
 
 
-class Gate:
-    """The outermost ASGI application: it reads bodies, runs the application within it, and accounts for requests."""
+class RequestMiddleware:
+    """ASGI middleware that reads each body within its limits, runs the application, and counts and logs the request."""
 
     def __init__(self, app: App, service: Service) -> None:
         self.app, self._service, self._config = app, service, service.config
@@ -56,10 +56,10 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await _Passage(self, scope, receive, send).run()
+            await _Request(self, scope, receive, send).run()
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Starts and ends the service; a user's mistake ends the process with one line."""
+        """Loads the models at startup and stops the service at shutdown; a UserError becomes one line and ends startup."""
         await receive()
         try:
             await self._service.models.start()
@@ -74,7 +74,7 @@ class Gate:
         await send({"type": "lifespan.shutdown.complete"})
 
     def authorize(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
-        """Raises Unauthorized unless the request has the key or needs none."""
+        """Raises Unauthorized if the route needs the API key and the request does not have it."""
         is_open = method in ("GET", "HEAD") and (path in _OPEN_PATHS[:-1] or path.startswith(_OPEN_PATHS[-1]))
         if self._key is None or is_open or method == "OPTIONS":
             return
@@ -89,7 +89,7 @@ class Gate:
             BodyTimeout: it did not arrive in time.
             InputTooLarge: it is larger than `--payload_limit`.
             Overloaded: the bodies of all requests take too much memory.
-            ConnectionResetError: the client left.
+            ConnectionResetError: the client disconnected.
         """
         limit = self._config.payload_limit
         too_large = InputTooLarge(f"the body is larger than {limit} bytes")
@@ -125,7 +125,7 @@ class Gate:
         return bytes(body)
 
     async def answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """Runs the application within the time limit; False where the client left before the answer.
+        """Runs the application within the time limit; returns False if the client disconnects before the answer.
 
         Raises:
             AnswerTimeout: the answer was not ready in time.
@@ -160,19 +160,19 @@ class Gate:
             self._buffered -= len(body)
             self._service.metrics.requests_in_flight.set(self._in_flight)
 
-    def account(self, passage: _Passage) -> None:
+    def account(self, request: _Request) -> None:
         """Counts the request and writes its log line."""
-        route = getattr(passage.scope.get("route"), "path", "unknown")
-        method = passage.scope["method"] if passage.scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-        seconds = time.perf_counter() - passage.started
-        metrics, trace = self._service.metrics, passage.trace
-        metrics.requests.labels(route, method, str(passage.status)).inc()
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        method = request.scope["method"] if request.scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        seconds = time.perf_counter() - request.started
+        metrics, trace = self._service.metrics, request.trace
+        metrics.requests.labels(route, method, str(request.status)).inc()
         metrics.request_seconds.labels(route).observe(seconds)
         fields: dict[str, Any] = {
-            "method": passage.scope["method"][:20],
-            "path": passage.scope["path"][:200],
-            "status": passage.status,
-            "client": (passage.scope.get("client") or ("",))[0],
+            "method": request.scope["method"][:20],
+            "path": request.scope["path"][:200],
+            "status": request.status,
+            "client": (request.scope.get("client") or ("",))[0],
             "duration_ms": round(seconds * 1000, 2),
         }
         if trace.model is not None:
@@ -182,11 +182,11 @@ class Gate:
         logger.info("request", extra={"fields": fields})
 
 
-class _Passage:
-    """One request on its way through the gate."""
+class _Request:
+    """One request, from its headers to its log line."""
 
-    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
-        self.gate, self.scope, self.receive, self._send = gate, scope, receive, send
+    def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware, self.scope, self.receive, self._send = middleware, scope, receive, send
         self.started = time.perf_counter()
         self.trace = Trace()
         self.status = 0
@@ -196,14 +196,14 @@ class _Passage:
         headers = dict(self.scope["headers"])
         method, path = self.scope["method"], self.scope["path"]
         try:
-            # The body comes first: a client that still sends it would not see an error.
-            body = await self.gate.read_body(headers, self.receive)
-            self.gate.authorize(method, path, headers)
+            # Read the body before any error: many clients do not see an answer while they still send.
+            body = await self._middleware.read_body(headers, self.receive)
+            self._middleware.authorize(method, path, headers)
             if method != "POST":
-                await self.gate.app(self.scope, self.receive, self.send)
+                await self._middleware.app(self.scope, self.receive, self.send)
                 return
             _check_media_type(headers)
-            if not await self.gate.answer(self.scope, body, self.receive, self.send):
+            if not await self._middleware.answer(self.scope, body, self.receive, self.send):
                 self.status = _CLIENT_CLOSED
         except ConnectionResetError:
             self.status = _CLIENT_CLOSED
@@ -213,7 +213,7 @@ class _Passage:
             logger.exception("a request failed", extra={"fields": {"path": path[:200]}})
             await self._refuse(ServiceError("internal error"))
         finally:
-            self.gate.account(self)
+            self._middleware.account(self)
 
     async def send(self, message: Message) -> None:
         """Sends the application's answer with the headers that every answer has."""
@@ -224,14 +224,14 @@ class _Passage:
 
     async def _refuse(self, error: ServiceError) -> None:
         if self.status:
-            return  # the answer has begun: there is no other any more
+            return  # the answer has already started
         response = error_response(self.scope["path"], error)
         if error.status in (408, 413):
             response.headers["connection"] = "close"  # the rest of the body is not read
         await response(self.scope, self.receive, self.send)
 
     def _timings(self) -> list[tuple[bytes, bytes]]:
-        """The headers of text-embeddings-inference that say where the time went, in milliseconds."""
+        """The timing headers of text-embeddings-inference, in milliseconds."""
         trace = self.trace
         if not trace.tokens:
             return []
