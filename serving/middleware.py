@@ -59,7 +59,7 @@ class RequestMiddleware:
             await _Request(self, scope, receive, send).run()
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Loads the models at startup and stops the service at shutdown; a UserError becomes one line and ends startup."""
+        """Loads the models at startup and closes the service at shutdown; a UserError ends startup with one line."""
         await receive()
         try:
             await self._service.models.start()
