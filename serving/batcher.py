@@ -17,9 +17,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from inference import Model
 from inference.pipelines import Pipeline
@@ -29,7 +26,8 @@ from serving.log import current_trace, logger
 from serving.metrics import Metrics
 
 Result = TypeVar("Result")
-_UNKNOWN_FIXED_TOKENS = 64.0
+# What a batch costs whatever its size, as a part of a full batch: more padding than this costs more than another batch.
+_FIXED_COST = 1 / 16
 _SMOOTHING = 0.2  # of the measured speed
 
 
@@ -68,30 +66,6 @@ class _Item:
         self.group: Hashable = (id(job.model), job.pipeline.outputs, job.model.runner.kind(self.example))
 
 
-class _Cost:
-    """Cost of one model's batches: seconds = fixed + slope x tokens, fitted by least squares to recent batches."""
-
-    decay = 0.99  # weight of older batches, per new batch
-
-    def __init__(self) -> None:
-        self._sums = np.zeros(5)  # of 1, x, y, x², xy
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Adds one measurement; `tokens` includes padding."""
-        self._sums = self.decay * self._sums + (1, tokens, seconds, tokens**2, tokens * seconds)
-
-    @property
-    def fixed_tokens(self) -> float:
-        """The fixed cost of a batch, as the number of tokens that take the same time."""
-        n, x, y, xx, xy = self._sums
-        variance, covariance = n * xx - x * x, n * xy - x * y
-        if variance <= 1e-6 * max(n * xx, 1):  # all batches had the same size
-            return _UNKNOWN_FIXED_TOKENS
-        if covariance <= 0:
-            return math.inf
-        return max(0.0, float((y * variance - x * covariance) / (n * covariance)))
-
-
 class Batcher:
     """Computes the examples of all requests in batches, in its own thread; no other thread uses OneFlow.
 
@@ -114,7 +88,6 @@ class Batcher:
         self._arrived = 0  # requests since then
         self._last_end = 0.0
         self._tokens_per_second: float | None = None
-        self._costs: WeakKeyDictionary[Model, _Cost] = WeakKeyDictionary()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
@@ -233,7 +206,7 @@ class Batcher:
         rows = oldest.job.model.runner.rows
         batch: list[_Item] = []
         longest = oldest.length
-        most_padding = self._cost(oldest.job.model).fixed_tokens
+        most_padding = oldest.job.model.runner.most_tokens * _FIXED_COST
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
             room = rows(max(longest, length)) - len(batch)
@@ -272,12 +245,8 @@ class Batcher:
         for job in finished:
             _schedule(job.done.get_loop(), _succeed, job.done, job.results)
 
-    def _cost(self, model: Model) -> _Cost:
-        return self._costs.setdefault(model, _Cost())
-
     def _measure(self, batch: list[_Item], started: float, seconds: float) -> None:
         tokens, padded = sum(item.length for item in batch), len(batch) * max(item.length for item in batch)
-        self._cost(batch[0].job.model).add(padded, seconds)
         speed = tokens / max(seconds, 1e-6)
         before = self._tokens_per_second
         self._tokens_per_second = speed if before is None else before + _SMOOTHING * (speed - before)

@@ -19,7 +19,7 @@ class Trace:
     model: str | None = None
     task: str | None = None
     texts: int = 0
-    characters: int = 0
+    characters: int = 0  # or token ids
     tokens: int = 0
     tokenization: float = 0.0
     queue: float = 0.0

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 Text = str | list[int]  # a text, or its token ids
 Keep = Literal["start", "end"] | None
 _ENCODING_THREADS = 2
+_SHORT_CHARACTERS = 2000  # a request with fewer is tokenized faster than a thread takes over
 _MOST_VALUES = 1 << 23  # numbers in one answer: 32 MB of float32
 
 
@@ -86,7 +87,7 @@ class Service:
         _note(served, "feature-extraction", texts)
         async with self.models.use(served) as model:
             encoder = replace(model.encoder, keep=keep)
-            examples = await self._in_thread(lambda: [encoder.example(_ids(encoder, text, prompt)) for text in texts])
+            examples = await self._run(lambda: [encoder.example(_ids(encoder, text, prompt)) for text in texts])
             values = sum(len(example.input_ids) for example in examples) * model.config.hidden_size
             if pooling == "tokens" and values > _MOST_VALUES:
                 raise InputTooLarge(f"the answer has {values} numbers, above {_MOST_VALUES}: send fewer texts")
@@ -132,9 +133,9 @@ class Service:
         async with self.models.use(served) as model:
             pipeline = model.pipeline(task, **options)
             pipeline.encoder = replace(pipeline.encoder, keep=keep) if keep else pipeline.encoder
-            encoded = await self._in_thread(lambda: [pipeline.encode(row) for row in rows])
+            encoded = await self._run(lambda: [pipeline.encode(row) for row in rows])
             reduced = iter(await self._compute(served, model, pipeline, [one for part in encoded for one in part]))
-            return await self._in_thread(
+            return await self._run(
                 lambda: [
                     pipeline.decode(row, part, [next(reduced) for _ in part])
                     for row, part in zip(rows, encoded, strict=True)
@@ -150,7 +151,7 @@ class Service:
         _note(served, "tokenize", texts)
         async with self.models.use(served) as model:
             encoder = model.encoder
-            return await self._in_thread(
+            return await self._run(
                 lambda: [_tokens(encoder, prompt + field({"text": text}, "text"), add_special_tokens) for text in texts]
             )
 
@@ -159,10 +160,10 @@ class Service:
     ) -> list[str]:
         """The text of each list of token ids."""
         self._check_count(ids)
-        _note(served, "decode", [])
+        _note(served, "decode", ids)
         async with self.models.use(served) as model:
             encoder = model.encoder
-            return await self._in_thread(lambda: [_text(encoder, one, skip_special_tokens) for one in ids])
+            return await self._run(lambda: [_text(encoder, one, skip_special_tokens) for one in ids])
 
     async def _compute(
         self, served: ServedModel, model: Model, pipeline: Pipeline, examples: Sequence[Example]
@@ -173,10 +174,12 @@ class Service:
         self.metrics.tokens.labels(served.name).inc(tokens)
         return reduced
 
-    async def _in_thread(self, function: Callable[[], Result]) -> Result:
-        """Runs tokenization or decoding in a thread, so that a long text does not block other requests."""
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        """Runs tokenization or decoding; long texts get a thread, so that they do not block other requests."""
         started = time.perf_counter()
         try:
+            if current_trace.get().characters <= _SHORT_CHARACTERS:
+                return function()
             return await asyncio.get_running_loop().run_in_executor(self._encoding, function)
         except TextTooLong as error:
             raise InputTooLarge(str(error)) from None
@@ -221,10 +224,10 @@ def normalized(vectors: Sequence[np.ndarray], dimensions: int | None = None) -> 
     return [part / max(float(np.linalg.norm(part)), 1e-12) for part in (vector[:dimensions] for vector in vectors)]
 
 
-def _note(served: ServedModel, task: str, texts: Sequence[Text]) -> None:
+def _note(served: ServedModel, task: str, texts: Sequence[str | Sequence[int]]) -> None:
     trace = current_trace.get()
     trace.model, trace.task, trace.texts = served.name, task, len(texts)
-    trace.characters = sum(len(text) for text in texts if isinstance(text, str))
+    trace.characters = sum(map(len, texts))
 
 
 def _ids(encoder: TextEncoder, text: Text, prompt: str) -> list[int]:

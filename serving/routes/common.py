@@ -30,15 +30,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The service that the application was made for."""
     return cast(Service, request.app.state.service)
 
 
-def served_model(request: Request) -> ServedModel:
-    """The model that the path names, or the default."""
-    return service_of(request).models.find(request.path_params.get("model"))
-
-
 AnyService = Annotated[Service, Depends(service_of)]
+
+
+async def served_model(request: Request, service: AnyService) -> ServedModel:
+    """The model that the path names, or the default."""
+    return service.models.find(request.path_params.get("model"))
+
+
 Served = Annotated[ServedModel, Depends(served_model)]

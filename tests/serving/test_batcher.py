@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs `make setup EXTRAS=serve`")
 
 from inference.runner import Example
-from serving.batcher import Batcher, _Cost
+from serving.batcher import Batcher
 from serving.errors import CannotCompute, InputTooLarge, Overloaded
 from serving.log import Trace, current_trace
 from serving.metrics import Metrics
@@ -120,7 +120,6 @@ def test_requests_share_batches_of_near_lengths(make, model):
         first = await occupy(batcher, model)
         others = [asyncio.create_task(compute(batcher, model, length)) for length in (10, 50, 11, 49, 12)]
         await queued(batcher, 132)
-        batcher._cost(model)._sums[:] = 0
         model.runner.open.set()
         await asyncio.gather(first, *others)
 
@@ -221,11 +220,3 @@ def test_a_failure_reaches_its_requests_and_no_others(make, model):
         assert await compute(batcher, model, 3) == [[0] * 3]
 
     asyncio.run(run())
-
-
-def test_the_cost_of_a_batch_is_fitted():
-    cost = _Cost()
-    assert cost.fixed_tokens == 64
-    for tokens in (10, 500, 80, 1000, 300):
-        cost.add(tokens, 0.02 + 0.0001 * tokens)
-    assert cost.fixed_tokens == pytest.approx(200, rel=1e-6)
