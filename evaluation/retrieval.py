@@ -23,7 +23,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def blocks(vectors: np.ndarray) -> Iterable[np.ndarray]:
-    """The vectors [N, H], which may be memory-mapped, in blocks that fit into a little memory."""
+    """The vectors [N, H] in blocks, whose scores fit into a little memory."""
     rows = max(1, _BLOCK_BYTES // (4 * vectors.shape[1]))
     return (vectors[first : first + rows] for first in range(0, len(vectors), rows))
 

@@ -24,14 +24,12 @@ class FeatureExtraction:
         pooling: "tokens" (no pooling), "first" or "cls" (the vector of [CLS]), "mean" or "max" (over all tokens).
         dimensions: only these leading numbers of a pooled vector are kept (default: all).
         normalize: whether a pooled vector is then divided by its length.
-        max_length: a single text is cut to this number of tokens (default: a longer text is an error).
     """
 
     encoder: TextEncoder
     pooling: str = "tokens"
     dimensions: int | None = None
     normalize: bool = False
-    max_length: int | None = None
 
     fields: tuple[str, ...] = ("text", "text_pair")
     outputs = ("sequence_output",)
@@ -41,12 +39,7 @@ class FeatureExtraction:
         return self.pooling == "tokens"
 
     def encode(self, row: Row) -> list[Example]:
-        return [self.encoder.text_or_pair(row) if row.get("text_pair") is not None else self.example(row, "text")]
-
-    def example(self, row: Row, name: str) -> Example:
-        """The example for one text of a row."""
-        ids = self.encoder.encode(field(row, name)).ids
-        return self.encoder.example(ids if self.max_length is None else ids[: self.max_length - 2])
+        return [self.encoder.text_or_pair(row)]
 
     def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:
         vectors = outputs["sequence_output"]  # [S, H]
@@ -66,7 +59,7 @@ class Similarity(FeatureExtraction):
     pooling: str = "mean"
 
     def encode(self, row: Row) -> list[Example]:
-        return [self.example(row, "text"), self.example(row, "text_pair")]
+        return [self.encoder.example(self.encoder.encode(field(row, name)).ids) for name in ("text", "text_pair")]
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> dict[str, float]:
         first, second = (vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in reduced)

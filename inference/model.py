@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ TASKS = {
     "search": ENCODER,
 }
 _VECTORS = ("feature-extraction", "similarity", "search")  # tasks that take the model's pooling
+_PIPELINES: dict[str, Callable[..., Any]] = {
+    "question-answering": QuestionAnswering,
+    "text-classification": TextClassification,
+    "fill-mask": FillMask,
+    "next-sentence": NextSentence,
+    "feature-extraction": FeatureExtraction,
+    "similarity": Similarity,
+    "search": Search,
+}
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
@@ -59,6 +69,7 @@ def load(
     mode: Mode | None = None,
     device: str | None = None,
     batch_size: int = 32,
+    max_batch_tokens: int | None = None,
     seq_length: int | None = None,
     vocab_file: str | Path | None = None,
     do_lower_case: bool | None = None,
@@ -79,7 +90,10 @@ def load(
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
         batch_size: the largest number of rows in a batch.
-        seq_length: the longest input, in tokens (default: the model's limit).
+        max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
+            fastest).
+        seq_length: the longest input, in tokens (default: the limit of the model, or of its sentence-transformers
+            files).
         vocab_file: a vocabulary that replaces the one next to the weights.
         do_lower_case: whether the vocabulary is uncased (default: as tokenizer_config.json says, else judged by the
             vocabulary's entries).
@@ -94,12 +108,17 @@ def load(
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
+    pooling = Pooling.find(checkpoint.directory)
+    if pooling and pooling.max_seq_length:
+        seq_length = seq_length or min(pooling.max_seq_length, checkpoint.config.max_position_embeddings)
     return Model(
         checkpoint,
         mode=mode or ("eager" if device == "cpu" else "graph"),
         device=device,
         batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
+        pooling=pooling,
     )
 
 
@@ -136,16 +155,23 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, mode: Mode, device: str, batch_size: int, encoder: TextEncoder | None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        encoder: TextEncoder | None,
+        max_batch_tokens: int | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
         present = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
-        self.pooling = Pooling.find(checkpoint.directory)
+        self.pooling = pooling
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size)
-        self._pipelines: dict[tuple, Pipeline] = {}
+        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens)
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
@@ -219,7 +245,7 @@ class Model:
         yield from self._answers(pipeline, chunk)
 
     def pipeline(self, task: str, **options: Any) -> Pipeline:
-        """The pipeline of a task; calls with equal options return the same object.
+        """The pipeline of a task.
 
         Raises:
             UnsupportedTask: the model has no head for the task.
@@ -231,29 +257,30 @@ class Model:
                 f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
                 f"{', '.join(self.tasks)}.",
             )
+        if task == "text-classification":
+            options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
+        encoder = self.encoder
+        if task in _VECTORS:
+            options = self._vector_options(options)
+            if self.pooling or task != "feature-extraction":
+                encoder = replace(encoder, keep="start")
+        return _PIPELINES[task](encoder, **options)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Makes examples from texts; raises MissingVocabulary if the model has no vocabulary."""
         if self._encoder is None:
             raise MissingVocabulary(
                 "vocab_file",
                 f"is missing: {self.path} has neither vocab.txt nor tokenizer.json. Name the vocabulary the model was "
                 "trained with.",
             )
-        key = (task, *sorted((name, id(value) if name == "corpus" else value) for name, value in options.items()))
-        if key not in self._pipelines:
-            if task == "text-classification":
-                options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
-            kinds: dict[str, Any] = {
-                "question-answering": QuestionAnswering,
-                "text-classification": TextClassification,
-                "fill-mask": FillMask,
-                "next-sentence": NextSentence,
-                "feature-extraction": FeatureExtraction,
-                "similarity": Similarity,
-                "search": Search,
-            }
-            if task in _VECTORS:
-                options = self._vector_options(options)
-            self._pipelines[key] = kinds[task](self._encoder, **options)
-        return self._pipelines[key]
+        return self._encoder
+
+    @property
+    def runner(self) -> Runner:
+        """Computes examples in batches."""
+        return self._runner
 
     def _vector_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options with the model's pooling where they do not say how to pool."""
@@ -263,10 +290,7 @@ class Model:
             raise ArgumentError("dimensions", f"{dimensions} is above the model's {self.config.hidden_size}: lower it.")
         if self.pooling is None:
             return options
-        assert self._encoder is not None
-        longest = min(self.pooling.max_seq_length or self._encoder.max_length, self._encoder.max_length)
-        own = {"pooling": self.pooling.kind, "normalize": self.pooling.normalize, "max_length": longest}
-        return own | options
+        return {"pooling": self.pooling.kind, "normalize": self.pooling.normalize} | options
 
     @property
     def has_vocabulary(self) -> bool:

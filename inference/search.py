@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from evaluation.retrieval import blocks, most_similar
+from evaluation.retrieval import most_similar
 from inference.errors import ArgumentError
 from inference.feature_extraction import FeatureExtraction
 from inference.pipelines import Row
@@ -22,6 +22,7 @@ from inference.runner import Example
 from utils.errors import UserError
 
 _MOST_LINE_BYTES = 16 << 20
+_BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Corpus:
 
     Attributes:
         path: a file with a text, or a JSON object with `text`, in each line; or vectors (.npy).
-        vectors: [N, H], memory-mapped.
+        vectors: in the order of the texts.
         starts: int64 [N], where each text's line starts; None: there are only vectors.
     """
 
     path: Path
-    vectors: np.ndarray
+    vectors: VectorFile
     starts: np.ndarray | None
 
     def answer(self, number: int, score: float) -> dict[str, Any]:
@@ -61,15 +62,12 @@ class Search(FeatureExtraction):
 
     fields: tuple[str, ...] = ("text",)
 
-    def encode(self, row: Row) -> list[Example]:
-        return [self.example(row, "text")]
-
     def search(self, vectors: dict[int, np.ndarray]) -> dict[int, list[dict[str, Any]]]:
         """The answers to many queries, in one pass over the corpus; vectors and answers are numbered alike."""
         assert self.corpus is not None
         if not vectors:
             return {}
-        found, scores = most_similar(np.stack(list(vectors.values())), blocks(self.corpus.vectors), self.top_k)
+        found, scores = most_similar(np.stack(list(vectors.values())), self.corpus.vectors.blocks(), self.top_k)
         return {
             number: [self.corpus.answer(*pair) for pair in zip(found[row].tolist(), scores[row].tolist(), strict=True)]
             for row, number in enumerate(vectors)
@@ -80,50 +78,66 @@ class Search(FeatureExtraction):
 
 
 class VectorFile:
-    """Vectors on disk, appended one by one and then read as one array; the memory they take does not grow."""
+    """Vectors [N, H] in a file, which are read block by block, so that the memory they take does not grow with N.
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._count, self._size = 0, 0
+    Args:
+        file: holds the vectors; by default a temporary one, which takes vectors by `append`.
+        offset: where they begin, in bytes.
+        count, size, dtype: N, H and the type of their numbers.
+    """
+
+    def __init__(
+        self, file: BinaryIO | None = None, offset: int = 0, count: int = 0, size: int = 0, dtype: Any = np.float32
+    ) -> None:
+        self._file: BinaryIO = file or cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
+        self._offset, self._count, self.size, self._dtype = offset, count, size, np.dtype(dtype)
+
+    def __len__(self) -> int:
+        return self._count
 
     def append(self, vector: Sequence[float]) -> None:
-        """Adds a vector [H]."""
+        """Adds a vector [H] at the end."""
         array = np.asarray(vector, np.float32)
         self._file.write(array.tobytes())
-        self._count, self._size = self._count + 1, len(array)
+        self._count, self.size = self._count + 1, len(array)
 
-    def array(self) -> np.ndarray:
-        """float32 [N, H], memory-mapped."""
-        self._file.flush()
-        return np.memmap(self._file, np.float32, "r", shape=(self._count, self._size))
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yields the vectors in blocks [n, H]."""
+        self._file.seek(self._offset)
+        row = self.size * self._dtype.itemsize
+        rows = max(1, _BLOCK_BYTES // row)
+        for first in range(0, self._count, rows):
+            content = self._file.read(min(rows, self._count - first) * row)
+            yield np.frombuffer(content, self._dtype).reshape(-1, self.size)
 
     def save(self, path: Path) -> None:
         """Writes the vectors as an .npy file."""
-        vectors = self.array()
-        target = np.lib.format.open_memmap(path, "w+", np.float32, vectors.shape)
-        first = 0
-        for block in blocks(vectors):
-            target[first : first + len(block)] = block
-            first += len(block)
-        target.flush()
+        with open(path, "wb") as target:
+            header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._count, self.size)}
+            np.lib.format.write_array_header_1_0(target, header)
+            for block in self.blocks():
+                target.write(block.tobytes())
 
 
 def open_vectors(path: Path, dimensions: int) -> Corpus:
     """A corpus of vectors in an .npy file; raises ArgumentError where it is no array [N, dimensions] of numbers."""
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise ArgumentError("corpus_path", f"{path} cannot be read as an .npy file: {error}.") from None
-    if vectors.ndim != 2 or not len(vectors) or vectors.dtype.kind != "f":
-        raise ArgumentError(
-            "corpus_path", f"{path} holds {vectors.dtype} {list(vectors.shape)}, not a table of vectors."
-        )
-    if vectors.shape[1] != dimensions:
+    if stored.ndim != 2 or not len(stored) or stored.dtype.kind != "f" or not stored.flags.c_contiguous:
         raise ArgumentError(
             "corpus_path",
-            f"{path} has vectors of {vectors.shape[1]} numbers and the model gives {dimensions}: embed the corpus with "
-            "this model and the same --dimensions.",
+            f"{path} holds {stored.dtype} {list(stored.shape)}, not a table of numbers with a row for each vector.",
         )
+    if stored.shape[1] != dimensions:
+        raise ArgumentError(
+            "corpus_path",
+            f"{path} has vectors of {stored.shape[1]} numbers and the model gives {dimensions}: embed the corpus with "
+            "this model, and to the same number of dimensions.",
+        )
+    count, size = stored.shape
+    vectors = VectorFile(open(path, "rb"), stored.offset, count, size, stored.dtype)  # noqa: SIM115
     return Corpus(path, vectors, None)
 
 
@@ -175,4 +189,4 @@ def embedded(path: Path, vectors: Iterable[Any], starts: list[int]) -> Corpus:
         if isinstance(vector, UserError):
             raise UserError(f"{path}, text {number}: {vector}")
         stored.append(vector)
-    return Corpus(path, stored.array(), np.array(starts, np.int64))
+    return Corpus(path, stored, np.array(starts, np.int64))

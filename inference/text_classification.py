@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,12 @@ from inference.pipelines import Row
 from inference.runner import Example, Outputs
 from inference.text import TextEncoder, softmax
 
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda logits: logits,
+    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "softmax": softmax,
+}
+
 
 @dataclass
 class TextClassification:
@@ -19,11 +25,15 @@ class TextClassification:
 
     Scores are probabilities. A regression model (one label, or `problem_type` "regression") gives its raw output;
     with `problem_type` "multi_label_classification" each label has a probability of its own.
+
+    Attributes:
+        function: "softmax", "sigmoid" or "none", in place of what the model was trained for.
     """
 
     encoder: TextEncoder
     labels: Sequence[str]
     problem_type: str = ""
+    function: str | None = None
 
     fields = ("text", "text_pair")
     outputs = ("logits",)
@@ -36,11 +46,10 @@ class TextClassification:
         return outputs["logits"].copy()  # [C]
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[dict[str, Any]]:
-        logits = reduced[0]
-        if self.problem_type == "regression" or len(self.labels) == 1:
-            scores = logits
-        elif self.problem_type == "multi_label_classification":
-            scores = 1 / (1 + np.exp(-logits))
-        else:
-            scores = softmax(logits)
+        function = self.function
+        if function is None and (self.problem_type == "regression" or len(self.labels) == 1):
+            function = "none"
+        elif function is None:
+            function = "sigmoid" if self.problem_type == "multi_label_classification" else "softmax"
+        scores = _FUNCTIONS[function](reduced[0])
         return [{"label": self.labels[i], "score": float(scores[i])} for i in np.argsort(-scores, kind="stable")]
