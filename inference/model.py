@@ -37,10 +37,8 @@ TASKS = {
     "fill-mask": MASKED_LM,
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
-    "similarity": ENCODER,
-    "search": ENCODER,
 }
-_VECTORS = ("feature-extraction", "similarity", "search")  # tasks that take the model's pooling
+_VECTORS = ("feature-extraction", "similarity", "search")  # every model can do them; they take its pooling
 _PIPELINES: dict[str, Callable[..., Any]] = {
     "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
@@ -225,7 +223,7 @@ class Model:
         """Answers rows in their order. A row that cannot be answered yields its UserError.
 
         Args:
-            task: one of `TASKS`.
+            task: one of `TASKS`, "similarity" or "search".
             rows: {field: text}, read lazily; or a UserError, which is passed through.
             options: the attributes of the task's pipeline.
         """
@@ -251,7 +249,7 @@ class Model:
             UnsupportedTask: the model has no head for the task.
             MissingVocabulary: the model has no vocabulary.
         """
-        if task not in self.tasks:
+        if task not in self.tasks and task not in _VECTORS:
             raise UnsupportedTask(
                 "task",
                 f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
