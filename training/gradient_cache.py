@@ -18,7 +18,7 @@ from data.reading.loader import Batch
 from modeling import dropout
 from modeling.embedding import BertForEmbedding
 from modeling.pretrained import PretrainedModel
-from training.step import Metrics, Mode, StepOptions, TrainStep, feeds_dropout, to_tensors
+from training.step import Metrics, Mode, StepOptions, TrainStep, dropout_sites, feeds_dropout, to_tensors
 from training.terms import EXAMPLE_WEIGHTS, INPUTS, TOTAL_LOSS
 
 
@@ -75,9 +75,8 @@ class GradientCache:
             tensors = {name: world.as_global(tensor) for name, tensor in tensors.items()}
         masks = []
         if self.mode == "graph" and feeds_dropout(world):
-            with dropout.record() as sites:
-                self.model(**tensors)
-            masks = [flow.tensor(mask, device=world.device) for mask in dropout.draw(sites, micro)]
+            drawn = dropout.draw(dropout_sites(self.model, part, world), micro)
+            masks = [world.as_global(flow.tensor(mask, device=world.device)) for mask in drawn]
         half = self.options.use_fp16
         with (
             dropout.feed(masks) if masks else nullcontext(),

@@ -286,22 +286,13 @@ class GraphTrainStep:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.jobs:
             gc.collect()  # tearing an earlier job down while this one compiles has corrupted the framework's memory
-            sites = self._dropout_sites(batch) if feeds_dropout(self.options.world) else []
+            part = {name: array[: self.options.micro_rows] for name, array in batch.items()}
+            world = self.options.world
+            sites = dropout_sites(self.model, part, world) if feeds_dropout(world) else []
             job = _TrainGraph(self.model, self.optimizer, self.scheduler, self.options, accumulation, sites)
             job.share(self.tensors)
             self.jobs[shape] = job
         return self.jobs[shape]
-
-    def _dropout_sites(self, batch: Batch) -> list[dropout.Site]:
-        """The places where the model applies dropout to this rank's rows of one micro-batch."""
-        world = self.options.world
-        part = to_tensors({name: array[: self.options.micro_rows] for name, array in batch.items()}, world.device)
-        with dropout.record() as sites, flow.no_grad():
-            self.model(**{name: world.as_global(tensor) for name, tensor in part.items()}, loss_reduction="sum")
-        return [
-            dropout.Site((site.shape[0] // world.shape.data_parallel_size, *site.shape[1:]), site.rate)
-            for site in sites
-        ]
 
     def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
@@ -377,6 +368,15 @@ _MASK = "dropout_mask_"
 def feeds_dropout(world: World) -> bool:
     """Whether masks are fed into compiled dropout, because the framework's own cannot be seeded; only on the CPU."""
     return world.device == "cpu" and not kernels.is_loaded()
+
+
+def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dropout.Site]:
+    """The places where the model applies dropout to this rank's rows of a micro-batch."""
+    tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(batch, world.device).items()}
+    with dropout.record() as sites, flow.no_grad():
+        model(**tensors, loss_reduction="sum")
+    ranks = world.shape.data_parallel_size
+    return [dropout.Site((site.shape[0] // ranks, *site.shape[1:]), site.rate) for site in sites]
 
 
 class EagerEvalStep:

@@ -27,9 +27,6 @@ def test_a_page_runs_as_it_stands(page, tmp_path):
     for path in ROOT.iterdir():  # the repository's root, whose files the page names
         if not path.name.startswith("."):
             (tmp_path / path.name).symlink_to(path)
-    bin_directory = tmp_path / "bin"
-    bin_directory.mkdir()
-    (bin_directory / "python3").symlink_to(sys.executable)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
