@@ -23,12 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. `kind` names the way it is done: ours "eager" or "graph"; the peer's "as_it_comes",
-    "same_work" or "compiled"."""
+    """What to measure.
+
+    `kind` names the way it is done: ours "eager" or "graph"; Hugging Face's "as_it_comes", "same_work" or "compiled";
+    another runtime's "onnxruntime" or "openvino".
+    """
 
     task: str  # pretraining | squad | inference_1 | inference_32 | records
     kind: str
-    bf16: bool = False
+    precision: str = "fp32"  # or bf16, int8
     threads: int | None = None
 
 

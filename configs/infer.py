@@ -57,6 +57,14 @@ class InferConfig:
         choices=("graph", "eager"),
     )
     device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA if it is usable)")
+    precision: str = flag(
+        "fp32",
+        "precision of matrix products on a CPU; auto: the fastest that this CPU has instructions for",
+        choices=("fp32", "bf16", "int8", "auto"),
+    )
+    int8_keep: tuple[str, ...] = flag(
+        (), "int8: products left in higher precision, such as output (every layer's) or 3.output (one layer's)"
+    )
     batch_size: int = flag(32, "rows computed together, at most")
     num_threads: int | None = flag(None, "CPU threads (default: all cores)")
     cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from configs.cli import warn
 from configs.infer import InferConfig
 from inference.model import Model, load
+from inference.packed import AskedPrecision
 from inference.pipelines import Pipeline
 from inference.runner import Mode
 from utils.errors import UserError
@@ -32,6 +33,8 @@ def infer(config: InferConfig) -> None:
         config.model_path,
         mode=cast(Mode | None, config.mode),
         device=config.device,
+        precision=cast(AskedPrecision, config.precision),
+        int8_keep=config.int8_keep,
         batch_size=config.batch_size,
         seq_length=config.seq_length,
         vocab_file=config.vocab_file,

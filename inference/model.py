@@ -16,11 +16,13 @@ from data.text.tokenization import build_tokenizer, check_casing, load_vocab
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
+from inference.packed import AskedPrecision, check_kept, choose_precision
 from inference.pipelines import Pipeline
 from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
+from kernels.encoder import Precision
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
@@ -51,6 +53,8 @@ def load(
     *,
     mode: Mode | None = None,
     device: str | None = None,
+    precision: AskedPrecision = "fp32",
+    int8_keep: tuple[str, ...] = (),
     batch_size: int = 32,
     seq_length: int | None = None,
     vocab_file: str | Path | None = None,
@@ -67,6 +71,10 @@ def load(
         mode: "graph" compiles each batch shape once, "eager" starts at once and keeps less memory (default: graph on
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
+        precision: "fp32", "bf16", "int8", or "auto" for the fastest that this CPU has instructions for; other than
+            "fp32" in eager mode on a CPU with our kernels.
+        int8_keep: int8: products of the encoder that are left in higher precision, "output" for every layer's, or
+            "3.output" for one.
         batch_size: rows of a batch, at most.
         seq_length: longest input, in tokens (default: what the model can take).
         vocab_file: the vocabulary, in place of the one beside the weights.
@@ -81,10 +89,14 @@ def load(
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
+    mode = mode or ("eager" if device == "cpu" else "graph")
+    check_kept(int8_keep, checkpoint.config.num_hidden_layers)
     return Model(
         checkpoint,
-        mode=mode or ("eager" if device == "cpu" else "graph"),
+        mode=mode,
         device=device,
+        precision=choose_precision(precision, device, mode),
+        int8_keep=int8_keep,
         batch_size=batch_size,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
     )
@@ -119,14 +131,22 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, mode: Mode, device: str, batch_size: int, encoder: TextEncoder | None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        encoder: TextEncoder | None,
+        precision: Precision = "fp32",
+        int8_keep: tuple[str, ...] = (),
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
         held = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in held]
         self._encoder = encoder
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size)
+        self._runner = Runner(module, mode, device, batch_size, precision, int8_keep)
         self._pipelines: dict[tuple, Pipeline] = {}
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:

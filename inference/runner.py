@@ -1,7 +1,8 @@
 """Runs a model over examples of mixed lengths, in few shapes.
 
 In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
-or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further.
+or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further; on a
+CPU with our kernels the encoder runs on packed weights (packed.py) and does no work on padding at all.
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -17,6 +18,8 @@ import oneflow as flow
 from oneflow import nn
 
 import kernels
+from inference.packed import pack
+from kernels.encoder import Precision
 from modeling.pretrained import PretrainedModel
 
 Mode = Literal["graph", "eager"]
@@ -53,15 +56,29 @@ class Runner:
         mode: "graph" or "eager".
         device: "cpu", "cuda" or "cuda:I".
         batch_size: rows of a batch, at most.
+        precision: of matrix products; other than "fp32" in eager mode on a CPU with our kernels only.
+        kept: int8: products of the encoder that are left in higher precision.
     """
 
-    def __init__(self, model: PretrainedModel, mode: Mode, device: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: PretrainedModel,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        precision: Precision = "fp32",
+        kept: tuple[str, ...] = (),
+    ) -> None:
         self.model = model.to(device).eval()
         self.mode, self.device, self.batch_size = mode, device, batch_size
         self.most_tokens = _TOKENS_PER_BATCH[device.split(":")[0]]
         longest = model.config.max_position_embeddings
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
+        self.precision = precision
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded()
+        if self.packed:
+            pack(self.model, precision, kept)
         if device == "cpu":
             weakref.finalize(self, kernels.hold_weights(self.model.parameters()))
 
@@ -82,7 +99,7 @@ class Runner:
             kinds.setdefault(self._kind(examples[index]), []).append(index)
         for indices in kinds.values():  # from the longest down: memory is at its largest at once
             while indices:
-                rows = self._rows(self._length(len(examples[indices[0]].input_ids)))
+                rows = self._rows([len(examples[index].input_ids) for index in indices[: self.batch_size]])
                 chosen, indices = indices[:rows], indices[rows:]
                 padded_rows = rows if self.mode == "graph" and len(examples) > 1 else len(chosen)
                 outputs = self._forward([examples[i] for i in chosen], padded_rows, tuple(names))
@@ -93,9 +110,14 @@ class Runner:
         batch = self._batch(examples, rows)
         tensors = {name: flow.from_numpy(array).to(self.device) for name, array in batch.items()}
         if self.mode == "eager":
-            with flow.no_grad():
-                results = self.model(**tensors)
-                return {name: results[name].numpy() for name in names}
+            if self.precision != "fp32":
+                kernels.set_bf16(True)  # of the heads' products
+            try:
+                with flow.no_grad():
+                    results = self.model(**tensors)
+                    return {name: results[name].numpy() for name in names}
+            finally:
+                kernels.set_bf16(False)
         shape = (names, *(array.shape for array in batch.values()))
         if shape not in self.graphs:
             self.graphs[shape] = _Graph(self.model, names)
@@ -109,9 +131,11 @@ class Runner:
         """What a batch with such a longest row is padded to."""
         return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
 
-    def _rows(self, length: int) -> int:
-        """How many rows of that length make a batch."""
-        return max(1, min(self.batch_size, self.most_tokens // length))
+    def _rows(self, lengths: Sequence[int]) -> int:
+        """How many of the next rows, from the longest down, make a batch."""
+        if self.packed:
+            return max(1, int(np.searchsorted(np.cumsum(lengths), self.most_tokens, side="right")))
+        return max(1, min(self.batch_size, self.most_tokens // self._length(lengths[0])))
 
     def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
         longest = self._length(max(len(example.input_ids) for example in examples))

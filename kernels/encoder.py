@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import threading
 import weakref
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ class PackedEncoder:
         model = self._addresses([f"{name}.weight" for name in _TABLES] + _weights_and_biases(_PAIRS))
         self._handle = ctypes.c_void_p(
             self._library.kernels_encoder_create(
-                ctypes.byref(_Shape(*(getattr(shape, name) for name, _ in _Shape._fields_))),
+                ctypes.byref(_Shape(*dataclasses.astuple(shape))),
                 model,
                 self._addresses(_weights_and_biases(prefixes)),
                 precisions.ctypes.data,
