@@ -1,5 +1,7 @@
 #include "packed_linear.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <utility>
 
@@ -11,6 +13,7 @@ namespace {
 
 // The row count that the layout of weights is chosen for; other counts accept it.
 constexpr int64_t kTypicalRows = 128;
+constexpr size_t kHugePage = 2 << 20;
 
 }  // namespace
 
@@ -26,9 +29,11 @@ Buffer::~Buffer() { std::free(memory_); }
 void Buffer::reserve(size_t bytes) {
   if (bytes <= bytes_) { return; }
   std::free(memory_);
-  bytes_ = (bytes + 63) / 64 * 64;
-  memory_ = std::aligned_alloc(64, bytes_);
+  const size_t alignment = bytes < kHugePage ? 64 : kHugePage;
+  bytes_ = (bytes + alignment - 1) / alignment * alignment;
+  memory_ = std::aligned_alloc(alignment, bytes_);
   CHECK(memory_ != nullptr) << ": no memory for " << bytes_ << " bytes of the encoder's weights or activations";
+  if (alignment == kHugePage) { madvise(memory_, bytes_, MADV_HUGEPAGE); }  // weights are read from end to end
   std::memset(memory_, 0, bytes_);
 }
 

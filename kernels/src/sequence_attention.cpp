@@ -15,6 +15,8 @@ constexpr int kLanes = 8, kColumns = 2;  // 12 of 16
 constexpr int kRows = 6;
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+typedef int32_t Indices __attribute__((vector_size(4 * kLanes)));
+
 inline int64_t whole_vectors(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
 
 // A block of the product of a [rows, depth] and b [depth, columns], whose sums stay in registers.
@@ -66,33 +68,74 @@ void multiply(int64_t rows, const float* a, int64_t a_stride, const float* b, in
   }
 }
 
+// Between vectors i and i + step, swaps the lanes that are in the wrong one of the two once rows are columns.
+template <int step>
+inline void exchange_lanes(Vector* vectors) {
+  Indices first{}, second{};
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes; ++lane) {
+    first[lane] = lane & step ? kLanes + lane - step : lane;
+    second[lane] = lane & step ? kLanes + lane : lane + step;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & step) { continue; }
+    const Vector one = vectors[i], other = vectors[i + step];
+    vectors[i] = __builtin_shuffle(one, other, first);
+    vectors[i + step] = __builtin_shuffle(one, other, second);
+  }
+}
+
+// to [kLanes, kLanes] = the transpose of from [kLanes, kLanes], each with its own distance between rows.
+inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  Vector rows[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) { rows[i] = *reinterpret_cast<const Vector*>(from + i * from_stride); }
+  if constexpr (kLanes == 16) { exchange_lanes<8>(rows); }
+  exchange_lanes<4>(rows);
+  exchange_lanes<2>(rows);
+  exchange_lanes<1>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) { *reinterpret_cast<Vector*>(to + i * to_stride) = rows[i]; }
+}
+
 // One head of one sequence, for some of its queries. `read(token, column, size, to)` gives a part of a projected row.
 template <class T, class Read>
 void attend_head(const Read& read, const AttentionShape& shape, int64_t begin, int64_t end, int64_t first_query,
                  int64_t last_query, int64_t head, T* context) {
   const int64_t length = end - begin, size = shape.head_size, hidden = shape.hidden(), column = head * size;
   const int64_t keys = whole_vectors(length), width = whole_vectors(size);
-  float* memory = scratch_floats(Scratch::kAttention, size * keys + length * width + kRows * (2 * width + keys));
-  float *transposed = memory, *values = transposed + size * keys, *queries = values + length * width;
-  float *scores = queries + kRows * width, *sums = scores + kRows * keys;
-  for (int64_t k = 0; k < length; ++k) {
-    float* key = queries;  // not in use yet
-    read(begin + k, hidden + column, size, key);
-    for (int64_t d = 0; d < size; ++d) { transposed[d * keys + k] = key[d]; }
-    read(begin + k, 2 * hidden + column, size, values + k * width);
-    std::fill(values + k * width + size, values + (k + 1) * width, 0.f);
+  float* memory =
+      scratch_floats(Scratch::kAttention, width * keys + length * width + kLanes * width + kRows * (2 * width + keys));
+  float *transposed = memory, *values = transposed + width * keys, *some_keys = values + length * width;
+  float *queries = some_keys + kLanes * width, *scores = queries + kRows * width, *sums = scores + kRows * keys;
+  // What pads a head or the keys is zero.
+  for (int64_t key = 0; key < keys; key += kLanes) {
+    std::fill_n(some_keys, kLanes * width, 0.f);
+    for (int64_t k = key; k < std::min(key + kLanes, length); ++k) {
+      read(begin + k, hidden + column, size, some_keys + (k - key) * width);
+    }
+    for (int64_t d = 0; d < width; d += kLanes) {
+      transpose_block(some_keys + d, width, transposed + d * keys + key, keys);
+    }
   }
-  for (int64_t d = 0; d < size; ++d) { std::fill(transposed + d * keys + length, transposed + (d + 1) * keys, 0.f); }
+  for (int64_t k = 0; k < length; ++k) {
+    std::fill(values + k * width + size, values + (k + 1) * width, 0.f);
+    read(begin + k, 2 * hidden + column, size, values + k * width);
+  }
   const float scale = 1.f / std::sqrt(static_cast<float>(size));
   for (int64_t query = first_query; query < last_query; query += kRows) {
     const int64_t rows = std::min<int64_t>(kRows, last_query - query);
-    for (int64_t r = 0; r < rows; ++r) { read(begin + query + r, column, size, queries + r * width); }
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = queries + r * width;
+      read(begin + query + r, column, size, row);
+#pragma omp simd
+      for (int64_t d = 0; d < size; ++d) { row[d] *= scale; }
+    }
     multiply(rows, queries, width, transposed, keys, size, scores);
     float inverse[kRows];
     for (int64_t r = 0; r < rows; ++r) {
       float* row = scores + r * keys;
-#pragma omp simd
-      for (int64_t k = 0; k < length; ++k) { row[k] *= scale; }
       inverse[r] = 1.f / row_exp_sum(row, row_max(row, length), row, length);
     }
     multiply(rows, scores, keys, values, width, length, sums);
