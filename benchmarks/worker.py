@@ -73,13 +73,14 @@ def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
 class Worker:
     """The other end: starts a worker and asks it for steps."""
 
-    def __init__(self, python: Path, script: str, case: Case, **variables: str) -> None:
+    def __init__(self, python: Path, module: str, case: Case, **variables: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         if case.threads:
             environment["OMP_NUM_THREADS"] = str(case.threads)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
         self.process = subprocess.Popen(
-            [str(python), str(ROOT / "benchmarks" / script), json.dumps(vars(case))],
+            [str(python), "-m", f"benchmarks.{module}", json.dumps(vars(case))],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
