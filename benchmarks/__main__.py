@@ -147,7 +147,7 @@ def _cases(task: str, precision: str, compiled: bool) -> list[tuple[str, str, st
     if precision == "int8":
         cases = [("ours", "ours", "eager")]
     else:
-        # Hugging Face does more as it comes: it decodes all positions, pads unsorted texts and converts weights each time.
+        # As it comes, Hugging Face decodes all positions, pads unsorted texts and converts weights each time.
         same_as_it_comes = task == "squad" or (task == "inference_1" and precision == "fp32")
         peers = ["as_it_comes", *([] if same_as_it_comes else ["same_work"]), *(["compiled"] if compiled else [])]
         cases = [("ours", "ours", kind) for kind in ("eager", "graph")] + [("peer", "peer", k) for k in peers]

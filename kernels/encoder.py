@@ -106,6 +106,7 @@ class PackedEncoder:
     def is_current(self) -> bool:
         """Whether no packed parameter was written to since; a few numbers of each are compared, so that an optimizer's
         step or other weights are noticed, and a change of single numbers may not be."""
+        plugin.wait_for_kernels()  # what writes to them may still be running
         return bool(self._library.kernels_encoder_is_current(self._handle))
 
     def run(self, input_ids: np.ndarray, segment_ids: np.ndarray, keep: np.ndarray) -> np.ndarray:
