@@ -287,7 +287,7 @@ def _plot(lines: dict[str, float], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    apart = ("memory", "preparation")  # no ratios to Hugging Face's speed
+    apart = ("memory", "preparation")  # no ratios of speed to another model
     ratios = {name: value for name, value in lines.items() if "_ratio_" in name and not any(w in name for w in apart)}
     if not ratios:
         return
@@ -296,7 +296,7 @@ def _plot(lines: dict[str, float], path: Path) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=1)
     axes.margins(x=0.1, y=0.02)
-    axes.set_xlabel("times as fast as Hugging Face")
+    axes.set_xlabel("times as fast as the peer")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
