@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from configs.cli import warn
 from configs.precisions import PrecisionsConfig
 from data.datasets.glue import GLUE_TASKS, read_examples, task_directory
 from data.datasets.squad import read_squad_json
@@ -47,9 +48,13 @@ def compare(config: PrecisionsConfig) -> str:
 def _answers(config: PrecisionsConfig, model: Model) -> Answers:
     if config.squad_file is not None:
         rows = _questions(config)
-        return {"": _all(model, "question-answering", rows, may_be_empty=any(row.get("is_impossible") for row in rows))}
+        return {
+            "": _every(model, "question-answering", rows, may_be_empty=any(row.get("is_impossible") for row in rows))
+        }
     if config.glue_task is not None:
-        return {name: _all(model, "text-classification", rows) for name, (rows, _) in _glue_sets(config, model).items()}
+        return {
+            name: _every(model, "text-classification", rows) for name, (rows, _) in _glue_sets(config, model).items()
+        }
     texts = _texts(config)
     masked, plain = ([{"text": text} for text in texts if ("[MASK]" in text) == kind] for kind in (True, False))
     answers = {"fill-mask": _all(model, "fill-mask", masked, top_k=1)} if masked else {}
@@ -141,11 +146,21 @@ def _texts(config: PrecisionsConfig) -> list[str]:
 
 
 def _all(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
-    answers = []
-    for answer in model.stream(task, rows, **options):
-        if isinstance(answer, Exception):
+    """The rows' answers, without rows that cannot be answered: the same ones in every precision."""
+    answers = [answer for answer in model.stream(task, rows, **options) if not isinstance(answer, UserError)]
+    if len(answers) < len(rows):
+        warn(f"{len(rows) - len(answers)} of {len(rows)} rows cannot be answered and are left out.")
+    if not answers:
+        raise UserError(f"none of the {len(rows)} rows can be answered: give shorter texts.")
+    return answers
+
+
+def _every(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
+    """The rows' answers; raises UserError for a row that cannot be answered, as figures need all."""
+    answers = list(model.stream(task, rows, **options))
+    for answer in answers:
+        if isinstance(answer, UserError):
             raise answer
-        answers.append(answer)
     return answers
 
 
