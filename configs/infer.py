@@ -118,6 +118,16 @@ class SpeedFlags:
         choices=("graph", "eager"),
     )
     device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
+    precision: str = flag(
+        "fp32",
+        "precision of matrix products on a CPU; auto: the fastest that this CPU has instructions for",
+        choices=("fp32", "bf16", "int8", "auto"),
+    )
+    int8_keep: tuple[str, ...] = flag(
+        (),
+        "for int8: products that stay in higher precision, such as output (of every layer) or 3.output (of one layer)",
+        metavar="NAME",
+    )
     batch_size: int = flag(32, "largest number of rows in a batch", unit="rows")
     seq_length: int | None = flag(
         None, "longest input", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from configs.infer import InferConfig
 from inference.errors import ArgumentError
 from inference.model import Model, load
+from inference.packed import AskedPrecision
 from inference.pipelines import Pipeline
 from inference.runner import Mode
 from utils.errors import UserError
@@ -45,6 +46,8 @@ def _infer(config: InferConfig) -> None:
         config.model.model_path,
         mode=cast(Mode | None, config.speed.mode),
         device=config.speed.device,
+        precision=cast(AskedPrecision, config.speed.precision),
+        int8_keep=config.speed.int8_keep,
         batch_size=config.speed.batch_size,
         seq_length=config.speed.seq_length,
         vocab_file=config.model.vocab_file,

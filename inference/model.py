@@ -17,11 +17,13 @@ from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
+from inference.packed import AskedPrecision, check_kept, choose_precision
 from inference.pipelines import Pipeline
 from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
+from kernels.encoder import Precision
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
@@ -60,6 +62,8 @@ def load(
     *,
     mode: Mode | None = None,
     device: str | None = None,
+    precision: AskedPrecision = "fp32",
+    int8_keep: tuple[str, ...] = (),
     batch_size: int = 32,
     max_batch_tokens: int | None = None,
     seq_length: int | None = None,
@@ -92,6 +96,10 @@ def load(
         config: a configuration file, or its content, that replaces the one next to the weights.
         sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
         trust_checkpoint: whether to read formats that need unpickling.
+        precision: of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest that this CPU has
+            instructions for. Precisions other than "fp32" need eager mode and a CPU with the kernels.
+        int8_keep: for int8, the encoder's products that stay in higher precision: "output" for those of every layer,
+            "3.output" for one.
 
     Raises:
         ArgumentError: an argument contradicts the checkpoint or this machine.
@@ -99,10 +107,14 @@ def load(
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
+    mode = mode or ("eager" if device == "cpu" else "graph")
+    check_kept(int8_keep, checkpoint.config.num_hidden_layers)
     return Model(
         checkpoint,
-        mode=mode or ("eager" if device == "cpu" else "graph"),
+        mode=mode,
         device=device,
+        precision=choose_precision(precision, device, mode),
+        int8_keep=int8_keep,
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
@@ -149,13 +161,15 @@ class Model:
         batch_size: int,
         encoder: TextEncoder | None,
         max_batch_tokens: int | None = None,
+        precision: Precision = "fp32",
+        int8_keep: tuple[str, ...] = (),
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
         present = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens)
+        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens, precision, int8_keep)
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
