@@ -48,7 +48,7 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The Hugging Face class these tensors belong to."""
-        return architecture(self.state)
+        return architecture(self.state, labels_tokens=self.config.labels_tokens)
 
     def file(self, name: str) -> Path | None:
         """A file that lies beside the weights, for example `vocab.txt`."""

@@ -119,7 +119,8 @@ def _train(
     flags, world, model, plan = config.run, evaluator.world, evaluator.model, updates.plan
     directory = RunDirectory.of(flags)
     log = TrainingLog(journal, flags, plan, task, model, world.shape)
-    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters, journal)
+    epoch = plan.steps_per_epoch if task.evaluates_each_epoch else 0
+    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal)
     checkpoints = Checkpointer(
         directory.checkpoints, model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
     )
