@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.model import PRESETS, BertConfig
-from data.tokenization import SPECIAL_TOKENS, load_vocab
+from conversion.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
+from data.tokenization import load_vocab
 from inference import Model, load
 from inference.runner import Mode
 from modeling import BertForPreTraining
@@ -54,7 +55,9 @@ def random_model(directory: Path, size: str) -> Path:
         intermediate_size=4 * hidden,
     )
     vocab = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(config.vocab_size - len(SPECIAL_TOKENS)))]
-    BertForPreTraining(config).save_pretrained(directory, vocab="".join(f"{token}\n" for token in vocab).encode())
+    (directory / "words.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    tokenizer = read_vocabulary(directory / "words.txt").files(config.max_position_embeddings)
+    BertForPreTraining(config).save_pretrained(directory, tokenizer=tokenizer)
     return directory
 
 

@@ -47,11 +47,13 @@ class ClassifierDataFlags:
     label_separator: str = flag("|", "multi_label: what separates the labels in one field")
     vocab_file: str | None = flag(
         None,
-        "vocabulary, or a model directory that contains vocab.txt",
+        "vocabulary, or a model directory",
         default_text="the model's",
         aliases=("tokenizer",),
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
+    )
     max_seq_length: int = flag(128, "longest input of the model", aliases=("seq_length",), unit="tokens")
     long_text: str = flag(
         "truncate_tail",

@@ -22,11 +22,13 @@ class GlueDataFlags:
     data_dir: str = flag("", "directory of the GLUE download, or of one task in it")
     vocab_file: str | None = flag(
         None,
-        "vocabulary, or a model directory that contains vocab.txt",
+        "vocabulary, or a model directory",
         default_text="the model's",
         aliases=("tokenizer",),
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
+    )
     max_seq_length: int = flag(128, "longer sentences and pairs are truncated", aliases=("seq_length",), unit="tokens")
     max_train_samples: int | None = flag(None, "train on this many rows at most", default_text="all", unit="rows")
     max_val_samples: int | None = flag(

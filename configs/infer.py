@@ -27,7 +27,7 @@ class ModelSourceFlags:
         aliases=("model_name_or_path",),
         metavar="MODEL",
     )
-    vocab_file: str | None = flag(None, "vocabulary", default_text="the model directory's vocab.txt")
+    vocab_file: str | None = flag(None, "vocabulary", default_text="the model directory's")
     do_lower_case: bool | None = flag(
         None, "whether the vocabulary is uncased", default_text="as the model says, else judged by its entries"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,25 @@ def _unnamed(labels: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(labels))
 
 
+# What is made from these before any tensor can contradict them must fit in memory.
+_BERT_TYPES = ("bert", "bert-variant")
+
+
+def check_is_bert(settings: Mapping[str, Any]) -> None:
+    """Raises UserError where config.json's content describes a model that computes something else than BERT."""
+    kind, architectures = settings.get("model_type"), settings.get("architectures")
+    if kind is None and isinstance(architectures, list) and architectures:
+        kind = "bert" if str(architectures[0]).startswith("Bert") else architectures[0]
+    if kind not in (None, *_BERT_TYPES):
+        raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: name a BERT model.")
+    for name in ("is_decoder", "add_cross_attention"):
+        if settings.get(name):
+            raise UserError(f"the model is a decoder ({name} is set in config.json), and only encoders are supported.")
+    positions = settings.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise UserError(f"the model has {positions!r:.60} position embeddings, and only 'absolute' is supported.")
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The model's shape, in the names of Hugging Face's config.json. The defaults are those of BERT-base."""
@@ -88,9 +108,14 @@ class BertConfig:
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
             if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+                raise UserError(f"--{name} must be at least 1, not {str(getattr(self, name))[:20]}.")
             if getattr(self, name) > most:
-                raise UserError(f"--{name} must be at most {most}, not {getattr(self, name)}.")
+                raise UserError(f"--{name} must be at most {most:,}.")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not 0 <= getattr(self, name) < 1:  # NaN included
+                raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise UserError(f"pad_token_id {self.pad_token_id} is not an id of the {self.vocab_size} tokens.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"--num_attention_heads {self.num_attention_heads} must divide the hidden size {self.hidden_size}: "
@@ -110,7 +135,13 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
-        """From the content of a config.json; ignores keys that do not shape the model."""
+        """Reads the content of config.json; null means the default, and keys that do not shape the model are ignored.
+
+        Raises:
+            UserError: it describes another model than BERT, or a value is out of range.
+        """
+        check_is_bert(values)
+        values = {name: value for name, value in values.items() if value is not None}
         known = {field.name for field in dataclasses.fields(cls)}
         names = values.get("id2label")
         names = names if isinstance(names, dict) else {}
@@ -128,10 +159,10 @@ class BertConfig:
         for field in dataclasses.fields(cls):
             kind = type(field.default)
             value = kept.get(field.name, field.default)
-            if kind is float and isinstance(value, int):
+            if kind is float and isinstance(value, int) and abs(value) < 1 << 31:
                 kept[field.name] = value = float(value)
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r}.")
+                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r:.60}.")
         return cls(**kept)
 
     @classmethod

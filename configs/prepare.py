@@ -168,8 +168,10 @@ class PretrainingDataConfig:
         aliases=("output_file",),
     )
     work_dir: str = flag("", "if --output_dir is a URL: local directory for the set before it is copied there")
-    vocab_file: str = flag("", "vocabulary, or a model directory that contains vocab.txt")
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
+    vocab_file: str = flag("", "vocabulary, or a model directory")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
+    )
     remove_duplicates: str = _remove_duplicates()
     num_shards: int = flag(8, "number of files, equal in size (within each bin of --bin_size)", unit="files")
     bin_size: int | None = flag(

@@ -16,10 +16,10 @@ from utils.errors import UserError
 class FeatureFlags:
     """Tokens and windows."""
 
-    vocab_file: str | None = flag(
-        None, "vocabulary, one token per line, or a model directory that contains vocab.txt", metavar="FILE"
+    vocab_file: str | None = flag(None, "vocabulary, one token per line, or a model directory", metavar="FILE")
+    do_lower_case: bool | None = flag(
+        None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
     )
-    do_lower_case: bool = flag(True, "lower-case the text and strip accents, as uncased vocabularies need")
     max_seq_length: int = flag(384, "length of question and window together", aliases=("seq_length",), unit="tokens")
     doc_stride: int = flag(128, "distance from the start of one window to the next", unit="tokens")
     max_query_length: int = flag(64, "longer questions are truncated", unit="tokens")

@@ -13,6 +13,6 @@ __all__ = ["FORMATS", "Checkpoint", "detect", "load_any", "read_checkpoint", "wr
 
 
 def load_any(path: str | Path, **options: Any) -> tuple[BertConfig, State]:
-    """The configuration and the parameters (Hugging Face's names) of a checkpoint; options as `read_checkpoint`'s."""
+    """Reads a checkpoint's configuration and parameters (Hugging Face's names); options as in `read_checkpoint`."""
     checkpoint = read_checkpoint(path, **options)
     return checkpoint.config, checkpoint.state

@@ -1,9 +1,10 @@
-"""A checkpoint of any format as canonical numpy arrays, and back: find out the format, read, check, write, verify."""
+"""Reads a checkpoint of any format into arrays under Hugging Face's names, and writes it in any format."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from configs.model import BertConfig
+from configs.model import BertConfig, check_is_bert
 from conversion import huggingface, lazy, oneflow_save, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
+from conversion.tokenizer_files import TOKENIZER_FILES, find_vocabulary, read_vocabulary
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 FORMATS = ("hf", "oneflow", "lazy", "tf")
 _CONFIG_FILES = ("config.json", "bert_config.json")
-_TOKENIZER_FILES = ("vocab.txt", "tokenizer_config.json")
+# All that a conversion to some format writes; variables of the lazy and flow.save formats are directories.
+_WRITTEN = re.compile(
+    r"(bert_)?config\.json|model\.safetensors|bert_model\.ckpt\.(index|data-\d+-of-\d+)|snapshot_done|pickled_data"
+)
+_WRITTEN_IN_VARIABLES = {"out", "meta"}
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
 
 
@@ -30,11 +37,11 @@ class Checkpoint:
     """What was read.
 
     Attributes:
-        path: where: a directory, a weights file or a TensorFlow prefix.
+        path: a directory, a weights file or a TensorFlow prefix.
         format: one of `FORMATS`.
         config: the model's shape.
         state: {Hugging Face name: float32 array}.
-        settings: the configuration file as it stands (it may name the labels).
+        settings: the configuration file's content (it may name the labels), without its null values.
         report: what became of each tensor.
     """
 
@@ -50,15 +57,15 @@ class Checkpoint:
         """The Hugging Face class these tensors belong to."""
         return architecture(self.state, labels_tokens=self.config.labels_tokens)
 
-    def file(self, name: str) -> Path | None:
-        """A file that lies beside the weights, for example `vocab.txt`."""
-        path = _directory(self.path) / name
-        return path if path.is_file() else None
+    @property
+    def directory(self) -> Path:
+        """The directory that holds the weights."""
+        return _directory(self.path)
 
-    def json(self, name: str) -> dict[str, Any]:
-        """The content of a small JSON file beside the weights, {} where there is none."""
-        file = self.file(name)
-        return read_settings(file) if file else {}
+    @property
+    def vocab_file(self) -> Path | None:
+        """The vocabulary beside the weights, if there is one."""
+        return find_vocabulary(self.directory)
 
 
 def read_checkpoint(
@@ -74,47 +81,46 @@ def read_checkpoint(
 
     Args:
         path: a model directory, a weights file, a TensorFlow prefix, a training run's directory, or a hub name.
-        source: its format; "auto" finds out.
-        config: a configuration file, or its content, in place of the one beside the weights.
-        sizes: settings that a user gave besides; where the configuration tells them too they must agree.
-        trust: whether formats may be read that need unpickling (`flow.save`).
+        source: its format; "auto" detects it.
+        config: a configuration file, or its content, to use instead of the one beside the weights.
+        sizes: settings given by flags; they must agree with the configuration.
+        trust: whether formats that need unpickling (`flow.save`) may be read.
         allow_partial: whether tensors may be missing or have another shape; these are left out.
 
     Raises:
-        UserError: none of the formats, damaged, not trusted, no BERT, or tensors missing or of another shape.
+        UserError: unknown format, damaged, not trusted, not BERT, tensors missing or of another shape, or a number
+            that is not finite.
     """
     path = model_directory(local_directory(str(path)))
     settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
+    settings = {name: value for name, value in settings.items() if value is not None}
     for name, value in (sizes or {}).items():
         if settings.get(name, value) != value:
             raise UserError(f"--{name} {value} contradicts the configuration of {path}, which says {settings[name]}.")
     settings = {**settings, **(sizes or {})}
-    positions = settings.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise UserError(
-            f"{path} has {positions!r} position embeddings, which BERT has not: only 'absolute' can be computed."
-        )
-    source = detect(path) if source == "auto" else source
-    stored, flat = _read_stored(path, source, trust)
     try:
+        check_is_bert(settings)
+        source = detect(path) if source == "auto" else source
+        stored, flat = _read_stored(path, source, trust)
         shape, state, report = from_scheme(stored, source, settings, flat=flat)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     if not report.complete and not allow_partial:
         problems = report.mismatched + [f"{name} is missing" for name in report.missing]
         raise UserError(
-            f"{path} does not fit: {problems[0]}"
+            f"{path} does not fit its configuration: {problems[0]}"
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
             + "; give the right configuration, or --allow_partial to leave such tensors out."
         )
+    _check_finite(path, state)
     return Checkpoint(path, source, shape, state, settings, report)
 
 
 def detect(path: Path) -> str:
-    """The format of what lies at `path`.
+    """Detects the format of a checkpoint.
 
     Raises:
-        UserError: it is none of them; the message lists what was looked for.
+        UserError: it has none of the formats; the message lists what was looked for.
     """
     if huggingface.find(path):
         return "hf"
@@ -127,7 +133,7 @@ def detect(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model directory or a checkpoint file.")
     raise UserError(
-        f"{path} is no checkpoint: looked for {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
+        f"{path} is not a checkpoint: looked for {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
         f"(flow.save), snapshot_done or */out (lazy OneFlow) and *.ckpt.index (TensorFlow)."
     )
 
@@ -144,12 +150,12 @@ def write_checkpoint(
 
     Args:
         checkpoint: what to write.
-        directory: where; it must not exist, be empty, or `overwrite` be true.
+        directory: must not exist or be empty, unless `overwrite` is true and it holds nothing but a conversion.
         target: the format.
-        vocab_file: a vocabulary to put in, in place of the one beside the weights that were read.
+        vocab_file: a vocabulary to use instead of the one beside the weights that were read.
 
     Raises:
-        UserError: the directory is in use, there is no room, what was read back differs, or the format cannot say
+        UserError: the directory is in use, the disk is full, what was read back differs, or the format cannot say
             what this model computes.
     """
     directory = Path(directory)
@@ -157,17 +163,12 @@ def write_checkpoint(
         raise UserError(
             f"{checkpoint.path} is a variant of BERT's encoder, which programs that read {target} do not know."
         )
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output {directory} is a file: name a directory.")
-    if directory.is_dir() and any(directory.iterdir()) and not overwrite:
-        raise UserError(f"--output {directory} is not empty: name another one, or add --overwrite_output_dir.")
-    vocabulary = Path(vocab_file) if vocab_file else checkpoint.file(_TOKENIZER_FILES[0])
-    if vocabulary is not None and not vocabulary.is_file():
-        raise UserError(f"--vocab_file {vocabulary} does not exist.")
+    _check_output(checkpoint, directory, overwrite)
+    tokenizer = _tokenizer(checkpoint, vocab_file)
     directory.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(array.nbytes for array in checkpoint.state.values())
     if shutil.disk_usage(directory.parent).free < needed:
-        raise UserError(f"--output {directory} needs {needed / 1e6:.0f} MB, and the disk has less: make room.")
+        raise UserError(f"--output {directory} needs {needed / 1e6:.0f} MB, and the disk has less: free some space.")
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
@@ -176,13 +177,66 @@ def write_checkpoint(
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
         name = _CONFIG_FILES[0 if target in ("hf", "oneflow") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        for name, file in zip(_TOKENIZER_FILES, (vocabulary, checkpoint.file(_TOKENIZER_FILES[1])), strict=True):
-            if file is not None:
-                shutil.copyfile(file, partial / name)
+        for name, content in tokenizer.items():
+            (partial / name).write_bytes(content)
         _verify(checkpoint, partial, target)
         _publish(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_finite(path: Path, state: State) -> None:
+    bad = [name for name, array in state.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(
+            f"{path} holds NaN or infinite numbers in {len(bad)} tensors, first {bad[0]}: its training diverged. Use "
+            "an earlier checkpoint."
+        )
+
+
+def _check_output(checkpoint: Checkpoint, directory: Path, overwrite: bool) -> None:
+    """Raises UserError unless the output directory is free, or holds nothing that overwriting must keep."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--output {directory} is a file: name a directory.")
+    held = sorted(directory.iterdir()) if directory.is_dir() else []
+    if held and not overwrite:
+        raise UserError(f"--output {directory} is not empty: name another one, or add --overwrite_output_dir.")
+    own, source = directory.resolve(), checkpoint.path.resolve()
+    if held and (own == source or own in source.parents):
+        raise UserError(f"--output {directory} contains the input, {checkpoint.path}: name another directory.")
+    foreign = next((path for path in held if not _is_written_here(path)), None)
+    if foreign:
+        raise UserError(
+            f"--output {directory} holds {foreign.name}, which no conversion writes: move it, or name another "
+            "directory."
+        )
+
+
+def _is_written_here(path: Path) -> bool:
+    """Whether a conversion may have written this file, or this directory of a variable."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return all(each.name in _WRITTEN_IN_VARIABLES and each.is_file() for each in path.iterdir())
+    return path.name in TOKENIZER_FILES or bool(_WRITTEN.fullmatch(path.name))
+
+
+def _tokenizer(checkpoint: Checkpoint, vocab_file: str | Path | None) -> dict[str, bytes]:
+    """The tokenizer's files, {name: content}: those beside the weights as they are, and the rest made from them."""
+    held = {name: file.read_bytes() for name in TOKENIZER_FILES if (file := checkpoint.directory / name).is_file()}
+    named = vocab_file or checkpoint.vocab_file
+    if named is None:
+        warn(f"{checkpoint.path} has no vocabulary beside it, and the output has none: --vocab_file names one.")
+        return held
+    try:
+        vocabulary = read_vocabulary(named, settings_in=checkpoint.directory)
+    except UserError as error:
+        if vocab_file:
+            raise
+        warn(f"{error} The tokenizer's files are copied as they are.")
+        return held
+    made = vocabulary.files(checkpoint.config.max_position_embeddings)
+    return made if vocab_file else made | held
 
 
 def _read_stored(path: Path, source: str, trust: bool) -> tuple[dict[str, np.ndarray], bool]:
@@ -203,19 +257,21 @@ def _write_stored(state: State, directory: Path, target: str) -> None:
 def _verify(checkpoint: Checkpoint, written: Path, target: str) -> None:
     back = read_checkpoint(written, target, trust=True, allow_partial=True)
     same = back.config == checkpoint.config and back.state.keys() == checkpoint.state.keys()
-    # Bits and not values: a NaN equals nothing, and must come back all the same.
+    # Bits and not values, so that -0.0 differs from 0.0.
     if not same or any((back.state[n].view(np.int32) != a.view(np.int32)).any() for n, a in checkpoint.state.items()):
-        raise UserError(f"what was written to {written.parent} did not read back as it was: check the disk.")
+        raise UserError(f"what was written to {written.parent} differs from the input when read back: check the disk.")
 
 
 def _publish(partial: Path, directory: Path) -> None:
-    """Syncs every file, then puts the directory in place of what may be there."""
+    """Syncs every file, then replaces the directory; a link is replaced and not followed."""
     for file in sorted(path for path in partial.rglob("*") if path.is_file()):
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
     old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
-    if directory.exists():
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
         directory.rename(old)
     partial.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
@@ -226,7 +282,7 @@ def _directory(path: Path) -> Path:
 
 
 def _settings(path: Path, file: Path | None) -> dict[str, Any]:
-    """The content of the configuration file, {} where there is none."""
+    """The content of the configuration file; {} if there is none."""
     if file and not file.is_file():
         raise UserError(f"--config {file} does not exist.")
     files = [file] if file else [_directory(path) / name for name in _CONFIG_FILES]

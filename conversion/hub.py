@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from conversion.tokenizer_files import TOKENIZER_FILES
 from utils.errors import UserError
 
-# Google's models go by their bare names; others say hf://, for runs/first would be a path as well as a name.
+# Google's models have bare names; others need hf://, because runs/first may be a path as well as a model's name.
 _NAME = re.compile(r"hf://([\w.-]+(?:/[\w.-]+)?)|((?:google-bert/)?bert-[\w.-]+)")
-_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt", "tokenizer_config.json")
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", "*.index.json")
+_FILES = ("config.json", *_WEIGHTS, *TOKENIZER_FILES)
 
 
 def local_directory(name: str) -> Path:
-    """The directory that `name` means: a path, or a hub model (`bert-base-uncased`, `hf://owner/name`), fetched once.
+    """The directory of a model: `name` itself if it is a path, else a hub model's download, which is kept.
+
+    Args:
+        name: a path, or a hub model (`bert-base-uncased`, `hf://owner/name`).
 
     Raises:
         UserError: there is no such path, and the hub cannot be reached or has no such model.
@@ -22,10 +27,10 @@ def local_directory(name: str) -> Path:
     match = _NAME.fullmatch(name)
     if path.exists() or not match:
         return path
-    from huggingface_hub import snapshot_download  # takes a while, and most models are paths
+    from huggingface_hub import snapshot_download  # slow to import, and most models are paths
 
     try:
         return Path(snapshot_download(match[1] or match[2], allow_patterns=list(_FILES), etag_timeout=10))
-    except Exception as error:  # the hub's own kinds differ from version to version
+    except Exception as error:  # the hub's exceptions differ between versions
         reason = str(error).split("\n")[0]
-        raise UserError(f"{name} is neither a path nor a model that the hub gives ({reason}).") from None
+        raise UserError(f"{name} is not a path, and the hub does not provide such a model ({reason}).") from None

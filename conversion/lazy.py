@@ -1,7 +1,7 @@
-"""Checkpoints of lazy OneFlow (0.2 to 0.4): one directory per variable, holding `out` and mostly `meta`.
+"""Checkpoints of lazy OneFlow (0.2 to 0.4): one directory per variable, which holds `out` and usually `meta`.
 
-`out` is raw little-endian float32; `meta` is a text message with the shape. Older converters wrote `out` alone and no
-`snapshot_done`: their tensors come back flat, and take their shapes from the configuration.
+`out` is raw little-endian float32; `meta` is a text message with the shape. Older converters wrote neither `meta` nor
+`snapshot_done`: their tensors are flat and get their shapes from the configuration.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def is_lazy(path: Path) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], bool]:
-    """The variables under their own names, and whether they are flat (any of them without `meta`).
+    """Reads the variables under their own names, and returns whether they are flat (one of them has no `meta`).
 
     Raises:
-        UserError: an `out` that is shorter or longer than its `meta` says, or a `meta` that says something else.
+        UserError: there is no variable, or an `out` and its `meta` disagree.
     """
     variables: dict[str, np.ndarray] = {}
     flat = False
@@ -34,23 +34,23 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], bool]:
         meta = out.with_name("meta")
         size = out.stat().st_size
         if size % 4:
-            raise UserError(f"{out} is truncated ({size} bytes are no float32 numbers): copy it again.")
+            raise UserError(f"{out} is truncated ({size} bytes is not a multiple of 4): copy it again.")
         array = np.fromfile(out, dtype="<f4")
         if meta.is_file():
             shape = _shape(meta)
             if math.prod(shape) != array.size:
-                raise UserError(f"{out} holds {array.size} numbers where its meta says {list(shape)}: copy it again.")
+                raise UserError(f"{out} holds {array.size} numbers, but its meta says {list(shape)}: copy it again.")
             array = array.reshape(shape)
         else:
             flat = True
         variables[out.parent.name] = array
     if not variables:
-        raise UserError(f"{path} holds no variable: a lazy checkpoint is made of directories with a file named 'out'.")
+        raise UserError(f"{path} holds no variable: a lazy checkpoint consists of directories with a file named 'out'.")
     return variables, flat
 
 
 def write(variables: dict[str, np.ndarray], directory: Path) -> None:
-    """A full checkpoint: `out` and `meta` for each variable, then `snapshot_done`."""
+    """Writes `out` and `meta` for each variable, then `snapshot_done`."""
     for name, array in variables.items():
         (directory / name).mkdir()
         array.astype("<f4").tofile(directory / name / "out")
@@ -65,5 +65,5 @@ def _shape(meta: Path) -> tuple[int, ...]:
     if kind is not None and kind[1] not in ("kFloat", "2"):
         raise UserError(f"{meta} says {kind[1]}: only kFloat (float32) variables can be read.")
     if not re.search(r"shape\s*:?\s*\{", text):
-        raise UserError(f"{meta} gives no shape: copy it again, or remove every meta to take the shapes from a config.")
+        raise UserError(f"{meta} has no shape: copy it again, or remove every meta to use the configuration's shapes.")
     return tuple(int(size) for size in re.findall(r"dim\s*:\s*(\d{1,12})\b", text))

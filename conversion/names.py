@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from configs.model import CLASSIFIER as SEQUENCE_CLASSIFIER
 from configs.model import TOKEN_CLASSIFIER, BertConfig
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 State = dict[str, npt.NDArray[np.float32]]  # Hugging Face's names and shapes
 
@@ -28,14 +28,14 @@ _MOST_LAYERS = 1000  # a name from a file may claim any number
 
 
 class Spelling(NamedTuple):
-    """A parameter's name in one format, and whether the format stores it the other way round."""
+    """A parameter's name in one format, and whether the format stores it transposed."""
 
     name: str
     transposed: bool = False
 
 
 class Row(NamedTuple):
-    """One parameter: canonical name, its axes, and how the other formats spell it (first: what we write)."""
+    """One parameter: canonical name, axes, and its names in the other formats, of which the first is written."""
 
     name: str
     axes: str
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 def rows(layers: int) -> list[Row]:
-    """The whole table for an encoder of that many layers."""
+    """The table for an encoder with that many layers."""
     table = [
         _row("bert.embeddings.word_embeddings.weight", "VH", ENCODER, "bert/embeddings/word_embeddings"),
         _row("bert.embeddings.position_embeddings.weight", "LH", ENCODER, "bert/embeddings/position_embeddings"),
@@ -103,7 +103,7 @@ def _norm(name: str, group: str, tensorflow: str) -> list[Row]:
 
 
 def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_dense: bool = False) -> list[Row]:
-    """A classifying head: [labels, hidden] in TensorFlow; lazy scripts and converters wrote several spellings.
+    """A head: [labels, hidden] in TensorFlow. Lazy scripts and converters used several names.
 
     `X-output_weights` is [labels, hidden]; `X-output-weight` comes from a dense layer, [hidden, labels].
     """
@@ -111,7 +111,7 @@ def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_
     weights = [dense, own] if lazy_is_dense else [own, dense]
     biases = [Spelling(f"{lazy}-bias"), Spelling(f"{lazy}_bias")][:: 1 if lazy_is_dense else -1]
     short = lazy.removesuffix("-output")
-    if group == CLASSIFIER:  # TensorFlow's classifier has no scope, and was converted under its bare name
+    if group == CLASSIFIER:  # TensorFlow's classifier has no scope, and some converters kept its bare name
         weights.append(Spelling(f"{tensorflow}_weights"))
         biases.append(Spelling(f"{tensorflow}_bias"))
     weights.append(Spelling(f"{short}-weight"))
@@ -123,7 +123,7 @@ def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_
 
 
 def architecture(names: Iterable[str], *, labels_tokens: bool = False) -> str:
-    """The Hugging Face class that a set of canonical names belongs to; its classifier may label tokens."""
+    """Returns the Hugging Face class that a set of canonical names belongs to; its classifier may label tokens."""
     heads = {row.group for row in rows(0) if row.name in set(names)}
     if SQUAD in heads:
         return "BertForQuestionAnswering"
@@ -137,7 +137,7 @@ def architecture(names: Iterable[str], *, labels_tokens: bool = False) -> str:
 
 
 def to_scheme(state: State, scheme: str) -> State:
-    """Canonical parameters under a format's own names and orientation."""
+    """Gives canonical parameters a format's own names and orientation."""
     stored = {}
     for row in rows(count_layers(state)):
         if row.name in state:
@@ -150,11 +150,11 @@ def to_scheme(state: State, scheme: str) -> State:
 
 
 def count_layers(names: Iterable[str]) -> int:
-    """How many encoder layers a set of names (of any format) speaks of."""
+    """Counts the encoder layers in a set of names of any format."""
     found = [int(match[1]) for name in names if (match := re.search(r"(?:^|[./-])layer[._](\d{1,9})[./-]", name))]
     layers = max(found, default=-1) + 1
     if layers > _MOST_LAYERS:
-        raise UserError(f"a tensor's name speaks of encoder layer {layers - 1}: this is not a BERT checkpoint.")
+        raise UserError(f"a tensor's name contains encoder layer {layers - 1}: this is not a BERT checkpoint.")
     return layers
 
 
@@ -166,6 +166,7 @@ _LEFT_OUT = {
     "hf": re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$"),
 }
 _ALIASES = (  # older spellings of canonical names, tried in this order
+    (re.compile(r"(?:^|(?<=\.))_orig_mod\."), ""),  # torch.compile's
     (re.compile(r"^((module|model)\.)+"), ""),
     (re.compile(r"\.gamma$"), ".weight"),
     (re.compile(r"\.beta$"), ".bias"),
@@ -177,12 +178,12 @@ _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weig
 
 
 def is_left_out(name: str, scheme: str) -> bool:
-    """Whether a stored tensor is none of the model's (optimizer slots, counters, index buffers)."""
+    """Whether a stored tensor is not a parameter (optimizer slots, counters, index buffers)."""
     return bool(_LEFT_OUT["hf" if scheme == "oneflow" else scheme].search(name))
 
 
 def canonical(name: str) -> str:
-    """The canonical form of a name from Hugging Face's family (hf and oneflow formats)."""
+    """Returns the canonical form of a name in the hf or oneflow format."""
     for pattern, replacement in _ALIASES:
         if replacement == "bert." and pattern.search(name):
             return "bert." + name
@@ -191,12 +192,20 @@ def canonical(name: str) -> str:
 
 
 class Report(NamedTuple):
-    """What became of every tensor. `mapped` pairs stored with canonical names; the rest say what is wrong."""
+    """What happened to every tensor.
+
+    Attributes:
+        mapped: {stored name: canonical name}.
+        missing: canonical names that were not found.
+        unexpected: stored names that are not BERT's.
+        mismatched: sentences about tensors that cannot be used.
+        left_out: stored names that are not needed.
+    """
 
     mapped: dict[str, str]
     missing: list[str]
     unexpected: list[str]
-    mismatched: list[str]  # sentences
+    mismatched: list[str]
     left_out: list[str]
 
     def __str__(self) -> str:
@@ -205,7 +214,7 @@ class Report(NamedTuple):
             names = getattr(self, title)
             shown = names[:10] + ([f"... and {len(names) - 10} more"] if len(names) > 10 else [])
             lines += [f"{len(names)} {title}" + "".join(f"\n  {name}" for name in shown)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     @property
     def complete(self) -> bool:
@@ -215,48 +224,27 @@ class Report(NamedTuple):
 def from_scheme(
     stored: Mapping[str, np.ndarray], scheme: str, config: dict[str, object] | None = None, *, flat: bool = False
 ) -> tuple[BertConfig, State, Report]:
-    """Canonical parameters from a format's own names.
+    """Finds the canonical parameters among tensors with a format's own names.
 
     Args:
         stored: the tensors under the format's names.
         scheme: "hf", "oneflow" (the same names), "tf" or "lazy".
-        config: what a configuration file says; sizes it leaves open come from the tensors.
+        config: a configuration file's content; sizes that it lacks come from the tensors.
         flat: the tensors have no shapes of their own (bare lazy directories).
 
     Raises:
-        UserError: there is no encoder in it, or the number of heads is unknown.
+        UserError: there is no encoder, the number of heads is unknown, or a parameter is not floating-point.
     """
-    index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
-    known: dict[str, tuple[Row, Spelling, str]] = {}
-    unexpected: list[str] = []
-    left_out: list[str] = []
-    mismatched: list[str] = []
-    tied: dict[str, str] = {}
-    for source in sorted(stored):
-        name = canonical(source) if scheme in ("hf", "oneflow") else source
-        if is_left_out(source, scheme):
-            left_out.append(source)
-        elif name in _TIED:
-            tied[source] = _TIED[name]
-        elif name in index:
-            row, spelling = index[name]
-            if row.name in known:
-                same = np.array_equal(stored[known[row.name][2]], stored[source])
-                (left_out if same else mismatched).append(
-                    source if same else f"{source} differs from {known[row.name][2]}"
-                )
-            else:
-                known[row.name] = (row, spelling, source)
-        else:
-            unexpected.append(source)
-
+    known, tied, unexpected, left_out, mismatched = _sorted(stored, scheme)
     sizes, shape = _sizes(known, stored, config or {})
     state: State = {}
     for name, (row, spelling, source) in known.items():
+        if not np.issubdtype(stored[source].dtype, np.floating):
+            raise UserError(f"{source} holds {stored[source].dtype} numbers, and floating-point ones are needed.")
         array = _oriented(stored[source], row, spelling, sizes, flat)
         if array is None:
             want = row.shape(sizes)[:: -1 if spelling.transposed else 1]
-            mismatched.append(f"{source} is {list(stored[source].shape)}, the configuration wants {list(want)}")
+            mismatched.append(f"{source} is {list(stored[source].shape)}, and the configuration wants {list(want)}")
         else:
             state[name] = np.ascontiguousarray(array, dtype=np.float32)
     for source, twin in tied.items():
@@ -279,17 +267,51 @@ def from_scheme(
     return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
 
 
+class _Sorted(NamedTuple):
+    """A format's tensors by what they are; see `Report` for the last three."""
+
+    known: dict[str, tuple[Row, Spelling, str]]  # {canonical name: its row, spelling and stored name}
+    tied: dict[str, str]  # {stored name: the canonical name of the parameter that it repeats}
+    unexpected: list[str]
+    left_out: list[str]
+    mismatched: list[str]
+
+
+def _sorted(stored: Mapping[str, np.ndarray], scheme: str) -> _Sorted:
+    index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
+    result = _Sorted({}, {}, [], [], [])
+    known, tied, unexpected, left_out, mismatched = result
+    for source in sorted(stored):
+        name = canonical(source) if scheme in ("hf", "oneflow") else source
+        if is_left_out(source, scheme):
+            left_out.append(source)
+        elif name in _TIED:
+            tied[source] = _TIED[name]
+        elif name in index:
+            row, spelling = index[name]
+            if row.name in known:
+                same = np.array_equal(stored[known[row.name][2]], stored[source])
+                (left_out if same else mismatched).append(
+                    source if same else f"{source} differs from {known[row.name][2]}"
+                )
+            else:
+                known[row.name] = (row, spelling, source)
+        else:
+            unexpected.append(source)
+    return result
+
+
 def _oriented(
     array: np.ndarray, row: Row, spelling: Spelling, sizes: Mapping[str, int], flat: bool
 ) -> np.ndarray | None:
-    """The array in canonical orientation, or None where its shape is not the configuration's."""
+    """The array in canonical orientation, or None if its shape does not fit the configuration."""
     want = row.shape(sizes)
     held = want[::-1] if spelling.transposed else want
     if (flat and array.size == math.prod(held)) or (row.axes == "LH" and array.shape == (1, *held)):
         array = array.reshape(held)
     if array.shape == held:
         return array.T if spelling.transposed else array
-    # Lazy heads were written both ways round under one name; two labels and another hidden size cannot be confused.
+    # Lazy heads were written in both orientations under one name; the shape tells which, since no hidden size is 2.
     if row.group in (NEXT_SENTENCE, SQUAD, CLASSIFIER) and array.shape == held[::-1]:
         return array if spelling.transposed else array.T
     return None
@@ -298,7 +320,7 @@ def _oriented(
 def _sizes(
     known: Mapping[str, tuple[Row, Spelling, str]], stored: Mapping[str, np.ndarray], given: dict[str, object]
 ) -> tuple[dict[str, int], BertConfig]:
-    """The letters' values and the configuration: what `given` says, else what the numbers of elements say."""
+    """The sizes of the axes and the configuration: from `given`, or else from the numbers of elements."""
 
     def count(name: str) -> int:
         return stored[known[name][2]].size if name in known else 0
@@ -307,8 +329,8 @@ def _sizes(
     words = count("bert.embeddings.word_embeddings.weight")
     if not hidden or not words:
         raise UserError(
-            "no BERT encoder is in this checkpoint: neither bert.embeddings.word_embeddings nor "
-            "bert.embeddings.LayerNorm was found under any of their names."
+            "no BERT encoder is in this checkpoint: bert.embeddings.word_embeddings or bert.embeddings.LayerNorm was "
+            f"not found under any of its names (the first tensor is {min(stored, default='missing')!r:.100})."
         )
     found: dict[str, object] = {
         "vocab_size": words // hidden,
@@ -322,7 +344,7 @@ def _sizes(
         head_size = given.get("hidden_size_per_head", 64)
         if not isinstance(head_size, int) or head_size < 1 or hidden % head_size:
             raise UserError(
-                f"the tensors do not tell the number of attention heads (hidden size {hidden}): give the model's "
+                f"the number of attention heads is unknown (the hidden size is {hidden}): give the model's "
                 "configuration file (convert_checkpoint.py --config, run_infer.py --num_attention_heads)."
             )
         found["num_attention_heads"] = hidden // head_size

@@ -1,6 +1,6 @@
 """Directories written by `flow.save`: a pickle beside one directory per tensor.
 
-The only format here that is read by unpickling, so only when the user says that the file can be trusted.
+This is the only format that is read by unpickling, so it is only read if the user says that it can be trusted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ def is_oneflow_save(path: Path) -> bool:
 
 
 def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
-    """The tensors of a saved state dict.
+    """Reads the tensors of a saved state dict.
 
     Raises:
         UserError: not trusted, or not a state dict.
     """
     if not trust:
         raise UserError(
-            f"{path} was written by flow.save, and reading it can run code that is in it: "
-            "add --trust_checkpoint if you know where it comes from."
+            f"{path} was written by flow.save, and reading it can run code that it holds: "
+            "add --trust_checkpoint if you trust its source."
         )
     try:
         content: Any = _flow().load(str(path))
-    except Exception as error:  # whatever the pickle does, it is the file's fault
+    except Exception as error:  # the pickle may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read by flow.load ({reason}): copy it again.") from None
     if not isinstance(content, dict):
@@ -41,11 +41,12 @@ def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
 
 
 def write(state: dict[str, np.ndarray], directory: Path) -> None:
+    """Writes a state dict with `flow.save`."""
     flow = _flow()
     flow.save({name: flow.tensor(array) for name, array in state.items()}, str(directory))
 
 
 def _flow() -> Any:
-    import oneflow  # here, so that no other conversion waits for the framework
+    import oneflow  # slow to import, and other conversions do without it
 
     return oneflow

@@ -1,4 +1,4 @@
-"""Google's TensorFlow checkpoints, read and written with TensorFlow itself (an optional package)."""
+"""Google's TensorFlow checkpoints, read and written by TensorFlow itself (an optional package)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from utils.errors import UserError
 
 PREFIX = "bert_model.ckpt"
+_OBJECT_GRAPH = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def find(path: Path) -> Path | None:
     """The checkpoint's prefix (its files are `<prefix>.index` and `<prefix>.data-…`), if `path` is of this format.
 
-    A directory may hold `bert_model.ckpt`, or a training run's checkpoints, of which the newest is taken.
+    In a directory it is `bert_model.ckpt`, or else the newest checkpoint of a training run.
     """
     if path.name and path.with_name(path.name + ".index").is_file():
         return path
@@ -32,28 +33,34 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Every floating-point variable of the checkpoint.
+    """Reads every floating-point variable of the checkpoint.
 
     Raises:
-        UserError: TensorFlow is not installed, or cannot read it.
+        UserError: TensorFlow is not installed or cannot read the file, or the names are those of TensorFlow 2's
+            object graphs.
     """
     prefix = find(path)
     if prefix is None:
-        raise UserError(f"{path} is no TensorFlow checkpoint: {PREFIX}.index was looked for.")
+        raise UserError(f"{path} is not a TensorFlow checkpoint: {PREFIX}.index was not found.")
     if not list(prefix.parent.glob(f"{prefix.name}.data-*")):
         raise UserError(f"{prefix}.data-00000-of-00001 is missing beside {prefix.name}.index: copy all of its files.")
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         types = reader.get_variable_to_dtype_map()
+        if any(name.endswith(_OBJECT_GRAPH) for name in types):
+            raise UserError(
+                f"{prefix} is a TensorFlow 2 object checkpoint, whose variables have no names of BERT's: convert it to "
+                "a TensorFlow 1 checkpoint with the names of Google's BERT first."
+            )
         return {name: reader.get_tensor(name) for name, kind in types.items() if kind.is_floating}
     except (tensorflow.errors.OpError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{prefix} is no complete TensorFlow checkpoint ({reason}): copy its files again.") from None
+        raise UserError(f"{prefix} is not a complete TensorFlow checkpoint ({reason}): copy its files again.") from None
 
 
 def write(variables: dict[str, np.ndarray], directory: Path) -> None:
-    """`bert_model.ckpt.index` and `.data-00000-of-00001`, as a TensorFlow 1 saver names them."""
+    """Writes `bert_model.ckpt.index` and `.data-00000-of-00001`, with the names of a TensorFlow 1 saver."""
     tensorflow = _tensorflow()
     names = sorted(variables)
     tensorflow.raw_ops.SaveV2(

@@ -1,9 +1,9 @@
-"""Reads tensors from a `pytorch_model.bin` without PyTorch and without running anything in it.
+"""Reads the tensors of a file written by `torch.save`, without PyTorch and without running anything in the file.
 
-A pickle is a program for a small stack machine. This is a machine of our own that knows only what `torch.save` of a
-state dict needs: it builds dicts, lists, tuples, strings and numbers, and for "call this function" it understands
-three names (rebuild a tensor, wrap it as a parameter, make an ordered dict). It imports nothing and calls nothing.
-Both containers are read: the zip archive of PyTorch 1.6 and later, and the older plain file.
+A pickle is a program for a small stack machine. The machine here only knows what `torch.save` of a state dict needs:
+it builds dicts, lists, tuples, strings and numbers, and as functions to call it accepts three names (rebuild a tensor,
+wrap it as a parameter, make an ordered dict). It imports nothing and calls nothing. Both containers are read: the zip
+archive of PyTorch 1.6 and later, and the older plain file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from utils.errors import UserError
 
 _MOST_OPCODES = 1_000_000  # BERT-large needs about 10,000
 _MOST_PICKLE_BYTES = 64 << 20
+_MOST_BYTES_PER_BYTE = 2  # of tensors in one of the file: tied weights are two tensors on one storage
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # where training checkpoints keep the state dict
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
     "FloatStorage": "<f4",
@@ -65,7 +67,7 @@ _MARK = object()
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict saved by PyTorch, as numpy arrays.
+    """Reads the tensors of a state dict saved by PyTorch.
 
     Raises:
         UserError: not such a file, truncated, or it holds anything but tensors, numbers and strings.
@@ -102,7 +104,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         if root + "byteorder" in entries and archive.read(root + "byteorder") != b"little":
             raise _Refused("its numbers are big-endian")
         state = _Machine(io.BytesIO(archive.read(pickle_name))).run()
-        return _arrays(state, lambda key: archive.read(f"{root}data/{key}"))
+        return _arrays(state, lambda key: archive.read(f"{root}data/{key}"), size)
 
 
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -135,12 +137,12 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
         file.seek(offset)
         return file.read(length)
 
-    return _arrays(state, storage)
+    return _arrays(state, storage, end)
 
 
 def _tensors(state: Any) -> dict[str, _Tensor]:
-    """The named tensors of a state dict; a training checkpoint's `state_dict` or `model` entry is taken too."""
-    for wrapper in ("state_dict", "model"):
+    """The named tensors of a state dict, or of the one that a training checkpoint holds."""
+    for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict):
@@ -148,8 +150,18 @@ def _tensors(state: Any) -> dict[str, _Tensor]:
     return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)}
 
 
-def _arrays(state: Any, storage: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    return {name: _array(tensor, storage) for name, tensor in _tensors(state).items()}
+def _arrays(state: Any, storage: Callable[[str], bytes], file_size: int) -> dict[str, np.ndarray]:
+    tensors = _tensors(state)
+    # Many tensors on one storage are much memory from a small file.
+    claimed = sum(_bytes(tensor) for tensor in tensors.values())
+    if claimed > _MOST_BYTES_PER_BYTE * file_size:
+        raise _Refused(f"its tensors claim {claimed:,} bytes, and the file has {file_size:,}")
+    return {name: _array(tensor, storage) for name, tensor in tensors.items()}
+
+
+def _bytes(tensor: _Tensor) -> int:
+    sizes = [size for size in tensor.shape if type(size) is int and size > 0]
+    return math.prod(sizes) * np.dtype(_STORAGES[tensor.storage.kind]).itemsize
 
 
 def _array(tensor: _Tensor, storage: Callable[[str], bytes]) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.model import LongText
+from conversion.tokenizer_files import Vocabulary
 from data.long_text import cut
 from data.tokenization import BulkTokenizer
 
@@ -72,15 +73,14 @@ class TextRecords:
     def __init__(
         self,
         examples: TextExamples,
-        vocab: dict[str, int],
+        vocabulary: Vocabulary,
         *,
-        do_lower_case: bool,
         max_seq_length: int,
         long_text: LongText = "truncate_tail",
         loss: LabelLoss = LabelLoss(),
     ) -> None:
         self.examples, self._loss = examples, loss
-        tokenizer = BulkTokenizer(vocab, do_lower_case)
+        vocab, tokenizer = vocabulary.ids, BulkTokenizer(vocabulary.ids, *vocabulary.rules)
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
         cuts = cut(np.stack([counts for _, counts in encoded]), max_seq_length - 1 - len(encoded), long_text)
         self.row, records = cuts.row, len(cuts.row)

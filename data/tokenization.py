@@ -1,24 +1,19 @@
-"""BERT's tokenizer: a vocabulary file becomes a `tokenizers.Tokenizer` that equals Google's `FullTokenizer`.
+"""BERT's tokenizer: a `tokenizers.Tokenizer` that gives the tokens of Google's `FullTokenizer` for a vocabulary.
 
 Each rule of `tokenization.py` in google-research/bert (clean, split Chinese, lower-case and strip accents, split
-punctuation, greedy longest match) is one expression below. The library's own BERT rules are not used: they drop
-private-use characters and young emoji, miss one block of Chinese and know no final sigma.
+punctuation, greedy longest match) is one expression below. The library's own BERT rules differ: they drop private-use
+characters and recent emoji, miss one block of Chinese characters and ignore the final sigma.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, Rules, read_vocabulary
 from data.counter_random import mix
-from utils.errors import UserError
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MAX_CHARACTERS_PER_WORD = 200  # a longer word is one [UNK]
-MAX_VOCAB_BYTES = 1 << 28
 
 _CHINESE = (
     r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
@@ -26,131 +21,98 @@ _CHINESE = (
 )
 _REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
 _PUNCTUATION = r"!-/:-@\[-`{-~\p{P}"
-# Python's str.lower(): a sigma after a cased letter, and before none, is final. Words end at spaces and Chinese.
+# As in Python's str.lower(), a sigma is final if a cased letter precedes it and none follows it in the same word.
 _IGNORED = r"\p{Case_Ignorable}*"
 _CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
 
 
 def load_vocab(path: str | Path) -> dict[str, int]:
-    """Reads one token per line, the line number being its id; a model directory stands for its `vocab.txt`.
-
-    Raises UserError if the file cannot be read, is not UTF-8 text, or lacks one of BERT's special tokens.
-    """
-    file = vocab_path(path)
-    try:
-        if file.stat().st_size > MAX_VOCAB_BYTES:
-            raise UserError(f"vocabulary {file} is over {MAX_VOCAB_BYTES >> 20} MB; one token per line is expected")
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise UserError(f"cannot read vocabulary {file}: {error.strerror}; name one with --vocab_file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"vocabulary {file} is not UTF-8 text; one token per line is expected") from None
-    vocab = {line.strip(): index for index, line in enumerate(lines)}
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
-        raise UserError(
-            f"vocabulary {file} lacks {', '.join(missing)}; make one with `prepare_data.py vocab` or take vocab.txt "
-            "from a BERT model"
-        )
-    return vocab
+    """{token: id} of a vocabulary: vocab.txt, tokenizer.json, or a directory that holds one of them."""
+    return read_vocabulary(path).ids
 
 
-def vocab_path(vocab_file: str | Path) -> Path:
-    """The vocabulary's file; a model directory stands for its vocab.txt."""
-    return Path(vocab_file, "vocab.txt") if Path(vocab_file).is_dir() else Path(vocab_file)
-
-
-def vocab_sha256(vocab_file: str | Path) -> str:
-    """The SHA-256, in hexadecimal, of a vocabulary's file as it is written here: each token's line ended by "\\n"."""
-    text = vocab_path(vocab_file).read_text(encoding="utf-8").removesuffix("\n")
-    return hashlib.sha256(f"{text}\n".encode()).hexdigest()
-
-
-def check_casing(vocab: Mapping[str, int], do_lower_case: bool, vocab_file: str) -> None:
-    """Raises UserError where `do_lower_case` contradicts the vocabulary, which would silently ruin every answer."""
-    words = [token for token in vocab if token.isascii() and token.isalpha()]  # neither pieces nor [CLS] and its like
-    capitals = sum(word != word.lower() for word in words)
-    if do_lower_case and capitals > 0.05 * len(words):
-        raise UserError(
-            f"--do_lower_case True contradicts --vocab_file {vocab_file}, whose words have capitals (it is cased): "
-            "pass --do_lower_case False."
-        )
-    if not do_lower_case and words and not capitals:
-        raise UserError(
-            f"--do_lower_case False contradicts --vocab_file {vocab_file}, no word of which has a capital (it is "
-            "uncased): pass --do_lower_case True."
-        )
-
-
-def load_tokenizer(vocab_file: str | Path, do_lower_case: bool = True) -> Tokenizer:
+def load_tokenizer(vocab_file: str | Path, do_lower_case: bool | None = None) -> Tokenizer:
     """Returns a tokenizer whose `encode(text).tokens` are those of Google's `FullTokenizer(...).tokenize(text)`.
 
     Special tokens are neither added nor recognised: "[MASK]" in a text is three tokens, as there.
+
+    Args:
+        vocab_file: the vocabulary; the files beside it may ask for other rules than Google's.
+        do_lower_case: takes the place of what those files say.
     """
-    return build_tokenizer(load_vocab(vocab_file), do_lower_case)
+    vocabulary = read_vocabulary(vocab_file, do_lower_case)
+    return build_tokenizer(vocabulary.ids, *vocabulary.rules)
 
 
-def build_tokenizer(vocab: dict[str, int], do_lower_case: bool = True) -> Tokenizer:
-    """`load_tokenizer` for a vocabulary already in memory, which may still be empty (to be trained)."""
+def build_tokenizer(
+    vocab: dict[str, int],
+    do_lower_case: bool = True,
+    strip_accents: bool | None = None,
+    tokenize_chinese_chars: bool = True,
+) -> Tokenizer:
+    """`load_tokenizer` for a vocabulary already in memory, which may be empty, and the fields of `Rules`."""
     model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=MAX_CHARACTERS_PER_WORD)
     tokenizer = Tokenizer(model)
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_REMOVED), "")]
     if do_lower_case:
-        steps += [
-            normalizers.Replace(Regex(_FINAL_SIGMA), "ς"),
-            normalizers.Lowercase(),
-            normalizers.NFD(),
-            normalizers.Replace(Regex(r"\p{Mn}"), ""),
-        ]
+        steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
+    if Rules(do_lower_case, strip_accents).strips_accents:
+        steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{Mn}"), "")]
+    isolated = _PUNCTUATION + _CHINESE if tokenize_chinese_chars else _PUNCTUATION
     tokenizer.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(f"[{_PUNCTUATION}{_CHINESE}]"), "isolated"),
-        ]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"[{isolated}]"), "isolated")]
     )
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
     return tokenizer
 
 
-# What a byte is to words: between them, a letter or digit, any other printable ASCII, or a matter for the full rules.
+# Kinds of bytes: space, letter or digit, other printable ASCII, and bytes that need the full rules.
 _SPACE, _LETTER, _OTHER, _HARD = range(4)
 _KINDS = bytes(
     _SPACE if byte in b" \t\n\r" else _HARD if not 0x21 <= byte < 0x7F else _LETTER if chr(byte).isalnum() else _OTHER
     for byte in range(256)
 )
 _CELL_BITS = 20
-_BATCH_CHARACTERS = 1 << 18  # looked at at once: what a processor's cache holds
+_BATCH_CHARACTERS = 1 << 18  # of one batch, so that it fits in a processor's cache
 
 
 class BulkTokenizer:
-    """Token ids of a great deal of text: every distinct part of a word is tokenized once.
+    """A tokenizer for large amounts of text, which tokenizes every distinct part of a word only once.
 
-    No rule looks beyond a word's spaces, so that a text's tokens are those of its words, one after the other. In
-    printable ASCII the rules come to: lower-case, and part letters and digits from each of the other characters. That,
-    and finding what has been seen before, is done for all words at once; words with anything else in them stay whole.
+    No rule looks across a space, so the tokens of a text are those of its words in order. For printable ASCII the rules
+    reduce to lower-casing and separating letters and digits from other characters. This, and the look-up of parts seen
+    before, is done for all words at once. Words with other characters stay whole and get the full rules.
     """
 
-    def __init__(self, vocab: dict[str, int], do_lower_case: bool, words_kept: int = 500_000) -> None:
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        *,
+        words_kept: int = 500_000,
+    ) -> None:
         self._vocab = vocab
-        self._tokenizer = build_tokenizer(vocab, do_lower_case)
-        self._model = self._tokenizer.model  # splits what the other rules leave as it is
+        self._tokenizer = build_tokenizer(vocab, do_lower_case, strip_accents, tokenize_chinese_chars)
+        self._model = self._tokenizer.model  # for parts that the other rules do not change
         self._do_lower_case = do_lower_case
         self._words_kept = words_kept
         self._forget()
 
     def _forget(self) -> None:
-        self._number_of: dict[bytes, int] = {}  # of each part seen
-        self._ids = np.empty(0, np.int32)  # of all these parts, one after the other
-        self._ends = np.zeros(1, np.int64)  # where each part's end, after a 0
-        # The parts' numbers again, by hash: a cell holds the last one that fell into it.
+        self._number_of: dict[bytes, int] = {}  # number of each part seen
+        self._ids = np.empty(0, np.int32)  # token ids of all parts, concatenated
+        self._ends = np.zeros(1, np.int64)  # end of each part's ids, after a leading 0
+        # The same numbers by hash: each cell holds the part that was stored in it last.
         self._hashes = np.zeros(1 << _CELL_BITS, np.uint64)
-        self._hashes[0] = np.iinfo(np.uint64).max  # an empty cell holds what falls into another one
+        self._hashes[0] = np.iinfo(np.uint64).max  # 0 in cell 0 would be a valid hash; this one belongs to another cell
         self._numbers = np.zeros(1 << _CELL_BITS, np.int32)
 
     def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the token ids of all lines, int32 [tokens], and how many each line has, int64 [lines]."""
+        """Returns the token ids of all lines, int32 [tokens], and each line's number of tokens, int64 [lines]."""
         batch = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines))) // _BATCH_CHARACTERS
         borders = np.append(np.flatnonzero(np.diff(batch, prepend=-1)), len(lines)).tolist()
         encoded = [self._encode(lines[first:end]) for first, end in pairwise(borders)]
@@ -171,13 +133,13 @@ class BulkTokenizer:
         return ids, np.diff(token_ends[np.searchsorted(starts, newlines)])
 
     def _split(self, text: str) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
-        """The text as it is looked up, int64 [parts] where each part begins and ends, and where the newlines are."""
+        """Returns the text as bytes to look up, int64 [parts] starts and ends of its parts, and its newlines."""
         encoded = text.encode() + b" " * _EIGHT
         lowered = encoded.lower() if self._do_lower_case else encoded
         data, kinds = np.frombuffer(encoded, np.uint8), np.frombuffer(encoded.translate(_KINDS), np.uint8)
         newlines = np.flatnonzero(data == ord("\n"))
         hard = np.flatnonzero(kinds == _HARD)
-        if len(hard):  # their words stay whole, and as they are
+        if len(hard):  # words with such bytes stay whole and unchanged
             spaces = np.flatnonzero(kinds == _SPACE)
             words = np.unique(np.searchsorted(spaces, hard))
             steps = np.zeros(len(data), np.int8)
@@ -190,7 +152,7 @@ class BulkTokenizer:
         return lowered, borders[parts], borders[parts + 1], newlines
 
     def _look_up(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The number of each part."""
+        """Returns the number of each part."""
         if len(self._number_of) > self._words_kept:
             self._forget()
         hashes = _hash_parts(text, starts, ends - starts)
@@ -217,23 +179,22 @@ class BulkTokenizer:
         if not (part.isascii() and part.isprintable()):
             ids: list[int] = self._tokenizer.encode(part).ids
             return ids
-        if part in self._vocab:  # its own longest match
+        if part in self._vocab:  # the longest match is the part itself
             return (self._vocab[part],)
         return [token.id for token in self._model.tokenize(part)]
 
 
-_EIGHT = 8  # bytes of a word are one number
-_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # of a little-endian number
+_EIGHT = 8  # bytes that are read as one number
+_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_EIGHT + 1)], np.uint64)  # masks, little-endian
 
 
 def _hash_parts(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint64 [parts]: different for different parts of eight bytes at most, and most probably so for longer ones.
+    """Returns uint64 [parts] hashes, which are distinct for parts of at most eight bytes.
 
-    (Among a million longer ones two have the same hash with a chance of one in forty million.)
+    Among a million longer parts, the chance that two have the same hash is one in forty million.
     """
-    eights: np.ndarray = np.ndarray(
-        len(text) - _EIGHT + 1, "<u8", text, strides=(1,)
-    )  # the eight bytes from each place on
+    # The eight bytes from each position on.
+    eights: np.ndarray = np.ndarray(len(text) - _EIGHT + 1, "<u8", text, strides=(1,))
     hashes = eights[starts] & _FIRST_BYTES[np.minimum(lengths, _EIGHT)]
     rest = np.flatnonzero(lengths > _EIGHT)
     done = _EIGHT

@@ -113,7 +113,8 @@ def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | Us
                 yield UserError(f"line {number} is longer than {_MOST_LINE_BYTES >> 20} MB.")
                 continue
             try:
-                yield _row(line.decode("utf-8").rstrip("\r\n"), pipeline.fields)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # an editor may begin the file with a mark
+                yield _row(text.rstrip("\r\n"), pipeline.fields)
             except UnicodeDecodeError:
                 yield UserError(f"line {number} is not valid UTF-8.")
     if not number:

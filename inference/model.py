@@ -11,7 +11,8 @@ import oneflow as flow
 
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
-from data.tokenization import build_tokenizer, check_casing, load_vocab
+from conversion.tokenizer_files import read_vocabulary
+from data.tokenization import build_tokenizer
 from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction
 from inference.fill_mask import FillMask
@@ -204,7 +205,8 @@ class Model:
         if self._encoder is None:
             raise MissingVocabulary(
                 "vocab_file",
-                f"is missing: {self.path} has no vocab.txt. Name the vocabulary the model was trained with.",
+                f"is missing: {self.path} has neither vocab.txt nor tokenizer.json. Name the vocabulary the model was "
+                "trained with.",
             )
         key = (task, *sorted(options.items()))
         if key not in self._pipelines:
@@ -298,34 +300,25 @@ def _encoder(
             "seq_length",
             f"{seq_length} must be above 3 and at most the model's longest input, {config.max_position_embeddings}.",
         )
-    file = vocab_file or checkpoint.file("vocab.txt")
+    file = vocab_file or checkpoint.vocab_file
     if file is None:
         return None
-    vocab = load_vocab(file)
-    if max(vocab.values()) >= config.vocab_size:
+    vocabulary = read_vocabulary(file, do_lower_case, settings_in=checkpoint.directory)
+    if vocabulary.size > config.vocab_size:
         raise ArgumentError(
             "vocab_file",
-            f"{file} has {max(vocab.values()) + 1} tokens and the model {config.vocab_size}: name the vocabulary the "
-            "model was trained with.",
+            f"{vocabulary.path} has {vocabulary.size} tokens and the model {config.vocab_size}: name the vocabulary "
+            "the model was trained with.",
         )
-    if len(vocab) < config.vocab_size:
-        warn(f"the vocabulary {file} has {len(vocab)} tokens, fewer than the model's {config.vocab_size}.")
-    configured = checkpoint.json("tokenizer_config.json").get("do_lower_case")
-    if do_lower_case is not None:
-        check_casing(vocab, do_lower_case, str(file))
-    else:
-        do_lower_case = configured if isinstance(configured, bool) else _looks_uncased(vocab)
+    if vocabulary.size < config.vocab_size:
+        warn(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size} tokens, fewer than the model's "
+            f"{config.vocab_size}."
+        )
+    vocabulary.warn_of_contradictions(do_lower_case)
     return TextEncoder(
-        build_tokenizer(vocab, do_lower_case),
-        vocab,
+        build_tokenizer(vocabulary.ids, *vocabulary.rules),
+        vocabulary.ids,
         seq_length or config.max_position_embeddings,
         config.type_vocab_size,
     )
-
-
-def _looks_uncased(vocab: dict[str, int]) -> bool:
-    try:
-        check_casing(vocab, True, "")
-    except UserError:
-        return False
-    return True

@@ -119,6 +119,8 @@ class MaskedLMTransform(Dense):
 class BertForQuestionAnswering(PretrainedModel):
     """Start and end logits of the answer span (google-research/bert run_squad.py)."""
 
+    unused = ("bert.pooler.",)
+
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.bert = BertModel(config, seed)
@@ -222,6 +224,8 @@ class BertForSequenceClassification(PretrainedModel):
 
 class BertForTokenClassification(PretrainedModel):
     """A label for every token (Devlin et al. 2019, section 5.3), with Hugging Face's parameter names."""
+
+    unused = ("bert.pooler.",)
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)

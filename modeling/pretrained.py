@@ -1,4 +1,4 @@
-"""Model directories: `config.json` + `model.safetensors` (+ `vocab.txt`), as Hugging Face transformers reads them."""
+"""Model directories as Hugging Face transformers reads them: `config.json`, `model.safetensors` and a tokenizer."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ from safetensors.numpy import load_file, save_file
 from configs.model import BertConfig
 from modeling.layout import to_numpy
 from utils.errors import UserError
+from utils.file_mode import follow_umask
 from utils.messages import warn
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
-CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
-    "config.json",
-    "model.safetensors",
-    "vocab.txt",
-    "tokenizer_config.json",
-)
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER = "bert."
 # Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (
@@ -40,7 +36,13 @@ DERIVED_TENSORS = (
 
 
 class PretrainedModel(nn.Module):
-    """A module with a `BertConfig` that is read from and written to model directories."""
+    """A module with a `BertConfig` that is read from and written to model directories.
+
+    Attributes:
+        unused: beginnings of the names of parameters that no output needs; a checkpoint may lack them.
+    """
+
+    unused: tuple[str, ...] = ()
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__()
@@ -59,8 +61,11 @@ class PretrainedModel(nn.Module):
                 the directory does not hold is initialized, with a warning.
         """
         directory = Path(directory)
-        model = cls(config or BertConfig.from_json(directory / CONFIG_FILE))
-        model.load_arrays(read_weights(directory / WEIGHTS_FILE), source=str(directory))
+        arrays = read_weights(directory / WEIGHTS_FILE)
+        config = config or BertConfig.from_json(directory / CONFIG_FILE)
+        _check_size(config, arrays, str(directory))
+        model = cls(config)
+        model.load_arrays(arrays, source=str(directory))
         return model
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
@@ -71,7 +76,8 @@ class PretrainedModel(nn.Module):
             source: where they come from, for messages.
 
         Returns:
-            The parameters of heads that are not among the arrays and keep their initial values.
+            The parameters of heads that are not among the arrays and keep their initial values. Those that no output
+            needs (`unused`) do not count.
 
         Raises:
             UserError: a tensor's shape is not the model's, or an encoder tensor is missing.
@@ -79,7 +85,7 @@ class PretrainedModel(nn.Module):
         parameters = dict(self.named_parameters())
         if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
-        fresh = sorted(set(parameters) - set(arrays))
+        fresh = sorted(name for name in set(parameters) - set(arrays) if not name.startswith(self.unused))
         # The pooler may be missing: Hugging Face's models for questions and for masked words have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
@@ -93,6 +99,8 @@ class PretrainedModel(nn.Module):
                     f"{source}: {name} has shape {list(arrays[name].shape)}, but the model's configuration needs "
                     f"{list(parameters[name].shape)}."
                 )
+            if not np.issubdtype(arrays[name].dtype, np.floating):
+                raise UserError(f"{source}: {name} holds {arrays[name].dtype} numbers, not floating-point ones.")
         for name in set(parameters) & set(arrays):
             array = np.ascontiguousarray(arrays[name], dtype=np.float32)
             parameters[name].data.copy_(flow.from_numpy(array))
@@ -125,30 +133,29 @@ class PretrainedModel(nn.Module):
         self,
         directory: str | Path,
         arrays: dict[str, np.ndarray] | None = None,
-        *,
-        vocab: bytes | None = None,
-        do_lower_case: bool = True,
+        tokenizer: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Writes the model directory, with `vocab.txt` if its content is given; `arrays` default to `to_arrays()`."""
+        """Writes the model directory.
+
+        Args:
+            directory: made if it does not exist.
+            arrays: the parameters (default: `to_arrays()`).
+            tokenizer: {name: content} of the tokenizer's files, such as vocab.txt.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
-        if vocab is not None:
-            (directory / VOCAB_FILE).write_bytes(vocab)
-            tokenizer = {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": do_lower_case,
-                "model_max_length": self.config.max_position_embeddings,
-            }
-            (directory / TOKENIZER_FILE).write_text(json.dumps(tokenizer, indent=2) + "\n", encoding="utf-8")
+        for name, content in (tokenizer or {}).items():
+            (directory / name).write_bytes(content)
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a safetensors file that Hugging Face transformers reads; raises OSError if the disk is full."""
     try:
         save_file(arrays, str(path), metadata={"format": "pt"})
+        follow_umask(path)
     except SafetensorError as error:
         if f"os error {errno.ENOSPC}" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
@@ -156,11 +163,27 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file; raises UserError for a missing, truncated or damaged one."""
+    """Reads a safetensors file: {name: array}.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is truncated or damaged.
+    """
     try:
-        arrays = load_file(str(path))
+        with path.open("rb"):  # safetensors reports a file that may not be read as missing
+            arrays = load_file(str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
-    except (SafetensorError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}): copy it again.") from None
     return {name: array for name, array in arrays.items() if name not in DERIVED_TENSORS}
+
+
+def _check_size(config: BertConfig, arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises UserError if a configuration claims a larger model than the arrays hold, before memory is used for it."""
+    held = sum(array.size for array in arrays.values())
+    claimed = config.hidden_size * (config.vocab_size + config.type_vocab_size)
+    claimed += config.num_hidden_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+    if claimed > held + (1 << 24):  # heads that the arrays lack are smaller
+        raise UserError(f"{source}: {CONFIG_FILE} describes {claimed:,} weights, and {WEIGHTS_FILE} holds {held:,}.")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.model import BertConfig
+from conversion.tokenizer_files import Vocabulary
 from modeling.pretrained import WEIGHTS_FILE, PretrainedModel, read_weights
 from training.evaluator import Evaluator, Say
 from training.step import place_model
-from training.task import Vocabulary
 
 BEST, SCORE_FILE = "best", "score.json"
 
@@ -32,7 +32,7 @@ class BestCheckpoint:
             return cls(directory)
         return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
 
-    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary, say: Say) -> None:
+    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary | None, say: Say) -> None:
         """Saves the evaluator's model if its score is the highest."""
         if score <= self.score:
             return
@@ -41,9 +41,8 @@ class BestCheckpoint:
         if evaluator.world.shape.is_first:
             partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
             shutil.rmtree(partial_directory, ignore_errors=True)
-            model.save_pretrained(
-                partial_directory, arrays, vocab=vocabulary.content, do_lower_case=vocabulary.do_lower_case
-            )
+            files = vocabulary.files(model.config.max_position_embeddings) if vocabulary else {}
+            model.save_pretrained(partial_directory, arrays, files)
             (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
             shutil.rmtree(self.directory, ignore_errors=True)
             partial_directory.rename(self.directory)

@@ -18,7 +18,6 @@ from configs.model import CLASSIFIER, TOKEN_CLASSIFIER, BertConfig, LongText
 from data.classification import LabelLoss, TextExamples, TextRecords
 from data.long_text import mean_by_row
 from data.reading.loader import Records
-from data.tokenization import load_vocab
 from modeling import BertForSequenceClassification
 from tasks.best_checkpoint import BestCheckpoint
 from training.checkpoint import write_text_atomically
@@ -26,7 +25,7 @@ from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary
 from training.step import Mode
-from training.task import Task, Vocabulary, padded
+from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
@@ -157,10 +156,9 @@ def _source(records: Records) -> TextRecords:
 def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: Start) -> SequenceClassification:
     """The classifier; raises UserError where flags, vocabulary and model do not fit together."""
     flags, data = config.run, config.data
-    vocab_file = find_vocabulary(start, data.vocab_file, data.do_lower_case)
-    vocab = load_vocab(vocab_file)
-    bert = config.model.bert_config(start.config, vocab_size=len(vocab))
-    check_sizes(start, bert, len(vocab), data.max_seq_length)
+    vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
+    bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    check_sizes(start, bert, vocabulary.size, data.max_seq_length)
     drop_other_classifier(start, problem.names, flags.do_train, labels_tokens=False)
     bert = dataclasses.replace(
         bert,
@@ -173,8 +171,7 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
     def records(examples: TextExamples, loss: LabelLoss = LabelLoss()) -> Records:  # noqa: B008
         source = TextRecords(
             examples,
-            vocab,
-            do_lower_case=data.do_lower_case,
+            vocabulary,
             max_seq_length=data.max_seq_length,
             long_text=problem.long_text,
             loss=loss,
@@ -183,7 +180,7 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
 
     return SequenceClassification(
         bert=bert,
-        vocabulary=Vocabulary.read(vocab_file, data.do_lower_case),
+        vocabulary=vocabulary,
         seq_length=data.max_seq_length,
         training=records(problem.training, problem.loss) if problem.training else None,
         evaluation=tuple(records(examples) for examples in (*problem.validation, *problem.tests)),

@@ -11,7 +11,6 @@ from pathlib import Path
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from launch import ranks
-from modeling.pretrained import VOCAB_FILE
 from tasks.masked_lm import MaskedLM, MaskedLMWithPairs
 from tasks.pretraining_records import PretrainingRecords
 from training.checkpoint import TrainingState
@@ -22,7 +21,7 @@ from training.run_directory import RunDirectory
 from training.schedule import learning_rates
 from training.start import Start
 from training.step import Mode
-from training.task import Vocabulary, padded
+from training.task import padded
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
 
@@ -58,7 +57,7 @@ def _open_phase(
     config: PretrainingConfig, later: Mapping[int, PretrainingConfig], start: Start, world: World
 ) -> MaskedLM:
     """The task of a phase, after a check that those `later` ones can follow it."""
-    task = open_task(config, start.config, start.file(VOCAB_FILE))
+    task = open_task(config, start.config, start.vocab_file)
     if not (config.run.do_train or task.evaluates):
         raise UserError(
             "--do_train False leaves nothing to do without evaluation data: give --val_ofrecord_path or --val_fraction."
@@ -92,7 +91,7 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
     training, held_out = records.for_model(bert, vocab_file, config.run.seed)
     return chosen(
         bert=bert,
-        vocabulary=Vocabulary.read(vocab_file, records.do_lower_case),
+        vocabulary=records.vocabulary(vocab_file),
         seq_length=records.seq_length,
         training=training if config.run.do_train else None,
         evaluation=(held_out,) if held_out else (),
@@ -148,7 +147,7 @@ def _named_phase(number: int) -> Iterator[None]:
 
 def _check_phase(config: PretrainingConfig, first: MaskedLM, steps_before: int, world: World) -> int:
     """Raises UserError where a phase cannot follow the one before it; returns the updates after which it ends."""
-    task = open_task(config, first.bert, first.vocabulary.file)
+    task = open_task(config, first.bert, first.vocabulary.path if first.vocabulary else None)
     steps = _total_steps(config, task, world)
     learning_rates(config.optimizer, max(1, steps))
     if config.run.load_optimizer_state and (config.run.max_steps or 0) <= steps_before:

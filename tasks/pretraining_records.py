@@ -10,14 +10,14 @@ import numpy as np
 
 from configs.model import BertConfig
 from configs.pretraining import PretrainingDataFlags
+from conversion.tokenizer_files import VOCAB_FILE, Vocabulary, read_vocabulary
 from data.reading.dynamic_masking import DynamicMasking
 from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
 from data.records.features import pretraining_schema
 from data.records.record_set import RecordSet
 from data.sources import check_agreement, equally_long, objective, open_sources
-from data.tokenization import load_vocab, vocab_sha256
-from modeling.pretrained import VOCAB_FILE
+from data.tokenization import load_vocab
 from training.start import named_vocabulary
 from utils.errors import UserError
 from utils.messages import warn
@@ -69,7 +69,7 @@ class PretrainingRecords:
     def vocab_size(self) -> int | None:
         """The vocabulary's size, if the data or its vocabulary tells it."""
         size: int | None = self.source.metadata.get("vocab_size")
-        return size if size or not self._own_vocab else max(load_vocab(self._own_vocab).values()) + 1
+        return size if size or not self._own_vocab else read_vocabulary(self._own_vocab).size
 
     @property
     def _own_vocab(self) -> Path | None:
@@ -80,15 +80,19 @@ class PretrainingRecords:
         return beside if beside.exists() else None
 
     @property
-    def do_lower_case(self) -> bool:
-        """Whether the text was lower-cased."""
+    def do_lower_case(self) -> bool | None:
+        """Whether the text was lower-cased; None if neither the flags nor the data say so."""
         stored = self.source.metadata.get("do_lower_case")
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
             raise UserError(
                 f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}, which was made with "
                 f"{stored}: leave the flag out."
             )
-        return next((value for value in (self.flags.do_lower_case, stored) if value is not None), True)
+        return stored if self.flags.do_lower_case is None else self.flags.do_lower_case
+
+    def vocabulary(self, file: Path | None) -> Vocabulary | None:
+        """The vocabulary in a file, with the rules that the data was made with."""
+        return read_vocabulary(file, self.do_lower_case, settings_in=Path(self.source.directory)) if file else None
 
     def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
         """The records to train and to evaluate on; their values are checked against the model's tables when read.
@@ -151,19 +155,19 @@ class PretrainingRecords:
         if path is None:
             warn("the model is saved without a vocabulary: name one with --vocab_file.")
             return None
-        size = len(load_vocab(path))
-        if size > bert.vocab_size:
+        vocabulary = read_vocabulary(path)
+        if vocabulary.size > bert.vocab_size:
             raise UserError(
-                f"--vocab_file {path} has {size} entries, more than the model's {bert.vocab_size}: name the model's "
-                "vocabulary, or raise --vocab_size."
+                f"--vocab_file {path} has {vocabulary.size} entries, more than the model's {bert.vocab_size}: name the "
+                "model's vocabulary, or raise --vocab_size."
             )
-        if starts_with and vocab_sha256(starts_with) != vocab_sha256(path):
+        if starts_with and read_vocabulary(starts_with).ids != vocabulary.ids:
             raise UserError(
                 f"{path} is not the vocabulary of the weights to start from, {starts_with}: prepare the data with that "
                 "one, or start from other weights."
             )
         digest = self.source.metadata.get("vocab_sha256")
-        if digest and digest != vocab_sha256(path):
+        if digest and digest != vocabulary.sha256:
             raise UserError(
                 f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with: name that one, or "
                 "prepare the data again."

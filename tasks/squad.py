@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from configs.model import BertConfig
 from configs.squad import FeatureFlags, SquadConfig, SquadDataConfig
+from conversion.tokenizer_files import Rules, read_vocabulary
 from data.ofrecord import open_records
 from data.preparation.squad import features_plan, prepare
 from data.reading.loader import Records
 from data.records.features import squad_schema
 from data.records.record_set import RecordSet
 from data.squad import SquadExample, SquadFeature, convert_examples_to_features, read_squad_examples, read_squad_json
-from data.tokenization import load_tokenizer, load_vocab, vocab_sha256
+from data.tokenization import load_tokenizer
 from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
@@ -29,7 +31,7 @@ from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary
 from training.step import Mode
-from training.task import Task, Vocabulary, padded
+from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.atomic_files import write_atomically
@@ -81,17 +83,16 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
         UserError: flags, questions, features, vocabulary and model do not fit together.
     """
     flags = config.run
-    vocab_file = find_vocabulary(start, config.features.vocab_file, config.features.do_lower_case)
-    features = dataclasses.replace(config.features, vocab_file=str(vocab_file))
-    vocab_size = len(load_vocab(vocab_file))
-    bert = config.model.bert_config(start.config, vocab_size=vocab_size)
-    check_sizes(start, bert, vocab_size, features.max_seq_length)
+    vocabulary = find_vocabulary(start, config.features.vocab_file, config.features.do_lower_case)
+    features = dataclasses.replace(config.features, vocab_file=str(vocabulary.path))
+    bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    check_sizes(start, bert, vocabulary.size, features.max_seq_length)
     answers = flags.do_eval or config.do_predict
     questions = Questions.read(config, features) if answers and world.shape.is_first else None
     training = _training_records(config, world, features, bert) if flags.do_train else None
     return QuestionAnswering(
         bert=bert,
-        vocabulary=Vocabulary.read(vocab_file, features.do_lower_case),
+        vocabulary=vocabulary,
         seq_length=features.max_seq_length,
         training=training,
         evaluation=(_records_to_answer(config, world, features, bert, questions),) if answers else (),
@@ -110,6 +111,7 @@ class Questions:
     articles: list[dict[str, Any]]
     examples: list[SquadExample]
     features: list[SquadFeature]
+    tokenizer: Tokenizer
 
     @classmethod
     def read(cls, config: SquadConfig, settings: FeatureFlags) -> Questions:
@@ -122,7 +124,9 @@ class Questions:
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
         features = convert_examples_to_features(examples, settings, num_workers=1)  # takes seconds
-        return cls(config, settings, articles, examples, list(features))
+        # Read now, because the vocabulary may be in a checkpoint that training prunes.
+        tokenizer = load_tokenizer(settings.vocab_file or "", settings.do_lower_case)
+        return cls(config, settings, articles, examples, list(features), tokenizer)
 
     def answer(self, logits: np.ndarray) -> dict[str, float]:
         """Writes the answers that the logits [2, features, S] give, and their scores if --do_eval is given.
@@ -136,7 +140,7 @@ class Questions:
             self.features,
             logits[0],
             logits[1],
-            load_tokenizer(self.settings.vocab_file or "", self.settings.do_lower_case),
+            self.tokenizer,
             self.config.decoding,
             version_2_with_negative=version_2,
         )
@@ -228,13 +232,12 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
                 if found
                 else f"{directory} has {has}: it does not hold {'training' if is_training else 'evaluation'} features."
             )
-    for name, value in (
-        ("vocab_sha256", vocab_sha256(features.vocab_file or "")),
-        ("do_lower_case", features.do_lower_case),
-    ):
-        if source.metadata.get(name, value) != value:
-            flag_name = "vocab_file" if name == "vocab_sha256" else name
-            raise UserError(f"{directory} was made with another --{flag_name}: prepare it again.")
+    vocabulary = read_vocabulary(features.vocab_file or "", features.do_lower_case)
+    if source.metadata.get("vocab_sha256", vocabulary.sha256) != vocabulary.sha256:
+        raise UserError(f"{directory} was made with another --vocab_file: prepare it again.")
+    for name, value in vocabulary.rules._asdict().items() if "do_lower_case" in source.metadata else ():
+        if source.metadata.get(name, Rules._field_defaults[name]) != value:
+            raise UserError(f"{directory} was made with another {name} than {value}: prepare it again.")
     return source
 
 

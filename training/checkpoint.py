@@ -1,7 +1,8 @@
 """Checkpoints, each complete or absent: `checkpoint-STEP/` is written under another name, synced and renamed.
 
 checkpoint-120/
-  config.json model.safetensors vocab.txt tokenizer_config.json     a model directory, also for Hugging Face
+  config.json model.safetensors     a model directory, for Hugging Face too
+  vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
   training_state/state.json             step, records taken, seed
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale
 latest                                  the name of the newest one
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,20 +43,20 @@ def save_checkpoint(
     optimizer_state: dict[str, np.ndarray],
     state: TrainingState,
     *,
-    vocab: bytes | None,
-    do_lower_case: bool,
+    tokenizer: Mapping[str, bytes],
     keep_last: int,
 ) -> Path:
     """Writes `directory/checkpoint-STEP`, points `latest` at it and removes all but the `keep_last` newest (0: none).
 
-    `arrays` are the model's parameters (`model.to_arrays()`), which all ranks collect and only the first one writes.
+    `arrays` are the model's parameters (`model.to_arrays()`), given so that only the first rank writes. `tokenizer`
+    holds its files, {name: content}.
     """
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"checkpoint-{state.step}"
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial, arrays, vocab=vocab, do_lower_case=do_lower_case)
+        model.save_pretrained(partial, arrays, tokenizer)
         (partial / STATE_FILE).parent.mkdir()
         write_weights(partial / OPTIMIZER_FILE, optimizer_state)
         (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.training import RunFlags
+from conversion.tokenizer_files import Vocabulary
 from modeling.pretrained import PretrainedModel
 from training.checkpoint import save_checkpoint
 from training.distributed import World
@@ -13,7 +14,6 @@ from training.journal import Journal
 from training.plan import UpdatePlan
 from training.probes import Probes
 from training.step import TrainStep
-from training.task import Vocabulary
 from utils.checkpoints import newest_checkpoint
 
 
@@ -25,12 +25,17 @@ class Checkpointer:
     model: PretrainedModel
     step: TrainStep
     plan: UpdatePlan
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     probes: Probes | None
     flags: RunFlags
     journal: Journal
     world: World
     saved_step: int | None = None  # the last checkpoint's number of updates; None: there is none
+
+    @property
+    def _tokenizer_files(self) -> dict[str, bytes]:
+        longest = self.model.config.max_position_embeddings
+        return self.vocabulary.files(longest) if self.vocabulary else {}
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint is wanted after this many updates."""
@@ -46,8 +51,7 @@ class Checkpointer:
                 arrays,
                 moments,
                 self.plan.state_after(done),
-                vocab=self.vocabulary.content,
-                do_lower_case=self.vocabulary.do_lower_case,
+                tokenizer=self._tokenizer_files,
                 keep_last=self.flags.keep_last,
             )
             self.journal.say(f"saved {saved}")

@@ -14,16 +14,15 @@ from configs.model import BertConfig, ModelFlags
 from configs.training import RunFlags
 from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
+from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import Records
-from data.tokenization import check_casing, load_vocab, vocab_path
-from modeling.pretrained import TOKENIZER_FILE, VOCAB_FILE, PretrainedModel
+from modeling.pretrained import PretrainedModel
 from training.checkpoint import TrainingState, load_training_state
 from training.config import TrainingConfig
 from training.distributed import World
 from training.run_directory import RunDirectory
 from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
-from utils.json_file import read_settings
 
 _MAX_PADDING_ROWS = 128  # some models' word embeddings have more rows than their vocabulary, up to a round number
 Model = TypeVar("Model", bound=PretrainedModel)
@@ -50,9 +49,10 @@ class Start:
         """The configuration of the weights."""
         return self.weights.config if self.weights else None
 
-    def file(self, name: str) -> Path | None:
-        """A file beside the weights, such as `vocab.txt`."""
-        return self.weights.file(name) if self.weights else None
+    @property
+    def vocab_file(self) -> Path | None:
+        """The vocabulary beside the weights."""
+        return self.weights.vocab_file if self.weights else None
 
     def drop_weights(self, prefix: str) -> bool:
         """Leaves out the weights whose names have this prefix; returns whether there are any."""
@@ -123,26 +123,24 @@ def named_vocabulary(name: str) -> Path:
     return vocab_path(model_directory(local_directory(name)))
 
 
-def find_vocabulary(start: Start, named: str | None, do_lower_case: bool) -> Path:
-    """The vocabulary file to fine-tune with: the named one, or the one beside the weights.
+def find_vocabulary(start: Start, named: str | None, do_lower_case: bool | None) -> Vocabulary:
+    """The vocabulary to fine-tune with: the named one, or the one beside the weights.
 
     Raises:
-        UserError: there is none, or its entries or its casing are not those of the weights.
+        UserError: there is none, or it is not the vocabulary of the weights.
     """
-    own = start.file(VOCAB_FILE)
-    vocab_file = named_vocabulary(named) if named else own
-    if vocab_file is None:
-        raise UserError("--vocab_file is missing: name the vocab.txt of the model.")
-    check_casing(load_vocab(vocab_file), do_lower_case, str(vocab_file))
-    if own and load_vocab(own) != load_vocab(vocab_file):
-        raise UserError(f"--vocab_file {vocab_file} is not the model's vocabulary, {own}: leave the flag out.")
-    saved = start.file(TOKENIZER_FILE)
-    lower = read_settings(saved).get("do_lower_case", do_lower_case) if saved else do_lower_case
-    if lower != do_lower_case:
-        raise UserError(
-            f"--do_lower_case {do_lower_case} contradicts {saved}, which says {lower}: pass --do_lower_case {lower}."
-        )
-    return vocab_file
+    own = start.vocab_file
+    file = named_vocabulary(named) if named else own
+    if file is None:
+        raise UserError("--vocab_file is missing: name the vocab.txt or tokenizer.json of the model.")
+    vocabulary = read_vocabulary(file, do_lower_case)
+    if own:
+        models = read_vocabulary(own, do_lower_case)
+        if models.ids != vocabulary.ids:
+            raise UserError(f"--vocab_file {file} is not the model's vocabulary, {own}: leave the flag out.")
+        vocabulary = vocabulary if vocabulary.source else models  # a vocab.txt without settings has the model's rules
+    vocabulary.warn_of_contradictions(do_lower_case)
+    return vocabulary
 
 
 def check_sizes(start: Start, bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:

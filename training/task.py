@@ -9,30 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from configs.model import BertConfig
 from configs.training import BatchFlags
+from conversion.tokenizer_files import Vocabulary
 from data.reading.loader import Records, without_padding
 from modeling.pretrained import PretrainedModel
 from training.evaluator import Evaluator, Say
 from training.probes import Probes
 from training.terms import INPUTS, TOTAL_LOSS, LossTerm, features_of, figures_of
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The vocabulary that is saved with the model."""
-
-    file: Path | None
-    do_lower_case: bool
-    content: bytes | None  # read at the start: the file may lie in a checkpoint that is pruned later
-
-    @classmethod
-    def read(cls, file: Path | None, do_lower_case: bool) -> Vocabulary:
-        """The vocabulary in a file; None: the model is saved without one."""
-        return cls(file, do_lower_case, file.read_bytes() if file else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +32,7 @@ class Task(ABC):
     inputs: ClassVar[tuple[str, ...]] = INPUTS  # the record features that the model reads in addition to the labels
 
     bert: BertConfig
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None  # saved with the model
     seq_length: int
     training: Records | None  # None: the run does not train
     evaluation: tuple[Records, ...]  # every set that is evaluated or answered

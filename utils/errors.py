@@ -1,5 +1,13 @@
-"""The exception for mistakes that the user can correct."""
+"""Errors that the user can correct, and how text from files is shown in messages."""
 
 
 class UserError(Exception):
-    """A mistake in a flag, a file or the machine. The message names it, what was found and what to do."""
+    """A mistake in a flag, a file or the machine. The message is a sentence or two: what is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Text with its control characters escaped, but for line feeds: names in files may hold terminal commands."""
+    return "".join(c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text)

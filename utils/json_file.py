@@ -1,43 +1,61 @@
-"""Reads JSON files that users write, and names what is wrong with them."""
+"""JSON and text files, with messages for the person who can correct them."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 
 _MOST_SETTINGS_BYTES = 10 << 20
+_MOST_BYTES = 2 << 30
 
 
-def read_json(path: str | Path, flag_name: str = "") -> Any:
-    """The content of a JSON file; raises UserError if the file cannot be read or is not JSON.
+class TooLargeError(ValueError):
+    """A file has more bytes than its reader takes."""
 
-    Args:
-        path: the file.
-        flag_name: the beginning of error messages, such as "--config ".
+
+def read_text(path: str | Path, most_bytes: int) -> str:
+    """A UTF-8 file's content without its byte-order mark.
+
+    Raises:
+        OSError: it cannot be read.
+        TooLargeError: it has more than `most_bytes`.
+        UnicodeDecodeError: it is not UTF-8.
     """
+    with Path(path).open("rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
+            raise OSError(errno.EINVAL, "it is a device")  # /dev/zero has no end
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise TooLargeError(f"{path} is over {most_bytes >> 20} MB")
+    return content.decode("utf-8-sig")
+
+
+def read_json(path: str | Path, flag_name: str = "", most_bytes: int = _MOST_BYTES) -> Any:
+    """A JSON file's content; raises UserError, which begins with the flag's name, if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path, most_bytes))
     except OSError as error:
         raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
+    except TooLargeError:
+        raise UserError(f"{flag_name}{path} is larger than {most_bytes >> 20} MB: name another file.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{flag_name}{path} is not JSON: {error}.") from None
 
 
-def read_settings(path: str | Path, flag_name: str = "") -> dict[str, Any]:
-    """The object in a small JSON file such as config.json; raises UserError for anything else.
-
-    The arguments are those of `read_json`.
-    """
-    path = Path(path)
-    if path.is_file() and path.stat().st_size > _MOST_SETTINGS_BYTES:
-        raise UserError(
-            f"{flag_name}{path} is larger than {_MOST_SETTINGS_BYTES >> 20} MB, too large for a file of settings: name "
-            "another file."
-        )
-    content = read_json(path, flag_name)
+def read_json_object(path: str | Path, most_bytes: int, flag_name: str = "") -> dict[str, Any]:
+    """The object in a JSON file; raises UserError for anything else."""
+    content = read_json(path, flag_name, most_bytes)
     if not isinstance(content, dict):
         raise UserError(f"{flag_name}{path} must contain one JSON object.")
     return content
+
+
+def read_settings(path: str | Path, flag_name: str = "") -> dict[str, Any]:
+    """The object in a small JSON file, such as config.json; raises UserError for anything else."""
+    return read_json_object(path, _MOST_SETTINGS_BYTES, flag_name)

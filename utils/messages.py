@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from utils.errors import printable
+
 
 def warn(sentence: str) -> None:
     """Prints one warning on standard error, in the first process of a job only."""
     if int(os.environ.get("RANK", "0")) <= 0:  # importing OneFlow without a launcher sets RANK to -1
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(f"warning: {printable(sentence)}", file=sys.stderr)

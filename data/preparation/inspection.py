@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from configs.prepare import InspectConfig, VerifyConfig
+from conversion.tokenizer_files import read_vocabulary
 from data.preparation.report import REPORT_HTML, REPORT_JSON, describe, write_report
 from data.preparation.statistics import RecordStatistics
 from data.reading.loader import Records
@@ -152,10 +153,10 @@ def verify(config: VerifyConfig) -> None:
 
 def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
     if vocab_file:
-        return max(load_vocab(vocab_file).values()) + 1
+        return read_vocabulary(vocab_file).size
     size: int | None = records.metadata.get("vocab_size")
-    own_vocab = records.directory / "vocab.txt"
-    return max(load_vocab(own_vocab).values()) + 1 if size is None and own_vocab.exists() else size
+    beside = records.directory / "vocab.txt"
+    return read_vocabulary(beside).size if size is None and beside.exists() else size
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from configs.cli import to_flat_dict
 from configs.prepare import PretrainingDataConfig
+from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.preparation.cleaning import input_directories, removed_duplicates, write_text
 from data.preparation.inputs import open_input
 from data.preparation.pairs_stage import draw_pairs
@@ -28,7 +29,7 @@ from data.preparation.tokenize_stage import tokenize
 from data.preparation.work_directory import discarded_on_mistake, finish, plan_sha256, remove_results, results
 from data.records.dataset_json import DATASET_JSON, write_dataset_json
 from data.text.spans import Span
-from data.tokenization import check_casing, load_vocab, vocab_path, vocab_sha256
+from utils.atomic_files import write_atomically
 from utils.errors import UserError
 from utils.messages import warn
 
@@ -42,14 +43,14 @@ def prepare(config: PretrainingDataConfig) -> None:
         UserError: there is no usable input, the vocabulary does not fit, or the output directory holds other results.
     """
     directory = set_directory(config)
-    vocab = load_vocab(config.vocab_file)
-    check_casing(vocab, config.do_lower_case, config.vocab_file)
+    vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case)
+    vocabulary.warn_of_contradictions(config.do_lower_case)
     if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(
             f"--vocab_file {config.vocab_file} is in the output directory, whose content is replaced: copy it to "
             "another directory first."
         )
-    settings = {"vocab_sha256": vocab_sha256(config.vocab_file), "do_lower_case": config.do_lower_case}
+    settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, **vocabulary.rules_of_records()}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
     opened = open_input(config.text, config.work, directory, plan, last_stages={"num_shards": "shards"})
@@ -62,7 +63,7 @@ def prepare(config: PretrainingDataConfig) -> None:
         remove_results(directory)
         return
     with discarded_on_mistake(work):
-        summary = _run_stages(config, work, pieces, vocab, settings)
+        summary = _run_stages(config, work, pieces, vocabulary, settings)
     if is_url(config.output_dir):
         _store(config, work)
         remove_results(directory)
@@ -72,10 +73,11 @@ def prepare(config: PretrainingDataConfig) -> None:
 
 
 def _run_stages(
-    config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocab: dict[str, int],
+    config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocabulary: Vocabulary,
     settings: dict[str, Any],
 ) -> str:  # fmt: skip
     """Make the set; return what was made."""
+    vocab = vocabulary.ids
     inputs = input_directories(pieces)
     if config.remove_duplicates != "none":
         files, _ = write_text(work, pieces, config.text, config.work, config.remove_duplicates, split=False)
@@ -88,9 +90,9 @@ def _run_stages(
         written = write_records(config, work, draw_pairs(config, work, corpus, vocab), corpus, vocab)
     for kind, removed in removed_duplicates(work, *inputs).items():
         figures[f"duplicate_{kind}_removed"] = removed
-    _describe_set(config, work, written, figures, vocab, settings)
+    unknown_share = _describe_set(config, work, written, figures, vocabulary, settings)
     count = sum(shard.records for shard in written.shards)
-    return f"{count:,} records of {corpus.documents[-1]:,} documents"
+    return f"{count:,} records of {corpus.documents[-1]:,} documents ({unknown_share:.2%} of the tokens are unknown)"
 
 
 def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
@@ -113,18 +115,20 @@ def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
 
 
 def _describe_set(
-    config: PretrainingDataConfig, work: Path, written: Written, corpus_figures: dict[str, Any], vocab: dict[str, int],
-    settings: dict[str, Any],
-) -> None:  # fmt: skip
-    """Write the report, the vocabulary and, last, `dataset.json`; print the report's warnings."""
-    directory, example = set_directory(config), config.example
+    config: PretrainingDataConfig, work: Path, written: Written, corpus_figures: dict[str, Any],
+    vocabulary: Vocabulary, settings: dict[str, Any],
+) -> float:  # fmt: skip
+    """Write the report, the vocabulary and, last, `dataset.json`; return the share of unknown tokens."""
+    directory, example, vocab = set_directory(config), config.example, vocabulary.ids
+    made_by = to_flat_dict(config) | {"do_lower_case": vocabulary.rules.do_lower_case}
     count = sum(shard.records for shard in written.shards)
     figures: dict[str, Any] = {"corpus": corpus_figures}
     figures |= written.statistics.summary(vocab, to_flat_dict(config), example.objective)
-    figures |= {"do_lower_case": config.do_lower_case, "packing": example.packing}
+    figures |= {"do_lower_case": vocabulary.rules.do_lower_case, "packing": example.packing}
     for warning in write_report(directory, figures, written.samples, f"{directory.name}: {count:,} records"):
         warn(warning)
-    shutil.copyfile(vocab_path(config.vocab_file), directory / "vocab.txt")
+    for name, content in vocabulary.files_beside_records().items():
+        write_atomically(directory / name, content)
     write_dataset_json(
         directory,
         schema=record_schema(example),
@@ -134,13 +138,15 @@ def _describe_set(
         max_predictions_per_seq=example.max_predictions_per_seq,
         objective=example.objective,
         masking=example.masking,
-        vocab_size=max(vocab.values()) + 1,
+        vocab_size=vocabulary.size,
         cls_id=vocab["[CLS]"],
         sep_id=vocab["[SEP]"],
         **settings,
-        made_by={name: value for name, value in to_flat_dict(config).items() if name not in _SPEED_FLAGS},
+        made_by={name: value for name, value in made_by.items() if name not in _SPEED_FLAGS},
         plan_sha256=plan_sha256(work),
     )
+    share: float = figures["unknown_share"]
+    return share
 
 
 # ---- --output_dir is a URL ------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def _write_shard(
         masked_lm_prob=example.masked_lm_prob,
         whole_words=example.do_whole_word_mask,
     )
-    dtype = token_dtype(len(vocab))
+    dtype = token_dtype(max(vocab.values()) + 1)
     observer = _Observer(index, example, vocab)
     name, encode = _FORMATS[example.output_format]
     with ShardWriter(output_dir / name.format(index), record_schema(example), encode) as writer:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from configs.prepare import PretrainingDataConfig, TextFlags
+from conversion.tokenizer_files import read_vocabulary
 from data.preparation.duplicates import duplicates_share, hash_texts
 from data.preparation.pieces import Result, run_pieces
 from data.preparation.token_store import Corpus, token_dtype, write_piece
 from data.text.documents import read_documents
 from data.text.spans import Span, span_bytes
-from data.tokenization import BulkTokenizer, load_vocab
+from data.tokenization import BulkTokenizer
 
 
 def tokenize(
@@ -31,7 +32,7 @@ def tokenize(
     )  # fmt: skip
     corpus = Corpus(
         files=tuple(_token_file(number) for number in range(len(tokenized))),
-        token_bytes=np.dtype(token_dtype(len(vocab))).itemsize,
+        token_bytes=np.dtype(token_dtype(max(vocab.values()) + 1)).itemsize,
         tokens=tuple(result["tokens"] for result in tokenized),
         sentences=tuple(result["sentences"] for result in tokenized),
         documents=np.cumsum([0, *(result["documents"] for result in tokenized)]),
@@ -40,8 +41,9 @@ def tokenize(
 
 
 def _tokenize_piece(
-    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool, rate: int
-) -> Result:
+    work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool | None,
+    rate: int,
+) -> Result:  # fmt: skip
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     documents = list(read_documents(piece, text))
     lines = list(chain.from_iterable(documents))
@@ -49,7 +51,7 @@ def _tokenize_piece(
     checksums = np.fromiter(map(zlib.crc32, map(str.encode, lines)), np.uint32, len(lines))
     sampled = compress(lines, checksums % rate == 0)
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
-    counts = write_piece(work / _token_file(index), documents, tokenizer, len(vocab), vocab["[UNK]"])
+    counts = write_piece(work / _token_file(index), documents, tokenizer, max(vocab.values()) + 1, vocab["[UNK]"])
     capitals = sum(line[0].isupper() for line in lines)
     return counts | {"capitals": capitals, "frequent": _frequent(checksums, rate)}
 
@@ -67,10 +69,10 @@ def _sampling_rate(pieces: Sequence[Sequence[Span]]) -> int:
 
 
 @lru_cache(maxsize=1)
-def _bulk_tokenizer(vocab_file: str, do_lower_case: bool) -> tuple[BulkTokenizer, dict[str, int]]:
+def _bulk_tokenizer(vocab_file: str, do_lower_case: bool | None) -> tuple[BulkTokenizer, dict[str, int]]:
     """One tokenizer for each process, because it becomes faster with every word it has seen."""
-    vocab = load_vocab(vocab_file)
-    return BulkTokenizer(vocab, do_lower_case), vocab
+    vocabulary = read_vocabulary(vocab_file, do_lower_case)
+    return BulkTokenizer(vocabulary.ids, *vocabulary.rules), vocabulary.ids
 
 
 def _figures(work: Path, tokenized: Sequence[Result]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.prepare import TextFlags, VocabConfig
 from conversion.hub import local_directory
+from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, find_vocabulary, read_vocabulary
 from data.preparation.inputs import open_input
 from data.preparation.pieces import Result, run_pieces
 from data.preparation.work_directory import discarded_on_mistake, finish
 from data.records.dataset_json import DATASET_JSON
 from data.text.documents import read_documents
 from data.text.spans import Span, span_bytes
-from data.tokenization import MAX_CHARACTERS_PER_WORD, SPECIAL_TOKENS, build_tokenizer, load_vocab, vocab_path
+from data.tokenization import build_tokenizer
 from utils.atomic_files import write_atomically
 from utils.checkpoints import model_directory
 from utils.errors import UserError
@@ -53,18 +54,26 @@ def make_vocab(config: VocabConfig) -> None:
     if among:
         warn(f"--vocab_file {target} lies in --input_file {among}, so the next command reads it as text: move it.")
     model = model_directory(local_directory(config.text.input_file[0]))
-    if len(config.text.input_file) == 1 and (model / "vocab.txt").exists():
-        size = len(load_vocab(model))
-        write_atomically(target, vocab_path(model).read_bytes())
-        print(f"{size:,} entries of {vocab_path(model)} in {target}")
+    if len(config.text.input_file) == 1 and find_vocabulary(model):
+        vocabulary = read_vocabulary(model)
+        vocabulary.warn_of_contradictions(None)
+        write_atomically(target, vocabulary.text)
+        print(f"{vocabulary.size:,} entries of {vocabulary.path} in {target}")
         return
     words = _count_words(config, target.with_name(f".{target.name}.work"))
-    vocab = _train(dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES)), config)
+    trained = dict(words.most_common((config.work.memory_mb << 20) // _TRAINED_BYTES))
+    alphabet, left_out = _alphabet(trained, config.limit_alphabet)
+    vocab = _train(trained, alphabet, config)
     write_atomically(target, "".join(f"{token}\n" for token in vocab).encode())
     print(_coverage(vocab, words))
     print(f"{len(vocab):,} entries in {target}")
-    if len(vocab) < config.vocab_size:
-        warn(f"the text is too small for --vocab_size {config.vocab_size}: give more text, or --min_frequency 1.")
+    if left_out > 0.001:
+        warn(
+            f"--limit_alphabet {config.limit_alphabet} leaves out characters of {left_out:.1%} of the words, so these "
+            "words are unknown: raise it."
+        )
+    elif len(vocab) < config.vocab_size:
+        warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
 
 
 def _sample(pieces: Sequence[Sequence[Span]], config: VocabConfig) -> Sequence[Sequence[Span]]:
@@ -153,19 +162,24 @@ def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
     return words
 
 
-def _train(words: Mapping[str, int], config: VocabConfig) -> list[str]:
-    """The vocabulary in the order of ids."""
-    first: Counter[str] = Counter()
-    inner: Counter[str] = Counter()
+def _alphabet(words: Mapping[str, int], limit: int) -> tuple[list[str], float]:
+    """The most frequent characters, and the share of the words that hold another one."""
+    characters: Counter[str] = Counter()
     for word, count in words.items():
-        first[word[0]] += count
-        for character in word[1:]:
-            inner[character] += count
-    characters = first + inner
-    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[: config.limit_alphabet]
+        for character in word:
+            characters[character] += count
+    alphabet = sorted(sorted(characters), key=characters.__getitem__, reverse=True)[:limit]
+    known = set(alphabet)
+    left_out = sum(count for word, count in words.items() if not known.issuperset(word))
+    return alphabet, left_out / max(1, sum(words.values()))
+
+
+def _train(words: Mapping[str, int], alphabet: list[str], config: VocabConfig) -> list[str]:
+    """The vocabulary in the order of ids."""
+    inner = set(chain.from_iterable(word[1:] for word in words))
     # The trainer numbers continuing characters in the order of a hash table, which differs between processes, and
     # breaks ties by these numbers. As special tokens they get fixed numbers, so the result is always the same.
-    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if inner[character])]
+    special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if character in inner)]
     smallest = len(special) + len(alphabet)
     if config.vocab_size < smallest:
         raise UserError(

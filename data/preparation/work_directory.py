@@ -27,7 +27,8 @@ _NOT_WRITABLE = {
 }  # fmt: skip
 # The names of results. Nothing else is ever deleted.
 _RESULTS = re.compile(
-    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt|report\.(html|json)"
+    r"part-\d+(\.jsonl|\.npy)?|text-\d+\.txt|dataset\.json|offsets\.u64|vocab\.txt"
+    r"|tokenizer_config\.json|report\.(html|json)"
     r"|\.work|\..*\.tmp"
 )
 

@@ -8,6 +8,7 @@ is not used. Masks are drawn while training.
 from __future__ import annotations
 
 import io
+import tokenize
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -106,9 +107,18 @@ def open_token_windows(path: str | Path, *, parts: int | None = None) -> TokenWi
     streams = []
     for file in files:
         if file.stat().st_size != sizes.get(file.name):
-            raise UserError(f"{file} is not the file that dataset.json lists: copy or prepare it again.")
-        try:
-            streams.append(np.load(file, mmap_mode="r", allow_pickle=False))
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}): copy or prepare it again.") from None
+            raise UserError(f"{file} is not the file that dataset.json lists; copy or prepare it again")
+        streams.append(_read_stream(file))
     return TokenWindows(str(path), directory, files, streams, stored_schema(metadata)["input_ids"][1], metadata)
+
+
+def _read_stream(file: Path) -> np.ndarray:
+    """Maps the token ids of one file; raises UserError if its header is damaged."""
+    try:
+        stream: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, TypeError, LookupError, EOFError, OverflowError, SyntaxError, RecursionError, MemoryError,
+            tokenize.TokenError) as error:  # fmt: skip
+        raise UserError(f"{file} is damaged ({error}); copy or prepare it again") from None
+    if stream.ndim != 1 or stream.dtype.kind != "u":
+        raise UserError(f"{file} holds {stream.dtype} numbers of shape {stream.shape}, not a stream of token ids")
+    return stream

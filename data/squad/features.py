@@ -16,9 +16,10 @@ from itertools import chain, groupby
 import numpy as np
 
 from configs.squad import FeatureFlags
+from conversion.tokenizer_files import read_vocabulary
 from data.records.features import SEQUENCE, padding
 from data.squad.examples import SquadExample
-from data.tokenization import BulkTokenizer, load_vocab
+from data.tokenization import BulkTokenizer
 from utils.worker_pool import in_order, in_processes
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its number in the data set
@@ -129,8 +130,9 @@ class _Converter:
 
     def __init__(self, settings: FeatureFlags) -> None:
         self.settings = settings
-        vocab = load_vocab(settings.vocab_file or "")
-        self.tokenizer = BulkTokenizer(vocab, settings.do_lower_case)
+        vocabulary = read_vocabulary(settings.vocab_file or "", settings.do_lower_case)
+        vocab = vocabulary.ids
+        self.tokenizer = BulkTokenizer(vocab, *vocabulary.rules)
         self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
 
     def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:

@@ -1,4 +1,4 @@
-"""Checkpoints to convert: the random models of tests/fixtures, and writers of foreign formats independent of ours."""
+"""Checkpoints to convert: the random models of tests/fixtures, and independent writers of foreign formats."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def model_directory(name):
 
 
 def model_state(name="pretraining"):
-    """The tensors as they stand in the file."""
+    """Reads the tensors of the file."""
     return load_file(model_directory(name) / "model.safetensors")
 
 
@@ -24,7 +24,7 @@ def model_config(name="pretraining"):
 
 
 def google_variables(state):
-    """TensorFlow's names and orientation, by rules instead of a table."""
+    """Gives tensors TensorFlow's names and orientation, by rules instead of a table."""
     variables = {}
     for name, array in state.items():
         heads = {

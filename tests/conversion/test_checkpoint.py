@@ -1,8 +1,9 @@
-"""Every pair of formats both ways, the report, and what happens when tensors and configuration disagree."""
+"""Conversion between every pair of formats, the report, and tensors that contradict the configuration."""
 
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 import convert_checkpoint
 from conversion import FORMATS, detect, load_any, read_checkpoint, write_checkpoint
 from conversion.names import rows, to_scheme
+from conversion.tokenizer_files import TOKENIZER_FILES
 from tests.conversion.samples import (
     MODELS,
     assert_same_state,
@@ -40,7 +42,7 @@ def test_every_pair_of_formats_is_bit_exact(tmp_path, name):
     if "tf" in FORMATS:
         pytest.importorskip("tensorflow")
     expected = model_state(name)
-    expected["bert.encoder.layer.1.output.dense.bias"][0] = np.nan  # a bit pattern like any other
+    expected["bert.encoder.layer.1.output.dense.bias"][:2] = -0.0, 1e-42  # equal to 0.0, and subnormal
     source = tmp_path / "source"
     source.mkdir()
     save_file(expected, source / "model.safetensors")
@@ -175,7 +177,7 @@ def test_a_run_stands_for_its_latest_checkpoint(tmp_path, state, config):
         assert_same_state(load_any(tmp_path)[1], state)
 
 
-def test_none_of_the_formats(tmp_path):
+def test_an_unknown_format(tmp_path):
     (tmp_path / "readme").touch()
     with pytest.raises(UserError, match=r"looked for model\.safetensors.*pickled_data.*snapshot_done.*ckpt\.index"):
         load_any(tmp_path)
@@ -184,7 +186,7 @@ def test_none_of_the_formats(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, '{"hidden_size": "15"}', '{"num_attention_heads": 4}'])
-def test_a_configuration_that_is_none(tmp_path, state, content):
+def test_a_damaged_configuration(tmp_path, state, content):
     directory = write_model(tmp_path / "m", state)
     (directory / "config.json").write_text(content)
     with pytest.raises(UserError):
@@ -211,39 +213,65 @@ def test_a_directory_in_use_is_kept(tmp_path):
     (tmp_path / "out" / "precious").touch()
     with pytest.raises(UserError, match="not empty"):
         write_checkpoint(checkpoint, tmp_path / "out")
-    write_checkpoint(checkpoint, tmp_path / "out", overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    with pytest.raises(UserError, match="holds precious, which no conversion writes"):
+        write_checkpoint(checkpoint, tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "precious").unlink()
+    for target in ("lazy", "oneflow", "hf"):  # each replaces the one before
+        write_checkpoint(checkpoint, tmp_path / "out", target, overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "config.json",
         "model.safetensors",
-        "vocab.txt",
-    ]
+        *TOKENIZER_FILES,
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_holds_the_input_is_refused(tmp_path):
+    shutil.copytree(model_directory("pretraining"), tmp_path / "D" / "in")
+    before = sorted(path.read_bytes() for path in (tmp_path / "D" / "in").iterdir())
+    (tmp_path / "link").symlink_to(tmp_path / "D")
+    for source in (tmp_path / "D" / "in", tmp_path / "D" / "in" / "model.safetensors"):
+        checkpoint = read_checkpoint(source)
+        for output in (tmp_path / "D", tmp_path / "D" / "in", tmp_path / "link"):
+            with pytest.raises(UserError, match="contains the input"):
+                write_checkpoint(checkpoint, output, overwrite=True)
+    assert sorted(path.read_bytes() for path in (tmp_path / "D" / "in").iterdir()) == before
+
+
+def test_an_output_that_is_a_link_is_replaced_and_not_followed(tmp_path):
+    checkpoint = read_checkpoint(model_directory("pretraining"))
+    write_checkpoint(checkpoint, tmp_path / "elsewhere")
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    write_checkpoint(checkpoint, tmp_path / "out", "lazy", overwrite=True)
+    assert not (tmp_path / "out").is_symlink() and (tmp_path / "out" / "snapshot_done").exists()
+    assert (tmp_path / "elsewhere" / "model.safetensors").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "out"}
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     checkpoint = read_checkpoint(model_directory("pretraining"))
     monkeypatch.setattr("conversion.huggingface.write", lambda state, directory: save_file(
         {name: array + 1 for name, array in state.items()}, directory / "model.safetensors"))  # fmt: skip
-    with pytest.raises(UserError, match="did not read back"):
+    with pytest.raises(UserError, match="differs from the input when read back"):
         write_checkpoint(checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def run_door(monkeypatch, *arguments):
+def run_command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
     convert_checkpoint.main()
 
 
-def test_the_door_reports(tmp_path, monkeypatch, capsys):
+def test_the_command_reports(tmp_path, monkeypatch, capsys):
     source = model_directory("question_answering")
-    run_door(monkeypatch, "--from", "hf", "--to", "lazy", "--input", source, "--output", tmp_path / "lazy")
+    run_command(monkeypatch, "--from", "hf", "--to", "lazy", "--input", source, "--output", tmp_path / "lazy")
     assert "BertForQuestionAnswering in format hf" in (out := capsys.readouterr().out)
     assert "39 tensors mapped" in out and "equal bit for bit" in out
     with pytest.raises(UserError, match="--input is missing"):
-        run_door(monkeypatch, "--output", tmp_path / "x")
+        run_command(monkeypatch, "--output", tmp_path / "x")
     (tmp_path / "wrong.json").write_text(json.dumps(model_config("question_answering") | {"intermediate_size": 31}))
     with pytest.raises(UserError, match=r"configuration wants \[.*31"):
-        run_door(
+        run_command(
             monkeypatch, "--input", tmp_path / "lazy", "--output", tmp_path / "x", "--config", tmp_path / "wrong.json"
         )
     assert not (tmp_path / "x").exists()

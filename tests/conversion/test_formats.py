@@ -1,10 +1,11 @@
-"""What each foreign format may look like, and how its readers meet damaged and hostile files."""
+"""The variants of each foreign format, and its damaged and hostile files."""
 
 import contextlib
 import json
 import random
 import struct
 import sys
+import types
 
 import numpy as np
 import oneflow as flow
@@ -70,7 +71,7 @@ def test_a_truncated_variable(tmp_path, state, config):
     out = path / "bert-pooler-dense-weight" / "out"
     out.write_bytes(out.read_bytes()[:-4])
     with pytest.raises(
-        UserError, match=r"bert-pooler-dense-weight/out holds 224 numbers where its meta says \[15, 15\]"
+        UserError, match=r"bert-pooler-dense-weight/out holds 224 numbers, but its meta says \[15, 15\]"
     ):
         load_any(path, config=config)
     out.write_bytes(out.read_bytes()[:-1])
@@ -85,7 +86,7 @@ def test_a_truncated_variable(tmp_path, state, config):
 @pytest.mark.parametrize(
     "meta", ["", "shape { dim: 15 dim: 15 } data_type: kDouble", "shape { dim: 99999999999 dim: 99999999999 }"]
 )
-def test_a_meta_that_says_something_else(tmp_path, state, config, meta):
+def test_a_meta_that_disagrees(tmp_path, state, config, meta):
     path = write_lazy(tmp_path / "lazy", lazy_variables(state))
     (path / "bert-pooler-dense-weight" / "meta").write_text(meta)
     with pytest.raises(UserError, match="bert-pooler-dense-weight"):
@@ -130,7 +131,7 @@ def test_shards(tmp_path, state, config):
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../secret.bin"}}', 
         "[" * 90_000,
                                    '{"weight_map": {"a": 7}}', '{"weight_map": []}'])  # fmt: skip
-def test_an_index_that_is_none(tmp_path, index):
+def test_a_damaged_index(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match="not an index of shards"):
         load_any(tmp_path)
@@ -224,6 +225,18 @@ def test_without_tensorflow(tmp_path, monkeypatch):
         load_any(tmp_path)
 
 
+def test_an_object_checkpoint_of_tensorflow_2_is_refused(tmp_path, monkeypatch):
+    for suffix in ("index", "data-00000-of-00001"):
+        (tmp_path / f"bert_model.ckpt.{suffix}").touch()
+    names = ("_CHECKPOINTABLE_OBJECT_GRAPH", "model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    reader = types.SimpleNamespace(get_variable_to_dtype_map=lambda: dict.fromkeys(names))
+    errors = types.SimpleNamespace(OpError=OSError)
+    train = types.SimpleNamespace(load_checkpoint=lambda prefix: reader)
+    monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(train=train, errors=errors))
+    with pytest.raises(UserError, match=r"bert_model\.ckpt is a TensorFlow 2 object checkpoint"):
+        load_any(tmp_path)
+
+
 def test_damaged_tensorflow_checkpoints_never_crash(tmp_path, state, config):
     prefix = write_tensorflow(tmp_path / "bert_model.ckpt", google_variables(state))
     generator = random.Random(9)
@@ -260,7 +273,7 @@ def test_a_damaged_flow_save(tmp_path, state, config):
         load_any(tmp_path / "saved", config=config, trust=True)
 
 
-# the point of it all
+# conversion and model together
 
 
 def test_a_model_from_a_lazy_directory_gives_the_reference_logits(tmp_path):

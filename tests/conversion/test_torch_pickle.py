@@ -166,7 +166,7 @@ def test_entries_that_overlap(tmp_path):
         read_torch_file(path)
 
 
-def test_no_pytorch_file(tmp_path):
+def test_a_file_that_is_not_pytorchs(tmp_path):
     for content in (b"", b"hello", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n"):
         (tmp_path / "m.bin").write_bytes(content)
         with pytest.raises(UserError, match="not a readable PyTorch file"):

@@ -4,10 +4,10 @@ import numpy as np
 
 from configs.cli import parse
 from configs.prepare import PretrainingDataConfig, TextFlags
+from conversion.tokenizer_files import SPECIAL_TOKENS
 from data.preparation.pretraining import prepare
 from data.text.documents import read_documents
 from data.text.spans import plan_spans
-from data.tokenization import SPECIAL_TOKENS
 
 WORDS = [f"w{chr(97 + i)}" for i in range(26)]
 VOCAB = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS, *(f"##{word}" for word in WORDS[:9]), "."])}

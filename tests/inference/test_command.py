@@ -151,6 +151,7 @@ def test_a_conversation(infer, monkeypatch):
 def test_a_lazy_model_without_a_vocabulary(infer, tmp_path, flags):
     write_checkpoint(read_checkpoint(FIXTURES / "pretraining"), tmp_path / "lazy", "lazy")
     vocabulary = shutil.move(tmp_path / "lazy" / "vocab.txt", tmp_path / "vocab.txt")
+    (tmp_path / "lazy" / "tokenizer.json").unlink()
     (tmp_path / "lazy" / "bert_config.json").unlink()
     out = infer("--use_lazy_model", *flags, model=tmp_path / "lazy")
     assert "--vocab_file" in out and out.count("%") == 5

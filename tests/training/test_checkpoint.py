@@ -21,8 +21,7 @@ def save(directory, model, step, keep_last=0):
         model.to_arrays(),
         moments,
         TrainingState(step, step * 7, 5),
-        vocab=None,
-        do_lower_case=True,
+        tokenizer={},
         keep_last=keep_last,
     )
 

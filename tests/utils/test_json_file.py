@@ -27,7 +27,18 @@ def test_a_bad_file_is_named_in_one_sentence(tmp_path, content, words):
         read_settings(tmp_path / "a.json", "--config ")
 
 
-def test_a_missing_file_and_a_directory_are_refused(tmp_path):
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "a.json").write_text('{"ü": 1}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "a.json") == {"ü": 1}
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_a_device_is_not_read(path):
+    with pytest.raises(UserError, match=r"cannot be read: it is a device\.$"):
+        read_settings(path)
+
+
+def test_a_missing_file_and_a_directory(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             read_settings(path)

@@ -8,10 +8,10 @@ import pytest
 
 from configs.cli import parse
 from configs.prepare import PretrainingDataConfig
+from conversion.tokenizer_files import SPECIAL_TOKENS
 from data.ofrecord import open_records
 from data.preparation.pretraining import prepare
 from data.reading.dynamic_masking import unmasked
-from data.tokenization import SPECIAL_TOKENS
 
 S, P, DOCUMENTS, DUPES = 61, 9, 150, 24
 FIRST = len(SPECIAL_TOKENS)  # the id of the first word

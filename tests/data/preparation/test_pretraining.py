@@ -182,7 +182,6 @@ def test_a_killed_worker_is_reported_and_nothing_is_lost(tmp_path, corpus, monke
         (lambda text, vocab: text.write_bytes(b"\x89PNG\0\0" * 99), (), "not UTF-8 text"),
         (lambda text, vocab: vocab.unlink(), (), "vocab.txt"),
         (lambda text, vocab: vocab.write_text("wa\nwb\n"), (), "lacks"),
-        (lambda text, vocab: vocab.write_text(vocab.read_text() + "Wa\nWb\nWc\nWd\n"), (), "--do_lower_case"),
         (lambda text, vocab: None, ("--bin_size", 3), "--num_shards 4 is less than the [0-9]+ bins"),
         (
             lambda text, vocab: None,

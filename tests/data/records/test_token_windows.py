@@ -93,3 +93,28 @@ def test_sizes_that_do_not_fit_are_reported(tmp_path, stream):
     (directory / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"no dataset\.json that names its special tokens"):
         open_source(directory / "part-00000.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (9" + b"9" * 40 + b",), }",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (-1,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (8,), }",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (2, 8), }",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (8,), }",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (8L,), ",
+        b"((((((((((((",
+        b"'" * 50,
+        b"\\",
+    ],
+)
+def test_a_damaged_header_is_one_sentence(stream, header):
+    directory, _ = stream
+    part = directory / "part-00001.npy"
+    size = part.stat().st_size
+    text = header.ljust(118)[:246] + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    part.write_bytes(content.ljust(size, b"\0")[:size])
+    with pytest.raises(UserError, match=r"part-00001\.npy (is damaged|holds)"):
+        open_source(directory)

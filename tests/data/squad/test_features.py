@@ -8,9 +8,10 @@ import pytest
 from benchmarks import google_squad_features as google
 from benchmarks.google_tokenization import FullTokenizer
 from configs.squad import FeatureFlags
+from conversion.tokenizer_files import SPECIAL_TOKENS
 from data.squad.examples import read_squad_examples
 from data.squad.features import FIRST_UNIQUE_ID, convert_examples_to_features, doc_spans, max_context
-from data.tokenization import SPECIAL_TOKENS, load_vocab
+from data.tokenization import load_vocab
 from tests.data.squad_files import CONTEXT, QUERY, STRIDE, S, question, squad
 from utils.errors import UserError
 

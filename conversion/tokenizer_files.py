@@ -1,0 +1,402 @@
+"""A model directory's tokenizer: its vocabulary, the rules that split text for it, and the files that hold both.
+
+`vocab.txt` is Google's format: one token per line, the line number is the id. `tokenizer.json` is that of the
+`tokenizers` library, which holds the rules too. `tokenizer_config.json` is Hugging Face transformers' and says which
+rules apply. All of them are read here, and every save writes all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.errors import UserError
+from utils.json_file import TooLargeError, read_json_object, read_text
+from utils.messages import warn
+
+VOCAB_FILE, TOKENIZER_JSON, TOKENIZER_CONFIG = "vocab.txt", "tokenizer.json", "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+TOKENIZER_FILES = (VOCAB_FILE, TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP)
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_CHARACTERS_PER_WORD = 200  # Google's limit; a longer word is one [UNK]
+
+_MOST_BYTES = 1 << 28
+_MOST_TOKENS = 1 << 24  # an id in a JSON file may be any number
+_MOST_CHANGED = 0.02  # share of the entries that a rule may change and still be the vocabulary's
+# Settings of tokenizer_config.json, and of tokenizer.json's normalizer, that only have one value here: BERT's.
+_FIXED = {
+    "do_basic_tokenize": True,
+    "clean_text": True,
+    "word_tokenizer_type": "basic",
+    "subword_tokenizer_type": "wordpiece",
+}
+_NORMALIZER_NAMES = {"lowercase": "do_lower_case", "handle_chinese_chars": "tokenize_chinese_chars"}
+_PLAIN_NORMALIZERS = {"Lowercase": "do_lower_case", "StripAccents": "strip_accents"}
+_PRE_TOKENIZERS = (["BertPreTokenizer"], ["WhitespaceSplit", "Punctuation"])
+
+
+class Rules(NamedTuple):
+    """How text is normalized and split; names and meanings are those of tokenizer_config.json.
+
+    `strip_accents` None means: if `do_lower_case` is set.
+    """
+
+    do_lower_case: bool = True
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool = True
+
+    @property
+    def strips_accents(self) -> bool:
+        return self.do_lower_case if self.strip_accents is None else self.strip_accents
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """A WordPiece vocabulary and its rules.
+
+    Attributes:
+        path: the file it comes from.
+        tokens: by id, as they stand in the file. Of a doubled entry the last one counts; a blank one is no token.
+        rules: how text is split for it.
+        source: the file that gives the casing, None where the entries are judged.
+        suggested: the rules that apply without a flag.
+    """
+
+    path: Path
+    tokens: Sequence[str]
+    rules: Rules
+    source: Path | None = None
+    suggested: Rules | None = None
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """{token: id}."""
+        stripped = ((token.strip(), index) for index, token in enumerate(self.tokens))
+        return {token: index for token, index in stripped if token}
+
+    @property
+    def size(self) -> int:
+        """The number of rows a model needs: the highest id + 1."""
+        return max(self.ids.values()) + 1
+
+    @property
+    def text(self) -> bytes:
+        """The content of vocab.txt."""
+        return "".join(f"{token}\n" for token in self.tokens).encode()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of vocab.txt's content, in hexadecimal."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    def files(self, max_length: int) -> dict[str, bytes]:
+        """{name: content} of all files of a model directory's tokenizer; `max_length` is the model's, in tokens."""
+        special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            **self.rules._asdict(),
+            "model_max_length": max_length,
+            **special,
+        }
+        return {
+            VOCAB_FILE: self.text,
+            TOKENIZER_JSON: _to_bytes(self._tokenizer_json()),
+            TOKENIZER_CONFIG: _to_bytes(settings),
+            SPECIAL_TOKENS_MAP: _to_bytes(special),
+        }
+
+    def rules_of_records(self) -> dict[str, Any]:
+        """What a set of records keeps of the rules: the casing, and the others where they are not Google's."""
+        lower = self.rules.do_lower_case
+        return {"do_lower_case": lower} if self.rules == Rules(lower) else self.rules._asdict()
+
+    def files_beside_records(self) -> dict[str, bytes]:
+        """{name: content} of what a set of records keeps: vocab.txt, and its rules where they are not Google's."""
+        rules = self.rules_of_records()
+        return {VOCAB_FILE: self.text} | ({TOKENIZER_CONFIG: _to_bytes(rules)} if len(rules) > 1 else {})
+
+    def warn_of_contradictions(self, do_lower_case: bool | None) -> None:
+        """One warning where the `--do_lower_case` flag does not fit the vocabulary, one where entries are doubled."""
+        if do_lower_case is not None and (conflict := self._conflict(do_lower_case)):
+            _warn_once(f"--do_lower_case {do_lower_case} contradicts {conflict}: the flag is used.")
+        doubled = sum(1 for token in self.tokens if token.strip()) - len(self.ids)
+        if doubled:
+            _warn_once(f"{self.path} holds {doubled} entries that occur again: the last id of each is used.")
+
+    def _conflict(self, do_lower_case: bool) -> str:
+        """What contradicts the flag, "" if nothing does."""
+        suggested = self.suggested or self.rules
+        if self.source:
+            differs = suggested.do_lower_case != do_lower_case
+            return f"{self.source}, which says {suggested.do_lower_case}" if differs else ""
+        if do_lower_case and not suggested.strips_accents:
+            return f"{self.path}, whose entries have {'accents' if suggested.do_lower_case else 'capitals'}"
+        has_case = any(word.lower() != word.upper() for word in _words(self.ids))
+        if not do_lower_case and suggested.do_lower_case and has_case:
+            return f"{self.path}, whose entries have no capitals"
+        return ""
+
+    def _tokenizer_json(self) -> dict[str, Any]:
+        rules, ids = self.rules, self.ids
+        added = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": ids[token], "content": token, **added} for token in SPECIAL_TOKENS],
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": True,
+                "handle_chinese_chars": rules.tokenize_chinese_chars,
+                "strip_accents": rules.strip_accents,
+                "lowercase": rules.do_lower_case,
+            },
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": _frame(ids),
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+            "model": {
+                "type": "WordPiece",
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": MAX_CHARACTERS_PER_WORD,
+                "vocab": ids,
+            },
+        }
+
+
+def vocab_path(path: str | Path) -> Path:
+    """The vocabulary's file; a directory stands for its vocab.txt, or else its tokenizer.json."""
+    path = Path(path)
+    return find_vocabulary(path) or (path / VOCAB_FILE if path.is_dir() else path)
+
+
+def find_vocabulary(directory: Path) -> Path | None:
+    """The file of a directory that holds a vocabulary, if it has one."""
+    return next((directory / name for name in (VOCAB_FILE, TOKENIZER_JSON) if (directory / name).is_file()), None)
+
+
+def read_vocabulary(
+    path: str | Path, do_lower_case: bool | None = None, *, settings_in: Path | None = None
+) -> Vocabulary:
+    """Reads a vocabulary and its rules.
+
+    Args:
+        path: a vocab.txt or a tokenizer.json, or the directory that holds one.
+        do_lower_case: replaces what the files say; without files it gives Google's rules.
+        settings_in: a model directory whose tokenizer_config.json counts where none lies beside the vocabulary.
+
+    Raises:
+        UserError: the file cannot be read, lacks one of BERT's special tokens, or asks for rules that BERT does not
+            have.
+    """
+    file = vocab_path(path)
+    if file.suffix == ".json":
+        content = read_json_object(file, _MOST_BYTES)
+        tokens: Sequence[str] = _tokens_of(content, file)
+    else:
+        tokens = _lines(file)
+    vocabulary = Vocabulary(file, tokens, Rules())
+    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary.ids]
+    if missing:
+        raise UserError(
+            f"vocabulary {file} lacks {', '.join(missing)}; make one with `prepare_data.py vocab` or take vocab.txt "
+            "from a BERT model"
+        )
+    said, source = _rules_in(file.parent)
+    if settings_in is not None and source is None:
+        said, source = _rules_in(settings_in)
+    suggested = Rules(**said) if source else _judged(vocabulary.ids)._replace(**said)
+    rules = suggested
+    if do_lower_case is not None:
+        rules = Rules(**{**said, "do_lower_case": do_lower_case})
+    return dataclasses.replace(vocabulary, rules=rules, source=source, suggested=suggested)
+
+
+@lru_cache
+def _warn_once(sentence: str) -> None:
+    """A command may read a vocabulary more than once."""
+    warn(sentence)
+
+
+# ---- vocabularies ----------------------------------------------------------------------------------------------------
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = read_text(file, _MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read vocabulary {file}: {error.strerror}; name one with --vocab_file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"vocabulary {file} is not UTF-8 text; one token per line is expected") from None
+    except TooLargeError:
+        raise UserError(f"vocabulary {file} is over {_MOST_BYTES >> 20} MB; one token per line is expected") from None
+    # Only line feeds end a line: a vocabulary may hold U+2028 and other separators as entries.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
+def _tokens_of(content: Mapping[str, Any], file: Path) -> list[str]:
+    """The tokens of a tokenizer.json by id; ids without a token that vocab.txt can hold are blank."""
+    model = content.get("model")
+    model = model if isinstance(model, dict) else {}
+    kind = model.get("type") or "WordPiece"
+    if kind != "WordPiece":
+        raise UserError(f"{file} holds a {kind} tokenizer, and BERT needs WordPiece: name a BERT vocabulary.")
+    for name, value in {"continuing_subword_prefix": "##", "unk_token": "[UNK]"}.items():
+        if model.get(name, value) != value:
+            raise UserError(f"{file} has the {name} {model[name]!r}, and only {value!r} is supported.")
+    ids = model.get("vocab")
+    if not isinstance(ids, dict) or not ids:
+        raise UserError(f"{file} holds no vocabulary: copy it again, or name a vocab.txt with --vocab_file.")
+    ids = {**ids, **_added_tokens(content, ids, file)}
+    if any(type(index) is not int or not 0 <= index < _MOST_TOKENS for index in ids.values()):
+        raise UserError(f"{file} has an id that is not a whole number from 0 to {_MOST_TOKENS - 1}: copy it again.")
+    tokens = [""] * (max(ids.values()) + 1)
+    for token, index in ids.items():
+        if token == token.strip() and "\n" not in token and "\r" not in token and not _has_surrogate(token):
+            tokens[index] = token
+    return tokens
+
+
+def _added_tokens(content: Mapping[str, Any], ids: Mapping[str, int], file: Path) -> dict[str, Any]:
+    """Special tokens beyond the model's vocabulary; others would be cut out of the text first, which BERT's rules
+    do not do."""
+    added = content.get("added_tokens") or []
+    if not isinstance(added, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("content"), str) for one in added
+    ):
+        raise UserError(f"{file}: added_tokens must be a list of tokens: copy the file again.")
+    new = [one for one in added if one["content"] not in ids]
+    for one in new:
+        if not one.get("special"):
+            raise UserError(
+                f"{file} adds the token {one['content']!r} to the vocabulary, which is not supported: put it in "
+                "place of an [unused] entry of vocab.txt."
+            )
+    return {one["content"]: one.get("id") for one in new}
+
+
+def _has_surrogate(token: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in token)
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def _rules_in(directory: Path) -> tuple[dict[str, bool], Path | None]:
+    """The rules that a directory's files give (tokenizer_config.json wins), and the file that gives the casing."""
+    said: dict[str, bool] = {}
+    source = None
+    for name, read in ((TOKENIZER_JSON, _normalizer), (TOKENIZER_CONFIG, dict)):
+        file = directory / name
+        if file.is_file():
+            given = _checked(read(read_json_object(file, _MOST_BYTES)), file)
+            said |= given
+            source = file if "do_lower_case" in given else source
+    return said, source
+
+
+def _checked(settings: Mapping[str, Any], file: Path) -> dict[str, bool]:
+    """The rules among settings; raises UserError for a setting that BERT's tokenizer does not have here."""
+    settings = {name: value for name, value in settings.items() if value is not None}
+    for name, value in _FIXED.items():
+        if settings.get(name, value) != value:
+            raise UserError(f"{file} sets {name} to {settings[name]!r}, and only {value!r} is supported.")
+    never_split = settings.get("never_split", ())
+    if not isinstance(never_split, list | tuple) or not set(map(str, never_split)) <= set(SPECIAL_TOKENS):
+        raise UserError(
+            f"{file} has a never_split list ({never_split!r:.60}), which is not supported: remove it, and such words "
+            "are split at punctuation."
+        )
+    rules = {name: settings[name] for name in Rules._fields if name in settings}
+    for name, value in rules.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{file}: {name} must be true or false, not {value!r:.60}.")
+    return rules
+
+
+def _normalizer(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer.json says, in the words of tokenizer_config.json.
+
+    Raises:
+        UserError: its normalizer or pre-tokenizer is not BERT's.
+    """
+    splits = [part.get("type") for part in _parts(content.get("pre_tokenizer"), "pretokenizers")]
+    if splits and splits not in _PRE_TOKENIZERS:
+        raise UserError(f"the pre-tokenizer {splits[-1]} in tokenizer.json is not BERT's, and is not supported.")
+    if not (steps := _parts(content.get("normalizer"), "normalizers")):
+        return {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": False}
+    if [step.get("type") for step in steps] == ["BertNormalizer"]:
+        return {_NORMALIZER_NAMES.get(name, name): value for name, value in steps[0].items() if name != "type"}
+    said: dict[str, Any] = {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": False}
+    for step in steps:
+        kind = str(step.get("type"))
+        if kind in _PLAIN_NORMALIZERS:
+            said[_PLAIN_NORMALIZERS[kind]] = True
+        elif kind != "NFD":  # accents can only be stripped after it
+            raise UserError(f"the normalizer {kind} in tokenizer.json is not BERT's, and is not supported.")
+    return said
+
+
+def _parts(content: Any, list_name: str) -> list[dict[str, Any]]:
+    """A component of a tokenizer.json as the list of what it is made of."""
+    if not isinstance(content, dict):
+        return []
+    if content.get("type") != "Sequence":
+        return [content]
+    parts = content.get(list_name)
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+
+
+def _judged(ids: Iterable[str]) -> Rules:
+    """The rules that the entries suggest: a rule that would change many of them was not applied to their text."""
+    words = list(_words(ids))
+    cased = [word for word in words if word.lower() != word.upper()]
+    capitals = sum(word != word.lower() for word in cased)
+    accents = sum(word != _without_accents(word) for word in words)
+    if capitals > _MOST_CHANGED * len(cased):
+        return Rules(do_lower_case=False)
+    return Rules(strip_accents=False) if accents > _MOST_CHANGED * len(words) else Rules()
+
+
+def _words(ids: Iterable[str]) -> Iterable[str]:
+    """The entries that are made of letters, without ## and without [CLS] and its like."""
+    words = (token.removeprefix("##") for token in ids if not (token.startswith("[") and token.endswith("]")))
+    return (word for word in words if any(map(str.isalpha, word)))
+
+
+def _without_accents(word: str) -> str:
+    decomposed = unicodedata.normalize("NFD", word)
+    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _to_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _frame(ids: Mapping[str, int]) -> dict[str, Any]:
+    """`[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, with the segments that BERT gives them."""
+
+    def special(token: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    def text(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, text("B", 1), special("[SEP]", 1)],
+        "special_tokens": {
+            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
+        },
+    }
