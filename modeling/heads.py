@@ -258,12 +258,13 @@ class BertForTokenClassification(PretrainedModel):
         """
         outputs = self.bert(input_ids, input_mask, segment_ids)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
-        logits = self.classifier(ops.dropout(outputs["sequence_output"], rate))  # [B, S, C]
-        outputs["logits"] = logits
+        batch, seq, hidden = outputs["sequence_output"].shape
+        flat = self.classifier(ops.dropout(outputs["sequence_output"].reshape(batch * seq, hidden), rate))  # [B*S, C]
+        outputs["logits"] = flat.reshape(batch, seq, -1)
         if not self.training:
-            outputs["predicted_ids"] = flow.argmax(logits, dim=-1)
+            outputs["predicted_ids"] = flow.argmax(outputs["logits"], dim=-1)
         if label_ids is not None:
-            flat, labels = logits.reshape(-1, self.config.num_labels), label_ids.reshape(-1)  # [B*S, C], [B*S]
+            labels = label_ids.reshape(-1)  # [B*S]
             weights = flow.ones_like(flat[:, 0]) if label_weights is None else label_weights.reshape(-1)
             outputs["total_loss"] = losses.cross_entropy(flat, labels, weights, loss_reduction)
             outputs["accuracy"] = losses.accuracy(flat, labels, weights, loss_reduction)

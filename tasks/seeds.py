@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from evaluation.classification import LOWER_IS_BETTER
 from launch.job_shape import JobShape
 from tasks.best_checkpoint import BEST
 from training.checkpoint import write_text_atomically
@@ -51,7 +52,8 @@ def summary_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
     lines = [f"{'task':6} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
     for task, metrics in summary.items():
         for name, values in metrics.items():
-            figures = " ".join(f"{100 * values[key]:8.2f}" for key in ("median", "min", "max"))
+            scale = 1 if name in LOWER_IS_BETTER else 100  # an error keeps its unit
+            figures = " ".join(f"{scale * values[key]:8.2f}" for key in ("median", "min", "max"))
             lines.append(f"{task:6} {name:28} {figures} {values['seeds']:5.0f}")
     return "\n".join(lines)
 

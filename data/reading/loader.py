@@ -215,5 +215,5 @@ def read_batch(
         batch[name] = batch[name] * real[:, None].astype(np.float32)
     batch["example_weights"] = real.astype(np.float32)
     if width is not None:
-        batch |= {name: batch[name][:, :width] for name in (*SEQUENCE, *records.along_sequence)}
+        batch |= {name: batch[name][:, :width] for name in (*SEQUENCE, *records.along_sequence) if name in batch}
     return batch
