@@ -31,6 +31,11 @@ class Cuts:
     head: np.ndarray
     shift: np.ndarray
 
+    def tokens(self, text: int, record: int) -> np.ndarray:
+        """[kept], the numbers of the tokens of one text of one record."""
+        inside = np.arange(self.kept[text, record])
+        return inside + np.where(inside < self.head[text, record], 0, self.shift[text, record])
+
 
 def fitting_lengths(counts: np.ndarray, longest: int) -> np.ndarray:
     """[t, n] lengths that fit into `longest`; the longer text is shortened, at a tie the second."""
