@@ -283,7 +283,14 @@ class ModelFlags:
         choices=("learned", "sinusoidal"),
     )
 
+    reinit_layers: int = flag(
+        0,
+        "initialize this many of the highest encoder layers, and the pooler, at random instead of from the checkpoint",
+        unit="layers",
+    )
+
     def __post_init__(self) -> None:
+        at_least(self, 0, "reinit_layers")
         limits = {name: most for name, most in _MOST.items() if hasattr(self, name)}
         for name, most in {**limits, "hidden_size_per_head": 1 << 12}.items():
             at_least(self, 1, name)
