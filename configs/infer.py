@@ -100,7 +100,7 @@ class RowFlags:
         choices=get_args(LongText),
     )
     aggregation_strategy: str = flag(
-        "simple",
+        "first",
         "token-classification: no grouping, or entities from the tags of tokens (simple) or of words, which have the "
         "tag of their first token, of the mean or of the most certain one",
         choices=("none", "simple", "first", "average", "max"),

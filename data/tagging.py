@@ -176,10 +176,12 @@ def windows(lengths: Sequence[int], most: int, stride: int) -> Iterator[tuple[in
     """(start, end) of runs of items whose lengths are at most `most` together, about `stride` apart; each item is in
     at least one. An item longer than `most` is a window of its own."""
     ends = np.append(0, np.cumsum(lengths))
-    start = 0
+    start, covered = 0, 0
     while True:
         end = max(int(np.searchsorted(ends, ends[start] + most, "right")) - 1, start + 1)
-        yield start, end
+        if end > covered:
+            yield start, end
+        covered = end
         if end >= len(lengths):
             return
         start = min(max(int(np.searchsorted(ends, ends[start] + stride, "right")) - 1, start + 1), end)

@@ -178,7 +178,7 @@ class Model:
         """
         return self._answer("text-classification", _rows(text=text, text_pair=text_pair), **options)
 
-    def token_classification(self, text: str | list[str], *, aggregation_strategy: str = "simple") -> Any:
+    def token_classification(self, text: str | list[str], *, aggregation_strategy: str = "first") -> Any:
         """The entities of a text: a list of {entity_group, score, word, start, end}; see `TokenClassification`."""
         return self._answer("token-classification", _rows(text=text), aggregation_strategy=aggregation_strategy)
 
