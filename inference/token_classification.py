@@ -31,8 +31,8 @@ class TokenClassification:
 
     With "none" each token is an answer, with its tag as `entity` and its number as `index`. Otherwise tokens are
     grouped into entities, with their type as `entity_group`: "simple" takes each token's own tag, "first", "average"
-    and "max" give the tokens of a word one tag, from the first token, the mean or the most certain token. "first" is the
-    default, because run_ner.py trains the first token of each word.
+    and "max" give the tokens of a word one tag, from the first token, the mean or the most certain token. The default
+    is "first", because run_ner.py trains the first token of each word.
 
     A text that is longer than the model's input is read in windows that overlap by half, and each token is judged in
     the window where it has the most context.

@@ -34,8 +34,7 @@ def rows(count, seed, kind):
     for _ in range(count):
         number = int(rng.integers(3))
         text = f"{WORDS[number]} " + " ".join(rng.choice(WORDS[3:], 3))
-        several = [name for name, word in (("h", "wordh"), ("k", "wordk")) if word in text]
-        yield text, {"single": "pqr"[number], "several": ["pqr"[number], *several], "number": number - 0.5}[kind]
+        yield text, {"single": "pqr"[number], "several": [*"pqrhk"[number::2]], "number": number - 0.5}[kind]
 
 
 def write_csv(path, content):
@@ -86,9 +85,9 @@ def test_one_label(vocab, tmp_path, mode):
 def test_several_labels(vocab, tmp_path):
     file = write_json(tmp_path / "a.jsonl", rows(160, 1, "several"))
     output = tmp_path / "out"
-    words = ("--train_file", file, "--validation_fraction", 0.25, "--epochs", 30, "--lr", 3e-3, "--mode", "eager")
+    words = ("--train_file", file, "--validation_fraction", 0.25, "--epochs", 8, "--lr", 3e-3, "--mode", "eager")
     results = classify(vocab, output, *words, *NO_DROPOUT, "--class_weights", "balanced")
-    assert results["micro_f1"] > 0.8 and results["mean_average_precision"] > 0.8
+    assert results["micro_f1"] > 0.9 and results["mean_average_precision"] > 0.9
     names = ("h", "k", "p", "q", "r")
     found = predictions(output)
     assert len(found) == 40
