@@ -1,4 +1,4 @@
-"""Converts a BERT checkpoint between formats: tf, hf, lazy, oneflow."""
+"""Converts a BERT checkpoint from one format into another."""
 
 from configs import cli
 from configs.convert import ConvertConfig
@@ -6,7 +6,7 @@ from configs.convert import ConvertConfig
 
 def main() -> None:
     config = cli.parse(ConvertConfig, description=__doc__ or "")
-    from conversion import read_checkpoint, write_checkpoint  # after --help
+    from conversion import OnnxOptions, read_checkpoint, write_checkpoint  # after --help
 
     checkpoint = read_checkpoint(
         config.input,
@@ -22,8 +22,10 @@ def main() -> None:
         config.to_format,
         vocab_file=config.vocab_file,
         overwrite=config.overwrite_output_dir,
+        onnx=OnnxOptions(config.onnx_task, config.onnx_precision, config.calibration_path),
     )
-    print(f"{config.output}: written in format {config.to_format}, read back and equal bit for bit")
+    outcome = "read back and equal bit for bit" if config.onnx_precision == "fp32" else "with quantized weights"
+    print(f"{config.output}: written in format {config.to_format}, {outcome}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from configs.checks import given
 from configs.cli import flag
+from utils.errors import UserError
 
-_FORMATS = ("tf", "hf", "lazy", "oneflow")
+_TASKS = ("feature-extraction", "fill-mask", "next-sentence", "question-answering", "text-classification")
+_FORMATS = ("tf", "hf", "lazy", "oneflow", "onnx")
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,34 @@ class ConvertConfig:
         metavar="MODEL",
     )
     output: str = flag("", "directory to write; it appears once all its files have been read back", metavar="DIR")
-    from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS))
+    from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS, "flax"))
     to_format: str = flag("hf", "format of the output", aliases=("to",), choices=_FORMATS)
     config_file: str | None = flag(
         None, "model configuration (bert_config.json or config.json) to use instead of the input's", aliases=("config",)
     )
+    onnx_task: str = flag(
+        "auto",
+        "with --to onnx: the task that the graph performs; auto takes that of the model's head",
+        choices=("auto", *_TASKS),
+    )
+    onnx_precision: str = flag(
+        "fp32",
+        "with --to onnx: int8 stores matrices as 8-bit integers and quantizes activations at run time",
+        choices=("fp32", "int8"),
+    )
+    calibration_path: str | None = flag(
+        None,
+        "with --onnx_precision int8: texts, one per line, to compute fixed scales of activations from (a QDQ graph)",
+    )
     vocab_file: str | None = flag(None, "vocabulary to write instead of the input's")
     allow_partial: bool = flag(False, "skip tensors that are missing or have another shape")
     trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
-    overwrite_output_dir: bool = flag(False, "replace the files in the output directory")
+    overwrite_output_dir: bool = flag(False, "replace an earlier conversion in the output directory")
 
     def __post_init__(self) -> None:
         given(self, "input", "output")
+        for name, default in (("onnx_task", "auto"), ("onnx_precision", "fp32")):
+            if getattr(self, name) != default and self.to_format != "onnx":
+                raise UserError(f"--{name} {getattr(self, name)} needs --to onnx, not --to {self.to_format}.")
+        if self.calibration_path and self.onnx_precision != "int8":
+            raise UserError("--calibration_path needs --onnx_precision int8.")

@@ -1,4 +1,4 @@
-"""BERT checkpoints of every format (TensorFlow, Hugging Face, lazy OneFlow, flow.save), as numpy arrays and back."""
+"""BERT checkpoints of every format, as numpy arrays and back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from configs.model import BertConfig
-from conversion.checkpoint import FORMATS, Checkpoint, detect, read_checkpoint, write_checkpoint
+from conversion.checkpoint import FORMATS, TARGETS, Checkpoint, detect, read_checkpoint, write_checkpoint
 from conversion.names import State
+from conversion.onnx_export import OnnxOptions
 
-__all__ = ["FORMATS", "Checkpoint", "detect", "load_any", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "FORMATS",
+    "TARGETS",
+    "Checkpoint",
+    "OnnxOptions",
+    "detect",
+    "load_any",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 
 def load_any(path: str | Path, **options: Any) -> tuple[BertConfig, State]:

@@ -6,27 +6,31 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.model import BertConfig, check_is_bert
-from conversion import huggingface, lazy, oneflow_save, tensorflow
+from conversion import flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
 from conversion.hub import local_directory
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
+from conversion.onnx_export import OnnxOptions
 from conversion.tokenizer_files import TOKENIZER_FILES, find_vocabulary, read_vocabulary
 from utils.checkpoints import model_directory
 from utils.errors import UserError
 from utils.json_file import read_settings
 from utils.messages import warn
 
-FORMATS = ("hf", "oneflow", "lazy", "tf")
+FORMATS = ("hf", "oneflow", "lazy", "tf", "flax", "onnx")
+TARGETS = ("hf", "oneflow", "lazy", "tf", "onnx")
+_SCHEMES = {"flax": "hf", "onnx": "hf"}  # formats whose readers give Hugging Face's names
 _CONFIG_FILES = ("config.json", "bert_config.json")
 # All that a conversion to some format writes; variables of the lazy and flow.save formats are directories.
 _WRITTEN = re.compile(
     r"(bert_)?config\.json|model\.safetensors|bert_model\.ckpt\.(index|data-\d+-of-\d+)|snapshot_done|pickled_data"
+    r"|model\.onnx(_data)?"
 )
 _WRITTEN_IN_VARIABLES = {"out", "meta"}
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
@@ -102,7 +106,7 @@ def read_checkpoint(
         check_is_bert(settings)
         source = detect(path) if source == "auto" else source
         stored, flat = _read_stored(path, source, trust)
-        shape, state, report = from_scheme(stored, source, settings, flat=flat)
+        shape, state, report = from_scheme(stored, _SCHEMES.get(source, source), settings, flat=flat)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     if not report.complete and not allow_partial:
@@ -130,11 +134,16 @@ def detect(path: Path) -> str:
         return "lazy"
     if tensorflow.find(path):
         return "tf"
+    if flax.find(path):
+        return "flax"
+    if onnx_file.find(path):
+        return "onnx"
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model directory or a checkpoint file.")
     raise UserError(
         f"{path} is not a checkpoint: looked for {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
-        f"(flow.save), snapshot_done or */out (lazy OneFlow) and *.ckpt.index (TensorFlow)."
+        f"(flow.save), snapshot_done or */out (lazy OneFlow), *.ckpt.index (TensorFlow), {flax.FILE} or checkpoint_* "
+        f"(Flax) and {' or '.join(onnx_file.FILES)} (ONNX)."
     )
 
 
@@ -145,6 +154,7 @@ def write_checkpoint(
     *,
     vocab_file: str | Path | None = None,
     overwrite: bool = False,
+    onnx: OnnxOptions = OnnxOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Writes a checkpoint beside its final name, reads it back, compares every bit, and renames it.
 
@@ -153,6 +163,7 @@ def write_checkpoint(
         directory: must not exist or be empty, unless `overwrite` is true and it holds nothing but a conversion.
         target: the format.
         vocab_file: a vocabulary to use instead of the one beside the weights that were read.
+        onnx: what an ONNX graph computes. Quantized weights are not compared with the input.
 
     Raises:
         UserError: the directory is in use, the disk is full, what was read back differs, or the format cannot say
@@ -172,14 +183,20 @@ def write_checkpoint(
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        _write_stored(checkpoint.state, partial, target)
+        for name, content in tokenizer.items():  # first, because calibration reads them
+            (partial / name).write_bytes(content)
+        if target == "onnx":
+            checkpoint = _write_onnx(checkpoint, partial, onnx)
+        else:
+            _write_stored(checkpoint.state, partial, target)
         settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
-        name = _CONFIG_FILES[0 if target in ("hf", "oneflow") else 1]
+        if target == "onnx":
+            settings["model_type"] = "bert"  # a variant's too: the graph says what is computed
+        name = _CONFIG_FILES[0 if target in ("hf", "oneflow", "onnx") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        for name, content in tokenizer.items():
-            (partial / name).write_bytes(content)
-        _verify(checkpoint, partial, target)
+        if target != "onnx" or onnx.precision == "fp32":
+            _verify(checkpoint, partial, target)
         _publish(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -246,12 +263,20 @@ def _read_stored(path: Path, source: str, trust: bool) -> tuple[dict[str, np.nda
         return tensorflow.read(path), False
     if source == "oneflow":
         return oneflow_save.read(path, trust=trust), False
+    if source in ("flax", "onnx"):
+        return (flax if source == "flax" else onnx_file).read(path), False
     return huggingface.read(path), False
 
 
 def _write_stored(state: State, directory: Path, target: str) -> None:
     writers = {"hf": huggingface.write, "oneflow": oneflow_save.write, "lazy": lazy.write, "tf": tensorflow.write}
     writers[target](to_scheme(state, target), directory)
+
+
+def _write_onnx(checkpoint: Checkpoint, directory: Path, options: OnnxOptions) -> Checkpoint:
+    """Writes the graph of one head; returns the checkpoint with no more than the graph uses."""
+    used = onnx_export.write(checkpoint.state, checkpoint.config, checkpoint.architecture, directory, options)
+    return replace(checkpoint, state=used)
 
 
 def _verify(checkpoint: Checkpoint, written: Path, target: str) -> None:

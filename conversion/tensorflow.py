@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conversion import tensorflow2
 from utils.errors import UserError
 
 PREFIX = "bert_model.ckpt"
@@ -27,7 +28,7 @@ def find(path: Path) -> Path | None:
     if not path.is_dir():
         return None
     found = sorted(
-        path.glob("*.ckpt*.index"), key=lambda index: (index.name == f"{PREFIX}.index", index.stat().st_mtime)
+        path.glob("*ckpt*.index"), key=lambda index: (index.name == f"{PREFIX}.index", index.stat().st_mtime)
     )
     return found[-1].with_suffix("") if found else None
 
@@ -48,12 +49,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         types = reader.get_variable_to_dtype_map()
-        if any(name.endswith(_OBJECT_GRAPH) for name in types):
-            raise UserError(
-                f"{prefix} is a TensorFlow 2 object checkpoint, whose variables have no names of BERT's: convert it to "
-                "a TensorFlow 1 checkpoint with the names of Google's BERT first."
-            )
+        if tensorflow2.OBJECT_GRAPH in types:
+            return tensorflow2.read(reader)
         return {name: reader.get_tensor(name) for name, kind in types.items() if kind.is_floating}
+    except UserError as error:
+        raise UserError(f"{prefix}: {error}") from None
     except (tensorflow.errors.OpError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{prefix} is not a complete TensorFlow checkpoint ({reason}): copy its files again.") from None

@@ -5,7 +5,6 @@ import json
 import random
 import struct
 import sys
-import types
 
 import numpy as np
 import oneflow as flow
@@ -222,18 +221,6 @@ def test_without_tensorflow(tmp_path, monkeypatch):
     (tmp_path / "bert_model.ckpt.data-00000-of-00001").touch()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match="make setup EXTRAS=tensorflow"):
-        load_any(tmp_path)
-
-
-def test_an_object_checkpoint_of_tensorflow_2_is_refused(tmp_path, monkeypatch):
-    for suffix in ("index", "data-00000-of-00001"):
-        (tmp_path / f"bert_model.ckpt.{suffix}").touch()
-    names = ("_CHECKPOINTABLE_OBJECT_GRAPH", "model/layer/kernel/.ATTRIBUTES/VARIABLE_VALUE")
-    reader = types.SimpleNamespace(get_variable_to_dtype_map=lambda: dict.fromkeys(names))
-    errors = types.SimpleNamespace(OpError=OSError)
-    train = types.SimpleNamespace(load_checkpoint=lambda prefix: reader)
-    monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(train=train, errors=errors))
-    with pytest.raises(UserError, match=r"bert_model\.ckpt is a TensorFlow 2 object checkpoint"):
         load_any(tmp_path)
 
 

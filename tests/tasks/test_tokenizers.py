@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.datasets import squad
 
 from configs.cli import parse
 from configs.glue import GlueConfig
@@ -14,6 +13,7 @@ from configs.prepare import PretrainingDataConfig, VocabConfig
 from configs.pretraining import PretrainingConfig
 from configs.squad import SquadConfig, SquadDataConfig
 from conversion.tokenizer_files import SPECIAL_TOKENS, TOKENIZER_FILES, Rules, Vocabulary, read_vocabulary
+from data.preparation import squad
 from data.preparation.pretraining import prepare
 from data.preparation.vocabulary import make_vocab
 from data.sources import open_source
