@@ -11,9 +11,8 @@ def main() -> None:
     config = parse(ClassifierConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.labelled_files import (
-        finetune_classifier,
-    )  # imports the framework, which --help and wrong flags do not need
+    # This imports the framework, which --help and wrong flags do not need.
+    from tasks.labelled_files import finetune_classifier
 
     finetune_classifier(config)
 

@@ -11,9 +11,8 @@ def main() -> None:
     config = parse(TaggingConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
-    from tasks.tagging import (
-        finetune_tagger,
-    )  # imports the framework, which --help and wrong flags do not need
+    # This imports the framework, which --help and wrong flags do not need.
+    from tasks.tagging import finetune_tagger
 
     finetune_tagger(config)
 

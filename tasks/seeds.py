@@ -49,12 +49,13 @@ def finetune_seeds(
 
 def summary_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """A line for each data set and figure: the median, the minimum and the maximum over the seeds, and their number."""
-    lines = [f"{'task':6} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
+    width = max(6, *map(len, summary))
+    lines = [f"{'task':{width}} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
     for task, metrics in summary.items():
         for name, values in metrics.items():
             scale = 1 if name in LOWER_IS_BETTER else 100  # an error keeps its unit
             figures = " ".join(f"{scale * values[key]:8.2f}" for key in ("median", "min", "max"))
-            lines.append(f"{task:6} {name:28} {figures} {values['seeds']:5.0f}")
+            lines.append(f"{task:{width}} {name:28} {figures} {values['seeds']:5.0f}")
     return "\n".join(lines)
 
 

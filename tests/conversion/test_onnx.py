@@ -228,7 +228,9 @@ def test_texts_that_cannot_calibrate(tmp_path):
     with pytest.raises(UserError, match="--vocab_file"):
         convert(path=tmp_path)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "vocab.txt").write_text("".join(f"w{i}\n" for i in range(500)) + "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    (tmp_path / "other" / "vocab.txt").write_text(
+        "".join(f"w{i}\n" for i in range(500)) + "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+    )
     with pytest.raises(UserError, match="check that the vocabulary is the model's"):
         convert(path=tmp_path / "other")
     shutil.rmtree(tmp_path / "other")
