@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ TASKS = {
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
 }
+_PIPELINES: dict[str, Callable[..., Any]] = {
+    "question-answering": QuestionAnswering,
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "fill-mask": FillMask,
+    "next-sentence": NextSentence,
+    "feature-extraction": FeatureExtraction,
+}
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
@@ -64,6 +72,7 @@ def load(
     mode: Mode | None = None,
     device: str | None = None,
     batch_size: int = 32,
+    max_batch_tokens: int | None = None,
     seq_length: int | None = None,
     vocab_file: str | Path | None = None,
     do_lower_case: bool | None = None,
@@ -84,6 +93,8 @@ def load(
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
         batch_size: the largest number of rows in a batch.
+        max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
+            fastest).
         seq_length: the longest input, in tokens (default: the model's limit).
         vocab_file: a vocabulary that replaces the one next to the weights.
         do_lower_case: whether the vocabulary is uncased (default: as tokenizer_config.json says, else judged by the
@@ -104,6 +115,7 @@ def load(
         mode=mode or ("eager" if device == "cpu" else "graph"),
         device=device,
         batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
     )
 
@@ -141,15 +153,21 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, mode: Mode, device: str, batch_size: int, encoder: TextEncoder | None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        encoder: TextEncoder | None,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
         present = groups(checkpoint)
         self.tasks = [task for task, head in TASKS.items() if head in present]
         self._encoder = encoder
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size)
-        self._pipelines: dict[tuple, Pipeline] = {}
+        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens)
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
@@ -210,7 +228,7 @@ class Model:
         yield from self._answers(pipeline, chunk)
 
     def pipeline(self, task: str, **options: Any) -> Pipeline:
-        """The pipeline of a task; calls with equal options return the same object.
+        """The pipeline of a task.
 
         Raises:
             UnsupportedTask: the model has no head for the task.
@@ -222,34 +240,33 @@ class Model:
                 f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
                 f"{', '.join(self.tasks)}.",
             )
+        own: dict[str, Any] = {}
+        if task == "text-classification":
+            own = {
+                "labels": self.config.shown_labels,
+                "problem_type": self.config.problem_type,
+                "long_text": self.config.long_text,
+                "longest": self.config.max_seq_length,
+            }
+        elif task == "token-classification":
+            own = {"labels": self.config.shown_labels}
+        return _PIPELINES[task](self.encoder, **{**own, **options})
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Makes examples from texts; raises MissingVocabulary if the model has no vocabulary."""
         if self._encoder is None:
             raise MissingVocabulary(
                 "vocab_file",
                 f"is missing: {self.path} has neither vocab.txt nor tokenizer.json. Name the vocabulary the model was "
                 "trained with.",
             )
-        key = (task, *sorted(options.items()))
-        if key not in self._pipelines:
-            if task == "text-classification":
-                options = {
-                    "labels": self.config.shown_labels,
-                    "problem_type": self.config.problem_type,
-                    "long_text": self.config.long_text,
-                    "longest": self.config.max_seq_length,
-                    **options,
-                }
-            if task == "token-classification":
-                options |= {"labels": self.config.shown_labels}
-            kinds: dict[str, Any] = {
-                "question-answering": QuestionAnswering,
-                "text-classification": TextClassification,
-                "token-classification": TokenClassification,
-                "fill-mask": FillMask,
-                "next-sentence": NextSentence,
-                "feature-extraction": FeatureExtraction,
-            }
-            self._pipelines[key] = kinds[task](self._encoder, **options)
-        return self._pipelines[key]
+        return self._encoder
+
+    @property
+    def runner(self) -> Runner:
+        """Computes examples in batches."""
+        return self._runner
 
     @property
     def has_vocabulary(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from inference.runner import Example, Outputs
+from inference.text import TextEncoder
 
 Row = Mapping[str, Any]
 
@@ -19,6 +20,7 @@ class Pipeline(Protocol):
         keeps_sequences: whether `reduce` keeps a vector per token. Fewer rows are then processed at once.
     """
 
+    encoder: TextEncoder
     fields: tuple[str, ...]
     outputs: tuple[str, ...]
     keeps_sequences: bool

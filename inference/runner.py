@@ -53,12 +53,16 @@ class Runner:
         mode: "graph" or "eager".
         device: "cpu", "cuda" or "cuda:I".
         batch_size: the largest number of rows in a batch.
+        max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
+            fastest).
     """
 
-    def __init__(self, model: PretrainedModel, mode: Mode, device: str, batch_size: int) -> None:
+    def __init__(
+        self, model: PretrainedModel, mode: Mode, device: str, batch_size: int, max_batch_tokens: int | None = None
+    ) -> None:
         self.model = model.to(device).eval()
         self.mode, self.device, self.batch_size = mode, device, batch_size
-        self.most_tokens = _TOKENS_PER_BATCH[device.split(":")[0]]
+        self.most_tokens = max_batch_tokens or _TOKENS_PER_BATCH[device.split(":")[0]]
         longest = model.config.max_position_embeddings
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
@@ -79,10 +83,10 @@ class Runner:
         """
         kinds: dict[tuple[int, int], list[int]] = {}
         for index in sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids)):
-            kinds.setdefault(self._kind(examples[index]), []).append(index)
+            kinds.setdefault(self.kind(examples[index]), []).append(index)
         for indices in kinds.values():  # the longest come first: if memory does not suffice, it shows at once
             while indices:
-                rows = self._rows(self._length(len(examples[indices[0]].input_ids)))
+                rows = self.rows(len(examples[indices[0]].input_ids))
                 chosen, indices = indices[:rows], indices[rows:]
                 padded_rows = rows if self.mode == "graph" and len(examples) > 1 else len(chosen)
                 outputs = self._forward([examples[i] for i in chosen], padded_rows, tuple(names))
@@ -101,17 +105,17 @@ class Runner:
             self.graphs[shape] = _Graph(self.model, names)
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
-    def _kind(self, example: Example) -> tuple[int, int]:
-        """What the examples of a batch share: P, and in graph mode the rounded length."""
+    def kind(self, example: Example) -> tuple[int, int]:
+        """What the examples of one batch share: P, and in graph mode the rounded length."""
         return example.num_positions, self._length(len(example.input_ids)) if self.mode == "graph" else 0
 
     def _length(self, longest: int) -> int:
         """The length that a batch is padded to if `longest` is its longest row."""
         return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
 
-    def _rows(self, length: int) -> int:
-        """The number of rows in a batch of that length."""
-        return max(1, min(self.batch_size, self.most_tokens // length))
+    def rows(self, longest: int) -> int:
+        """The number of rows in a full batch whose longest row has this length."""
+        return max(1, min(self.batch_size, self.most_tokens // self._length(longest)))
 
     def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
         longest = self._length(max(len(example.input_ids) for example in examples))

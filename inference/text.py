@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from inference.runner import Example
 from utils.errors import UserError
+
+
+class TextTooLong(UserError):
+    """A text has more tokens than the model takes."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,16 @@ class TextEncoder:
     Attributes:
         max_length: the longest input, in tokens.
         segments: the model's number of segment types.
+        keep: which end of a text that is too long to keep; None refuses such a text.
     """
 
     tokenizer: Tokenizer
     vocab: Mapping[str, int]
     max_length: int
     segments: int
+    keep: Literal["start", "end"] | None = None
 
-    @property
+    @cached_property
     def tokens(self) -> list[str]:
         """The tokens, indexed by id."""
         by_id = [""] * (max(self.vocab.values()) + 1)
@@ -43,16 +50,30 @@ class TextEncoder:
         """Adds the special tokens.
 
         Raises:
-            UserError: the input is longer than `max_length`.
+            TextTooLong: the input is longer than `max_length`.
         """
+        if self.keep:
+            first, second = self._cut(first, second)
         cls, sep = self.vocab["[CLS]"], self.vocab["[SEP]"]
         ids = [cls, *first, sep] + ([*second, sep] if second is not None else [])
         if len(ids) > self.max_length:
-            raise UserError(f"the text has {len(ids)} tokens, but the limit is at most {self.max_length}: shorten it.")
+            raise TextTooLong(
+                f"the text has {len(ids)} tokens, and the model takes at most {self.max_length}: shorten it."
+            )
         segment_ids = np.zeros(len(ids), np.int32)
         if self.segments > 1:
             segment_ids[len(first) + 2 :] = 1
         return Example(np.array(ids, np.int32), segment_ids)
+
+    def _cut(self, first: list[int], second: list[int] | None) -> tuple[list[int], list[int] | None]:
+        """Token ids that fit into one example; of a pair the longer text loses tokens first."""
+        room = self.max_length - (2 if second is None else 3)
+        most = min(len(second or ()), max(room // 2, room - len(first)))  # of the second text
+
+        def cut(ids: list[int], length: int) -> list[int]:
+            return ids[:length] if self.keep == "start" else ids[max(0, len(ids) - length) :]
+
+        return cut(first, room - most), None if second is None else cut(second, most)
 
     def text_or_pair(self, row: Mapping[str, Any]) -> Example:
         """The example for `text`, or for `text` and `text_pair` if the row has both."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,12 @@ from data.long_text import cut
 from inference.pipelines import Row
 from inference.runner import Example, Outputs
 from inference.text import TextEncoder, field, softmax
+
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda logits: logits,
+    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "softmax": softmax,
+}
 
 
 @dataclass
@@ -25,6 +31,7 @@ class TextClassification:
     Attributes:
         long_text: how texts that do not fit are read; "": they cannot be answered.
         longest: the longest input, in tokens (default: the encoder's).
+        function: "softmax", "sigmoid" or "none", in place of what the model was trained for.
     """
 
     encoder: TextEncoder
@@ -32,6 +39,7 @@ class TextClassification:
     problem_type: str = ""
     long_text: LongText | Literal[""] = ""
     longest: int = 0
+    function: str | None = None
 
     fields = ("text", "text_pair")
     outputs = ("logits",)
@@ -54,10 +62,10 @@ class TextClassification:
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[dict[str, Any]]:
         logits = reduced[0] if len(reduced) == 1 else np.mean(reduced, axis=0)  # the mean over windows
-        if self.problem_type == "regression" or len(self.labels) == 1:
-            scores = logits
-        elif self.problem_type == "multi_label_classification":
-            scores = 1 / (1 + np.exp(-logits))
-        else:
-            scores = softmax(logits)
+        function = self.function
+        if function is None and (self.problem_type == "regression" or len(self.labels) == 1):
+            function = "none"
+        elif function is None:
+            function = "sigmoid" if self.problem_type == "multi_label_classification" else "softmax"
+        scores = _FUNCTIONS[function](logits)
         return [{"label": self.labels[i], "score": float(scores[i])} for i in np.argsort(-scores, kind="stable")]

@@ -19,10 +19,13 @@ MAY_IMPORT = {
     "evaluation": {"utils", "configs", "data"},
     "modeling": {"utils", "configs", "kernels"},
     "inference": {"utils", "configs", "kernels", "conversion", "data", "evaluation", "modeling"},
+    "serving": {"utils", "configs", "kernels", "inference"},
     "training": {"utils", "launch", "configs", "kernels", "conversion", "data", "evaluation", "modeling"},
     "tasks": {"utils", "launch", "configs", "kernels", "conversion", "data", "evaluation", "modeling", "training"},
 }
-ENTRY_POINTS = sorted([*ROOT.glob("run_*.py"), ROOT / "prepare_data.py", ROOT / "convert_checkpoint.py"])
+ENTRY_POINTS = sorted(
+    [*ROOT.glob("run_*.py"), ROOT / "prepare_data.py", ROOT / "convert_checkpoint.py", ROOT / "serve.py"]
+)
 # Commands that users know at this path: entry points, though they are in a package.
 COMMANDS_IN_UTILS = [ROOT / "utils" / "compare_lazy_outputs.py", ROOT / "utils" / "draw_loss_curve.py"]
 FRAMEWORK_FREE = ("utils", "launch", "configs", "evaluation", "data")
