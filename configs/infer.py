@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from configs.checks import MOST_ROWS, MOST_TOKENS, at_least, at_most, threads
 from configs.cli import flag, section
+from configs.model import LongText
 from utils.errors import UserError
 
 # Flags of the earlier script that are accepted without effect.
@@ -14,7 +15,14 @@ RETIRED = {
     "attention_probs_dropout_prob": "inference uses no dropout.",
     "hidden_dropout_prob": "inference uses no dropout.",
 }
-_TASKS = ("fill-mask", "next-sentence", "question-answering", "text-classification", "feature-extraction")
+_TASKS = (
+    "fill-mask",
+    "next-sentence",
+    "question-answering",
+    "text-classification",
+    "token-classification",
+    "feature-extraction",
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,18 @@ class RowFlags:
     top_k: int | None = flag(None, "answers for each mask or question", default_text="5 tokens, 1 answer")
     max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
     doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
+    long_text: str | None = flag(
+        None,
+        "text-classification: how to read texts that do not fit, as in run_classifier.py",
+        default_text="as in training, else an error",
+        choices=get_args(LongText),
+    )
+    aggregation_strategy: str = flag(
+        "first",
+        "token-classification: no grouping, or entities from the tags of tokens (simple) or of words, which have the "
+        "tag of their first token, of the mean or of the most certain one",
+        choices=("none", "simple", "first", "average", "max"),
+    )
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
     pooling: str = flag(
         "tokens",

@@ -83,6 +83,8 @@ def _options(config: InferConfig, task: str) -> dict[str, Any]:
             "doc_overlap": config.rows.doc_overlap,
             "may_be_empty": config.rows.version_2_with_negative,
         },
+        "text-classification": {"long_text": config.rows.long_text} if config.rows.long_text else {},
+        "token-classification": {"aggregation_strategy": config.rows.aggregation_strategy},
         "feature-extraction": {"pooling": config.rows.pooling},
     }
     if config.speed.seq_length:
@@ -233,6 +235,10 @@ def _table(task: str, row: Any, answer: Any) -> str:
         first = answer[0] if isinstance(answer[0], list) else answer
         count = f"{len(answer)} vectors" if first is not answer else "a vector"
         lines.append(f"  {count} of {len(first)} numbers: {' '.join(f'{x:.4f}' for x in first[:5])} ...")
+    elif task == "token-classification":
+        lines += [
+            f"  {one['score']:7.2%}  {one.get('entity_group', one.get('entity')):12}{one['word']}" for one in answer
+        ]
     elif task == "question-answering":
         lines += [f"  {one['score']:7.2%}  {one['answer'] or '(no answer)'}" for one in answer]
     else:

@@ -23,16 +23,25 @@ from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
+from inference.token_classification import TokenClassification
 from kernels.encoder import Precision
-from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
+from modeling import (
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
 from utils.messages import warn
 
+TAGGER = "classifier of tokens"  # the parameters of a classifier, with another configuration
 # The head that each task needs. The first task in this order that a model supports is its default.
 TASKS = {
     "question-answering": SQUAD,
     "text-classification": CLASSIFIER,
+    "token-classification": TAGGER,
     "fill-mask": MASKED_LM,
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
@@ -40,6 +49,7 @@ TASKS = {
 _PIPELINES: dict[str, Callable[..., Any]] = {
     "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
+    "token-classification": TokenClassification,
     "fill-mask": FillMask,
     "next-sentence": NextSentence,
     "feature-extraction": FeatureExtraction,
@@ -47,6 +57,7 @@ _PIPELINES: dict[str, Callable[..., Any]] = {
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
+    TAGGER: BertForTokenClassification,
     MASKED_LM: BertForPreTraining,
     NEXT_SENTENCE: BertForPreTraining,
     ENCODER: BertModel,
@@ -138,7 +149,8 @@ def groups(checkpoint: Checkpoint) -> set[str]:
     """The parts of BERT (encoder, heads) whose parameters are all in the checkpoint."""
     config = checkpoint.config
     wanted = [row for row in rows(config.num_hidden_layers) if config.has_parameter(row.name)]
-    return {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
+    found = {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
+    return {TAGGER if group == CLASSIFIER and config.labels_tokens else group for group in found}
 
 
 class Model:
@@ -189,9 +201,18 @@ class Model:
         """
         return self._answer("question-answering", _rows(question=question, context=context), **options)
 
-    def text_classification(self, text: str | list[str], text_pair: str | list[str] | None = None) -> Any:
-        """All labels, the most probable first: a list of {label, score}."""
-        return self._answer("text-classification", _rows(text=text, text_pair=text_pair))
+    def text_classification(
+        self, text: str | list[str], text_pair: str | list[str] | None = None, **options: Any
+    ) -> Any:
+        """All labels, the most probable first: a list of {label, score}.
+
+        `options` may be `long_text`, which says how texts that do not fit are read (default: as in training).
+        """
+        return self._answer("text-classification", _rows(text=text, text_pair=text_pair), **options)
+
+    def token_classification(self, text: str | list[str], *, aggregation_strategy: str = "first") -> Any:
+        """The entities of a text: a list of {entity_group, score, word, start, end}; see `TokenClassification`."""
+        return self._answer("token-classification", _rows(text=text), aggregation_strategy=aggregation_strategy)
 
     def feature_extraction(self, text: str | list[str], *, pooling: str = "tokens") -> Any:
         """A vector for each token, or one vector for the text if `pooling` is "first" or "mean"."""
@@ -233,9 +254,17 @@ class Model:
                 f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
                 f"{', '.join(self.tasks)}.",
             )
+        own: dict[str, Any] = {}
         if task == "text-classification":
-            options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
-        return _PIPELINES[task](self.encoder, **options)
+            own = {
+                "labels": self.config.shown_labels,
+                "problem_type": self.config.problem_type,
+                "long_text": self.config.long_text,
+                "longest": self.config.max_seq_length,
+            }
+        elif task == "token-classification":
+            own = {"labels": self.config.shown_labels}
+        return _PIPELINES[task](self.encoder, **{**own, **options})
 
     @property
     def encoder(self) -> TextEncoder:

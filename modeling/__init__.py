@@ -10,6 +10,17 @@ kernels.import_oneflow()
 kernels.load()
 
 from modeling.bert import BertModel  # noqa: E402
-from modeling.heads import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification  # noqa: E402
+from modeling.heads import (  # noqa: E402
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
-__all__ = ["BertForPreTraining", "BertForQuestionAnswering", "BertForSequenceClassification", "BertModel"]
+__all__ = [
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+]
