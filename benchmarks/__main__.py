@@ -1,10 +1,10 @@
 """Compares this project's BERT-base with Hugging Face's on this machine's CPU, and data preparation with Google's
 algorithms. Run it with `make bench` or `python -m benchmarks`.
 
-Both sides run at their best settings and take turns in one run. The output is a table, then lines for scripts such as
-`pretraining_step_ratio_fp32_graph 1.52`: this project is 1.52 times as fast as Hugging Face's model as a user gets it.
-Lines with `_same_work` compare with a version of Hugging Face's model that skips work which this project skips, too.
-The results are also written to build/bench/results.json and build/bench/ratios.png.
+All run at their best settings, in turns and in one run. The results are a table, lines for machines such as
+`pretraining_step_ratio_fp32_graph 1.52` (how many times faster than Hugging Face as it comes; with `_same_work` than
+Hugging Face doing only what we do) and `inference_1_ratio_bf16 1.2 openvino` (than the fastest of Hugging Face, ONNX
+Runtime and OpenVINO, which is named), build/bench/results.json and build/bench/ratios.png.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ WITHOUT_PEER = ("scaling", "data")  # tasks that do not run Hugging Face's model
 OUTPUT = ROOT / "build" / "bench"
 PEER = ROOT / "build" / "peer"
 UV = ROOT / ".tools" / "uv" / "bin" / "uv"
-PEER_PACKAGES = ["torch==2.13.0", "transformers", "numpy"]
+PEER_PACKAGES = [
+    "torch==2.13.0",
+    "transformers==5.24.0",
+    "numpy==2.4.6",
+    "onnx==1.23.2",
+    "onnxscript==0.7.2",
+    "onnxruntime==1.32.0",
+    "openvino==2026.4.1",
+    "nncf==3.4.0",
+]
+RUNTIMES = ("onnxruntime", "openvino")
+INFERENCE = ("inference_1", "inference_32")
 
 
 @dataclass(frozen=True)
@@ -72,15 +83,16 @@ def main() -> None:
     speeds = _gemm_speeds()
     results: list[Result] = []
     for task in (task for task in tasks if task not in WITHOUT_PEER):
-        for case_task in ("inference_1", "inference_32") if task == "inference" else (task,):
-            for precision in speeds:
+        for case_task in INFERENCE if task == "inference" else (task,):
+            for precision in speeds if task == "inference" else _trained(speeds):
                 results += _measure(config, case_task, precision, speeds[precision], peer_python)
     lines = _lines(results, speeds)
+    best_peers = _best_of_both(results)
     if "pretraining" in tasks:
         fastest = min(r.seconds for r in results if (r.name, r.side) == ("pretraining_step", "ours"))
         lines["record_pipeline_share_of_step"] = _seconds_of_records() / fastest
     if "scaling" in tasks:
-        for kind, precision in itertools.product(("eager", "graph"), speeds):
+        for kind, precision in itertools.product(("eager", "graph"), _trained(speeds)):
             lines[f"scaling_two_processes_{kind}_{precision}"] = _scaling(kind, precision, config.rounds)
     if "data" in tasks:
         lines |= _lines_of("benchmarks.preparation")
@@ -89,6 +101,9 @@ def main() -> None:
     print(_table(results))
     for name, value in lines.items():
         print(f"{name} {value:.3g}")
+    for name, (ratio, peer) in best_peers.items():
+        print(f"{name} {ratio:.3g} {peer}")
+    lines |= {name: ratio for name, (ratio, _) in best_peers.items()}
     OUTPUT.mkdir(parents=True, exist_ok=True)
     stored = {"rows": [vars(result) for result in results], "lines": lines}
     (OUTPUT / "results.json").write_text(json.dumps(stored, indent=1) + "\n")
@@ -96,50 +111,62 @@ def main() -> None:
 
 
 def _make_peer_environment() -> None:
-    """Set up Python 3.11 with PyTorch and transformers in build/peer, unless it exists."""
-    if (PEER / ".ready").exists():
+    """Python 3.11 with the peers' packages under build/, made once for these versions."""
+    ready, wanted = PEER / ".ready", "\n".join(PEER_PACKAGES)
+    if ready.exists() and ready.read_text() == wanted:
         return
-    print("benchmarks: setting up Hugging Face's environment in build/peer …", flush=True)
+    print("benchmarks: setting up the peers' environment in build/peer …", flush=True)
     links = os.environ.get("PIP_FIND_LINKS")
     install = ["pip", "install", "-q", "--python", str(PEER), *(["--find-links", links] if links else [])]
     make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
     for command in (make, [*install, *PEER_PACKAGES]):
         if subprocess.run([str(UV), *command], check=False).returncode:
-            raise UserError(
-                "the environment with PyTorch and transformers cannot be set up (see above): name an existing one with "
-                "--peer_python."
-            )
-    (PEER / ".ready").touch()
+            raise UserError("the peers' environment cannot be set up; --peer_python names one that exists.")
+    ready.write_text(wanted)
 
 
 def _gemm_speeds() -> dict[str, float]:
-    """Floating-point operations per second of a matrix product of BERT-base's sizes, by precision of this CPU."""
+    """Operations a second of a matrix product of BERT-base's sizes, for each precision that this CPU has; 0 for int8,
+    which is not measured."""
     code = (
         "import kernels; kernels.configure(); s = kernels.load(); from kernels.check import gemm_speed as g\n"
-        "print(g()); print(kernels.set_bf16(True) and g() or 0)"
+        "print(g()); print(kernels.set_bf16(True) and g() or 0); print(int(s.int8))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    fp32, bf16 = map(float, done.stdout.split())
-    return {"fp32": fp32, "bf16": bf16} if bf16 else {"fp32": fp32}
+    fp32, bf16, int8 = map(float, done.stdout.split())
+    return {"fp32": fp32} | ({"bf16": bf16} if bf16 else {}) | ({"int8": 0.0} if int8 else {})
+
+
+def _trained(speeds: dict[str, float]) -> list[str]:
+    """The precisions that there is training in."""
+    return [precision for precision in speeds if precision != "int8"]
+
+
+def _cases(task: str, precision: str, compiled: bool) -> list[tuple[str, str, str]]:
+    """(side, module, kind) of all that a task is measured with."""
+    if precision == "int8":
+        cases = [("ours", "ours", "eager")]
+    else:
+        # As it comes, Hugging Face decodes all positions, pads unsorted texts and converts weights each time.
+        same_as_it_comes = task == "squad" or (task == "inference_1" and precision == "fp32")
+        peers = ["as_it_comes", *([] if same_as_it_comes else ["same_work"]), *(["compiled"] if compiled else [])]
+        cases = [("ours", "ours", kind) for kind in ("eager", "graph")] + [("peer", "peer", k) for k in peers]
+    if task in INFERENCE:
+        runtimes = ["openvino"] if precision == "bf16" else ["onnxruntime", "openvino"]
+        cases += [("peer", "peer_runtimes", kind) for kind in runtimes]
+    return cases
 
 
 def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, peer_python: Path) -> list[Result]:
-    """Measure all kinds of one task and precision in turns."""
-    bf16 = precision == "bf16"
-    # Hugging Face's model does extra work in the other cases: it decodes all positions, does not sort texts by length,
-    # and converts the weights in every step.
-    same_as_it_comes = task == "squad" or (task == "inference_1" and not bf16)
-    peers = ["as_it_comes"] if same_as_it_comes else ["as_it_comes", "same_work"]
+    """All kinds of one task and precision, in turns."""
     workers: list[tuple[str, Worker]] = []
     try:
-        for side, kind in [("ours", "eager"), ("ours", "graph"), *(("peer", k) for k in peers)] + (
-            [("peer", "compiled")] if config.compile else []
-        ):
-            python, script = (Path(sys.executable), "ours.py") if side == "ours" else (peer_python, "peer.py")
+        for side, module, kind in _cases(task, precision, config.compile):
+            python = Path(sys.executable) if side == "ours" else peer_python
             print(f"benchmarks: {task} {precision} {side} {kind} …", flush=True)
-            worker = Worker(python, script, Case(task, kind, bf16))
-            worker.wait()  # until it is warm, so that they do not disturb each other
+            worker = Worker(python, module, Case(task, kind, precision))
+            worker.wait()  # one warms up at a time
             workers.append((side, worker))
         for _ in range(config.rounds):
             for _, worker in workers:
@@ -152,7 +179,7 @@ def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, p
     rows = []
     for side, worker in workers:
         seconds = statistics.median(worker.seconds)
-        share = _operations(task) / seconds / speed if side == "ours" else 0.0
+        share = _operations(task) / seconds / speed if side == "ours" and speed else 0.0
         rows.append(Result(name, side, worker.case.kind, precision, seconds, items / seconds, share, worker.peak_bytes))
     return rows
 
@@ -167,13 +194,13 @@ def _operations(task: str, hidden: int = 768, layers: int = 12, vocabulary: int 
 
 
 def _ours(case: Case, **variables: str) -> Worker:
-    return Worker(Path(sys.executable), "ours.py", case, **variables)
+    return Worker(Path(sys.executable), "ours", case, **variables)
 
 
 def _scaling(kind: str, precision: str, rounds: int) -> float:
     """Throughput of two data-parallel processes with one thread each, relative to a single such process."""
     print(f"benchmarks: scaling {precision} {kind} …", flush=True)
-    case = Case("pretraining", kind, precision == "bf16", threads=1)
+    case = Case("pretraining", kind, precision, threads=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
     workers = [_ours(case), *(_ours(case, **job, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1"))]
@@ -212,9 +239,11 @@ def _lines_of(module: str, *flags: str) -> dict[str, float]:
 
 
 def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:
-    lines = {f"gemm_gflops_{precision}": speed / 1e9 for precision, speed in speeds.items()}
+    lines = {f"gemm_gflops_{precision}": speed / 1e9 for precision, speed in speeds.items() if speed}
     for ours in (result for result in results if result.side == "ours"):
-        same = [r for r in results if (r.side, r.name, r.precision) == ("peer", ours.name, ours.precision)]
+        same = [r for r in _peers_of(ours, results) if r.kind not in RUNTIMES]
+        if not same:
+            continue
         key = f"{ours.name}_ratio_{ours.precision}_{ours.kind}"
         lines[key] = next(r.seconds for r in same if r.kind == "as_it_comes") / ours.seconds
         lines[f"{key}_same_work"] = min(r.seconds for r in same) / ours.seconds
@@ -224,11 +253,28 @@ def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:
     return lines
 
 
+def _peers_of(ours: Result, results: list[Result]) -> list[Result]:
+    return [r for r in results if (r.side, r.name, r.precision) == ("peer", ours.name, ours.precision)]
+
+
+def _best_of_both(results: list[Result]) -> dict[str, tuple[float, str]]:
+    """For inference, how many times faster our fastest mode is than the fastest peer, and which peer that is."""
+    lines = {}
+    for name, shown in (("inference_batch_1", "inference_1"), ("inference_batch_32", "inference_mixed")):
+        for precision in dict.fromkeys(result.precision for result in results):
+            ours = [r for r in results if (r.side, r.name, r.precision) == ("ours", name, precision)]
+            if ours:
+                fastest = min(_peers_of(ours[0], results), key=lambda r: r.seconds)
+                ratio = fastest.seconds / min(r.seconds for r in ours)
+                lines[f"{shown}_ratio_{precision}"] = (ratio, fastest.kind)
+    return lines
+
+
 def _table(results: list[Result]) -> str:
     rows = [f"{'':<22}{'':<8}{'':<12}{'':<6}{'ms':>10}{'items/s':>10}{'of GEMM':>9}{'GB':>6}"]
     for r in results:
-        side = "ours" if r.side == "ours" else "HF"
-        share = f"{r.gemm_share:.0%}" if r.gemm_share else ""
+        side = "ours" if r.side == "ours" else "peer" if r.kind in RUNTIMES else "HF"
+        share = f"{r.peak_share:.0%}" if r.peak_share else ""
         rows.append(
             f"{r.name:<22}{side:<8}{r.kind:<12}{r.precision:<6}{r.seconds * 1e3:>10.1f}{r.items_per_second:>10.2f}"
             f"{share:>9}{r.peak_bytes / 1e9:>6.1f}"
@@ -251,7 +297,7 @@ def _plot(lines: dict[str, float], path: Path) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=1)
     axes.margins(x=0.1, y=0.02)
-    axes.set_xlabel("times as fast as Hugging Face")
+    axes.set_xlabel("times as fast as the peer")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

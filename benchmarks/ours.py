@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from data.ofrecord import open_records  # noqa: E402
 from data.reading.loader import Batch, Records, training_batches  # noqa: E402
 from data.records.features import pretraining_schema  # noqa: E402
 from data.records.shards import ShardWriter  # noqa: E402
+from inference.runner import Example, Runner  # noqa: E402
+from kernels.encoder import Precision  # noqa: E402
 from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel  # noqa: E402
 from training.distributed import join  # noqa: E402
 from training.optimizer import build_optimizer  # noqa: E402
@@ -33,12 +36,13 @@ WORLD = join(DeviceFlags(with_cuda=False))
 
 
 def make_step(case: Case) -> Callable[[], None]:
-    """A function that runs one step of the case."""
-    kernels.set_bf16(case.bf16)
+    kernels.set_bf16(case.precision == "bf16")
     mode: Mode = "graph" if case.kind == "graph" else "eager"
     if case.task in ("pretraining", "squad"):
         return _training_step(case.task, mode)
-    return _records_step() if case.task == "records" else _inference_step(case.task, mode)
+    if case.task == "records":
+        return _records_step()
+    return _graph_inference_step(case.task) if mode == "graph" else _inference_step(case)
 
 
 def _batch(task: str, rows: int) -> Batch:
@@ -93,26 +97,37 @@ def _records_step() -> Callable[[], None]:
     return step
 
 
-def _inference_step(task: str, mode: Mode) -> Callable[[], None]:
+def _inference_step(case: Case) -> Callable[[], None]:
+    """As inference/model.py runs a model."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for length in [LENGTH[case.task]] if case.task == "inference_1" else sentence_lengths():
+        examples.append(Example(rng.integers(1000, 30000, length, np.int32), np.zeros(length, np.int32)))
+    runner = Runner(BertModel(BertConfig()), "eager", "cpu", ROWS[case.task], cast(Precision, case.precision))
+
+    def step() -> None:
+        for _ in runner.run(examples, ["pooled_output"]):
+            pass
+
+    return step
+
+
+def _graph_inference_step(task: str) -> Callable[[], None]:
     model = BertModel(BertConfig()).eval()
-    kernels.hold_weights(model.parameters())  # as in inference/runner.py
-    if task == "inference_1":
-        lengths = [LENGTH[task]]
-    else:
-        lengths = sorted(sentence_lengths())  # batches of similar lengths need little padding
+    kernels.hold_weights(model.parameters())  # as inference/runner.py does
+    lengths = sorted([LENGTH[task]] if task == "inference_1" else sentence_lengths())  # little is padded
     batches = []
     for first in range(0, len(lengths), ROWS[task]):
         part = np.array(lengths[first : first + ROWS[task]])
         width = int(part.max())
         ids = np.random.default_rng(first).integers(1000, 30000, (len(part), width), np.int32)
         batches.append((ids, (np.arange(width) < part[:, None]).astype(np.int32)))
-    graphs = {ids.shape: _Graph(model) for ids, _ in batches} if mode == "graph" else {}
+    graphs = {ids.shape: _Graph(model) for ids, _ in batches}
 
     def step() -> None:
         with flow.no_grad():
             for ids, mask in batches:
-                run = graphs.get(ids.shape, model)
-                run(flow.from_numpy(ids), flow.from_numpy(mask))["pooled_output"].numpy()
+                graphs[ids.shape](flow.from_numpy(ids), flow.from_numpy(mask))["pooled_output"].numpy()
 
     return step
 

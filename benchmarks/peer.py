@@ -44,7 +44,7 @@ def _training_step(case: Case, model: torch.nn.Module, loss_of: Callable[[], tor
         loss_of = torch.compile(loss_of)
 
     def step() -> None:
-        with _precision(case.bf16):
+        with _precision(case.precision == "bf16"):
             loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,8 +96,8 @@ def _inference_step(case: Case) -> Callable[[], None]:
     lengths = [LENGTH[case.task]] if case.task == "inference_1" else sentence_lengths()
     if case.kind != "as_it_comes":
         lengths.sort()
-    if case.bf16 and case.kind != "as_it_comes":
-        model = model.to(torch.bfloat16)  # converted once, as in this project
+    if case.precision == "bf16" and case.kind != "as_it_comes":
+        model = model.to(torch.bfloat16)  # converted once, as ours are
     run = torch.compile(model, dynamic=True) if case.kind == "compiled" else model
     batches = []
     for first in range(0, len(lengths), ROWS[case.task]):
@@ -107,7 +107,7 @@ def _inference_step(case: Case) -> Callable[[], None]:
         batches.append({"input_ids": torch.randint(1000, 30000, mask.shape), "attention_mask": mask})
 
     def step() -> None:
-        with torch.inference_mode(), _precision(case.bf16):
+        with torch.inference_mode(), _precision(case.precision == "bf16"):
             for batch in batches:
                 run(**batch).pooler_output.float().numpy()
 

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data.text.tokenization import SPECIAL_TOKENS, load_vocab
 
 from benchmarks.inference import random_model, texts
 from configs.model import PRESETS
+from conversion.tokenizer_files import SPECIAL_TOKENS
+from data.tokenization import load_vocab
 from inference import load
 
 _CLIENTS_OF_OVERLOAD, _QUEUE_OF_OVERLOAD = 200, 2048

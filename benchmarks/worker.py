@@ -24,11 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """What a worker measures."""
+    """What to measure.
+
+    `kind` names the way it is done: ours "eager" or "graph"; Hugging Face's "as_it_comes", "same_work" or "compiled";
+    another runtime's "onnxruntime" or "openvino".
+    """
 
     task: str  # pretraining | squad | inference_1 | inference_32 | records
-    kind: str  # this project: eager | graph; the peer: as_it_comes | same_work | compiled
-    bf16: bool = False
+    kind: str
+    precision: str = "fp32"  # or bf16, int8
     threads: int | None = None
 
 
@@ -70,13 +74,14 @@ def serve(make_step: Callable[[Case], Callable[[], None]]) -> None:
 class Worker:
     """Starts a worker process and requests steps from it."""
 
-    def __init__(self, python: Path, script: str, case: Case, **variables: str) -> None:
+    def __init__(self, python: Path, module: str, case: Case, **variables: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         if case.threads:
             environment["OMP_NUM_THREADS"] = str(case.threads)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
         self.process = subprocess.Popen(
-            [str(python), str(ROOT / "benchmarks" / script), json.dumps(vars(case))],
+            [str(python), "-m", f"benchmarks.{module}", json.dumps(vars(case))],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

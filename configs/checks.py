@@ -56,3 +56,12 @@ def threads(flags: object, *names: str) -> None:
                 f"--{name} must be at most {MOST_THREADS_PER_CORE * cores} ({MOST_THREADS_PER_CORE} for each of this "
                 f"machine's {cores} cores), not {value}."
             )
+
+
+def check_seeds(seeds: int, first: int, do_train: bool) -> None:
+    """Raises UserError where --seeds asks for no run, too many runs, or several runs without training."""
+    most = min(1000, MOST_SEED - first + 1)
+    if not 1 <= seeds <= most:
+        raise UserError(f"--seeds must be at {'least 1' if seeds < 1 else f'most {most}'}, not {seeds}.")
+    if seeds > 1 and not do_train:
+        raise UserError("--seeds trains several times, which --do_train False forbids: drop one of them.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from configs.checks import MOST_SEED, MOST_TOKENS, at_least, at_most, given
+from configs.checks import MOST_TOKENS, at_least, at_most, check_seeds, given
 from configs.cli import flag, section
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -83,9 +83,6 @@ class GlueConfig:
     )
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "seeds")
-        at_most(self, min(1000, MOST_SEED - self.run.seed + 1), "seeds")
+        check_seeds(self.seeds, self.run.seed, self.run.do_train)
         if not (self.run.do_train or self.run.do_eval or self.do_predict):
             raise UserError("there is nothing to do: drop --do_train False or --do_eval False, or give --do_predict.")
-        if self.seeds > 1 and not self.run.do_train:
-            raise UserError("--seeds trains several times, which --do_train False forbids: drop one of them.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from configs.checks import MOST_ROWS, MOST_TOKENS, at_least, at_most, threads
 from configs.cli import flag, section
+from configs.model import LongText
 from utils.errors import UserError
 
 # Flags of the earlier script that are accepted without effect.
@@ -15,7 +16,13 @@ RETIRED = {
     "hidden_dropout_prob": "inference uses no dropout.",
 }
 _TASKS = (
-    *("fill-mask", "next-sentence", "question-answering", "text-classification", "feature-extraction", "similarity"),
+    "fill-mask",
+    "next-sentence",
+    "question-answering",
+    "text-classification",
+    "token-classification",
+    "feature-extraction",
+    "similarity",
     "search",
 )
 
@@ -95,6 +102,18 @@ class RowFlags:
     )
     max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
     doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
+    long_text: str | None = flag(
+        None,
+        "text-classification: how to read texts that do not fit, as in run_classifier.py",
+        default_text="as in training, else an error",
+        choices=get_args(LongText),
+    )
+    aggregation_strategy: str = flag(
+        "first",
+        "token-classification: no grouping, or entities from the tags of tokens (simple) or of words, which have the "
+        "tag of their first token, of the mean or of the most certain one",
+        choices=("none", "simple", "first", "average", "max"),
+    )
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
     pooling: str | None = flag(
         None,
@@ -137,6 +156,16 @@ class SpeedFlags:
         choices=("graph", "eager"),
     )
     device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
+    precision: str = flag(
+        "fp32",
+        "precision of matrix products on a CPU; auto: the fastest that this CPU has instructions for",
+        choices=("fp32", "bf16", "int8", "auto"),
+    )
+    int8_keep: tuple[str, ...] = flag(
+        (),
+        "for int8: products that stay in higher precision, such as output (of every layer) or 3.output (of one layer)",
+        metavar="NAME",
+    )
     batch_size: int = flag(32, "largest number of rows in a batch", unit="rows")
     seq_length: int | None = flag(
         None, "longest input", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.checks import MOST_TOKENS, at_least, at_most
 from configs.cli import flag
@@ -32,6 +32,9 @@ MINIMAL: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenClassification"  # Hugging Face's classes
+# What a classifier reads of a text that does not fit.
+LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
 # Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
 
@@ -93,6 +96,9 @@ class BertConfig:
     num_labels: int = 2
     label_names: tuple[str, ...] = ()  # a classifier's labels, `id2label` in config.json; () if they have no names
     problem_type: str = ""  # "regression", "multi_label_classification", or "" for one label of several
+    labels_tokens: bool = False  # whether the classifier labels tokens (BertForTokenClassification) or whole texts
+    long_text: str = ""  # of a classifier: how it was trained to read texts that do not fit, a `LongText`; "" unknown
+    max_seq_length: int = 0  # of a classifier: the input length it was trained with; 0: unknown
     norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward instead of after
     embedding_norm: bool = True
     final_norm: bool = False  # a LayerNorm after the last layer
@@ -147,6 +153,7 @@ class BertConfig:
             "num_labels": labels,
             "label_names": () if ordered == _unnamed(len(ordered)) else ordered,
             "problem_type": values.get("problem_type") or "",
+            "labels_tokens": values.get("architectures") == [TOKEN_CLASSIFIER],
         }
         kept = {key: value for key, value in values.items() if key in known}
         for field in dataclasses.fields(cls):
@@ -167,6 +174,11 @@ class BertConfig:
     def shown_labels(self) -> tuple[str, ...]:
         """A name for each label of a classifier: Hugging Face's LABEL_0, … if the labels have no names."""
         return self.label_names or _unnamed(self.num_labels)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether a classifier's answer is a number."""
+        return self.problem_type == "regression" or (self.num_labels == 1 and not self.problem_type)
 
     @property
     def is_variant(self) -> bool:
@@ -201,13 +213,15 @@ class BertConfig:
         """The content of config.json, as Hugging Face transformers reads it."""
         values = dataclasses.asdict(self)
         names = self.shown_labels
-        for name in ("num_labels", "label_names", "problem_type"):
-            del values[name]
+        reading = {name: values.pop(name) for name in ("long_text", "max_seq_length") if values[name]}
+        for name in ("num_labels", "label_names", "problem_type", "labels_tokens", "long_text", "max_seq_length"):
+            values.pop(name, None)
         kind = "bert-variant" if self.is_variant else "bert"  # transformers must not load a variant as BERT
         for field in dataclasses.fields(self):
             if field.name in VARIANTS and values[field.name] == field.default:
                 del values[field.name]
-        if architecture == "BertForSequenceClassification":
+        if architecture in (CLASSIFIER, TOKEN_CLASSIFIER):
+            values |= reading
             values["id2label"] = {str(i): name for i, name in enumerate(names)}
             values["label2id"] = {name: i for i, name in enumerate(names)}
             values |= {"problem_type": self.problem_type} if self.problem_type else {}
@@ -269,7 +283,14 @@ class ModelFlags:
         choices=("learned", "sinusoidal"),
     )
 
+    reinit_layers: int = flag(
+        0,
+        "initialize this many of the highest encoder layers, and the pooler, at random instead of from the checkpoint",
+        unit="layers",
+    )
+
     def __post_init__(self) -> None:
+        at_least(self, 0, "reinit_layers")
         limits = {name: most for name, most in _MOST.items() if hasattr(self, name)}
         for name, most in {**limits, "hidden_size_per_head": 1 << 12}.items():
             at_least(self, 1, name)

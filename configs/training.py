@@ -174,6 +174,16 @@ class OptimizerFlags:
         default_text="no scaling",
         unit="sequences",
     )
+    freeze_embeddings: bool = flag(False, "do not train the embeddings")
+    freeze_layers: int = flag(
+        0, "do not train the embeddings and this many of the lowest encoder layers", unit="layers"
+    )
+    layer_lr_decay: float = flag(
+        1.0,
+        "each encoder layer has this times the learning rate of the layer above it, the embeddings that of the lowest "
+        "layer times this; the head has --lr",
+        aliases=("layerwise_lr_decay",),
+    )
     stock_lamb: bool = flag(
         False, "accept OneFlow's LAMB, which computes another trust ratio, in graph mode without the CPU kernels"
     )
@@ -181,6 +191,9 @@ class OptimizerFlags:
     def __post_init__(self) -> None:
         at_least(self, 0, "lr", "weight_decay", "max_grad_norm", "warmup_steps", "end_learning_rate")
         at_least(self, 1, "lr_for_batch")
+        at_least(self, 0, "freeze_layers")
+        above(self, 0, "layer_lr_decay")
+        at_most(self, 1, "layer_lr_decay")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
         above(self, 0, "onecycle_final_div_factor")
         at_most(self, MOST_STEPS, "warmup_steps")

@@ -62,7 +62,7 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The Hugging Face class these tensors belong to."""
-        return architecture(self.state)
+        return architecture(self.state, labels_tokens=self.config.labels_tokens)
 
     @property
     def directory(self) -> Path:

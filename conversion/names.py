@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from configs.model import BertConfig
+from configs.model import CLASSIFIER as SEQUENCE_CLASSIFIER
+from configs.model import TOKEN_CLASSIFIER, BertConfig
 from utils.errors import UserError, printable
 
 State = dict[str, npt.NDArray[np.float32]]  # Hugging Face's names and shapes
@@ -121,13 +122,13 @@ def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_
     ]
 
 
-def architecture(names: Iterable[str]) -> str:
-    """Returns the Hugging Face class that a set of canonical names belongs to."""
+def architecture(names: Iterable[str], *, labels_tokens: bool = False) -> str:
+    """Returns the Hugging Face class that a set of canonical names belongs to; its classifier may label tokens."""
     heads = {row.group for row in rows(0) if row.name in set(names)}
     if SQUAD in heads:
         return "BertForQuestionAnswering"
     if CLASSIFIER in heads:
-        return "BertForSequenceClassification"
+        return TOKEN_CLASSIFIER if labels_tokens else SEQUENCE_CLASSIFIER
     if {MASKED_LM, NEXT_SENTENCE} <= heads:
         return "BertForPreTraining"
     if MASKED_LM in heads:
@@ -253,7 +254,7 @@ def from_scheme(
         )
 
     groups = {ENCODER, *(row.group for row, _, _ in known.values())}
-    if groups & {NEXT_SENTENCE, CLASSIFIER}:
+    if groups & ({NEXT_SENTENCE} if shape.labels_tokens else {NEXT_SENTENCE, CLASSIFIER}):
         groups.add(POOLER)
     wanted = [
         row.name for row in rows(shape.num_hidden_layers) if row.group in groups and shape.has_parameter(row.name)

@@ -1,6 +1,6 @@
-"""GLUE's tasks: their files, labels and metrics, and records made from them.
+"""GLUE's tasks: their files, labels and metrics.
 
-Shapes: `n` sentences or pairs, `S` sequence.
+Shapes: `n` sentences or pairs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.tokenizer_files import Vocabulary
-from data.tokenization import BulkTokenizer
+from data.classification import TextExamples
 from utils.errors import UserError
 from utils.messages import warn
 
@@ -89,26 +88,6 @@ GLUE_TASKS = {
 HIGHEST_SCORE = 5.0  # of STS-B
 
 
-@dataclass(frozen=True)
-class GlueExamples:
-    """The rows of one file."""
-
-    path: Path
-    lines: tuple[int, ...]  # [n], the line of each row in the file, from 1
-    texts: tuple[list[str], ...]  # for each text column [n]
-    labels: np.ndarray | None  # int32 or float32 [n]; None for a test set
-    indices: list[str]  # [n], the first column of a test set, for the leaderboard
-
-    def __len__(self) -> int:
-        return len(self.texts[0])
-
-    def first(self, count: int | None) -> GlueExamples:
-        """The first `count` rows, or all of them."""
-        labels = self.labels if self.labels is None else self.labels[:count]
-        texts = tuple(column[:count] for column in self.texts)
-        return GlueExamples(self.path, self.lines[:count], texts, labels, self.indices[:count])
-
-
 def task_directory(data_dir: str | Path, task: GlueTask) -> Path:
     """The directory of a task's files: `data_dir`, or its sub-directory with the task's name."""
     directory = Path(data_dir)
@@ -122,7 +101,7 @@ def task_directory(data_dir: str | Path, task: GlueTask) -> Path:
     return directory
 
 
-def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = False) -> GlueExamples:
+def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = False) -> TextExamples:
     """Read `directory/name.tsv`.
 
     QQP and other files, as downloaded, have rows with too few fields. They are skipped with a warning in training and
@@ -152,7 +131,7 @@ def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = 
     words = {} if testing else {line: row[columns.index(task.label_column)] for line, row in rows.items()}
     labels = None if testing else _labels(words, task, path)
     indices = [row[0] for row in rows.values()] if testing else []
-    return GlueExamples(path, tuple(rows), texts, labels, indices)
+    return TextExamples(path, tuple(rows), texts, labels, indices)
 
 
 def _read_lines(path: Path, task: GlueTask) -> list[str]:
@@ -211,67 +190,6 @@ def _score(word: str) -> float:
     if not 0 <= score <= HIGHEST_SCORE:  # NaN counts as out of range
         raise ValueError
     return score
-
-
-class GlueRecords:
-    """A set's examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, the longer sentence cut to fit."""
-
-    def __init__(self, examples: GlueExamples, vocabulary: Vocabulary, *, max_seq_length: int) -> None:
-        self.examples = examples
-        vocab = vocabulary.ids
-        tokenizer = BulkTokenizer(vocab, *vocabulary.rules)
-        encoded = [tokenizer.encode(texts) for texts in examples.texts]
-        longest = max_seq_length - 1 - len(encoded)
-        lengths = fitting_lengths(np.stack([counts for _, counts in encoded]), longest)  # [sentences, n]
-        self._input_ids = np.zeros((len(examples), max_seq_length), np.int32)
-        self._input_ids[:, 0] = vocab["[CLS]"]
-        self._segment_start = np.full(len(examples), max_seq_length)  # where segment 1 begins
-        start = np.ones(len(examples), np.int64)
-        for sentence, (ids, counts) in enumerate(encoded):
-            if sentence:
-                self._segment_start = start
-            first = np.cumsum(counts) - counts
-            kept = lengths[sentence]
-            inside = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)  # position in its sentence
-            rows = np.repeat(np.arange(len(examples)), kept)
-            self._input_ids[rows, start[rows] + inside] = ids[first[rows] + inside]
-            start = start + kept
-            self._input_ids[np.arange(len(examples)), start] = vocab["[SEP]"]
-            start = start + 1
-        self._length = start
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def location(self, index: int) -> str:
-        """The file and line of a record, for messages."""
-        return f"{self.examples.path} line {self.examples.lines[index]}"
-
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """`input_ids`, `input_mask`, `segment_ids` int32 [n, S] and, except for a test set, `label_ids` [n, 1]."""
-        indices = np.asarray(indices, np.int64)
-        position = np.arange(self._input_ids.shape[1])
-        inside = position < self._length[indices, None]
-        batch = {
-            "input_ids": self._input_ids[indices],
-            "input_mask": inside.astype(np.int32),
-            "segment_ids": (inside & (position >= self._segment_start[indices, None])).astype(np.int32),
-        }
-        if self.examples.labels is not None:
-            batch["label_ids"] = self.examples.labels[indices, None]
-        return batch
-
-
-def fitting_lengths(counts: np.ndarray, longest: int) -> np.ndarray:
-    """[sentences, n] lengths that fit into `longest`; the longer sentence is shortened, at a tie the second."""
-    if len(counts) == 1:
-        return np.minimum(counts, longest)
-    first, second = counts
-    # If both are long, each gets half, and the first the odd token; if one is short, the other gets the rest.
-    kept_first = np.where(
-        first + second <= longest, first, np.minimum(first, np.maximum(longest - second, (longest + 1) // 2))
-    )
-    return np.stack([kept_first, np.minimum(second, longest - kept_first)])
 
 
 def submission(predictions: np.ndarray, task: GlueTask, indices: Sequence[str]) -> str:

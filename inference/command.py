@@ -18,6 +18,7 @@ from tqdm import tqdm
 from configs.infer import InferConfig
 from inference.errors import ArgumentError
 from inference.model import Model, load
+from inference.packed import AskedPrecision
 from inference.pipelines import Pipeline
 from inference.runner import Mode
 from inference.search import VectorFile
@@ -46,6 +47,8 @@ def _infer(config: InferConfig) -> None:
         config.model.model_path,
         mode=cast(Mode | None, config.speed.mode),
         device=config.speed.device,
+        precision=cast(AskedPrecision, config.speed.precision),
+        int8_keep=config.speed.int8_keep,
         batch_size=config.speed.batch_size,
         seq_length=config.speed.seq_length,
         vocab_file=config.model.vocab_file,
@@ -85,6 +88,8 @@ def _options(config: InferConfig, task: str) -> dict[str, Any]:
             "doc_overlap": config.rows.doc_overlap,
             "may_be_empty": config.rows.version_2_with_negative,
         },
+        "text-classification": {"long_text": config.rows.long_text} if config.rows.long_text else {},
+        "token-classification": {"aggregation_strategy": config.rows.aggregation_strategy},
     }
     vectors = {"pooling": config.rows.pooling, "dimensions": config.rows.dimensions}
     options |= {"feature-extraction": vectors, "similarity": vectors}
@@ -254,6 +259,10 @@ def _table(task: str, row: Any, answer: Any) -> str:
         first = answer[0] if isinstance(answer[0], list) else answer
         count = f"{len(answer)} vectors" if first is not answer else "a vector"
         lines.append(f"  {count} of {len(first)} numbers: {' '.join(f'{x:.4f}' for x in first[:5])} ...")
+    elif task == "token-classification":
+        lines += [
+            f"  {one['score']:7.2%}  {one.get('entity_group', one.get('entity')):12}{one['word']}" for one in answer
+        ]
     elif task == "question-answering":
         lines += [f"  {one['score']:7.2%}  {one['answer'] or '(no answer)'}" for one in answer]
     elif task == "search":

@@ -19,21 +19,32 @@ from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction, Similarity
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
+from inference.packed import AskedPrecision, check_kept, choose_precision
 from inference.pipelines import Pipeline
 from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
 from inference.search import Corpus, Search, corpus_rows, embedded, open_vectors
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
-from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
+from inference.token_classification import TokenClassification
+from kernels.encoder import Precision
+from modeling import (
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
 from utils.messages import warn
 
+TAGGER = "classifier of tokens"  # the parameters of a classifier, with another configuration
 # The head that each task needs. The first task in this order that a model supports is its default.
 TASKS = {
     "question-answering": SQUAD,
     "text-classification": CLASSIFIER,
+    "token-classification": TAGGER,
     "fill-mask": MASKED_LM,
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
@@ -42,6 +53,7 @@ _VECTORS = ("feature-extraction", "similarity", "search")  # every model can do 
 _PIPELINES: dict[str, Callable[..., Any]] = {
     "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
+    "token-classification": TokenClassification,
     "fill-mask": FillMask,
     "next-sentence": NextSentence,
     "feature-extraction": FeatureExtraction,
@@ -51,6 +63,7 @@ _PIPELINES: dict[str, Callable[..., Any]] = {
 _CLASSES: dict[str, type[PretrainedModel]] = {
     SQUAD: BertForQuestionAnswering,
     CLASSIFIER: BertForSequenceClassification,
+    TAGGER: BertForTokenClassification,
     MASKED_LM: BertForPreTraining,
     NEXT_SENTENCE: BertForPreTraining,
     ENCODER: BertModel,
@@ -66,6 +79,8 @@ def load(
     *,
     mode: Mode | None = None,
     device: str | None = None,
+    precision: AskedPrecision = "fp32",
+    int8_keep: tuple[str, ...] = (),
     batch_size: int = 32,
     max_batch_tokens: int | None = None,
     seq_length: int | None = None,
@@ -99,6 +114,10 @@ def load(
         config: a configuration file, or its content, that replaces the one next to the weights.
         sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
         trust_checkpoint: whether to read formats that need unpickling.
+        precision: of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest that this CPU has
+            instructions for. Precisions other than "fp32" need eager mode and a CPU with the kernels.
+        int8_keep: for int8, the encoder's products that stay in higher precision: "output" for those of every layer,
+            "3.output" for one.
 
     Raises:
         ArgumentError: an argument contradicts the checkpoint or this machine.
@@ -106,13 +125,17 @@ def load(
     """
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
+    mode = mode or ("eager" if device == "cpu" else "graph")
+    check_kept(int8_keep, checkpoint.config.num_hidden_layers)
     pooling = Pooling.find(checkpoint.directory)
     if pooling and pooling.max_seq_length:
         seq_length = seq_length or min(pooling.max_seq_length, checkpoint.config.max_position_embeddings)
     return Model(
         checkpoint,
-        mode=mode or ("eager" if device == "cpu" else "graph"),
+        mode=mode,
         device=device,
+        precision=choose_precision(precision, device, mode),
+        int8_keep=int8_keep,
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
@@ -137,7 +160,8 @@ def groups(checkpoint: Checkpoint) -> set[str]:
     """The parts of BERT (encoder, heads) whose parameters are all in the checkpoint."""
     config = checkpoint.config
     wanted = [row for row in rows(config.num_hidden_layers) if config.has_parameter(row.name)]
-    return {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
+    found = {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
+    return {TAGGER if group == CLASSIFIER and config.labels_tokens else group for group in found}
 
 
 class Model:
@@ -161,6 +185,8 @@ class Model:
         batch_size: int,
         encoder: TextEncoder | None,
         max_batch_tokens: int | None = None,
+        precision: Precision = "fp32",
+        int8_keep: tuple[str, ...] = (),
         pooling: Pooling | None = None,
     ) -> None:
         self.config, self.path = checkpoint.config, checkpoint.path
@@ -169,7 +195,7 @@ class Model:
         self._encoder = encoder
         self.pooling = pooling
         module = build(checkpoint)
-        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens)
+        self._runner = Runner(module, mode, device, batch_size, max_batch_tokens, precision, int8_keep)
 
     def fill_mask(self, text: str | list[str], *, top_k: int = 5) -> Any:
         """The most probable tokens for each [MASK]: {score, token, token_str, sequence}, best first.
@@ -189,9 +215,18 @@ class Model:
         """
         return self._answer("question-answering", _rows(question=question, context=context), **options)
 
-    def text_classification(self, text: str | list[str], text_pair: str | list[str] | None = None) -> Any:
-        """All labels, the most probable first: a list of {label, score}."""
-        return self._answer("text-classification", _rows(text=text, text_pair=text_pair))
+    def text_classification(
+        self, text: str | list[str], text_pair: str | list[str] | None = None, **options: Any
+    ) -> Any:
+        """All labels, the most probable first: a list of {label, score}.
+
+        `options` may be `long_text`, which says how texts that do not fit are read (default: as in training).
+        """
+        return self._answer("text-classification", _rows(text=text, text_pair=text_pair), **options)
+
+    def token_classification(self, text: str | list[str], *, aggregation_strategy: str = "first") -> Any:
+        """The entities of a text: a list of {entity_group, score, word, start, end}; see `TokenClassification`."""
+        return self._answer("token-classification", _rows(text=text), aggregation_strategy=aggregation_strategy)
 
     def feature_extraction(self, text: str | list[str], **options: Any) -> Any:
         """A vector for each token, or one vector for the text if the model or the option `pooling` says so.
@@ -255,14 +290,22 @@ class Model:
                 f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
                 f"{', '.join(self.tasks)}.",
             )
+        own: dict[str, Any] = {}
         if task == "text-classification":
-            options |= {"labels": self.config.shown_labels, "problem_type": self.config.problem_type}
+            own = {
+                "labels": self.config.shown_labels,
+                "problem_type": self.config.problem_type,
+                "long_text": self.config.long_text,
+                "longest": self.config.max_seq_length,
+            }
+        elif task == "token-classification":
+            own = {"labels": self.config.shown_labels}
         encoder = self.encoder
         if task in _VECTORS:
             options = self._vector_options(options)
             if self.pooling or task != "feature-extraction":
                 encoder = replace(encoder, keep="start")
-        return _PIPELINES[task](encoder, **options)
+        return _PIPELINES[task](encoder, **{**own, **options})
 
     @property
     def encoder(self) -> TextEncoder:

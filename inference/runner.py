@@ -1,7 +1,8 @@
 """Runs a model over examples of different lengths, in few batch shapes.
 
-Graph mode compiles every batch shape once. It therefore rounds lengths up to a short list, and pads every batch to the
-full number of rows, unless only one example was given. Eager mode pads to the longest row of the batch and no further.
+In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
+or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further; on a
+CPU with our kernels the encoder runs on packed weights (packed.py) and does no work on padding at all.
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -17,6 +18,8 @@ import oneflow as flow
 from oneflow import nn
 
 import kernels
+from inference.packed import pack
+from kernels.encoder import Precision
 from modeling.pretrained import PretrainedModel
 
 Mode = Literal["graph", "eager"]
@@ -55,10 +58,19 @@ class Runner:
         batch_size: the largest number of rows in a batch.
         max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
             fastest).
+        precision: of matrix products. Other precisions than "fp32" need eager mode and a CPU with the kernels.
+        kept: for int8, the encoder's products that stay in higher precision.
     """
 
     def __init__(
-        self, model: PretrainedModel, mode: Mode, device: str, batch_size: int, max_batch_tokens: int | None = None
+        self,
+        model: PretrainedModel,
+        mode: Mode,
+        device: str,
+        batch_size: int,
+        max_batch_tokens: int | None = None,
+        precision: Precision = "fp32",
+        kept: tuple[str, ...] = (),
     ) -> None:
         self.model = model.to(device).eval()
         self.mode, self.device, self.batch_size = mode, device, batch_size
@@ -66,6 +78,10 @@ class Runner:
         longest = model.config.max_position_embeddings
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
+        self.precision = precision
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded()
+        if self.packed:
+            pack(self.model, precision, kept)
         if device == "cpu":
             weakref.finalize(self, kernels.hold_weights(self.model.parameters()))
 
@@ -86,7 +102,7 @@ class Runner:
             kinds.setdefault(self.kind(examples[index]), []).append(index)
         for indices in kinds.values():  # the longest come first: if memory does not suffice, it shows at once
             while indices:
-                rows = self.rows(len(examples[indices[0]].input_ids))
+                rows = self.rows([len(examples[index].input_ids) for index in indices[: self.batch_size]])
                 chosen, indices = indices[:rows], indices[rows:]
                 padded_rows = rows if self.mode == "graph" and len(examples) > 1 else len(chosen)
                 outputs = self._forward([examples[i] for i in chosen], padded_rows, tuple(names))
@@ -97,9 +113,14 @@ class Runner:
         batch = self._batch(examples, rows)
         tensors = {name: flow.from_numpy(array).to(self.device) for name, array in batch.items()}
         if self.mode == "eager":
-            with flow.no_grad():
-                results = self.model(**tensors)
-                return {name: results[name].numpy() for name in names}
+            if self.precision != "fp32":
+                kernels.set_bf16(True)  # for the products of the heads
+            try:
+                with flow.no_grad():
+                    results = self.model(**tensors)
+                    return {name: results[name].numpy() for name in names}
+            finally:
+                kernels.set_bf16(False)
         shape = (names, *(array.shape for array in batch.values()))
         if shape not in self.graphs:
             self.graphs[shape] = _Graph(self.model, names)
@@ -113,9 +134,11 @@ class Runner:
         """The length that a batch is padded to if `longest` is its longest row."""
         return longest if self.mode == "eager" else next(length for length in self.lengths if length >= longest)
 
-    def rows(self, longest: int) -> int:
-        """The number of rows in a full batch whose longest row has this length."""
-        return max(1, min(self.batch_size, self.most_tokens // self._length(longest)))
+    def rows(self, lengths: Sequence[int]) -> int:
+        """The number of rows in a batch, if the next rows have these lengths, the longest first."""
+        if self.packed:
+            return max(1, int(np.searchsorted(np.cumsum(lengths), self.most_tokens, side="right")))
+        return max(1, min(self.batch_size, self.most_tokens // self._length(lengths[0])))
 
     def _batch(self, examples: Sequence[Example], rows: int) -> dict[str, np.ndarray]:
         longest = self._length(max(len(example.input_ids) for example in examples))

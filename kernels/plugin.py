@@ -22,7 +22,7 @@ NEEDED_FEATURES = {
 # Values of oneDNN's variable ONEDNN_MAX_CPU_ISA in ascending order. The variable also limits the choice made here.
 ISA_LIMITS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"]
 ISA_LIMITS += ["AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "ALL", "DEFAULT"]
-SHOWN_FEATURES = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"]
+SHOWN_FEATURES = ["avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 ONEDNN_VERSION = 302  # 3.2
 
 
@@ -34,7 +34,8 @@ class Status:
     reason: str
     isa: str = ""
     cpu_features: tuple[str, ...] = ()
-    bf16: bool = False  # whether the CPU has bf16 matrix instructions
+    bf16: bool = False  # whether the CPU multiplies bf16 numbers
+    int8: bool = False  # whether it adds products of 8-bit numbers to 32-bit sums, so that none saturates
 
 
 @functools.cache
@@ -70,7 +71,8 @@ def load() -> Status:
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
-    return Status(True, what, isa, shown, bf16)
+    vnni = {"avx512": "avx512_vnni", "avx2": "avx_vnni"}[isa]
+    return Status(True, what, isa, shown, bf16, int8=vnni in features and _allowed(vnni))
 
 
 def is_loaded() -> bool:
@@ -182,5 +184,11 @@ def _allowed(isa: str) -> bool:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
     if limit not in ISA_LIMITS:
         return True
-    needed = {"avx2": "AVX2", "avx512": "AVX512_CORE", "bf16": "AVX512_CORE_BF16"}[isa]
+    needed = {
+        "avx2": "AVX2",
+        "avx_vnni": "AVX2_VNNI",
+        "avx512": "AVX512_CORE",
+        "avx512_vnni": "AVX512_CORE_VNNI",
+        "bf16": "AVX512_CORE_BF16",
+    }[isa]
     return ISA_LIMITS.index(limit) >= ISA_LIMITS.index(needed)

@@ -10,14 +10,19 @@ kernels.import_oneflow()
 kernels.load()
 
 from modeling.bert import BertModel  # noqa: E402
-from modeling.embedding import BertForEmbedding, BertForReranking  # noqa: E402
-from modeling.heads import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification  # noqa: E402
+from modeling.embedding import BertForEmbedding  # noqa: E402
+from modeling.heads import (  # noqa: E402
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 __all__ = [
     "BertForEmbedding",
     "BertForPreTraining",
     "BertForQuestionAnswering",
-    "BertForReranking",
     "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
 ]

@@ -1,4 +1,4 @@
-"""Models that compare texts: one vector for each text, or one score for a pair of texts.
+"""A model that gives each text one vector.
 
 Shapes: `B` rows of the batch, `T` texts of a row, `S` sequence, `H` hidden.
 """
@@ -16,7 +16,6 @@ from configs.pooling import Pooling
 from modeling import losses
 from modeling.bert import BertModel
 from modeling.embedding_losses import EmbeddingLoss, normalized
-from modeling.heads import BertForSequenceClassification
 
 _EXCLUDED = -1e9
 
@@ -101,40 +100,6 @@ class BertForEmbedding(BertModel):
             path.write_bytes(content)
         if self.pooling.normalize:
             Path(directory, "2_Normalize").mkdir(exist_ok=True)
-
-
-class BertForReranking(BertForSequenceClassification):
-    """One score for a pair of texts that are read together, as a cross-encoder (Nogueira & Cho 2019)."""
-
-    architecture = "BertForSequenceClassification"
-
-    def forward(
-        self,
-        input_ids: flow.Tensor,
-        input_mask: flow.Tensor | None = None,
-        segment_ids: flow.Tensor | None = None,
-        label_ids: flow.Tensor | None = None,
-        example_weights: flow.Tensor | None = None,
-        loss_reduction: str = "mean",
-    ) -> dict[str, flow.Tensor]:
-        """Score every pair.
-
-        Args:
-            input_ids, input_mask, segment_ids: as for `BertModel`.
-            label_ids: float [B, 1], scores from 0 (unrelated) to 1.
-            example_weights, loss_reduction: as for `BertForPreTraining`.
-
-        Returns:
-            BertModel's outputs and `logits` [B, 1]; with labels also `total_loss`, the sigmoid cross entropy.
-        """
-        outputs = BertForSequenceClassification.forward(self, input_ids, input_mask, segment_ids)
-        if label_ids is not None:
-            logits, targets = outputs["logits"].reshape(-1), label_ids.reshape(-1)
-            weights = flow.ones_like(logits) if example_weights is None else example_weights.reshape(-1)
-            # max(x, 0) - x t + log(1 + exp(-|x|)), which does not overflow
-            items = flow.relu(logits) - logits * targets + flow.log1p(flow.exp(-flow.abs(logits)))
-            outputs["total_loss"] = losses.reduce(items, weights, loss_reduction)
-        return outputs
 
 
 def pool(hidden: flow.Tensor, mask: flow.Tensor, kind: str) -> flow.Tensor:

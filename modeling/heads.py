@@ -162,7 +162,10 @@ class BertForQuestionAnswering(PretrainedModel):
 
 
 class BertForSequenceClassification(PretrainedModel):
-    """Classification, or regression if `num_labels` is 1 (google-research/bert run_classifier.py)."""
+    """One label of several, several labels, or a number, as the configuration's `problem_type` says.
+
+    As in google-research/bert run_classifier.py, and for the other two as in Hugging Face transformers.
+    """
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
@@ -176,6 +179,8 @@ class BertForSequenceClassification(PretrainedModel):
         input_mask: flow.Tensor | None = None,
         segment_ids: flow.Tensor | None = None,
         label_ids: flow.Tensor | None = None,
+        label_weights: flow.Tensor | None = None,
+        label_scales: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
@@ -183,25 +188,86 @@ class BertForSequenceClassification(PretrainedModel):
 
         Args:
             input_ids, input_mask, segment_ids: as for `BertModel`.
-            label_ids: [B, 1], int classes, or float targets if C is 1.
+            label_ids: [B, 1], int classes or, for regression, float targets; [B, C], 1 for each of several labels.
+            label_weights: float [B, 1], the weight of each example's loss (default: `example_weights`).
+            label_scales: float [B, C], the factor of each label's own cross entropy in an example's loss: smoothed
+                targets, or the weights of several labels (default: only `label_ids` counts).
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
         Returns:
-            BertModel's outputs and `logits` [B, C]. With labels also `total_loss`, which is the cross entropy, or the
-            squared error if C is 1, and `accuracy` if C is above 1.
+            BertModel's outputs and `logits` [B, C]. With labels also `total_loss`: the cross entropy of one label, the
+            mean sigmoid cross entropy of several, or the squared error of a number; for one label also `accuracy`.
         """
         outputs = self.bert(input_ids, input_mask, segment_ids)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
         logits = self.classifier(ops.dropout(outputs["pooled_output"], rate))  # [B, C]
         outputs["logits"] = logits
         if label_ids is not None:
-            labels, weights = label_ids.reshape(-1), _weights_or_ones(example_weights, logits)
-            if self.config.num_labels == 1:
-                error = logits[:, 0] - labels.to(logits.dtype)
+            examples = _weights_or_ones(example_weights, logits)  # [B]
+            weights = examples if label_weights is None else label_weights.reshape(-1)
+            if self.config.problem_type == "multi_label_classification":
+                outputs["total_loss"] = losses.binary_cross_entropy(
+                    logits, label_ids, label_scales, weights, loss_reduction
+                )
+            elif self.config.is_regression:
+                error = logits[:, 0] - label_ids.reshape(-1).to(logits.dtype)
                 outputs["total_loss"] = losses.reduce(error * error, weights, loss_reduction)
             else:
-                outputs["total_loss"] = losses.cross_entropy(logits, labels, weights, loss_reduction)
-                outputs["accuracy"] = losses.accuracy(logits, labels, weights, loss_reduction)
+                labels = label_ids.reshape(-1)
+                if label_scales is None:
+                    outputs["total_loss"] = losses.cross_entropy(logits, labels, weights, loss_reduction)
+                else:
+                    outputs["total_loss"] = losses.soft_cross_entropy(logits, label_scales, weights, loss_reduction)
+                outputs["accuracy"] = losses.accuracy(logits, labels, examples, loss_reduction)
+        return outputs
+
+
+class BertForTokenClassification(PretrainedModel):
+    """A label for every token (Devlin et al. 2019, section 5.3), with Hugging Face's parameter names."""
+
+    unused = ("bert.pooler.",)
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self.bert = BertModel(config, seed)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        init_weights(self.classifier, config, seed + 1)
+
+    def forward(
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        label_ids: flow.Tensor | None = None,
+        label_weights: flow.Tensor | None = None,
+        example_weights: flow.Tensor | None = None,
+        loss_reduction: str = "mean",
+    ) -> dict[str, flow.Tensor]:
+        """Score every class for every token.
+
+        Args:
+            input_ids, input_mask, segment_ids: as for `BertModel`.
+            label_ids: int [B, S], the class of each token.
+            label_weights: float [B, S], 1 for the tokens that are trained and 0 for the others (default: 1).
+            example_weights: not used: a row that pads the batch has no `label_weights`.
+            loss_reduction: as for `BertForPreTraining`.
+
+        Returns:
+            BertModel's outputs, `logits` [B, S, C] and, in evaluation mode, `predicted_ids` [B, S]. With labels also
+            `total_loss`, the mean cross entropy of the tokens, and `accuracy`.
+        """
+        outputs = self.bert(input_ids, input_mask, segment_ids)
+        rate = self.config.hidden_dropout_prob if self.training else 0.0
+        batch, seq, hidden = outputs["sequence_output"].shape
+        flat = self.classifier(ops.dropout(outputs["sequence_output"].reshape(batch * seq, hidden), rate))  # [B*S, C]
+        outputs["logits"] = flat.reshape(batch, seq, -1)
+        if not self.training:
+            outputs["predicted_ids"] = flow.argmax(outputs["logits"], dim=-1)
+        if label_ids is not None:
+            labels = label_ids.reshape(-1)  # [B*S]
+            weights = flow.ones_like(flat[:, 0]) if label_weights is None else label_weights.reshape(-1)
+            outputs["total_loss"] = losses.cross_entropy(flat, labels, weights, loss_reduction)
+            outputs["accuracy"] = losses.accuracy(flat, labels, weights, loss_reduction)
         return outputs
 
 

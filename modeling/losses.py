@@ -18,6 +18,25 @@ def cross_entropy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor
     return reduce(item_losses, weights, reduction)
 
 
+def soft_cross_entropy(logits: flow.Tensor, targets: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
+    """Weighted softmax cross entropy with a target for every class, a scalar; logits and targets [K, C]."""
+    return reduce(-(flow.nn.functional.log_softmax(logits, dim=-1) * targets).sum(dim=-1), weights, reduction)
+
+
+def binary_cross_entropy(
+    logits: flow.Tensor, labels: flow.Tensor, scales: flow.Tensor | None, weights: flow.Tensor, reduction: str
+) -> flow.Tensor:
+    """Weighted mean over the classes of the sigmoid cross entropy of each, a scalar.
+
+    Args:
+        logits, labels: [K, C].
+        scales: [K, C], factors of the classes' losses (default: 1).
+        weights, reduction: as above.
+    """
+    items = flow._C.binary_cross_entropy_with_logits_loss(logits, labels, None, None, "none")  # [K, C]
+    return reduce((items if scales is None else items * scales).mean(dim=-1), weights, reduction)
+
+
 def accuracy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
     """Weighted share of items whose label has the largest logit, a scalar; shapes as in `cross_entropy`."""
     correct = flow.argmax(logits, dim=-1).to(labels.dtype) == labels  # [K]

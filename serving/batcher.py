@@ -203,13 +203,13 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """Removes a batch from the queue: the oldest item, and items of its group with the nearest lengths."""
         oldest = next(iter(self._waiting))
-        rows = oldest.job.model.runner.rows
+        runner = oldest.job.model.runner
         batch: list[_Item] = []
         longest = oldest.length
-        most_padding = oldest.job.model.runner.most_tokens * _FIXED_COST
+        most_padding = math.inf if runner.packed else runner.most_tokens * _FIXED_COST  # packed models compute none
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
-            room = rows(max(longest, length)) - len(batch)
+            room = runner.rows([max(longest, length)] * runner.batch_size) - len(batch)
             count = min(room, len(lengths[length]))
             padding = len(batch) * (length - longest) if length > longest else count * (longest - length)
             if room <= 0 or padding > most_padding:  # another batch costs less than the padding

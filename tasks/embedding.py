@@ -15,13 +15,14 @@ from configs.embedding import SCORED_LOSSES, EmbeddingConfig
 from configs.model import BertConfig
 from configs.pooling import Pooling
 from conversion.tokenizer_files import Vocabulary
+from data.classification import TextExamples, TextRecords
 from data.embedding import GroupRecords, TextGroups, read_groups, read_identified, read_relevance
-from data.glue import GlueExamples, GlueRecords
 from data.reading.loader import Records
 from evaluation.retrieval import RANKED, blocks, most_similar, retrieval_metrics, similarity_metrics, unit
 from launch import ranks
-from modeling.embedding import BertForEmbedding, BertForReranking
+from modeling.embedding import BertForEmbedding
 from modeling.embedding_losses import CoSent, CosineSimilarity, EmbeddingLoss, Matryoshka, MultipleNegatives
+from modeling.heads import BertForSequenceClassification
 from modeling.pretrained import PretrainedModel
 from training.checkpoint import write_text_atomically
 from training.distributed import World
@@ -230,7 +231,7 @@ class SentenceEmbedding(Similarity):
 class Reranking(Similarity):
     """A score for each pair of texts, which the model reads together."""
 
-    model_class = BertForReranking
+    model_class = BertForSequenceClassification
     terms = (LossTerm(Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS), labels=("label_ids",)),)
 
     def metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
@@ -305,14 +306,15 @@ def _check_masks(config: EmbeddingConfig, world: World) -> None:
 def _open_reranking(config: EmbeddingConfig, files: EmbeddingFiles, name: str, start: Start, world: World) -> Reranking:
     """The task of a cross-encoder; raises UserError where flags, vocabulary and model do not fit together."""
     vocabulary, bert = _vocabulary_and_shape(config, start)
-    bert = replace(bert, num_labels=1, label_names=("score",), problem_type="")
+    bert = replace(bert, num_labels=1, label_names=("score",), problem_type="multi_label_classification")
     if start.config and start.config.num_labels != 1:
         start.drop_weights("classifier.")
 
     def records(path: Path, pairs: list[tuple[str, str]], scores: np.ndarray | None) -> Records:
         first, second = ([pair[side] for pair in pairs] for side in (0, 1))
-        examples = GlueExamples(path, tuple(range(1, len(pairs) + 1)), (first, second), scores, [])
-        source = GlueRecords(examples, vocabulary, max_seq_length=config.data.max_seq_length)
+        labels = None if scores is None else scores[:, None]
+        examples = TextExamples(path, tuple(range(1, len(pairs) + 1)), (first, second), labels)
+        source = TextRecords(examples, vocabulary, max_seq_length=config.data.max_seq_length)
         return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
 
     training = evaluation = None

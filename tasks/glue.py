@@ -1,282 +1,77 @@
-"""Fine-tuning for GLUE: a classifier for each task and seed, its best checkpoint, leaderboard files, a summary."""
+"""GLUE: presets of the classifier for its tasks, with their files, metrics and leaderboard files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import shutil
-from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import cast
 
 import numpy as np
 
 from configs.glue import GlueConfig
-from configs.model import BertConfig
-from conversion.tokenizer_files import Vocabulary
-from data.glue import (
-    GLUE_TASKS,
-    GlueExamples,
-    GlueRecords,
-    GlueTask,
-    read_examples,
-    submission,
-    task_directory,
-)
-from data.reading.loader import Records
-from evaluation.glue import glue_metrics, glue_score
-from launch.job_shape import JobShape
-from modeling import BertForSequenceClassification
-from modeling.pretrained import WEIGHTS_FILE, read_weights
+from data.classification import TextExamples
+from data.glue import GLUE_TASKS, GlueTask, read_examples, submission, task_directory
+from evaluation.classification import mean_score, metrics, predictions_of
+from tasks.classification import Figures, Problem, finetune
+from tasks.seeds import finetune_seeds
 from training.checkpoint import write_text_atomically
-from training.distributed import World
-from training.evaluator import Evaluator, Say
-from training.run_directory import RunDirectory
-from training.schedule import BatchSchedule
-from training.start import Start, check_sizes, find_vocabulary
-from training.step import Mode, place_model
-from training.task import Task, padded
-from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
-from training.trainer import train_and_evaluate
-from utils.errors import UserError
-from utils.messages import warn
-
-BEST, SCORE_FILE, RESULTS_FILE, SUMMARY_FILE = "best", "score.json", "eval_results.json", "summary.json"
 
 
 def finetune_glue(config: GlueConfig) -> None:
     """Trains, evaluates and predicts each task with each seed; summary.json has the figures of all of them."""
-    configs = {name: [_config_of(config, name, number) for number in range(config.seeds)] for name in config.data.tasks}
-    # Every file and directory is checked before hours of work begin.
-    files = {name: TaskFiles.read(config, GLUE_TASKS[name]) for name in configs}
-    for each in (each for seeds in configs.values() for each in seeds):
-        if config.run.do_train and JobShape.current().is_first:
-            RunDirectory.of(each.run).check_unused(each.run)
-    results = {name: [_finetune(each, files[name]) for each in seeds] for name, seeds in configs.items()}
-    if config.run.do_eval and JobShape.current().is_first:
-        summary = {name: _spread(runs) for name, runs in results.items()}
-        output = Path(config.run.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(output / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-        print(summary_table(summary), flush=True)
+    # Every file is read before hours of work begin.
+    problems = {name: preset(config, GLUE_TASKS[name]) for name in config.data.tasks}
+
+    def run(config: GlueConfig, name: str) -> Figures:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, task_name=name))
+        return finetune(config, lambda start: problems[name])
+
+    finetune_seeds(config, config.data.tasks, run)
 
 
-def summary_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A line for each task and metric: the median, the minimum and the maximum over the seeds, and their number."""
-    lines = [f"{'task':6} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
-    for task, metrics in summary.items():
-        for name, values in metrics.items():
-            figures = " ".join(f"{100 * values[key]:8.2f}" for key in ("median", "min", "max"))
-            lines.append(f"{task:6} {name:28} {figures} {values['seeds']:5.0f}")
-    return "\n".join(lines)
+def preset(config: GlueConfig, task: GlueTask) -> Problem:
+    """The problem of a task, with the rows that the flags need; raises UserError for a missing or damaged file."""
+    flags, data = config.run, config.data
+    directory = task_directory(data.data_dir, task)
+
+    def read(name: str, most: int | None) -> TextExamples:
+        return read_examples(directory, task, name, strict=data.strict_data).first(most)
+
+    training = read("train", data.max_train_samples) if flags.do_train else None
+    validation = [read(name, data.max_val_samples) for name in task.dev_sets] if flags.do_eval else []
+    tests = [read_examples(directory, task, name) for name in task.test_sets] if config.do_predict else []
+    problem_type = "" if task.labels else "regression"
+    judging = GlueJudging(task, problem_type, validation, tests)
+    return Problem(task.label_names, problem_type, training, validation, tests, judging)
 
 
-def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {
-            "median": median(run[name] for run in runs),
-            "min": min(run[name] for run in runs),
-            "max": max(run[name] for run in runs),
-            "std": float(np.std([run[name] for run in runs])),
-            "seeds": len(runs),
-        }
-        for name in runs[0]
-    }
-
-
-def _config_of(config: GlueConfig, name: str, number: int) -> GlueConfig:
-    """The configuration of one task and seed, with its own directories where there are several."""
-    parts = ([name] if len(config.data.tasks) > 1 else []) + (
-        [f"seed-{config.run.seed + number}"] if config.seeds > 1 else []
-    )
-    run = dataclasses.replace(config.run.below(*parts), seed=config.run.seed + number)
-    model = config.model
-    best = Path(run.output_dir) / BEST
-    if not run.do_train and not model.init_checkpoint and best.is_dir():
-        model = dataclasses.replace(model, init_checkpoint=str(best))
-    return dataclasses.replace(
-        config, run=run, model=model, data=dataclasses.replace(config.data, task_name=name), seeds=1
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskFiles:
-    """The rows of a task that the flags need."""
+@dataclass(frozen=True)
+class GlueJudging:
+    """GLUE's metrics, and files for its leaderboard."""
 
     task: GlueTask
-    training: GlueExamples | None
-    dev: list[GlueExamples]
-    tests: list[GlueExamples]
+    problem_type: str
+    validation: list[TextExamples]
+    tests: list[TextExamples]
 
-    @classmethod
-    def read(cls, config: GlueConfig, task: GlueTask) -> TaskFiles:
-        """Reads the rows; raises UserError where a file is missing or damaged."""
-        flags, data = config.run, config.data
-        directory = task_directory(data.data_dir, task)
-        return cls(
-            task,
-            read_examples(directory, task, "train", strict=data.strict_data).first(data.max_train_samples)
-            if flags.do_train
-            else None,
-            [
-                read_examples(directory, task, each, strict=data.strict_data).first(data.max_val_samples)
-                for each in task.dev_sets
-            ]
-            if flags.do_eval
-            else [],
-            [read_examples(directory, task, each) for each in task.test_sets] if config.do_predict else [],
-        )
-
-
-def _finetune(config: GlueConfig, files: TaskFiles) -> dict[str, float]:
-    """Trains, evaluates and predicts one task with one seed; returns the metrics of the best checkpoint."""
-    if files.training and not config.run.eval_every_n_iters:
-        steps = _steps_of_an_epoch(config, files.training)
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, eval_every_n_iters=steps))
-    return train_and_evaluate(config, cast(Mode, config.mode), partial(open_task, config, files))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceClassification(Task):
-    """Gives a sentence or a pair of sentences a class, or a score where the task has no classes."""
-
-    model_class = BertForSequenceClassification
-    terms = (
-        LossTerm(
-            Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS),
-            labels=("label_ids",),
-            others=(Figure("accuracy", EXAMPLE_WEIGHTS),),
-        ),
-    )
-    judged_by = "eval_score"
-
-    config: GlueConfig
-    files: TaskFiles
-    best: BestCheckpoint
-
-    def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """The metrics of the development sets and their mean; the best checkpoint so far is kept."""
-        metrics = self._metrics(evaluator, say)
-        score = glue_score(metrics)
-        if self.best.offer(score, evaluator, self.vocabulary):
-            say(f"the best so far, {score:.4f}: {self.best.directory}")
-        return {f"eval_{name}": value for name, value in {**metrics, "score": score}.items()}
-
-    def answer(self, evaluator: Evaluator) -> dict[str, float]:
-        """Writes the metrics and the test sets' answers of the best checkpoint; returns the metrics."""
-        first, output = evaluator.world.shape.is_first, Path(self.config.run.output_dir)
-        if self.evaluates:
-            model = self.best.load(self.bert)
-            evaluator = evaluator.with_model(place_model(evaluator.mode, model, evaluator.world))
-        metrics = self._metrics(evaluator, print) if self.config.run.do_eval else {}
-        if first:
-            output.mkdir(parents=True, exist_ok=True)
-            if metrics:
-                write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
-        task, test_records = self.files.task, self.evaluation[len(self.files.dev) :]
-        for name, examples, records in zip(task.test_sets, self.files.tests, test_records, strict=False):
-            path = output / task.submissions[name]
-            text = submission(self._predict(evaluator, records, print), task, examples.indices)
-            if first:
-                write_text_atomically(path, text)
-                print(f"wrote {path}", flush=True)
-        return metrics
-
-    def _metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        task, metrics = self.files.task, dict[str, float]()
-        dev_records = self.evaluation[: len(self.files.dev)]
-        for name, examples, records in zip(task.dev_sets, self.files.dev, dev_records, strict=True):
+    def figures(self, sets: list[np.ndarray]) -> Figures:
+        """The task's metrics; those of a second development set have its name in front."""
+        task, figures = self.task, Figures()
+        for name, examples, logits in zip(task.dev_sets, self.validation, sets, strict=True):
             prefix = "" if name == task.dev_sets[0] else f"{name.removeprefix('dev_')}_"
             assert examples.labels is not None
-            found = glue_metrics(task.metrics, examples.labels, self._predict(evaluator, records, say))
-            metrics |= {f"{prefix}{metric}": value for metric, value in found.items()}
-        return metrics
+            found = metrics(task.metrics, examples.labels, predictions_of(logits, self.problem_type))
+            figures |= {f"{prefix}{metric}": value for metric, value in found.items()}
+        return figures
 
-    def _predict(self, evaluator: Evaluator, records: Records, say: Say) -> np.ndarray:
-        logits = evaluator.outputs(records, ("logits",), say)["logits"]  # [n, C]
-        return logits.argmax(axis=1) if self.files.task.labels else logits[:, 0]
+    def score(self, figures: Figures) -> float:
+        """The mean of the metrics, as on the leaderboard."""
+        return mean_score(figures)
 
-
-def open_task(config: GlueConfig, files: TaskFiles, start: Start, world: World) -> SequenceClassification:
-    """The classifier of one task; raises UserError where flags, vocabulary and model do not fit together."""
-    flags, data, task = config.run, config.data, files.task
-    vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
-    bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
-    check_sizes(start, bert, vocabulary.size, data.max_seq_length)
-    names, problem = task.label_names, "" if task.labels else "regression"
-    bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
-    _drop_other_classifier(start, names, flags.do_train)
-
-    def records(examples: GlueExamples) -> Records:
-        source = GlueRecords(examples, vocabulary, max_seq_length=data.max_seq_length)
-        return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
-
-    return SequenceClassification(
-        bert=bert,
-        vocabulary=vocabulary,
-        seq_length=data.max_seq_length,
-        training=records(files.training) if files.training else None,
-        evaluation=tuple(records(examples) for examples in (*files.dev, *files.tests)),
-        evaluates=flags.do_train and flags.do_eval,
-        config=config,
-        files=files,
-        best=BestCheckpoint.of(Path(flags.output_dir) / BEST, continued=start.checkpoint is not None),
-    )
-
-
-@dataclasses.dataclass
-class BestCheckpoint:
-    """The checkpoint with the highest score so far."""
-
-    directory: Path
-    score: float = -math.inf
-
-    @classmethod
-    def of(cls, directory: Path, *, continued: bool) -> BestCheckpoint:
-        """The best checkpoint in a directory, if the run that left it is `continued`; else none yet."""
-        if not continued or not (directory / SCORE_FILE).exists():
-            return cls(directory)
-        return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
-
-    def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary | None) -> bool:
-        """Saves the evaluator's model if its score is the highest; returns whether it is."""
-        if score <= self.score:
-            return False
-        self.score, model = score, evaluator.model
-        arrays = model.to_arrays()  # on all ranks, because tensors may be global
-        if evaluator.world.shape.is_first:
-            partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
-            shutil.rmtree(partial_directory, ignore_errors=True)
-            files = vocabulary.files(model.config.max_position_embeddings) if vocabulary else {}
-            model.save_pretrained(partial_directory, arrays, files)
-            (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
-            shutil.rmtree(self.directory, ignore_errors=True)
-            partial_directory.rename(self.directory)
-        evaluator.world.barrier()  # the other ranks read it later
-        return True
-
-    def load(self, bert: BertConfig) -> BertForSequenceClassification:
-        """The saved model, not placed yet."""
-        model = BertForSequenceClassification(bert)
-        model.load_arrays(read_weights(self.directory / WEIGHTS_FILE), source=str(self.directory))
-        return model
-
-
-def _drop_other_classifier(start: Start, names: tuple[str, ...], do_train: bool) -> None:
-    """Leaves out a classifier for other labels, such as another task's; the encoder is kept."""
-    config = start.config
-    if config is None or (config.num_labels == len(names) and config.label_names in ((), names)):
-        return
-    if start.drop_weights("classifier."):
-        sentence = f"the classifier of {start.path} answers {', '.join(config.shown_labels)}, not {', '.join(names)}"
-        if not do_train:
-            raise UserError(f"{sentence}: name a model of this task, or train one with --do_train True.")
-        warn(f"{sentence}: the encoder is kept.")
-
-
-def _steps_of_an_epoch(config: GlueConfig, training: GlueExamples) -> int:
-    sizes = BatchSchedule.of(config.batch, JobShape.current().data_parallel_size)
-    return math.ceil(len(training) / sizes.rows)
+    def write(self, output: Path, validation: list[np.ndarray], tests: list[np.ndarray]) -> None:
+        """Writes the leaderboard file of each test set."""
+        for name, examples, logits in zip(self.task.test_sets, self.tests, tests, strict=False):
+            path = output / self.task.submissions[name]
+            predictions = predictions_of(logits, self.problem_type)
+            write_text_atomically(path, submission(predictions, self.task, examples.indices))
+            print(f"wrote {path}", flush=True)

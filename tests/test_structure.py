@@ -24,7 +24,13 @@ MAY_IMPORT = {
     "tasks": {"utils", "launch", "configs", "kernels", "conversion", "data", "evaluation", "modeling", "training"},
 }
 ENTRY_POINTS = sorted(
-    [*ROOT.glob("run_*.py"), ROOT / "prepare_data.py", ROOT / "convert_checkpoint.py", ROOT / "serve.py"]
+    [
+        *ROOT.glob("run_*.py"),
+        ROOT / "prepare_data.py",
+        ROOT / "convert_checkpoint.py",
+        ROOT / "compare_precisions.py",
+        ROOT / "serve.py",
+    ]
 )
 # Commands that users know at this path: entry points, though they are in a package.
 COMMANDS_IN_UTILS = [ROOT / "utils" / "compare_lazy_outputs.py", ROOT / "utils" / "draw_loss_curve.py"]

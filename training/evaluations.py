@@ -28,6 +28,14 @@ class Evaluations:
         """Whether metrics.jsonl has no evaluation after this many steps."""
         return not self.evaluator.world.any(self.journal.evaluated(step, self.task.judged_by))
 
+    def exhausted(self) -> bool:
+        """Whether the last `task.patience` evaluations are all no better than an earlier one."""
+        if not self.task.patience:
+            return False
+        scores = self.journal.scores(self.task.judged_by)
+        since_best = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return self.evaluator.world.any(since_best >= self.task.patience)
+
     def make(self, step: int) -> None:
         """Evaluates after this many steps, and reports the figures; a signal interrupts it, and --resume makes it."""
         with suppress(Interrupted):

@@ -30,7 +30,7 @@ class Journal:
 
     def __init__(self, directory: Path, *, first_step: int | None, total_steps: int, active: bool = True) -> None:
         self.directory, self.first_step, self.total_steps, self.active = directory, first_step, total_steps, active
-        self._evaluated: set[tuple[int, str]] = set()
+        self._evaluations: list[dict[str, Any]] = []
 
     def __enter__(self) -> Journal:
         if not self.active:
@@ -40,8 +40,7 @@ class Journal:
         if self.first_step is not None:
             keep_rows_before(metrics, self.first_step)
         self._rows = open(metrics, "a", encoding="utf-8")
-        rows = read_rows(metrics)
-        self._evaluated = {(row["step"], name) for row in rows if TOTAL_LOSS not in row for name in row}
+        self._evaluations = [row for row in read_rows(metrics) if TOTAL_LOSS not in row]
         self._events = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.first_step or None)
         self._bar = tqdm(
             total=self.total_steps,
@@ -76,7 +75,11 @@ class Journal:
 
     def evaluated(self, step: int, name: str) -> bool:
         """Whether `metrics.jsonl` has an evaluation figure of this name after this many steps."""
-        return self.active and (step, name) in self._evaluated
+        return any(row["step"] == step and name in row for row in self._evaluations)
+
+    def scores(self, name: str) -> list[float]:
+        """The values of an evaluation figure in `metrics.jsonl`, in order."""
+        return [row[name] for row in self._evaluations if name in row]
 
     def evaluation_row(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports one evaluation after this many steps; the names begin with `eval_`."""
@@ -85,7 +88,7 @@ class Journal:
         self.say(
             f"evaluation after step {step}: " + ", ".join(f"{name}: {value:.4g}" for name, value in metrics.items())
         )
-        self._evaluated |= {(step, name) for name in metrics}
+        self._evaluations.append({"step": step, **metrics})
         self._write({"step": step, **metrics})
 
     def say(self, line: str) -> None:

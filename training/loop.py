@@ -35,7 +35,7 @@ def train(
     checkpoints: Checkpointer,
     stop: StopSignals,
 ) -> int:
-    """Makes the updates of a plan, until its end or until SIGTERM or Ctrl-C.
+    """Makes the updates of a plan, until its end, until evaluations stop getting better, or until SIGTERM or Ctrl-C.
 
     Args:
         updates: the step, its batches and the plan.
@@ -58,7 +58,8 @@ def train(
         if (evaluations.due(done) and evaluations.missing(done)) if done else flags.eval_at_start:
             with log.clock_stopped():
                 evaluations.make(done)
-        while not (stopped := stop.requested()) and done < total:
+        exhausted = evaluations.exhausted()
+        while not (stopped := stop.requested()) and done < total and not exhausted:
             batch = next(feed)
             outputs = updates.step(batch)
             done += 1
@@ -70,6 +71,7 @@ def train(
             with log.clock_stopped():
                 if evaluations.due(done):
                     evaluations.make(done)
+                    exhausted = evaluations.exhausted()
                 if checkpoints.due(done):
                     checkpoints.save(done)
                     checkpoints.probe(done)

@@ -46,6 +46,11 @@ class UpdatePlan:
         """The epoch in which update `step` begins, counted from 0."""
         return self.records_before(step) // self.records_per_epoch
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """The updates that an epoch takes, without a ramp of the batch."""
+        return -(-self.records_per_epoch // self.sizes.rows)
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`."""
         return float(self.rates[step])

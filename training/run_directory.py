@@ -18,7 +18,10 @@ from utils.messages import warn
 
 RUN_FILE = "run.json"
 _FILES = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
-_ANSWER_FILES = ("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json")
+_ANSWER_FILES = (
+    *("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json", "test_results.json"),
+    *("predictions.csv", "predictions.jsonl", "confusion_matrix.png"),
+)
 _FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ whenever a run is started
 
 

@@ -16,10 +16,12 @@ from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
 from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import Records
+from modeling.layout import to_numpy
 from modeling.pretrained import PretrainedModel
 from training.checkpoint import TrainingState, load_training_state
 from training.config import TrainingConfig
 from training.distributed import World
+from training.layers import depth
 from training.run_directory import RunDirectory
 from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
@@ -176,6 +178,7 @@ def build_model(
     flags: RunFlags,
     world: World,
     unused: tuple[str, ...] = (),
+    reinit: int = 0,
 ) -> Model:
     """The model with the weights to start from, or random ones; its parameters are not placed yet.
 
@@ -185,11 +188,16 @@ def build_model(
         flags: tell the seed, and whether the run trains.
         world: all ranks must build the same model.
         unused: prefixes of names of weights that no figure depends on; these may be missing.
+        reinit: this many of the highest layers, and the pooler, keep their random weights where a new run starts
+            (Zhang et al. 2021).
 
     Raises:
-        UserError: without training, a weight that is used is missing; or ranks have different weights.
+        UserError: there are fewer layers; without training, a weight that is used is missing; or ranks have different
+            weights.
     """
     model = kind(bert, flags.seed)
+    if start.weights and reinit and flags.do_train and not start.checkpoint:
+        start.weights.state.update(_fresh_layers(model, reinit))
     if start.weights:
         missing = model.load_arrays(start.weights.state, source=str(start.path))
         needed = [name for name in missing if not name.startswith(unused)]
@@ -199,6 +207,18 @@ def build_model(
     if world.shape.size > 1 and not world.all_equal(model.checksum()):
         raise UserError(f"the weights to start from, {start.path}, differ between hosts: copy them again.")
     return model
+
+
+def _fresh_layers(model: PretrainedModel, count: int) -> dict[str, np.ndarray]:
+    """{name: initial values} of the highest layers and the pooler."""
+    layers = model.config.num_hidden_layers
+    if count > layers:
+        raise UserError(f"--reinit_layers {count} is more than the model's {layers} layers: lower it.")
+    return {
+        name: to_numpy(parameter)
+        for name, parameter in model.named_parameters()
+        if layers - count < depth(name, layers) <= layers or name.startswith("bert.pooler.")
+    }
 
 
 def check_steps_left(start: Start, step: int, total_steps: int) -> None:

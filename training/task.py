@@ -28,6 +28,7 @@ class Task(ABC):
     model_class: ClassVar[type[PretrainedModel]]
     judged_by: ClassVar[str]  # the evaluation figure that a checkpoint is judged by
     answers_change: ClassVar[bool] = False  # whether a finished run evaluates again, since flags may change the answers
+    evaluates_each_epoch: ClassVar[bool] = False  # whether evaluations are due after each epoch, without a flag
     inputs: ClassVar[tuple[str, ...]] = INPUTS  # the record features that the model reads in addition to the labels
 
     bert: BertConfig
@@ -36,6 +37,7 @@ class Task(ABC):
     training: Records | None  # None: the run does not train
     evaluation: tuple[Records, ...]  # every set that is evaluated or answered
     evaluates: bool  # whether evaluations are made, in training or instead of it
+    patience: int = 0  # training stops after this many evaluations without a higher figure; 0: never early
     predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
     probes: Probes | None = None  # other commands that look at each checkpoint
 

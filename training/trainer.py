@@ -18,6 +18,7 @@ from training.evaluations import Evaluations
 from training.evaluator import Evaluator
 from training.gradient_cache import comparing_rows
 from training.journal import Journal
+from training.layers import LayerRates, freeze
 from training.log import TrainingLog
 from training.loop import Updates, train
 from training.machine import check_same_kernels, profiled, use_half_precision
@@ -62,7 +63,8 @@ def train_and_evaluate(
     start = find_start(config, directory, world)
     task = open_task(start, world)
     check_same_records(world, task.training, task.evaluation)
-    model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters)
+    reinit = config.model.reinit_layers
+    model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters, reinit)
     stop = StopSignals(world.any)
     evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
     if config.run.do_train:
@@ -91,9 +93,12 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     state, moments = start.training_state(config.run.seed)
     plan = UpdatePlan.of(config, state, len(task.training), world.shape.data_parallel_size)
     check_steps_left(start, state.step, plan.total_steps)
+    freeze(model, config.optimizer)
     optimizer = build_optimizer(model, config.optimizer)
     options = StepOptions.of(config, world)
     step = build_train_step(evaluator.mode, model, optimizer, plan.rates, options)
+    if config.optimizer.layer_lr_decay < 1:
+        step = LayerRates(step, model, config.optimizer.layer_lr_decay)
     step = comparing_rows(step, evaluator.mode, model, options)
     if start.checkpoint:
         step.load_state(moments, state.step)
@@ -122,7 +127,8 @@ def _train(
     flags, world, model, plan = config.run, evaluator.world, evaluator.model, updates.plan
     directory = RunDirectory.of(flags)
     log = TrainingLog(journal, flags, plan, task, model, world.shape)
-    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters, journal)
+    epoch = plan.steps_per_epoch if task.evaluates_each_epoch else 0
+    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal)
     checkpoints = Checkpointer(
         directory.checkpoints, model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
     )

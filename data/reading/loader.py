@@ -55,6 +55,7 @@ class Records:
         below: {feature: bound}: its values are at least 0 and below the bound.
         transform: applied to each batch; it also gets the reading positions of `read_batch`.
         lengths: [len(self)] tokens of each record, if batches are cut to them.
+        along_sequence: features of the task that have a value for each token, so that they are cut with the inputs.
     """
 
     source: RecordSource
@@ -63,6 +64,7 @@ class Records:
     below: Mapping[str, int] = field(default_factory=dict)
     transform: Callable[[Batch, np.ndarray], Batch] | None = None
     lengths: np.ndarray | None = None
+    along_sequence: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.source) - self.first if self.count is None else self.count
@@ -209,9 +211,9 @@ def read_batch(
     batch = records.read(indices)
     if records.transform:
         batch = records.transform(batch, positions)
+    for name in [name for name in batch if name.endswith("_weights")]:
+        batch[name] = batch[name] * real[:, None].astype(np.float32)
     batch["example_weights"] = real.astype(np.float32)
-    if "masked_lm_weights" in batch:
-        batch["masked_lm_weights"] = batch["masked_lm_weights"] * real[:, None].astype(np.float32)
     if width is not None:
-        batch |= {name: batch[name][..., :width] for name in SEQUENCE}
+        batch |= {name: batch[name][..., :width] for name in (*SEQUENCE, *records.along_sequence) if name in batch}
     return batch

@@ -35,7 +35,7 @@ class ProfileScope {
 };
 
 // Memory of this thread that outlives the call, so that it stays mapped and warm; one block per slot.
-enum class Scratch { kPrimitive, kLeft, kRight, kRows, kCount };
+enum class Scratch { kPrimitive, kLeft, kRight, kRows, kAttention, kCount };
 void* scratch(Scratch slot, size_t bytes);
 inline float* scratch_floats(Scratch slot, size_t count) { return static_cast<float*>(scratch(slot, 4 * count)); }
 

@@ -1,5 +1,6 @@
 // Matrix products, 2-D and batched, through oneDNN; in bf16 mode the operands are converted first and the sums stay
 // float32.
+#include "bf16.h"
 #include "held_weights.h"
 #include "kernel.h"
 #include "onednn.h"
@@ -36,12 +37,7 @@ const void* to_bf16(const Matrix& matrix, Scratch slot) {
   auto* converted = static_cast<uint16_t*>(scratch(slot, 2 * size));
   const float* from = matrix.data;
   for_each_block(size, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const uint32_t bits = __builtin_bit_cast(uint32_t, from[i]);
-      const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-      converted[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded;  // not a number stays so
-    }
+    round_to_bf16(from + begin, converted + begin, end - begin);
   });
   return converted;
 }

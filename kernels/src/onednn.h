@@ -71,7 +71,7 @@ bool bf16();  // whether matrix products convert their operands to bf16
 void set_bf16(bool on);
 
 // First number of each primitive's key.
-enum Op : int64_t { kMatmul, kLayerNorm, kReduction };
+enum Op : int64_t { kMatmul, kLayerNorm, kReduction, kPackedLinear };
 
 }  // namespace onednn
 }  // namespace kernels

@@ -12,11 +12,12 @@ namespace kernels {
 
 inline float power_of_2(int32_t exponent) { return __builtin_bit_cast(float, (exponent + 127) << 23); }
 
-// e^x with an error of at most 2 units in the last place; 0 if the result is below the smallest normal number.
+// e^x for x <= 0, to 2 units in the last place; 0 below the smallest normal number.
 inline float fast_exp(float x) {
   constexpr float kLog2E = 1.44269504f, kRound = 12582912.f;       // adding 1.5 * 2^23 rounds to an integer
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  const float bounded = std::min(std::max(x, -87.33f), 88.72f);
+  constexpr float kSmallest = -87.33f;
+  const float bounded = std::max(x, kSmallest);
   const float power = (bounded * kLog2E + kRound) - kRound;
   const float r = (bounded - power * kLn2High) - power * kLn2Low;  // |r| <= ln(2) / 2
   float p = 1.f / 5040;
@@ -27,10 +28,8 @@ inline float fast_exp(float x) {
   p = p * r + .5f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  // 2^power as two factors, because 2^128 is not a float
-  const int32_t half = static_cast<int32_t>(power) >> 1, rest = static_cast<int32_t>(power) - half;
-  const float result = p * power_of_2(half) * power_of_2(rest);
-  return x < -87.33f ? 0.f : result;
+  const float result = p * power_of_2(static_cast<int32_t>(power));
+  return x < kSmallest ? 0.f : result;
 }
 
 // Φ(x), the normal distribution function, and e^(-x²/2), which is proportional to its derivative. Φ(-z) e^(z²/2) is

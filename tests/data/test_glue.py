@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from conversion.tokenizer_files import Rules, Vocabulary
-from data.glue import GLUE_TASKS, GlueRecords, fitting_lengths, read_examples, submission, task_directory
+from data.classification import TextRecords
+from data.glue import GLUE_TASKS, read_examples, submission, task_directory
+from data.long_text import fitting_lengths
 from utils.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "walks", "dog", "##s", "no"]
-VOCAB = {word: number for number, word in enumerate(WORDS)}
-VOCABULARY = Vocabulary(Path("vocab.txt"), tuple(VOCAB), Rules())
+VOCABULARY = Vocabulary(Path("vocab.txt"), tuple(WORDS), Rules())
 HEADERS = {
     "cola": None,
     "mrpc": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
@@ -73,7 +74,7 @@ def test_rows_with_too_few_fields_are_skipped_and_counted(tmp_path, capsys):
     examples = read_examples(directory, GLUE_TASKS["rte"], "train")
     assert examples.labels.tolist() == [0, 1] and examples.lines == (2, 5) and examples.first(1).lines == (2,)
     assert "2 of 4 rows have fewer than 4 fields and are skipped, the first in line 3" in capsys.readouterr().err
-    records = GlueRecords(examples, VOCABULARY, max_seq_length=8)
+    records = TextRecords(examples, VOCABULARY, max_seq_length=8)
     assert records.location(1).endswith("train.tsv line 5")
     with pytest.raises(UserError, match="line 3 has 3 fields, not 4"):
         read_examples(directory, GLUE_TASKS["rte"], "train", strict=True)
@@ -125,7 +126,7 @@ def test_pairs_are_cut_as_in_googles_code():
 def test_records(tmp_path):
     lines = [HEADERS["rte"], "0\ta man walks\tno dogs\tentailment", "1\ta\tno\tnot_entailment"]
     examples = read_examples(write(tmp_path / "train.tsv", *lines), GLUE_TASKS["rte"], "train")
-    records = GlueRecords(examples, VOCABULARY, max_seq_length=8)
+    records = TextRecords(examples, VOCABULARY, max_seq_length=8)
     batch = records.read(np.array([1, 0]))
     words = [[WORDS[i] for i in ids] for ids in batch["input_ids"]]
     assert words[0] == ["[CLS]", "a", "[SEP]", "no", "[SEP]", "[PAD]", "[PAD]", "[PAD]"]

@@ -14,7 +14,7 @@ from configs.pooling import Pooling
 from conversion.tokenizer_files import read_vocabulary
 from data.embedding import GroupRecords, TextGroups
 from data.tables import Table
-from modeling.embedding import BertForEmbedding, BertForReranking, pool
+from modeling.embedding import BertForEmbedding, pool
 from modeling.embedding_losses import CoSent, CosineSimilarity, Matryoshka, MultipleNegatives
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -84,18 +84,6 @@ def test_a_saved_model_has_the_files_of_sentence_transformers(tmp_path):
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]
     assert Pooling.read(tmp_path) == Pooling("max", normalize=True)
-
-
-def test_a_cross_encoder_has_the_sigmoid_cross_entropy():
-    model = BertForReranking.from_pretrained(MODEL).eval()
-    model.classifier = flow.nn.Linear(15, 1)
-    batch = {name: tensor[:, 0] for name, tensor in batch_of(TEXTS["columns"][:1]).items() if name.startswith("i")}
-    targets = np.array([[1], [0], [0.25], [0.5], [1]], np.float32)
-    weights = np.array([1, 1, 2, 0, 1], np.float32)
-    outputs = model(**batch, label_ids=flow.tensor(targets), example_weights=flow.tensor(weights))
-    logits, targets = outputs["logits"].numpy()[:, 0].astype(np.float64), targets[:, 0]
-    items = -targets * np.log(1 / (1 + np.exp(-logits))) - (1 - targets) * np.log(1 / (1 + np.exp(logits)))
-    np.testing.assert_allclose(outputs["total_loss"].numpy(), (items * weights).sum() / weights.sum(), rtol=TOLERANCE)
 
 
 def test_pooling_leaves_out_padding():

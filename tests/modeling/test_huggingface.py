@@ -1,6 +1,6 @@
 """Hidden states, logits, losses and gradients equal Hugging Face transformers' on the same random weights.
 
-The reference values come from `tests/fixtures/make_huggingface_reference.py`.
+The reference values come from `tests/fixtures/make_huggingface_reference.py` and `make_classifier_reference.py`.
 """
 
 from pathlib import Path
@@ -9,7 +9,13 @@ import numpy as np
 import oneflow as flow
 import pytest
 
-from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification, BertModel
+from modeling import (
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
 INPUTS = ("input_ids", "input_mask", "segment_ids")
@@ -25,6 +31,9 @@ CASES = {
         ("start_logits", "end_logits", "total_loss"),
     ),
     "classification": (BertForSequenceClassification, ("label_ids",), ("logits", "total_loss")),
+    "multi_label": (BertForSequenceClassification, ("label_ids",), ("logits", "total_loss")),
+    "regression": (BertForSequenceClassification, ("label_ids",), ("logits", "total_loss")),
+    "token_classification": (BertForTokenClassification, ("label_ids", "label_weights"), ("logits", "total_loss")),
 }
 TOLERANCE = 1e-5
 

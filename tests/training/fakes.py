@@ -9,7 +9,7 @@ from data.reading.loader import Records
 from launch.job_shape import JobShape
 from modeling.pretrained import PretrainedModel
 from training.distributed import World
-from training.task import Task, Vocabulary
+from training.task import Task
 from training.terms import Figure, LossTerm
 
 ALONE = World(JobShape(), "cpu")
@@ -43,10 +43,10 @@ class SumModel(PretrainedModel):
 
     def __init__(self, config=None, seed=0):
         super().__init__(config or BertConfig(num_hidden_layers=1, hidden_size=12, vocab_size=37), seed)
-        self.unused = nn.Parameter(flow.zeros(2))
+        self.weights = nn.Parameter(flow.zeros(2))
 
     def forward(self, input_ids, input_mask, segment_ids, item_weights=None, example_weights=None, loss_reduction=""):
-        numbers = input_ids.to(self.unused.dtype)
+        numbers = input_ids.to(self.weights.dtype)
         outputs = {"numbers": numbers}
         if item_weights is not None:
             weighted = numbers[:, 0] * item_weights[:, 0]
@@ -72,7 +72,7 @@ class SumTask(Task):
     def __init__(self, evaluate=lambda: {"eval_sum": 1.0}, *, evaluates=True, training=None, seq_length=5):
         super().__init__(
             bert=BertConfig(),
-            vocabulary=Vocabulary(None, True, None),
+            vocabulary=None,
             seq_length=seq_length,
             training=Records(Numbers(7)) if training is None else training,
             evaluation=(),

@@ -25,6 +25,7 @@ class Recorder:
         self.evaluations = SimpleNamespace(
             due=lambda done: done in evaluate_at,
             missing=lambda done: done not in evaluated,
+            exhausted=lambda: False,
             make=lambda done: self.events.append(f"evaluate {done}"),
         )
         self.checkpoints = SimpleNamespace(

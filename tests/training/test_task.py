@@ -6,12 +6,12 @@ import pytest
 from configs.training import BatchFlags
 from data.reading.loader import Records
 from modeling import BertForPreTraining
-from tasks.glue import SequenceClassification
 from tasks.masked_lm import MASKED_LM, SENTENCE_PAIR, MaskedLM, MaskedLMWithPairs
 from tasks.squad import QuestionAnswering
+from tasks.tagging import Tagging
 from tests.training.fakes import ALONE, ITEM_TERM, ROW_TERM, Numbers, SumTask
 from training.step import build_eval_step
-from training.task import Vocabulary, padded
+from training.task import padded
 from training.terms import EXAMPLE_WEIGHTS, INPUTS, features_of, figures_of, select
 
 
@@ -36,7 +36,7 @@ def test_the_log_line_of_pretraining_is_the_one_that_people_parse():
     assert shown == ["mlm_loss", "nsp_loss", "pred_acc"]
 
 
-@pytest.mark.parametrize("task", [MaskedLM, MaskedLMWithPairs, QuestionAnswering, SequenceClassification])
+@pytest.mark.parametrize("task", [MaskedLM, MaskedLMWithPairs, QuestionAnswering, Tagging])
 def test_figures_are_divided_by_weights_that_a_batch_has(task):
     terms = task.model_terms if issubclass(task, MaskedLM) else task.terms
     for term in terms:
@@ -64,11 +64,3 @@ def test_padding_follows_the_flag_and_what_the_source_knows():
     source.lengths = np.full(7, 4)
     assert padded(Records(source), BatchFlags()).lengths.tolist() == [4] * 7
     assert padded(Records(source), BatchFlags(padding="max_length")).lengths is None
-
-
-def test_a_vocabulary_outlives_its_file(tmp_path):
-    file = tmp_path / "vocab.txt"
-    file.write_text("a\n")
-    vocabulary = Vocabulary.read(file, True)
-    file.unlink()
-    assert vocabulary.content == b"a\n" and Vocabulary.read(None, False).content is None

@@ -1,0 +1,123 @@
+"""A model whose encoder runs as one call on packed weights: float32, bf16 or int8, on a CPU with our kernels.
+
+The model's code stays `modeling/bert.py`: `pack` takes the weights by their names and answers in place of
+`BertModel.forward`, with the same inputs and outputs. Heads run as they are, on what it returns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import oneflow as flow
+
+import kernels
+from inference.errors import ArgumentError
+from kernels.encoder import LINEARS, EncoderShape, PackedEncoder, Precision
+from modeling import BertModel
+from modeling.pretrained import PretrainedModel
+from utils.messages import warn
+
+AskedPrecision = Literal["fp32", "bf16", "int8", "auto"]
+PRECISIONS = get_args(AskedPrecision)
+
+
+def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision:
+    """The precision to compute in: the one asked for where this machine has it, else the next best, with a warning.
+
+    Raises:
+        ArgumentError: another precision than fp32 is asked for in graph mode.
+    """
+    if asked == "fp32":
+        return "fp32"
+    status = kernels.load() if device == "cpu" and mode == "eager" else None
+    if asked == "auto":
+        return _best(status)
+    if mode == "graph" and device == "cpu":
+        raise ArgumentError("precision", f"{asked} needs eager mode, not graph mode.")
+    if status is None:
+        why = f"{device} has only fp32"
+    elif not status.loaded:
+        why = status.reason
+    elif {"bf16": status.bf16, "int8": status.int8}[asked]:
+        return asked
+    else:
+        why = f"this CPU has no {asked} products"
+    instead: Precision = "bf16" if status is not None and status.loaded and status.bf16 else "fp32"
+    warn(f"precision {asked} is not available ({why}): {instead} is used instead.")
+    return instead
+
+
+def _best(status: kernels.Status | None) -> Precision:
+    """The fastest that this CPU has instructions for."""
+    if status is None or not status.loaded:
+        return "fp32"
+    return "int8" if status.int8 else "bf16" if status.bf16 else "fp32"
+
+
+def check_kept(names: tuple[str, ...], layers: int) -> None:
+    """Checks the names of products that int8 leaves in higher precision.
+
+    Raises:
+        ArgumentError: a name is not one of a product of the encoder.
+    """
+    known = {*LINEARS, *(f"{layer}.{linear}" for layer in range(layers) for linear in LINEARS)}
+    for name in names:
+        if name not in known:
+            raise ArgumentError(
+                "int8_keep",
+                f"{name} names no product of the encoder: use {', '.join(LINEARS)}, or one layer's as 0.output, up to "
+                f"layer {layers - 1}.",
+            )
+
+
+def pack(model: PretrainedModel, precision: Precision, kept: tuple[str, ...] = ()) -> None:
+    """From now on the model's encoder runs on packed weights, for inference only; our kernels must be loaded.
+
+    Args:
+        model: any of `modeling`'s, on the CPU.
+        precision: of the encoder's matrix products.
+        kept: int8: products that are left in higher precision, see `kernels.encoder.PackedEncoder`.
+    """
+    bert = model if isinstance(model, BertModel) else model.bert
+    bert.forward = _Packed(bert, precision, kept).forward  # type: ignore[method-assign]
+
+
+class _Packed:
+    """A BertModel's forward pass on packed weights, which are packed again when the model's have been written to."""
+
+    def __init__(self, bert: BertModel, precision: Precision, kept: tuple[str, ...]) -> None:
+        self.bert, self.precision, self.kept = bert, precision, kept
+        self.encoder = self._packed()
+
+    def forward(
+        self, input_ids: flow.Tensor, input_mask: flow.Tensor | None = None, segment_ids: flow.Tensor | None = None
+    ) -> dict[str, flow.Tensor]:
+        """As `BertModel.forward`'s; `sequence_output` is zero where the mask is."""
+        if not self.encoder.is_current():
+            self.encoder = self._packed()
+        ids = input_ids.numpy()  # [B, S]
+        keep = (flow.ones_like(input_ids) if input_mask is None else input_mask).numpy() != 0
+        segments = (flow.zeros_like(input_ids) if segment_ids is None else segment_ids).numpy()
+        sequence_output = self.encoder.run(ids, segments, keep)  # [B, S, H]
+        pooled_output = self.encoder.pool(sequence_output[:, 0])  # [B, H]
+        return {
+            "sequence_output": flow.from_numpy(sequence_output),
+            "pooled_output": flow.from_numpy(pooled_output),
+        }
+
+    def _packed(self) -> PackedEncoder:
+        config = self.bert.config
+        shape = EncoderShape(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            positions=config.max_position_embeddings,
+            segments=config.type_vocab_size,
+            pre_norm=config.norm == "pre",
+            epsilon=config.layer_norm_eps,
+        )
+        parameters = {name: parameter.numpy() for name, parameter in self.bert.named_parameters()}
+        low: Literal["fp32", "bf16"] = "bf16" if self.precision != "fp32" and kernels.load().bf16 else "fp32"
+        return PackedEncoder(shape, parameters, self.precision, low, self.kept)

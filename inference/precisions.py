@@ -1,0 +1,174 @@
+"""A model's figures in fp32 and in lower precision, side by side.
+
+On SQuAD questions exact match and F1; on a GLUE task's development sets its metrics; on plain texts how often the
+likeliest token of a [MASK] is the same, and how far the vectors of texts turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from evaluation.glue import glue_metrics
+
+from configs.precisions import PrecisionsConfig
+from data.glue import GLUE_TASKS, read_examples, task_directory
+from data.squad import read_squad_json
+from evaluation.squad import evaluate
+from inference.model import Model, load
+from inference.packed import AskedPrecision
+from utils.errors import UserError
+from utils.messages import warn
+
+Answers = dict[str, list[Any]]  # by what was asked
+
+
+def compare(config: PrecisionsConfig) -> str:
+    """The table: a line for each figure, a column for each precision."""
+    answers = {}
+    for precision in dict.fromkeys(("fp32", *config.precisions)):
+        model = load(
+            config.model_path,
+            device="cpu",
+            precision=cast(AskedPrecision, precision),
+            int8_keep=config.int8_keep,
+            vocab_file=config.vocab_file,
+            trust_checkpoint=config.trust_checkpoint,
+        )
+        answers[precision] = _answers(config, model)
+    figures = {precision: _figures(config, given, answers["fp32"]) for precision, given in answers.items()}
+    lines = [f"{'':<34}" + "".join(f"{precision:>10}" for precision in figures)]
+    for name in figures["fp32"]:
+        lines.append(f"{name:<34}" + "".join(f"{each[name]:>10.4f}" for each in figures.values()))
+    return "\n".join(lines) + "\n"
+
+
+def _answers(config: PrecisionsConfig, model: Model) -> Answers:
+    if config.squad_file is not None:
+        rows = _questions(config)
+        return {
+            "": _every(model, "question-answering", rows, may_be_empty=any(row.get("is_impossible") for row in rows))
+        }
+    if config.glue_task is not None:
+        return {
+            name: _every(model, "text-classification", rows) for name, (rows, _) in _glue_sets(config, model).items()
+        }
+    texts = _texts(config)
+    masked, plain = ([{"text": text} for text in texts if ("[MASK]" in text) == kind] for kind in (True, False))
+    answers = {"fill-mask": _all(model, "fill-mask", masked, top_k=1)} if masked else {}
+    return answers | ({"vectors": _all(model, "feature-extraction", plain, pooling="mean")} if plain else {})
+
+
+def _figures(config: PrecisionsConfig, answers: Answers, exact: Answers) -> dict[str, float]:
+    """{figure: value} of one precision's answers; `exact` are fp32's."""
+    if config.squad_file is not None:
+        return _squad_figures(config, answers[""])
+    if config.glue_task is not None:
+        return _glue_figures(config, answers)
+    figures: dict[str, float] = {}
+    if "fill-mask" in answers:
+        same = [
+            _tokens(one) == _tokens(other) for one, other in zip(answers["fill-mask"], exact["fill-mask"], strict=True)
+        ]
+        figures["fill-mask: same likeliest token"] = sum(same) / len(same)
+    if "vectors" in answers:
+        cosines = [_cosine(one, other) for one, other in zip(answers["vectors"], exact["vectors"], strict=True)]
+        figures["vectors: mean cosine"] = sum(cosines) / len(cosines)
+        figures["vectors: smallest cosine"] = min(cosines)
+    return figures
+
+
+def _squad_figures(config: PrecisionsConfig, answers: Sequence[Any]) -> dict[str, float]:
+    rows = _questions(config)
+    predictions = {row["id"]: given[0]["answer"] for row, given in zip(rows, answers, strict=True)}
+    paragraphs = [{"context": row["context"], "qas": [row]} for row in rows]
+    figures = evaluate([{"paragraphs": paragraphs}], predictions)
+    return {name: figures[name] for name in figures if name in ("exact_match", "exact", "f1")}
+
+
+def _glue_figures(config: PrecisionsConfig, answers: Answers) -> dict[str, float]:
+    task = GLUE_TASKS[str(config.glue_task)]
+    figures: dict[str, float] = {}
+    for name, (_, labels) in _glue_sets(config, None).items():
+        given = answers[name]
+        numbers = {label: number for number, label in enumerate(task.label_names)}
+        numbers |= {f"LABEL_{number}": number for number in range(len(numbers))}
+        predictions = [one[0]["score"] if not task.labels else numbers[one[0]["label"]] for one in given]
+        metrics = glue_metrics(task.metrics, labels, np.array(predictions))
+        figures |= {f"{name} {metric}": value for metric, value in metrics.items()}
+    return figures
+
+
+def _questions(config: PrecisionsConfig) -> list[dict[str, Any]]:
+    """Questions with their contexts, as in the file."""
+    return [
+        {**question, "context": paragraph["context"]}
+        for article in read_squad_json(str(config.squad_file))
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ][: config.max_rows]
+
+
+def _glue_sets(config: PrecisionsConfig, model: Model | None) -> dict[str, tuple[list[dict[str, Any]], Any]]:
+    """{development set: rows and labels}.
+
+    Raises:
+        UserError: there is no such task, or the model has another number of labels.
+    """
+    if config.glue_task not in GLUE_TASKS:
+        raise UserError(f"--glue_task {config.glue_task} is unknown: use one of {', '.join(GLUE_TASKS)}.")
+    task = GLUE_TASKS[config.glue_task]
+    if model is not None and model.config.num_labels != len(task.label_names):
+        raise UserError(
+            f"{config.model_path} has {model.config.num_labels} labels and {config.glue_task} {len(task.label_names)}: "
+            "name a model fine-tuned for this task."
+        )
+    sets = {}
+    for name in task.dev_sets:
+        examples = read_examples(task_directory(str(config.data_dir), task), task, name).first(config.max_rows)
+        rows = [dict(zip(("text", "text_pair"), texts, strict=False)) for texts in zip(*examples.texts, strict=True)]
+        sets[name] = (rows, examples.labels)
+    return sets
+
+
+def _texts(config: PrecisionsConfig) -> list[str]:
+    path = Path(str(config.input_path))
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--input_path {path} cannot be read: {error}.") from None
+    texts = [line for line in lines if line.strip()][: config.max_rows]
+    if not texts:
+        raise UserError(f"--input_path {path} holds no text: give a file with one text a line.")
+    return texts
+
+
+def _all(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
+    """The rows' answers, without rows that cannot be answered: the same ones in every precision."""
+    answers = [answer for answer in model.stream(task, rows, **options) if not isinstance(answer, UserError)]
+    if len(answers) < len(rows):
+        warn(f"{len(rows) - len(answers)} of {len(rows)} rows cannot be answered and are left out.")
+    if not answers:
+        raise UserError(f"none of the {len(rows)} rows can be answered: give shorter texts.")
+    return answers
+
+
+def _every(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
+    """The rows' answers; raises UserError for a row that cannot be answered, as figures need all."""
+    answers = list(model.stream(task, rows, **options))
+    for answer in answers:
+        if isinstance(answer, UserError):
+            raise answer
+    return answers
+
+
+def _tokens(answer: Any) -> list[int]:
+    """The likeliest token for each mask."""
+    masks = [answer] if isinstance(answer[0], dict) else answer
+    return [best[0]["token"] for best in masks]
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other))

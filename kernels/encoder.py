@@ -1,0 +1,168 @@
+"""BERT's encoder for inference, compiled for this CPU: see kernels/src/encoder.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kernels import plugin
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+_NUMBERS = {"fp32": 0, "bf16": 1, "int8": 2}  # as in kernels/src/packed_linear.h
+# Parameters by their names in the model, in the order of the structures in kernels/src/encoder.cpp.
+_TABLES = ("embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings")
+_PAIRS = ("embeddings.LayerNorm", "encoder.LayerNorm", "pooler.dense")
+_LAYER_PAIRS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+# A layer's matrix products; queries, keys and values are one.
+LINEARS = ("attention.self", "attention.output", "intermediate", "output")
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """A BERT encoder's shape."""
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    segments: int
+    pre_norm: bool
+    epsilon: float  # of LayerNorm
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in list(EncoderShape.__annotations__)[:-1]),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
+class PackedEncoder:
+    """An encoder whose weights are converted and packed once.
+
+    Args:
+        shape: the encoder's.
+        parameters: float32 arrays by their names in `modeling.bert.BertModel`; those the model lacks are left out. The
+            embeddings are read where they are, so the arrays must stay alive.
+        precision: of the matrix products. In int8, weights have a scale for each output and activations one for each
+            token, found as they are computed; what is not a product of a layer is then computed in `low`.
+        low: what activations are kept in and what `kept` products are computed in, "fp32" or "bf16".
+        kept: int8: products that are computed in `low`, each as "output" for all layers, or as "3.output" for one.
+
+    The kernels must be loaded.
+    """
+
+    def __init__(
+        self,
+        shape: EncoderShape,
+        parameters: Mapping[str, np.ndarray],
+        precision: Precision,
+        low: Literal["fp32", "bf16"],
+        kept: tuple[str, ...] = (),
+    ) -> None:
+        self._shape, self._parameters = shape, dict(parameters)
+        self._lock = threading.Lock()  # the activations' memory is the encoder's
+        self._library = _library()
+        precisions = np.array(
+            [
+                _NUMBERS[low if precision != "int8" or linear in kept or f"{layer}.{linear}" in kept else "int8"]
+                for layer in range(shape.layers)
+                for linear in LINEARS
+            ],
+            np.int64,
+        )
+        prefixes = [f"encoder.layer.{layer}.{name}" for layer in range(shape.layers) for name in _LAYER_PAIRS]
+        model = self._addresses([f"{name}.weight" for name in _TABLES] + _weights_and_biases(_PAIRS))
+        self._handle = ctypes.c_void_p(
+            self._library.kernels_encoder_create(
+                ctypes.byref(_Shape(*dataclasses.astuple(shape))),
+                model,
+                self._addresses(_weights_and_biases(prefixes)),
+                precisions.ctypes.data,
+                int(low == "bf16"),
+            )
+        )
+        weakref.finalize(self, self._library.kernels_encoder_destroy, self._handle)
+
+    def is_current(self) -> bool:
+        """Whether no packed parameter was written to since; a few numbers of each are compared, so that an optimizer's
+        step or other weights are noticed, and a change of single numbers may not be."""
+        plugin.wait_for_kernels()  # what writes to them may still be running
+        return bool(self._library.kernels_encoder_is_current(self._handle))
+
+    def run(self, input_ids: np.ndarray, segment_ids: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """
+        Args:
+            input_ids, segment_ids: int32 [B, S].
+            keep: bool [B, S], true for tokens and false for padding, on which no work is done.
+
+        Returns:
+            sequence_output, float32 [B, S, H], zero on padding.
+        """
+        batch, length = input_ids.shape
+        rows = np.flatnonzero(keep).astype(np.int64)  # [T]
+        output = np.zeros((batch, length, self._shape.hidden), np.float32)
+        if not rows.size:
+            return output
+        lengths = keep.sum(1, dtype=np.int64)
+        begins = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
+        tokens = [
+            np.ascontiguousarray(array.ravel()[rows], np.int32)
+            for array in (input_ids, segment_ids, np.broadcast_to(np.arange(length), keep.shape))
+        ]
+        with self._lock:
+            self._library.kernels_encoder_run(
+                self._handle,
+                *(array.ctypes.data for array in tokens),
+                begins.ctypes.data,
+                len(begins) - 1,
+                rows.ctypes.data,
+                output.ctypes.data,
+            )
+        return output
+
+    def pool(self, first: np.ndarray) -> np.ndarray:
+        """The pooled output float32 [B, H] of the first tokens' vectors [B, H]."""
+        first, pooled = np.ascontiguousarray(first, np.float32), np.empty(first.shape, np.float32)
+        with self._lock:
+            self._library.kernels_encoder_pool(self._handle, first.ctypes.data, len(first), pooled.ctypes.data)
+        return pooled
+
+    def _addresses(self, names: list[str]) -> ctypes.Array:
+        """Where these parameters are; null for those that the model does not have."""
+        arrays = [self._parameters.get(name) for name in names]
+        return (ctypes.c_void_p * len(names))(*(None if array is None else array.ctypes.data for array in arrays))
+
+
+def _weights_and_biases(names: tuple[str, ...] | list[str]) -> list[str]:
+    return [f"{name}.{part}" for name in names for part in ("weight", "bias")]
+
+
+def _library() -> ctypes.CDLL:
+    library = plugin.library()
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.kernels_encoder_create.restype = pointer
+    library.kernels_encoder_create.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int]
+    library.kernels_encoder_destroy.argtypes = library.kernels_encoder_is_current.argtypes = [pointer]
+    library.kernels_encoder_run.argtypes = [*[pointer] * 5, number, pointer, pointer]
+    library.kernels_encoder_pool.argtypes = [pointer, pointer, number, pointer]
+    return library

@@ -1,0 +1,21 @@
+"""Fine-tunes BERT on sentences whose words have tags: named entities, parts of speech."""
+
+import kernels
+from configs.cli import job_flags, parse, run
+from configs.tagging import TaggingConfig
+from configs.training import RETIRED
+from launch.meeting import meet
+
+
+def main() -> None:
+    config = parse(TaggingConfig, description=__doc__ or "", retired=RETIRED)
+    meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
+    # This imports the framework, which --help and wrong flags do not need.
+    from tasks.tagging import finetune_tagger
+
+    finetune_tagger(config)
+
+
+if __name__ == "__main__":
+    run(main)

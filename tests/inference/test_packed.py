@@ -1,0 +1,139 @@
+"""Inference on packed weights: the same answers as the modules give, and the choice of their precision."""
+
+from pathlib import Path
+
+import numpy as np
+import oneflow as flow
+import pytest
+
+import kernels
+from inference import load, packed
+from inference.model import build
+from inference.packed import choose_precision, pack
+from inference.runner import Example, Runner
+from utils.errors import UserError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
+TEXTS = ["the cat [MASK] on a tree.", "a dog [MASK].", "the river and the [MASK] cat sat on a tree by the river."]
+STATUS = kernels.load()
+PRECISIONS = ["fp32", *(["bf16"] if STATUS.bf16 else []), *(["int8"] if STATUS.int8 else [])]
+ours = pytest.mark.skipif(not STATUS.loaded, reason="of our kernels, which are not loaded")
+
+
+def checkpoint(name):
+    from conversion import read_checkpoint
+
+    return read_checkpoint(FIXTURES / name)
+
+
+def examples(count=9, longest=23, vocabulary=97):
+    rng = np.random.default_rng(0)
+    return [
+        Example(rng.integers(0, vocabulary, length).astype(np.int32), np.zeros(length, np.int32))
+        for length in rng.integers(1, longest + 1, count)
+    ]
+
+
+def outputs(runner, rows, names):
+    return dict(runner.run(rows, names))
+
+
+@ours
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [("pretraining", ("sequence_output", "pooled_output")), ("question_answering", ("start_logits", "end_logits"))],
+)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_outputs_match_the_modules(model, names, precision):
+    rows = examples()
+    module = build(checkpoint(model)).eval()
+    expected = {}
+    for index, row in enumerate(rows):
+        with flow.no_grad():
+            answers = module(flow.tensor(row.input_ids[None]), None, flow.tensor(row.segment_ids[None]))
+        expected[index] = {name: answers[name].numpy()[0].copy() for name in names}
+    got = outputs(Runner(build(checkpoint(model)), "eager", "cpu", 4, precision), rows, names)
+    tolerance = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[precision]
+    assert got.keys() == expected.keys()
+    for name in names:
+        largest = max(np.abs(answers[name]).max() for answers in expected.values())
+        for index in expected:
+            np.testing.assert_allclose(got[index][name], expected[index][name], rtol=0, atol=tolerance * largest)
+
+
+@ours
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_answers_of_every_precision(precision):
+    expected = load(FIXTURES / "pretraining", mode="graph").fill_mask(TEXTS, top_k=97)
+    model = load(FIXTURES / "pretraining", precision=precision)
+    together = model.fill_mask(TEXTS, top_k=97)
+    for one, other, text in zip(together, expected, TEXTS, strict=True):
+        scores = {answer["token"]: answer["score"] for answer in one}
+        assert max(abs(scores[answer["token"]] - answer["score"]) for answer in other) < 0.01
+        alone = {answer["token"]: answer["score"] for answer in model.fill_mask(text, top_k=97)}
+        assert max(abs(alone[token] - score) for token, score in scores.items()) < 0.005
+
+
+@ours
+def test_weights_written_after_packing_are_packed_again():
+    model = build(checkpoint("pretraining"))
+    runner = Runner(model, "eager", "cpu", 4)
+    rows = examples(2)
+    before = outputs(runner, rows, ("pooled_output",))
+    for name, parameter in model.named_parameters():
+        if name.endswith("dense.weight"):
+            parameter.data.copy_(parameter * 2)
+    after = outputs(runner, rows, ("pooled_output",))
+    fresh = outputs(Runner(model, "eager", "cpu", 4), rows, ("pooled_output",))
+    for index in range(len(rows)):
+        assert np.abs(after[index]["pooled_output"] - before[index]["pooled_output"]).max() > 1e-3
+        np.testing.assert_array_equal(after[index]["pooled_output"], fresh[index]["pooled_output"])
+
+
+@ours
+def test_packing_leaves_the_names_of_parameters_alone():
+    model = build(checkpoint("pretraining"))
+    names = [name for name, _ in model.named_parameters()]
+    pack(model, "fp32")
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.mark.parametrize(
+    ("asked", "bf16", "int8", "chosen"),
+    [
+        ("auto", True, True, "int8"),
+        ("auto", True, False, "bf16"),
+        ("auto", False, False, "fp32"),
+        ("int8", True, True, "int8"),
+        ("int8", True, False, "bf16"),
+        ("int8", False, False, "fp32"),
+        ("bf16", False, True, "fp32"),
+        ("fp32", True, True, "fp32"),
+    ],
+)
+def test_a_precision_that_the_cpu_has_not_is_replaced_with_a_warning(monkeypatch, capsys, asked, bf16, int8, chosen):
+    status = kernels.Status(True, "loaded", "avx512", (), bf16, int8)
+    monkeypatch.setattr(packed.kernels, "load", lambda: status)
+    assert choose_precision(asked, "cpu", "eager") == chosen
+    warning = capsys.readouterr().err
+    if asked in ("auto", chosen):
+        assert warning == ""
+    else:
+        assert f"precision {asked} is not available" in warning and f"{chosen} is used instead" in warning
+        assert warning.count("\n") == 1
+
+
+def test_a_precision_without_kernels_or_on_cuda_is_fp32(monkeypatch, capsys):
+    monkeypatch.setattr(packed.kernels, "load", lambda: kernels.Status(False, "no kernels here"))
+    assert choose_precision("auto", "cpu", "eager") == "fp32"
+    assert choose_precision("int8", "cpu", "eager") == "fp32"
+    assert "no kernels here" in capsys.readouterr().err
+    assert choose_precision("bf16", "cuda", "graph") == "fp32"
+    assert "cuda has only fp32" in capsys.readouterr().err
+
+
+def test_refused_settings():
+    with pytest.raises(UserError, match="precision int8 needs eager mode"):
+        load(FIXTURES / "pretraining", mode="graph", precision="int8")
+    with pytest.raises(UserError, match=r"int8_keep 99\.output names no product"):
+        load(FIXTURES / "pretraining", precision="fp32", int8_keep=("99.output",))
