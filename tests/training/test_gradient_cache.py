@@ -4,6 +4,7 @@ import numpy as np
 import oneflow as flow
 import pytest
 
+import kernels
 from configs.model import BertConfig
 from configs.pooling import Pooling
 from configs.training import OptimizerFlags
@@ -105,6 +106,7 @@ def test_gradients_are_those_of_the_whole_update():
             np.testing.assert_allclose(found[name], expected, atol=1e-6 * max(1, np.abs(expected).max()), err_msg=name)
 
 
+@pytest.mark.skipif(not kernels.is_loaded(), reason="stock kernels draw masks in another way in each mode")
 def test_both_modes_draw_the_same_masks():
     eager, graph = (train(mode, "negatives", 4, rate=0.2) for mode in ("eager", "graph"))
     np.testing.assert_allclose(graph[0], eager[0], rtol=1e-4)
