@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from evaluation.glue import glue_metrics
 
 from configs.precisions import PrecisionsConfig
 from data.glue import GLUE_TASKS, read_examples, task_directory
 from data.squad import read_squad_json
+from evaluation.classification import metrics as classification_metrics
 from evaluation.squad import evaluate
 from inference.model import Model, load
 from inference.packed import AskedPrecision
@@ -96,7 +96,7 @@ def _glue_figures(config: PrecisionsConfig, answers: Answers) -> dict[str, float
         numbers = {label: number for number, label in enumerate(task.label_names)}
         numbers |= {f"LABEL_{number}": number for number in range(len(numbers))}
         predictions = [one[0]["score"] if not task.labels else numbers[one[0]["label"]] for one in given]
-        metrics = glue_metrics(task.metrics, labels, np.array(predictions))
+        metrics = classification_metrics(task.metrics, labels, np.array(predictions))
         figures |= {f"{name} {metric}": value for metric, value in metrics.items()}
     return figures
 
