@@ -220,7 +220,7 @@ def open_task(config: GlueConfig, files: TaskFiles, start: Start, world: World) 
         seq_length=data.max_seq_length,
         training=records(files.training) if files.training else None,
         evaluation=tuple(records(examples) for examples in (*files.dev, *files.tests)),
-        evaluates=flags.do_train and flags.do_eval,
+        evaluates=flags.do_train and bool(flags.do_eval),
         config=config,
         files=files,
         best=BestCheckpoint.of(Path(flags.output_dir) / BEST, continued=start.checkpoint is not None),

@@ -96,7 +96,7 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
         seq_length=features.max_seq_length,
         training=training,
         evaluation=(_records_to_answer(config, world, features, bert, questions),) if answers else (),
-        evaluates=flags.do_eval,
+        evaluates=bool(flags.do_eval),
         config=config,
         questions=questions,
     )

@@ -58,6 +58,8 @@ def train(
         if (evaluations.due(done) and evaluations.missing(done)) if done else flags.eval_at_start:
             with log.clock_stopped():
                 evaluations.make(done)
+        if not done and checkpoints.due(0):
+            checkpoints.save(0)
         while not (stopped := stop.requested()) and done < total:
             batch = next(feed)
             outputs = updates.step(batch)

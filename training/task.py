@@ -36,6 +36,7 @@ class Task(ABC):
     training: Records | None  # None: the run does not train
     evaluation: tuple[Records, ...]  # every set that is evaluated or answered
     evaluates: bool  # whether evaluations are made, in training or instead of it
+    train_figures_every: int = 0  # steps between training rows with the figures that only evaluation computes; 0: none
     predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
     probes: Probes | None = None  # other commands that look at each checkpoint
 
