@@ -151,7 +151,8 @@ def test_two_phases(capsys):
 def test_squad_after_two_phases(capsys, version):
     config = read(SquadConfig, AWS_SQUAD.format(version=version), "--do_train", "--train_file", "train.json")
     assert (config.batch.train_batch_size, config.optimizer.lr, config.run.max_steps) == (6, 1e-4, 8144)
-    assert "--version_2_with_negative" in capsys.readouterr().err
+    assert config.features.version_2_with_negative == (version == "squadv2")
+    assert "squad_version" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from data.reading.loader import Records
 from launch.job_shape import JobShape
 from modeling.pretrained import PretrainedModel
 from training.distributed import World
-from training.task import Task, Vocabulary
+from training.task import Task
 from training.terms import Figure, LossTerm
 
 ALONE = World(JobShape(), "cpu")
@@ -72,7 +72,7 @@ class SumTask(Task):
     def __init__(self, evaluate=lambda: {"eval_sum": 1.0}, *, evaluates=True, training=None, seq_length=5):
         super().__init__(
             bert=BertConfig(),
-            vocabulary=Vocabulary(None, True, None),
+            vocabulary=None,
             seq_length=seq_length,
             training=Records(Numbers(7)) if training is None else training,
             evaluation=(),

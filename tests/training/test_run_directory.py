@@ -65,7 +65,7 @@ def test_only_the_files_of_runs_are_removed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     directory = RunDirectory.of(flags(tmp_path))
-    for kept in (flags(tmp_path), flags(tmp_path, overwrite_output_dir=True, resume=True)):
+    for kept in (flags(tmp_path), flags(tmp_path, resume=True)):
         directory.clear(kept)
         assert (tmp_path / "metrics.jsonl").exists()
     directory.clear(flags(tmp_path, overwrite_output_dir=True))

@@ -11,7 +11,7 @@ from tasks.masked_lm import MASKED_LM, NEXT_SENTENCE, SENTENCE_ORDER, MaskedLM, 
 from tasks.squad import QuestionAnswering
 from tests.training.fakes import ALONE, ITEM_TERM, ROW_TERM, Numbers, SumTask
 from training.step import build_eval_step
-from training.task import Vocabulary, padded
+from training.task import padded
 from training.terms import EXAMPLE_WEIGHTS, INPUTS, features_of, figures_of, select
 
 
@@ -71,11 +71,3 @@ def test_padding_follows_the_flag_and_what_the_source_knows():
     source.lengths = np.full(7, 4)
     assert padded(Records(source), BatchFlags()).lengths.tolist() == [4] * 7
     assert padded(Records(source), BatchFlags(padding="max_length")).lengths is None
-
-
-def test_a_vocabulary_outlives_its_file(tmp_path):
-    file = tmp_path / "vocab.txt"
-    file.write_text("a\n")
-    vocabulary = Vocabulary.read(file, True)
-    file.unlink()
-    assert vocabulary.content == b"a\n" and Vocabulary.read(None, False).content is None
