@@ -36,7 +36,7 @@ from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.run_directory import RunDirectory
 from training.schedule import BatchSchedule
-from training.start import Start, check_sizes, find_vocabulary
+from training.start import Start, check_sizes, find_vocabulary, warn_of_random_weights
 from training.step import Mode, place_model
 from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
@@ -205,6 +205,7 @@ def open_task(config: GlueConfig, files: TaskFiles, start: Start, world: World) 
     flags, data, task = config.run, config.data, files.task
     vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    warn_of_random_weights(start, bert)
     check_sizes(start, bert, vocabulary.size, data.max_seq_length)
     names, problem = task.label_names, "" if task.labels else "regression"
     bert = dataclasses.replace(bert, num_labels=len(names), label_names=names, problem_type=problem)
