@@ -2,13 +2,13 @@
 
 import kernels
 from configs.cli import parse, run
-from configs.pretraining import PretrainingConfig
+from configs.pretraining import EagerPretrainingConfig
 from configs.training import RETIRED
 from launch.meeting import meet
 
 
 def main() -> None:
-    config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
+    config = parse(EagerPretrainingConfig, description=__doc__, retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from tasks.pretraining import pretrain  # imports the framework, which --help and wrong flags do not need

@@ -64,7 +64,7 @@ def flags_of(config_class: type, path: tuple[str, ...] = (), title: str = "") ->
 
 def _help_text(config_class: type, field: dataclasses.Field[Any]) -> str:
     meta, default = field.metadata, field.default
-    if meta["default_text"] and default is None:
+    if meta["default_text"] and default in (None, ""):
         attributes = {name: getattr(config_class, name) for name in dir(config_class) if not name.startswith("_")}
         default = meta["default_text"].format_map(attributes)
     elif isinstance(default, tuple):

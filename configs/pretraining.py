@@ -29,7 +29,7 @@ class PretrainingDataFlags:
     val_ofrecord_path: tuple[str, ...] = flag(
         (), "evaluation data, in the same forms as --ofrecord_path", aliases=("validation_file",)
     )
-    val_fraction: float = flag(0.0, "without --val_ofrecord_path: fraction of the training shards to hold out")
+    val_fraction: float = flag(0.0, "without --val_ofrecord_path: fraction of the training records to hold out")
     train_data_part: int | None = flag(None, "number of training shards to use", default_text="all", unit="shards")
     train_dataset_size: int | None = flag(None, "records of one epoch", default_text="all", unit="records")
     seq_length: int | None = flag(
@@ -68,6 +68,12 @@ class PretrainingDataFlags:
     do_lower_case: bool | None = flag(
         None, "whether the vocabulary is uncased", default_text="as the data says, else True"
     )
+    train_accuracy_every_n_iters: int = flag(
+        0,
+        "steps between training rows that also hold masked-LM accuracy, of the update's first micro-batch, without "
+        "dropout; 0 never measures it",
+        unit="steps",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
@@ -78,6 +84,8 @@ class PretrainingDataFlags:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
         at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
         at_least(self, 1, "max_train_samples", "max_val_samples")
+        at_least(self, 0, "train_accuracy_every_n_iters")
+        at_most(self, MOST_STEPS, "train_accuracy_every_n_iters")
         at_most(self, MOST_TOKENS, "seq_length", "max_predictions_per_seq")
 
 
@@ -196,3 +204,10 @@ class PretrainingConfig:
             before = str(phase_directory(self.run.output_dir, number - 1))
             run = replace(run, load_from="checkpoint", checkpoint_path=before, load_optimizer_state=False)
         return with_flags(replace(self, run=run, phases=None), content, where, RETIRED)
+
+
+@dataclass(frozen=True)
+class EagerPretrainingConfig(PretrainingConfig):
+    """The flags of run_eager_pretraining.py, whose runs do not meet those of run_pretraining.py by default."""
+
+    run: RunFlags = section(RunFlags, default_output_dir="output_eager")

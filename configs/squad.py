@@ -24,8 +24,18 @@ class FeatureFlags:
     doc_stride: int = flag(128, "distance from the start of one window to the next", unit="tokens")
     max_query_length: int = flag(64, "longer questions are truncated", unit="tokens")
     version_2_with_negative: bool = flag(False, "SQuAD 2.0: some questions have no answer")
+    squad_version: str | None = flag(
+        None,
+        "squadv2 is another way to give --version_2_with_negative True",
+        default_text="by --version_2_with_negative",
+        choices=("squadv1", "squadv2"),
+    )
 
     def __post_init__(self) -> None:
+        if self.squad_version == "squadv1" and self.version_2_with_negative:
+            raise UserError("--squad_version squadv1 contradicts --version_2_with_negative True: give one of them.")
+        if self.squad_version == "squadv2":
+            object.__setattr__(self, "version_2_with_negative", True)
         at_least(self, 1, "max_query_length", "doc_stride")
         at_most(self, MOST_TOKENS, "max_seq_length", "max_query_length", "doc_stride")
         if self.max_seq_length <= self.max_query_length + 3:

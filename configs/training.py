@@ -19,11 +19,10 @@ RETIRED = {
     "gpu_num_per_node": "set the launcher's --nproc_per_node.",
     "num_nodes": "set the launcher's --nnodes.",
     "metric-local": "metrics always cover all ranks.",
+    "logging_first_step": "the first and the last step are always logged.",
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",
     "model_type": "all models here are BERT; for ALBERT's sentence order prediction use --objective sop.",
-    "squad_version": "for SQuAD 2.0, where some questions have no answer, set --version_2_with_negative True in "
-    "run_squad.py or in --squad_config.",
     "skip_xla": "OneFlow 0.9 has no XLA; graph mode compiles without it.",
     **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
     "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps; 0 evaluates only at the end.",
@@ -226,12 +225,21 @@ class OptimizerFlags:
 class RunFlags:
     """Run, checkpoints and logs."""
 
-    output_dir: str = flag("output", "directory for checkpoints, logs and metrics")
+    output_dir: str = flag(
+        "",
+        "directory for checkpoints, run.json, metrics and results",
+        default_text="--checkpoint_path if given, else {default_output_dir}; with --run_name NAME "
+        "{default_output_dir}/NAME",
+    )
     checkpoint_path: str | None = flag(
         None, "another directory for checkpoints", default_text="--output_dir", aliases=("model_save_dir",)
     )
     log_dir: str | None = flag(
-        None, "another directory for logs and metrics", default_text="--output_dir", aliases=("logging_dir",)
+        None,
+        "another directory for TensorBoard's files, in a subdirectory named after --output_dir; several runs can share "
+        "it",
+        default_text="--output_dir",
+        aliases=("logging_dir",),
     )
     load_from: str | None = flag(
         None,
@@ -276,7 +284,12 @@ class RunFlags:
         aliases=("loss_print_every_n_iter", "logging_steps", "log_frequency"),
         unit="steps",
     )
-    logging_first_step: bool = flag(False, "log the first step as well")
+    save_at_steps: tuple[int, ...] = flag(
+        (),
+        "save after these steps as well, and keep these checkpoints; 0 is before the first step",
+        aliases=("save_at_step",),
+        unit="steps",
+    )
     val_print_every_n_iters: int = flag(20, "batches between progress lines of an evaluation", unit="batches")
     eval_every_n_iters: int = flag(
         0,
@@ -291,14 +304,18 @@ class RunFlags:
         choices=("tensorboard", "none"),
     )
     do_train: bool = flag(True, "train")
-    do_eval: bool = flag(True, "evaluate, if evaluation data is given")
+    do_eval: bool | None = flag(None, "evaluate", default_text="if evaluation data is given")
 
     # Fine-tuning starts a new run from a checkpoint's weights, so its default is False.
     default_load_optimizer_state: ClassVar[bool] = True
+    default_output_dir: ClassVar[str] = "output"
 
     def __post_init__(self) -> None:
         at_least(self, 1, "loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps")
         at_least(self, 0, "keep_last", "eval_every_n_iters", "seed")
+        for step in self.save_at_steps:
+            if not 0 <= step <= MOST_STEPS:
+                raise UserError(f"--save_at_steps must be between 0 and {MOST_STEPS}, not {step}.")
         at_most(self, MOST_SEED, "seed")
         at_most(self, MOST_STEPS, "max_steps", "epochs")
         above(self, 0, "epochs")
@@ -310,6 +327,11 @@ class RunFlags:
             )
         if self.resume and self.overwrite_output_dir:
             raise UserError("--resume continues the run that --overwrite_output_dir deletes: drop one of them.")
+        if not self.output_dir:
+            # With --load_from, --checkpoint_path is where the run starts, and not where it saves.
+            saves_in = None if self.load_from else self.checkpoint_path
+            name = (self.run_name or "").replace("/", "-").strip(".")
+            object.__setattr__(self, "output_dir", saves_in or str(Path(self.default_output_dir, name)))
 
     @property
     def loads_optimizer_state(self) -> bool:

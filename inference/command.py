@@ -6,6 +6,7 @@ This is the only module of the package that knows flags.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,11 @@ from utils.errors import UserError
 from utils.messages import warn
 
 _MOST_LINE_BYTES = 16 << 20
+# Names of columns in the first line of public data sets.
+_COLUMNS = frozenset(
+    "id idx index text text_a text_b text_pair sentence sentence1 sentence2 label labels score class category target "
+    "premise hypothesis question question1 question2 context answer answers title review".split()
+)
 # The flags of arguments that have another name.
 _FLAGS = {"max_predictions": "max_predictions_per_seq"}
 
@@ -126,25 +132,57 @@ def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | Us
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # an editor may begin the file with a mark
-                yield _row(text.rstrip("\r\n"), pipeline.fields)
+                text = text.rstrip("\r\n")
+                if number == 1:
+                    _check_no_header(path, text)
+                yield _row(text, number, pipeline)
             except UnicodeDecodeError:
                 yield UserError(f"line {number} is not valid UTF-8.")
     if not number:
         raise UserError(f"--input_path {path} holds no lines: give --text, or a file with one text per line.")
 
 
-def _row(line: str, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The row of a line: a JSON object, or else the task's texts separated by tabs."""
+def _check_no_header(path: str, line: str) -> None:
+    """Raises UserError where the first line names the columns of a table."""
+    for separator, name in (("\t", "tabs"), (",", "commas")):
+        columns = [column.strip(' "').lower() for column in line.split(separator)]
+        if len(columns) > 1 and _COLUMNS.issuperset(columns):
+            raise UserError(
+                f"--input_path {path}: line 1, {line!r}, names columns that {name} separate: remove it, and write only "
+                "the texts on each line, with a tab between two texts, or a JSON object."
+            )
+
+
+def _row(line: str, number: int, pipeline: Pipeline) -> dict[str, Any] | UserError:
+    """The row of a line: a JSON object, or else the task's texts separated by tabs; an error for any other line."""
+    names = pipeline.fields
     if line.lstrip().startswith("{"):
         try:
             row = json.loads(line)
-            if isinstance(row, dict):
-                return row
         except (ValueError, RecursionError):
-            pass
-    if len(fields) == 1:
-        return {fields[0]: line}
-    return dict(zip(fields, line.split("\t", len(fields) - 1), strict=False))
+            row = None
+        if isinstance(row, dict):
+            return row
+        return UserError(f'line {number} begins with {{ but is not a JSON object: write {{"{names[0]}": "…"}}.')
+    texts = line.split("\t")
+    if len(texts) > len(names):
+        if len(names) == 1:  # a tab is a space in a text
+            return {names[0]: line}
+        return UserError(
+            f"line {number} has {len(texts)} columns, separated by tabs, but the task reads {len(names)}: "
+            f"{', '.join(names)}. Remove the others, or write a JSON object."
+        )
+    labels = {str(label).lower() for label in getattr(pipeline, "labels", ())}
+    if len(texts) > 1 and names[1] == "text_pair" and (texts[1].lower() in labels or _is_number(texts[1])):
+        return UserError(
+            f"line {number}: the second column, {texts[1]!r}, is a label or a number, not a text: remove the column, "
+            "or write a JSON object with text and text_pair."
+        )
+    return dict(zip(names, texts, strict=False))
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", text))
 
 
 def _answered(model: Model, task: str, options: dict[str, Any], rows: Any) -> Iterator[tuple[Any, Any]]:

@@ -44,9 +44,16 @@ def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
     return max(errors) if not any(map(math.isnan, errors)) else math.nan
 
 
-def gemm_speed(rows: int = 1024, inner: int = 768, columns: int = 3072, repeats: int = 20) -> float:
+def gemm_speed(
+    rows: int = 1024,
+    inner: int = 768,
+    columns: int = 3072,
+    repeats: int = 20,
+    device: str = "cpu",
+    dtype: flow.dtype = flow.float32,
+) -> float:
     """Floating-point operations per second of the fastest of `repeats` products [rows, inner] x [inner, columns]."""
-    a, b = flow.randn(rows, inner), flow.randn(columns, inner)
+    a, b = (flow.randn(size, inner, device=device).to(dtype) for size in (rows, columns))
     best = math.inf
     for _ in range(repeats):
         flow._oneflow_internal.eager.Sync()

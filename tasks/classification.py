@@ -23,7 +23,7 @@ from tasks.best_checkpoint import BestCheckpoint
 from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.evaluator import Evaluator, Say
-from training.start import Start, check_sizes, find_vocabulary
+from training.start import Start, check_sizes, find_vocabulary, warn_of_random_weights
 from training.step import Mode
 from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
@@ -158,6 +158,7 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
     flags, data = config.run, config.data
     vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    warn_of_random_weights(start, bert)
     check_sizes(start, bert, vocabulary.size, data.max_seq_length)
     drop_other_classifier(start, problem.names, flags.do_train, labels_tokens=False)
     bert = dataclasses.replace(
@@ -184,12 +185,12 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
         seq_length=data.max_seq_length,
         training=records(problem.training, problem.loss) if problem.training else None,
         evaluation=tuple(records(examples) for examples in (*problem.validation, *problem.tests)),
-        evaluates=flags.do_train and flags.do_eval and bool(problem.validation),
+        evaluates=flags.do_train and bool(flags.do_eval) and bool(problem.validation),
         patience=problem.patience,
         problem=problem,
         output_dir=Path(flags.output_dir),
         best=BestCheckpoint.of(flags.output_dir, continued=start.checkpoint is not None),
-        do_eval=flags.do_eval,
+        do_eval=bool(flags.do_eval),
     )
 
 

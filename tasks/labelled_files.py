@@ -135,7 +135,7 @@ class Files:
             return read_table(path, delimiter=data.delimiter, header=data.header) if path and wanted else None
 
         training, test = table(data.train_file, flags.do_train), table(data.test_file, True)
-        validation = table(data.validation_file, flags.do_eval)
+        validation = table(data.validation_file, bool(flags.do_eval))
         first = next(each for each in (training, validation, test) if each is not None)
         columns = Columns.of(data, first, labelled=first is not test)
         needed = (*columns.texts, *([columns.label] if columns.label else []))

@@ -12,7 +12,7 @@ from training.checkpoint import write_text_atomically
 from training.evaluator import Evaluator, Say
 from training.run_directory import RunDirectory
 from training.task import Task
-from training.terms import EXAMPLE_WEIGHTS, INPUTS, Figure, LossTerm, features_of
+from training.terms import EXAMPLE_WEIGHTS, INPUTS, Figure, LossTerm, features_of, figures_of
 
 EVALUATION_FILE = "eval_results.txt"
 MASKED_LM = LossTerm(
@@ -20,13 +20,20 @@ MASKED_LM = LossTerm(
     labels=("masked_lm_ids", "masked_lm_weights"),
     others=(Figure("mlm_accuracy", "masked_lm_weights"),),
 )
-# Next sentence or sentence order: the records' labels tell which.
-SENTENCE_PAIR = LossTerm(
-    Figure("nsp_loss", EXAMPLE_WEIGHTS, in_log_line=True),
-    labels=("next_sentence_labels",),
-    others=(Figure("nsp_accuracy", EXAMPLE_WEIGHTS, label="pred_acc", in_log_line=True),),
-    parameters=("bert.pooler.", "cls.seq_relationship."),
-)
+
+
+def _sentence_pair(name: str) -> LossTerm:
+    """The second task's term, whose figures are called `name`. The model computes both tasks in the same way."""
+    loss, accuracy = f"{name}_loss", f"{name}_accuracy"
+    return LossTerm(
+        Figure("nsp_loss", EXAMPLE_WEIGHTS, label=loss, evaluated_as=loss, in_log_line=True),
+        labels=("next_sentence_labels",),
+        others=(Figure("nsp_accuracy", EXAMPLE_WEIGHTS, label="pred_acc", evaluated_as=accuracy, in_log_line=True),),
+        parameters=("bert.pooler.", "cls.seq_relationship."),
+    )
+
+
+NEXT_SENTENCE, SENTENCE_ORDER = _sentence_pair("nsp"), _sentence_pair("sop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class MaskedLM(Task):
     """Masked-LM alone."""
 
     model_class = BertForPreTraining
-    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, SENTENCE_PAIR)  # all that the model can compute
+    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, NEXT_SENTENCE)  # all that the model can compute
     objective_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM,)  # those that the records have labels for
     judged_by = "eval_total_loss"
     inputs = (*INPUTS, "masked_lm_positions")
@@ -44,7 +51,7 @@ class MaskedLM(Task):
     @property
     def terms(self) -> tuple[LossTerm, ...]:
         flags = self.config.data
-        skipped = {MASKED_LM: flags.skip_mlm, SENTENCE_PAIR: flags.skip_nsp}
+        skipped = {MASKED_LM: flags.skip_mlm, NEXT_SENTENCE: flags.skip_nsp, SENTENCE_ORDER: flags.skip_nsp}
         return tuple(term for term in self.objective_terms if not skipped.get(term))
 
     @property
@@ -54,7 +61,8 @@ class MaskedLM(Task):
 
     @property
     def unused_parameters(self) -> tuple[str, ...]:
-        unused = (term for term in self.model_terms if term not in self.evaluation_terms)
+        used = {term.loss.output for term in self.evaluation_terms}
+        unused = (term for term in self.model_terms if term.loss.output not in used)
         return tuple(prefix for term in unused for prefix in term.parameters)
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
@@ -62,17 +70,26 @@ class MaskedLM(Task):
         (held_out,) = self.evaluation
         terms = self.evaluation_terms
         means = evaluator.means(held_out, terms, features_of(self.inputs, terms), say)
-        metrics = masked_lm_metrics(means, [term.loss.output for term in terms])
+        names = {figure.output: figure.evaluation_name for figure in figures_of(terms)}
+        named = {names[output]: value for output, value in means.items()}
+        metrics = masked_lm_metrics(named, [term.loss.evaluation_name for term in terms])
         if evaluator.world.shape.is_first:
-            logs = RunDirectory.of(self.config.run).logs
-            logs.mkdir(parents=True, exist_ok=True)
+            output = RunDirectory.of(self.config.run).output
+            output.mkdir(parents=True, exist_ok=True)
             lines = "".join(f"{name} = {value}\n" for name, value in metrics.items())
-            write_text_atomically(logs / EVALUATION_FILE, lines)
+            write_text_atomically(output / EVALUATION_FILE, lines)
         return metrics
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLMWithPairs(MaskedLM):
-    """Masked-LM and a second task on sentence pairs."""
+class MaskedLMWithNextSentence(MaskedLM):
+    """Masked-LM, and whether the second sentence follows the first."""
 
-    objective_terms = (MASKED_LM, SENTENCE_PAIR)
+    objective_terms = (MASKED_LM, NEXT_SENTENCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMWithSentenceOrder(MaskedLM):
+    """Masked-LM, and whether the two sentences are in their original order."""
+
+    objective_terms = (MASKED_LM, SENTENCE_ORDER)

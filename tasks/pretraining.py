@@ -11,7 +11,7 @@ from pathlib import Path
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from launch import ranks
-from tasks.masked_lm import MaskedLM, MaskedLMWithPairs
+from tasks.masked_lm import MaskedLM, MaskedLMWithNextSentence, MaskedLMWithSentenceOrder
 from tasks.pretraining_records import PretrainingRecords
 from training.checkpoint import TrainingState
 from training.distributed import World
@@ -24,6 +24,7 @@ from training.step import Mode
 from training.task import padded
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
+from utils.messages import warn
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Objective:
 
 OBJECTIVES = {
     "none": Objective(MaskedLM, ("none",)),
-    "nsp": Objective(MaskedLMWithPairs, ("nsp",)),
-    "sop": Objective(MaskedLMWithPairs, ("sop",)),
+    "nsp": Objective(MaskedLMWithNextSentence, ("nsp",)),
+    "sop": Objective(MaskedLMWithSentenceOrder, ("sop",)),
 }
 
 
@@ -62,6 +63,8 @@ def _open_phase(
         raise UserError(
             "--do_train False leaves nothing to do without evaluation data: give --val_ofrecord_path or --val_fraction."
         )
+    if config.run.do_eval and not task.evaluates and world.shape.is_first:
+        warn("--do_eval has no effect without evaluation data: give --val_ofrecord_path or --val_fraction.")
     task = replace(
         task,
         training=padded(task.training, config.batch) if task.training else None,
@@ -95,10 +98,11 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
         seq_length=records.seq_length,
         training=training if config.run.do_train else None,
         evaluation=(held_out,) if held_out else (),
-        evaluates=held_out is not None and (config.run.do_eval or not config.run.do_train),
+        evaluates=held_out is not None and (config.run.do_eval is not False or not config.run.do_train),
         config=config,
+        train_figures_every=0 if config.data.skip_mlm else config.data.train_accuracy_every_n_iters,
         predictions=records.max_predictions_per_seq,
-        probes=Probes.of(config.probes, RunDirectory.of(config.run).logs, bert, vocab_file),
+        probes=Probes.of(config.probes, RunDirectory.of(config.run).output, bert, vocab_file),
     )
 
 

@@ -22,6 +22,10 @@ from training.start import named_vocabulary
 from utils.errors import UserError
 from utils.messages import warn
 
+# Whole shards may hold out this much more or less than --val_fraction, relative to it. Their documents are seldom in
+# other shards too.
+_SHARD_TOLERANCE = 0.2
+
 
 @dataclass(frozen=True)
 class PretrainingRecords:
@@ -198,14 +202,7 @@ def _split(
         check_agreement(source, held_out)
         evaluation = Records(held_out)
     elif flags.val_fraction:
-        shards = len(source.shards)
-        kept = shards - max(1, round(flags.val_fraction * shards))
-        if kept < 1:
-            raise UserError(
-                f"--val_fraction {flags.val_fraction} of {shards} shards leaves none to train on: "
-                "prepare the data with a larger --num_shards."
-            )
-        boundary = int(source.shard_starts[kept])
+        boundary = _held_out_from(flags.val_fraction, source)
         training, evaluation = Records(source, 0, boundary), Records(source, boundary)
     if flags.train_dataset_size is not None and flags.train_dataset_size > len(training):
         warn(f"--train-dataset-size {flags.train_dataset_size} is more than the {len(training)} records found.")
@@ -213,6 +210,25 @@ def _split(
     if evaluation and flags.max_val_samples:
         evaluation = replace(evaluation, count=min(flags.max_val_samples, len(evaluation)))
     return replace(training, count=count), evaluation
+
+
+def _held_out_from(fraction: float, source: RecordSet) -> int:
+    """The first record to hold out: of a whole shard where that comes close to the fraction, else of any record.
+
+    Raises:
+        UserError: there are too few records.
+    """
+    shards = len(source.shards)
+    held_out = round(fraction * shards)
+    if 0 < held_out < shards and abs(held_out / (fraction * shards) - 1) <= _SHARD_TOLERANCE:
+        return int(source.shard_starts[shards - held_out])
+    boundary = len(source) - max(1, round(fraction * len(source)))
+    if boundary < 1:
+        raise UserError(
+            f"--val_fraction {fraction} of {len(source)} records leaves none to train on: lower it, or give "
+            "--val_ofrecord_path."
+        )
+    return boundary
 
 
 def _check_lengths(flags: PretrainingDataFlags, source: RecordSet, lengths: tuple[int, int], dynamic: bool) -> None:

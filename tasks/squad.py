@@ -29,7 +29,7 @@ from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
 from training.distributed import World
 from training.evaluator import Evaluator, Say
-from training.start import Start, check_sizes, find_vocabulary
+from training.start import Start, check_sizes, find_vocabulary, warn_of_random_weights
 from training.step import Mode
 from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
@@ -86,6 +86,7 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
     vocabulary = find_vocabulary(start, config.features.vocab_file, config.features.do_lower_case)
     features = dataclasses.replace(config.features, vocab_file=str(vocabulary.path))
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
+    warn_of_random_weights(start, bert)
     check_sizes(start, bert, vocabulary.size, features.max_seq_length)
     answers = flags.do_eval or config.do_predict
     questions = Questions.read(config, features) if answers and world.shape.is_first else None
@@ -96,7 +97,7 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
         seq_length=features.max_seq_length,
         training=training,
         evaluation=(_records_to_answer(config, world, features, bert, questions),) if answers else (),
-        evaluates=flags.do_eval,
+        evaluates=bool(flags.do_eval),
         config=config,
         questions=questions,
     )

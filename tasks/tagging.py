@@ -68,7 +68,7 @@ class Files:
                 return None
             return read_tagged(path, data.token_column, data.tag_column, tagged=tagged)
 
-        training, validation = read(data.train_file, flags.do_train), read(data.validation_file, flags.do_eval)
+        training, validation = read(data.train_file, flags.do_train), read(data.validation_file, bool(flags.do_eval))
         test = read(data.test_file, True, tagged=False)
         first = training or validation
         if first is not None:
@@ -178,12 +178,12 @@ def open_task(config: TaggingConfig, files: Files, start: Start, world: World) -
         seq_length=data.max_seq_length,
         training=records(files.training) if files.training else None,
         evaluation=tuple(records(each) for each in (files.validation, files.test) if each is not None),
-        evaluates=flags.do_train and flags.do_eval and files.validation is not None,
+        evaluates=flags.do_train and bool(flags.do_eval) and files.validation is not None,
         patience=config.early_stopping_patience,
         files=files,
         output_dir=Path(flags.output_dir),
         best=BestCheckpoint.of(flags.output_dir, continued=start.checkpoint is not None),
-        do_eval=flags.do_eval,
+        do_eval=bool(flags.do_eval),
     )
 
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from modeling.pretrained import PretrainedModel, read_weights, write_weights
-from utils.checkpoints import LATEST, checkpoints
+from utils.checkpoints import LATEST, checkpoint_step, checkpoints
 from utils.errors import UserError
 
 STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimizer.safetensors"
@@ -45,11 +45,18 @@ def save_checkpoint(
     *,
     tokenizer: Mapping[str, bytes],
     keep_last: int,
+    kept_steps: Collection[int] = (),
 ) -> Path:
-    """Writes `directory/checkpoint-STEP`, points `latest` at it and removes all but the `keep_last` newest (0: none).
+    """Writes `directory/checkpoint-STEP`, points `latest` at it, and removes old checkpoints.
 
-    `arrays` are the model's parameters (`model.to_arrays()`), given so that only the first rank writes. `tokenizer`
-    holds its files, {name: content}.
+    Args:
+        directory: of the run.
+        model: gives the configuration.
+        arrays: the model's parameters (`model.to_arrays()`), given so that only the first rank writes.
+        optimizer_state, state: for resuming.
+        tokenizer: its files, {name: content}.
+        keep_last: how many checkpoints stay, the newest ones; 0: all.
+        kept_steps: checkpoints after these numbers of updates are not counted and not removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"checkpoint-{state.step}"
@@ -69,7 +76,8 @@ def save_checkpoint(
         shutil.rmtree(final)
     partial.rename(final)
     write_text_atomically(directory / LATEST, final.name + "\n")
-    for old in checkpoints(directory)[:-keep_last] if keep_last else []:
+    removable = [path for path in checkpoints(directory) if checkpoint_step(path) not in kept_steps]
+    for old in removable[:-keep_last] if keep_last else []:
         leaving = directory / f".{old.name}.leaving"  # a half-removed one must not pass for a checkpoint
         shutil.rmtree(leaving, ignore_errors=True)  # a killed run may have left one
         old.rename(leaving)

@@ -39,7 +39,10 @@ class Checkpointer:
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint is wanted after this many updates."""
-        return done % self.flags.model_save_every_n_iter == 0 or (self.probes is not None and self.probes.due(done))
+        if done in self.flags.save_at_steps:
+            return True
+        regular = done % self.flags.model_save_every_n_iter == 0 or (self.probes is not None and self.probes.due(done))
+        return done > 0 and regular
 
     def save(self, done: int) -> None:
         """Saves the checkpoint after this many updates, and removes old ones."""
@@ -53,6 +56,7 @@ class Checkpointer:
                 self.plan.state_after(done),
                 tokenizer=self._tokenizer_files,
                 keep_last=self.flags.keep_last,
+                kept_steps=self.flags.save_at_steps,
             )
             self.journal.say(f"saved {saved}")
         self.saved_step = done

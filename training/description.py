@@ -22,6 +22,7 @@ def describe_run(
     origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'fresh weights'}"
     widths = [task.seq_length] if task.training.lengths is None else task.training.widths.tolist()
     lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
+    held_out = sum(len(records) for records in task.evaluation)
     micro_rows = plan.sizes.micro_rows // world.shape.data_parallel_size
     return "\n".join(
         [
@@ -33,6 +34,7 @@ def describe_run(
             describe_machine(world, bf16),
             f"{len(task.training):,} records of {lengths} tokens; one update takes {micro_rows} rows x "
             f"{world.shape.data_parallel_size} ranks x {plan.sizes.peak} micro-batches",
+            *([f"{held_out:,} records to evaluate on"] if held_out and task.evaluates else []),
             f"{origin} at step {plan.start.step} of {plan.total_steps}",
         ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,15 +55,18 @@ class Evaluator:
         Raises:
             Interrupted: see `batches`.
         """
+        return self.means_of((select(batch, features) for batch in self.batches(records, say)), terms)
+
+    def means_of(self, batches: Iterable[Batch], terms: Sequence[LossTerm]) -> dict[str, float]:
+        """The figures of these loss terms as means over this rank's batches and those of the other ranks."""
         divisors = {figure.output: figure.weights for figure in figures_of(terms)}
         weights = sorted(set(divisors.values()))
         sums: dict[str, float] = {}
         totals = np.zeros(len(weights))
-        for batch in self.batches(records, say):
-            selected = select(batch, features)
-            for name, value in self._step(())(selected).items():
+        for batch in batches:
+            for name, value in self._step(())(batch).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-            totals += [selected[name].sum(dtype=np.float64) for name in weights]
+            totals += [batch[name].sum(dtype=np.float64) for name in weights]
         by_name = dict(zip(weights, self.world.sum_over_batch(totals), strict=True))
         return {name: sums[name] / by_name[divisors[name]] for name in sums if name in divisors}
 

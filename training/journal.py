@@ -22,15 +22,25 @@ class Journal:
     """The first rank's reports, to be used as a context manager; on other ranks every method does nothing.
 
     Args:
-        directory: where `metrics.jsonl` and the events go; it is created.
+        directory: where `metrics.jsonl` goes; it is created.
+        events: the directory for TensorBoard's files (default: `tensorboard` in `directory`).
         first_step: rows of this and later steps, which an earlier run left, are removed; None: all rows stay.
         total_steps: of the run, for the progress bar.
         active: whether this rank is the one that reports.
     """
 
-    def __init__(self, directory: Path, *, first_step: int | None, total_steps: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        first_step: int | None,
+        total_steps: int,
+        active: bool = True,
+        events: Path | None = None,
+    ) -> None:
         self.directory, self.first_step, self.total_steps, self.active = directory, first_step, total_steps, active
         self._evaluations: list[dict[str, Any]] = []
+        self._events_in = events or directory / "tensorboard"
 
     def __enter__(self) -> Journal:
         if not self.active:
@@ -41,7 +51,7 @@ class Journal:
             keep_rows_before(metrics, self.first_step)
         self._rows = open(metrics, "a", encoding="utf-8")
         self._evaluations = [row for row in read_rows(metrics) if TOTAL_LOSS not in row]
-        self._events = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.first_step or None)
+        self._events = SummaryWriter(str(self._events_in), purge_step=self.first_step)
         self._bar = tqdm(
             total=self.total_steps,
             initial=self.first_step or 0,

@@ -11,8 +11,7 @@ import numpy as np
 
 from configs.training import RunFlags
 from data.reading.loader import Batch
-from launch.job_shape import JobShape
-from modeling.pretrained import PretrainedModel
+from training.evaluator import Evaluator
 from training.journal import Journal
 from training.optimizer import weight_norm
 from training.plan import UpdatePlan
@@ -25,27 +24,32 @@ class TrainingLog:
     Args:
         journal: where rows go.
         flags: when rows are due.
-        plan: the epoch, the records and the learning rate of each update.
+        plan: the epoch, the records and the learning rate of each update, and the number of updates.
         task: names the figures.
-        model: its weights are measured, its operations counted.
-        shape: the job's, whose data-parallel ranks work on equally many rows.
+        evaluator: of the trained model, whose weights are measured and whose operations are counted; it computes the
+            figures that training leaves out.
+        peak: floating-point operations per second of the job's matrix products.
     """
 
     def __init__(
-        self, journal: Journal, flags: RunFlags, plan: UpdatePlan, task: Task, model: PretrainedModel, shape: JobShape
+        self, journal: Journal, flags: RunFlags, plan: UpdatePlan, task: Task, evaluator: Evaluator, peak: float
     ) -> None:
         self.journal, self.flags, self.plan, self.task = journal, flags, plan, task
-        self.model, self.shape = model, shape
+        self.evaluator, self.peak = evaluator, peak
+        self.model, self.shape = evaluator.model, evaluator.world.shape
+        self._batch: Batch = {}
         self._begin_interval(plan.start.step)
 
     def count(self, batch: Batch) -> None:
         """Counts the work of one update on this rank's rows."""
         self._work += self._work_of(batch)
+        self._batch = batch
         self.journal.advance()
 
     def due(self, done: int) -> bool:
-        """Whether the last of `done` updates is to be logged."""
-        return done % self.flags.loss_print_every_n_iters == 0 or (self.flags.logging_first_step and done == 1)
+        """Whether the last of `done` updates is to be logged: the first, the last, and one in every few."""
+        regular = done % self.flags.loss_print_every_n_iters == 0
+        return regular or done in (1, self.plan.total_steps) or self._measures(done)
 
     def write(self, done: int, outputs: Mapping[str, float]) -> None:
         """Writes the row of the last of `done` updates, whose outputs these are."""
@@ -54,9 +58,10 @@ class TrainingLog:
         rates = np.array([records, *self._work]) / (time.perf_counter() - self._clock)
         names = ("throughput", "tokens_per_second", "model_flops_per_second")
         row = {
-            **self.task.row({**outputs, "weight_norm": weight_norm(self.model)}),
+            **self.task.row({**self._measured(done), **outputs, "weight_norm": weight_norm(self.model)}),
             "lr": self.plan.learning_rate(update),
             **dict(zip(names, rates.tolist(), strict=True)),
+            "model_flops_share": float(rates[2]) / self.peak,
         }
         self.journal.training_row(update, self.plan.epoch(update), row, self.task.log_line)
         self._begin_interval(done)
@@ -67,6 +72,18 @@ class TrainingLog:
         stopped = time.perf_counter()
         yield
         self._clock += time.perf_counter() - stopped
+
+    def _measures(self, done: int) -> bool:
+        every = self.task.train_figures_every
+        return bool(every) and done % every == 0
+
+    def _measured(self, done: int) -> dict[str, float]:
+        """The figures of the first micro-batch that only an evaluation computes, such as masked-LM accuracy."""
+        if not self._measures(done):
+            return {}
+        rows = self.plan.sizes.micro_rows // self.shape.data_parallel_size
+        batch = {name: array[:rows] for name, array in self._batch.items()}
+        return self.evaluator.means_of([batch], self.task.terms)
 
     def _begin_interval(self, done: int) -> None:
         self._clock, self._logged, self._work = time.perf_counter(), done, np.zeros(2)

@@ -58,6 +58,8 @@ def train(
         if (evaluations.due(done) and evaluations.missing(done)) if done else flags.eval_at_start:
             with log.clock_stopped():
                 evaluations.make(done)
+        if not done and checkpoints.due(0):
+            checkpoints.save(0)
         exhausted = evaluations.exhausted()
         while not (stopped := stop.requested()) and done < total and not exhausted:
             batch = next(feed)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import oneflow as flow
+
 import kernels
 from configs.training import DeviceFlags
+from kernels.check import gemm_speed
 from training.distributed import World
 from training.journal import Journal
 from utils.errors import UserError
@@ -33,6 +37,15 @@ def use_half_precision(world: World, flags: DeviceFlags) -> bool:
         return True
     warn("--use_fp16 has no effect: this CPU, or the stock kernels, only multiply in fp32.")
     return False
+
+
+def product_speed(world: World, use_fp16: bool) -> float:
+    """Floating-point operations per second of the matrix products of all ranks, measured at the same time on each."""
+    on_cpu = world.device == "cpu"
+    rows, dtype = (512, flow.float32) if on_cpu else (8192, flow.float16 if use_fp16 else flow.float32)
+    world.barrier()
+    speed = gemm_speed(rows, repeats=4, device=world.device, dtype=dtype)
+    return float(world.sum_over_batch(np.array([speed]))[0]) * world.shape.ranks_per_replica
 
 
 def describe_machine(world: World, bf16: bool) -> str:

@@ -16,8 +16,8 @@ from training.probes import CLOZE_FILE
 from utils.errors import UserError
 from utils.messages import warn
 
-RUN_FILE = "run.json"
-_FILES = (METRICS_FILE, RUN_FILE, "latest", "tensorboard", "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
+RUN_FILE, EVENTS = "run.json", "tensorboard"
+_FILES = (METRICS_FILE, RUN_FILE, "latest", EVENTS, "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
 _ANSWER_FILES = (
     *("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json", "test_results.json"),
     *("predictions.csv", "predictions.jsonl", "confusion_matrix.png"),
@@ -27,25 +27,29 @@ _FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ whe
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where the checkpoints and the logs of one run are; often the same directory."""
+    """Where the checkpoints, the results and TensorBoard's files of one run are; often the same directory."""
 
     checkpoints: Path
-    logs: Path
+    output: Path  # --output_dir: run.json, metrics, results
+    events: Path  # TensorBoard's files
 
     @classmethod
     def of(cls, flags: RunFlags) -> RunDirectory:
         """The directories that the flags name."""
         saves_in = None if flags.load_from else flags.checkpoint_path
-        return cls(Path(saves_in or flags.output_dir), Path(flags.log_dir or flags.output_dir))
+        output = Path(flags.output_dir)
+        # Several runs may share --log_dir, so each has a directory in it.
+        events = Path(flags.log_dir, output.resolve().name) if flags.log_dir else output / EVENTS
+        return cls(Path(saves_in or output), output, events)
 
     def check_unused(self, flags: RunFlags) -> None:
         """Raises UserError where a new run would mix its files with those of another one."""
         if flags.resume or flags.overwrite_output_dir:
             return
-        for directory in self._both:
+        for name, directory in self._both.items():
             if directory.is_dir() and any(directory.iterdir()):
                 raise UserError(
-                    f"--output_dir {directory} is not empty: continue the run in it with --resume, start over with "
+                    f"--{name} {directory} is not empty: continue the run in it with --resume, start over with "
                     "--overwrite_output_dir, or name another directory."
                 )
 
@@ -53,7 +57,7 @@ class RunDirectory:
         """Removes what an earlier run left, if --overwrite_output_dir is given."""
         if flags.resume or not flags.overwrite_output_dir:
             return
-        for path in (path for directory in self._both for path in files_of_runs(directory)):
+        for path in (path for directory in self._both.values() for path in files_of_runs(directory)):
             if path.exists():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -63,24 +67,26 @@ class RunDirectory:
         Raises:
             UserError: a directory cannot be made.
         """
-        for directory in self._both:
+        for name, directory in {**self._both, "log_dir": self.events}.items():
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"--output_dir {directory} cannot be made: {error.strerror}.") from None
+                raise UserError(f"--{name} {directory} cannot be made: {error.strerror}.") from None
         if flags.resume:
             changed = changed_flags(self._stored_settings(), settings)
             if changed:
                 warn(f"the resumed run has other flags than before: {', '.join(changed)}.")
-        write_text_atomically(self.logs / RUN_FILE, json.dumps(settings, indent=2) + "\n")
+        write_text_atomically(self.output / RUN_FILE, json.dumps(settings, indent=2) + "\n")
 
     @property
-    def _both(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys((self.checkpoints, self.logs)))
+    def _both(self) -> dict[str, Path]:
+        """{flag: the directory of the run's own files that it names}, each directory once."""
+        both = {"output_dir": self.output}
+        return both if self.checkpoints == self.output else {**both, "checkpoint_path": self.checkpoints}
 
     def _stored_settings(self) -> dict[str, Any]:
         try:
-            stored = json.loads((self.logs / RUN_FILE).read_text(encoding="utf-8"))
+            stored = json.loads((self.output / RUN_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return stored if isinstance(stored, dict) else {}

@@ -16,6 +16,7 @@ from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
 from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import Records
+from launch.job_shape import JobShape
 from modeling.layout import to_numpy
 from modeling.pretrained import PretrainedModel
 from training.checkpoint import TrainingState, load_training_state
@@ -25,6 +26,7 @@ from training.layers import depth
 from training.run_directory import RunDirectory
 from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoint
 from utils.errors import UserError
+from utils.messages import warn
 
 _MAX_PADDING_ROWS = 128  # some models' word embeddings have more rows than their vocabulary, up to a round number
 Model = TypeVar("Model", bound=PretrainedModel)
@@ -143,6 +145,16 @@ def find_vocabulary(start: Start, named: str | None, do_lower_case: bool | None)
         vocabulary = vocabulary if vocabulary.source else models  # a vocab.txt without settings has the model's rules
     vocabulary.warn_of_contradictions(do_lower_case)
     return vocabulary
+
+
+def warn_of_random_weights(start: Start, bert: BertConfig) -> None:
+    """Warns where fine-tuning would begin with weights that were never trained."""
+    if start.path is None and JobShape.current().is_first:
+        size = f"{bert.num_hidden_layers} layers of size {bert.hidden_size}"
+        warn(
+            f"fine-tuning starts from random weights ({size}), which learn little: name a pretrained model with "
+            "--init_checkpoint, such as bert-base-uncased."
+        )
 
 
 def check_sizes(start: Start, bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:

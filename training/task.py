@@ -38,6 +38,7 @@ class Task(ABC):
     evaluation: tuple[Records, ...]  # every set that is evaluated or answered
     evaluates: bool  # whether evaluations are made, in training or instead of it
     patience: int = 0  # training stops after this many evaluations without a higher figure; 0: never early
+    train_figures_every: int = 0  # steps between training rows with the figures that only evaluation computes; 0: none
     predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
     probes: Probes | None = None  # other commands that look at each checkpoint
 

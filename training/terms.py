@@ -20,11 +20,17 @@ class Figure:
     weights: str  # the batch's array of item weights, whose sum is the mean's divisor
     label: str = ""  # its name in training's log line and rows (default: `output`)
     in_log_line: bool = False
+    evaluated_as: str = ""  # its name in an evaluation (default: `output`)
 
     @property
     def name(self) -> str:
         """Its name in training's log line and rows."""
         return self.label or self.output
+
+    @property
+    def evaluation_name(self) -> str:
+        """Its name in an evaluation, without `eval_`."""
+        return self.evaluated_as or self.output
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from training.journal import Journal
 from training.layers import LayerRates, freeze
 from training.log import TrainingLog
 from training.loop import Updates, train
-from training.machine import check_same_kernels, profiled, use_half_precision
+from training.machine import check_same_kernels, product_speed, profiled, use_half_precision
 from training.optimizer import build_optimizer
 from training.plan import UpdatePlan
 from training.run_directory import RunDirectory
@@ -74,7 +74,8 @@ def train_and_evaluate(
                 RunDirectory.of(flags).clear(flags)
             directory.claim(config.run, to_flat_dict(config))
         with Journal(
-            directory.logs,
+            directory.output,
+            events=directory.events,
             first_step=updates.plan.start.step,
             total_steps=updates.plan.total_steps,
             active=world.shape.is_first,
@@ -124,13 +125,15 @@ def _train(
     config: TrainingConfig, task: Task, start: Start, updates: Updates, evaluator: Evaluator, journal: Journal
 ) -> None:
     """Makes the updates that are left, evaluates the result, and lets the probes look at it."""
-    flags, world, model, plan = config.run, evaluator.world, evaluator.model, updates.plan
+    flags, world, plan = config.run, evaluator.world, updates.plan
     directory = RunDirectory.of(flags)
-    log = TrainingLog(journal, flags, plan, task, model, world.shape)
     epoch = plan.steps_per_epoch if task.evaluates_each_epoch else 0
+    peak = product_speed(world, config.device.use_fp16)
+    journal.say(f"matrix products: {peak / 1e9:,.0f} GFLOP/s over all ranks, measured; the peak of model_flops_share")
+    log = TrainingLog(journal, flags, plan, task, evaluator, peak)
     evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal)
     checkpoints = Checkpointer(
-        directory.checkpoints, model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
+        directory.checkpoints, evaluator.model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
     )
     done = plan.start.step
     try:
@@ -153,5 +156,5 @@ def _evaluate_only(task: Task, start: Start, directory: RunDirectory, evaluator:
     """Evaluates the weights to start from; the row in metrics.jsonl has their step."""
     step = load_training_state(start.checkpoint)[0].step if start.checkpoint else 0
     first = evaluator.world.shape.is_first
-    with Journal(directory.logs, first_step=None, total_steps=0, active=first) as journal:
+    with Journal(directory.output, events=directory.events, first_step=None, total_steps=0, active=first) as journal:
         journal.evaluation_row(step, task.evaluate(evaluator, journal.say))

@@ -142,10 +142,12 @@ def verify(config: VerifyConfig) -> None:
     for shard, problem in _over_shards("verify", records, _verify_shard, jobs, config.num_workers):
         if problem:
             damage[shard] = problem
-            print(problem)
     if damage:
+        first, *others = (damage[shard] for shard in sorted(damage))
+        print("\n".join(others), end="\n" * bool(others))
         raise UserError(
-            f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {damage[min(damage)]}."
+            f"{len(damage)} of {len(jobs)} shards in {config.input_dir} are damaged: {first}. Copy or prepare the set "
+            "again."
         )
     checked = "checksums match" if records.metadata else "there is no dataset.json with checksums"
     print(f"{len(records):,} records in {len(jobs)} shards are intact; {checked}")

@@ -88,8 +88,9 @@ def features_plan(config: SquadDataConfig) -> dict[str, Any]:
     """Everything that decides the content of the shards."""
     vocabulary = read_vocabulary(config.features.vocab_file or "", config.features.do_lower_case)
     paths_and_speed = ("input_file", "output_dir", "vocab_file", "num_workers", "overwrite_output_dir")
+    spellings = ("squad_version",)  # of another flag's value
     return {
-        **{name: value for name, value in to_flat_dict(config).items() if name not in paths_and_speed},
+        **{name: value for name, value in to_flat_dict(config).items() if name not in paths_and_speed + spellings},
         "input_sha256": hashlib.sha256(Path(config.input_file).read_bytes()).hexdigest(),
         "vocab_sha256": vocabulary.sha256,
         **vocabulary.rules_of_records(),

@@ -7,7 +7,7 @@ from configs.convert import ConvertConfig
 from configs.glue import GlueConfig
 from configs.infer import InferConfig
 from configs.prepare import PretrainingDataConfig, VocabConfig
-from configs.pretraining import PretrainingConfig
+from configs.pretraining import EagerPretrainingConfig, PretrainingConfig
 from configs.squad import SquadConfig
 from configs.training import RETIRED, OptimizerFlags
 from utils.errors import UserError
@@ -151,7 +151,8 @@ def test_two_phases(capsys):
 def test_squad_after_two_phases(capsys, version):
     config = read(SquadConfig, AWS_SQUAD.format(version=version), "--do_train", "--train_file", "train.json")
     assert (config.batch.train_batch_size, config.optimizer.lr, config.run.max_steps) == (6, 1e-4, 8144)
-    assert "--version_2_with_negative" in capsys.readouterr().err
+    assert config.features.version_2_with_negative == (version == "squadv2")
+    assert "squad_version" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -232,3 +233,34 @@ def test_configurations_made_in_python_are_checked_too(value):
 def test_tasks_that_do_not_exist(command, message):
     with pytest.raises(UserError, match=message):
         read(GlueConfig, command)
+
+
+@pytest.mark.parametrize(
+    ("words", "graph", "eager"),
+    [
+        ("", "output", "output_eager"),
+        ("--checkpoint_path c", "c", "c"),
+        ("--output_dir o --checkpoint_path c", "o", "o"),
+        ("--load_from checkpoint --checkpoint_path c", "output", "output_eager"),
+        ("--run_name first", "output/first", "output_eager/first"),
+        ("--run_name ../up", "output/-up", "output_eager/-up"),
+        ("--run_name first --checkpoint_path c", "c", "c"),
+    ],
+)
+def test_the_output_directory_by_default(words, graph, eager):
+    assert parse(PretrainingConfig, words.split()).run.output_dir == graph
+    assert parse(EagerPretrainingConfig, words.split()).run.output_dir == eager
+
+
+@pytest.mark.parametrize("steps", ["-1", "0 99999999999999"])
+def test_steps_to_save_at_are_checked(steps):
+    with pytest.raises(UserError, match="--save_at_steps must be between"):
+        parse(PretrainingConfig, f"--save_at_steps {steps}".split())
+
+
+def test_a_squad_version_is_another_name_of_its_flag():
+    both = "--train_file t --do_train --vocab_file v".split()
+    assert parse(SquadConfig, [*both, "--squad_version=squadv2"]).features.version_2_with_negative
+    assert not parse(SquadConfig, [*both, "--squad_version=squadv1"]).features.version_2_with_negative
+    with pytest.raises(UserError, match="squadv1 contradicts --version_2_with_negative True"):
+        parse(SquadConfig, [*both, "--squad_version=squadv1", "--version_2_with_negative"])

@@ -73,10 +73,11 @@ LINES = b'the [MASK] sat\n\nno mask\r\n{"id": "q7", "text": "a [MASK]"}\n\xff\xf
 
 def check_lines(found):
     assert [sorted(row) for row in found] == [["answer"], ["error"], ["error"], ["answer", "id"], ["error"], ["error"],
-                                              ["answer"]]  # fmt: skip
+                                              ["error"]]  # fmt: skip
     assert found[3]["id"] == "q7"
     assert found[1]["error"] == "the text is empty."
     assert found[4]["error"] == "line 5 is not valid UTF-8."
+    assert found[6]["error"].startswith("line 7 begins with { but is not a JSON object")
 
 
 def test_a_file_to_a_file(infer, tmp_path):
@@ -89,7 +90,7 @@ def test_a_file_to_a_file(infer, tmp_path):
 def test_standard_input_to_standard_output(infer):
     check_lines(rows(infer("--input_path", "-", "--output_path", "-", stdin=LINES)))
     check_lines(rows(infer("--output_path", "-", stdin=LINES)))
-    assert infer(stdin=LINES).count("error: ") == 4
+    assert infer(stdin=LINES).count("error: ") == 5
 
 
 def test_tabs_separate_the_texts(infer):
@@ -97,6 +98,28 @@ def test_tabs_separate_the_texts(infer):
     first, second = rows(infer("--output_path", "-", stdin=lines, model="question_answering"))
     assert first["answer"][0]["answer"] in "the cat sat in a tree."
     assert second == {"error": "'context' is missing."}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a cat\t1", "the second column, '1', is a label or a number"),
+        ("a cat\t3.8", "a number"),
+        ("a cat\tWHITE", "'WHITE', is a label"),
+        ("a cat\tit ran\t0", "has 3 columns, separated by tabs, but the task reads 2: text, text_pair"),
+        ("{bad json", "is not a JSON object"),
+    ],
+)
+def test_rows_that_would_be_misread_are_errors(line, message, infer):
+    lines = f"a cat\tit ran\n{line}\n".encode()
+    pair, wrong = rows(infer("--output_path", "-", stdin=lines, model="classification"))
+    assert "answer" in pair and wrong["error"].startswith("line 2") and message in wrong["error"]
+
+
+@pytest.mark.parametrize("header", ["sentence,label", '"text","label"', "index\tsentence1\tsentence2\tlabel"])
+def test_names_of_columns_are_no_texts(header, infer):
+    with pytest.raises(UserError, match=r"line 1, .*, names columns"):
+        infer("--output_path", "-", stdin=f"{header}\nthe dog\n".encode(), model="classification")
 
 
 def test_a_line_that_is_too_long_is_an_error(infer, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from configs.pretraining import PretrainingDataFlags
 from modeling import BertForPreTraining
-from tasks.masked_lm import MASKED_LM, MaskedLM, MaskedLMWithPairs
+from tasks.masked_lm import MASKED_LM, MaskedLM, MaskedLMWithNextSentence, MaskedLMWithSentenceOrder
 from tasks.pretraining import OBJECTIVES, Objective, task_class
 from tests.training.whole_runs import ROOT, train
 from training.journal import read_rows
@@ -60,7 +60,7 @@ def test_the_last_update_takes_the_remaining_records(records_dir, tmp_path):
         (["--vocab_file", "tests/fixtures/huggingface/pretraining/vocab.txt"], "--vocab_file"),
         (["--num_attention_heads", "4", "--model_size", "tiny"], "--num_attention_heads 4|hidden"),
         (["--train_data_part", "7"], "7"),
-        (["--val_fraction", "0.99"], "--val_fraction"),
+        (["--val_fraction", "0.995"], "--val_fraction"),
         (["--init_checkpoint", "nowhere"], "nowhere"),
         (["--with-cuda", "True"], "--with-cuda True"),
         (["--train-batch-size", "4", "--train-global-batch-size", "5"], "--train-global-batch-size 5"),
@@ -109,8 +109,8 @@ def test_a_task_names_its_own_figures_in_the_log_and_the_rows(records_dir, tmp_p
 @pytest.mark.parametrize(
     ("flags", "made_for", "task"),
     [
-        ({}, "nsp", MaskedLMWithPairs),
-        ({"objective": "sop"}, "sop", MaskedLMWithPairs),
+        ({}, "nsp", MaskedLMWithNextSentence),
+        ({"objective": "sop"}, "sop", MaskedLMWithSentenceOrder),
         ({"objective": "none"}, "none", MaskedLM),
         ({"objective": "none", "skip_nsp": True}, "nsp", MaskedLM),
         ({"objective": "none"}, "nsp", "leave them out with --skip_nsp"),

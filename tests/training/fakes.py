@@ -43,10 +43,10 @@ class SumModel(PretrainedModel):
 
     def __init__(self, config=None, seed=0):
         super().__init__(config or BertConfig(num_hidden_layers=1, hidden_size=12, vocab_size=37), seed)
-        self.weights = nn.Parameter(flow.zeros(2))
+        self.extra = nn.Parameter(flow.zeros(2))
 
     def forward(self, input_ids, input_mask, segment_ids, item_weights=None, example_weights=None, loss_reduction=""):
-        numbers = input_ids.to(self.weights.dtype)
+        numbers = input_ids.to(self.extra.dtype)
         outputs = {"numbers": numbers}
         if item_weights is not None:
             weighted = numbers[:, 0] * item_weights[:, 0]

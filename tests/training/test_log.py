@@ -10,6 +10,7 @@ from configs.pretraining import PretrainingConfig
 from launch.job_shape import JobShape
 from tests.training.fakes import Numbers, SumModel, SumTask
 from training.checkpoint import TrainingState
+from training.distributed import World
 from training.journal import Journal, read_rows
 from training.log import TrainingLog
 from training.plan import UpdatePlan
@@ -22,13 +23,36 @@ PLAN = UpdatePlan.of(CONFIG, TrainingState(0, 0, 5), records_per_epoch=7, data_p
 @pytest.fixture
 def log(tmp_path):
     with Journal(tmp_path, first_step=0, total_steps=9) as journal:
-        yield TrainingLog(journal, CONFIG.run, PLAN, SumTask(), SumModel(), JobShape(0, RANKS))
+        yield TrainingLog(journal, CONFIG.run, PLAN, SumTask(), FakeEvaluator(), peak=1e3)
 
 
-def test_due_at_multiples_and_if_asked_at_the_first(log):
-    assert [done for done in range(1, 10) if log.due(done)] == [4, 8]
-    log.flags = parse(PretrainingConfig, ["--logging_first_step"]).run
-    assert log.due(1) and not log.due(2)
+class FakeEvaluator:
+    model, world = SumModel(), World(JobShape(0, RANKS), "cpu")
+
+    def means_of(self, batches, terms):
+        (batch,) = batches
+        return {"hidden": float(len(batch["input_ids"])), "total_loss": 99.0}
+
+
+def replace_field(task, **values):
+    for name, value in values.items():
+        object.__setattr__(task, name, value)
+    return task
+
+
+def test_due_at_multiples_and_at_the_first_and_the_last_step(log):
+    assert [done for done in range(1, 10) if log.due(done)] == [1, 4, 8, 9]
+
+
+def test_figures_of_evaluation_are_measured_where_asked(log, tmp_path):
+    log.task = replace_field(log.task, train_figures_every=5)
+    assert [done for done in range(1, 10) if log.due(done)] == [1, 4, 5, 8, 9]
+    log.count({"input_ids": np.zeros((6, 5)), "input_mask": np.ones((6, 5))})
+    log.write(4, {"total_loss": 1.0})
+    log.write(5, {"total_loss": 1.0})
+    without, row = read_rows(tmp_path / "metrics.jsonl")
+    assert "hidden" not in without and row["hidden"] == 3.0  # rows of the first micro-batch
+    assert row["total_loss"] == 1.0  # training's own figures stay
 
 
 def test_a_row_counts_the_work_of_all_ranks_since_the_row_before(log, tmp_path, monkeypatch):
@@ -45,6 +69,7 @@ def test_a_row_counts_the_work_of_all_ranks_since_the_row_before(log, tmp_path, 
     assert row["tokens_per_second"] == 2 * 6 * RANKS / 2
     flops = 3 * 3 * log.model.config.forward_flops(5, predictions=2)
     assert row["model_flops_per_second"] == 2 * flops * RANKS / 2
+    assert row["model_flops_share"] == row["model_flops_per_second"] / 1e3
 
 
 def test_pauses_do_not_count(log, monkeypatch):

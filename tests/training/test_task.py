@@ -6,7 +6,7 @@ import pytest
 from configs.training import BatchFlags
 from data.reading.loader import Records
 from modeling import BertForPreTraining
-from tasks.masked_lm import MASKED_LM, SENTENCE_PAIR, MaskedLM, MaskedLMWithPairs
+from tasks.masked_lm import MASKED_LM, NEXT_SENTENCE, SENTENCE_ORDER, MaskedLM, MaskedLMWithNextSentence
 from tasks.squad import QuestionAnswering
 from tasks.tagging import Tagging
 from tests.training.fakes import ALONE, ITEM_TERM, ROW_TERM, Numbers, SumTask
@@ -32,11 +32,18 @@ def test_rows_have_the_labels_of_figures_last():
 
 
 def test_the_log_line_of_pretraining_is_the_one_that_people_parse():
-    shown = [figure.name for figure in figures_of((MASKED_LM, SENTENCE_PAIR)) if figure.in_log_line]
+    shown = [figure.name for figure in figures_of((MASKED_LM, NEXT_SENTENCE)) if figure.in_log_line]
     assert shown == ["mlm_loss", "nsp_loss", "pred_acc"]
 
 
-@pytest.mark.parametrize("task", [MaskedLM, MaskedLMWithPairs, QuestionAnswering, Tagging])
+def test_figures_of_sentence_order_have_its_name():
+    figures = figures_of((SENTENCE_ORDER,))
+    assert [figure.name for figure in figures] == ["sop_loss", "pred_acc"]
+    assert [figure.evaluation_name for figure in figures] == ["sop_loss", "sop_accuracy"]
+    assert [figure.output for figure in figures] == ["nsp_loss", "nsp_accuracy"]
+
+
+@pytest.mark.parametrize("task", [MaskedLM, MaskedLMWithNextSentence, QuestionAnswering, Tagging])
 def test_figures_are_divided_by_weights_that_a_batch_has(task):
     terms = task.model_terms if issubclass(task, MaskedLM) else task.terms
     for term in terms:
@@ -51,7 +58,7 @@ def test_each_term_of_masked_lm_is_divided_by_its_named_weights(tiny_config, pre
     plain = step(batch)
     for name in ("masked_lm_weights", EXAMPLE_WEIGHTS):
         doubled = step(batch | {name: batch[name] * 2})
-        for figure in figures_of((MASKED_LM, SENTENCE_PAIR)):
+        for figure in figures_of((MASKED_LM, NEXT_SENTENCE)):
             factor = 2 if figure.weights == name else 1
             np.testing.assert_allclose(doubled[figure.output], factor * plain[figure.output], rtol=1e-5)
 

@@ -54,6 +54,7 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
     shard.write_bytes(data)
     with pytest.raises(UserError, match="part-00002: record 0: segment_ids holds 2"):
         verify(check)
+    assert "part-00002" not in capsys.readouterr().out  # said once, in the error
 
 
 @pytest.mark.parametrize("without_vocab", [True, False])
