@@ -85,6 +85,11 @@ class RowFlags:
     top_k: int | None = flag(None, "answers for each mask or question", default_text="5 tokens, 1 answer")
     max_answer_length: int = flag(15, "question-answering: longest answer", unit="tokens")
     doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
+    align_to_words: bool | None = flag(
+        None,
+        "question-answering: let answers grow to whole words",
+        default_text="except in kana, Thai, Lao, Khmer and Burmese",
+    )
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
     pooling: str = flag(
         "tokens",

@@ -85,6 +85,7 @@ def _options(config: InferConfig, task: str) -> dict[str, Any]:
             "max_answer_length": config.rows.max_answer_length,
             "doc_overlap": config.rows.doc_overlap,
             "may_be_empty": config.rows.version_2_with_negative,
+            "align_to_words": config.rows.align_to_words,
         },
         "feature-extraction": {"pooling": config.rows.pooling},
     }
