@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs: both set up what is missing.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint bench clean lock FORCE
+.PHONY: setup demo test lint bench licences clean lock FORCE
 
 PYTHON := .venv/bin/python
 UV := .tools/uv/bin/uv
@@ -61,6 +61,10 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Of what `make setup` installs; name an extra's file too to list its packages.
+licences: setup
+	$(PYTHON) -m utils.licences requirements/base.txt requirements/dev.txt > docs/licences.md
 
 # Removes only what `make` itself built: models, logs and data stay.
 clean:

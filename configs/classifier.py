@@ -116,7 +116,12 @@ class ClassifierConfig:
     batch: BatchFlags = section(BatchFlags, aliases={"train_batch_size": ("batch_size",)}, default_train_rows=32)
     optimizer: OptimizerFlags = section(OptimizerFlags, lr=5e-5)
     run: RunFlags = section(
-        RunFlags, output_dir="classifier_output", epochs=3, keep_last=1, default_load_optimizer_state=False
+        RunFlags,
+        output_dir="classifier_output",
+        epochs=3,
+        do_eval=True,
+        keep_last=1,
+        default_load_optimizer_state=False,
     )
     device: DeviceFlags = section(DeviceFlags)
     seeds: int = flag(

@@ -126,7 +126,7 @@ class EmbeddingConfig:
     batch: BatchFlags = section(BatchFlags, aliases={"train_batch_size": ("batch_size",)}, default_train_rows=32)
     optimizer: OptimizerFlags = section(OptimizerFlags, lr=2e-5)
     run: RunFlags = section(
-        RunFlags, output_dir="embedding_output", epochs=1, keep_last=1, default_load_optimizer_state=False
+        RunFlags, output_dir="embedding_output", epochs=1, do_eval=True, keep_last=1, default_load_optimizer_state=False
     )
     device: DeviceFlags = section(DeviceFlags)
     mode: str = flag("graph", "compile the model, or run it operation by operation", choices=("graph", "eager"))

@@ -114,6 +114,11 @@ class RowFlags:
         "tag of their first token, of the mean or of the most certain one",
         choices=("none", "simple", "first", "average", "max"),
     )
+    align_to_words: bool | None = flag(
+        None,
+        "question-answering: let answers grow to whole words",
+        default_text="except in kana, Thai, Lao, Khmer and Burmese",
+    )
     version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
     pooling: str | None = flag(
         None,

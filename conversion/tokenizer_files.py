@@ -356,9 +356,12 @@ def _parts(content: Any, list_name: str) -> list[dict[str, Any]]:
 def _judged(ids: Iterable[str]) -> Rules:
     """The rules that the entries suggest: a rule that would change many of them was not applied to their text."""
     words = list(_words(ids))
+    letters = {word for word in words if len(word) == 1}
     cased = [word for word in words if word.lower() != word.upper()]
     capitals = sum(word != word.lower() for word in cased)
-    accents = sum(word != _without_accents(word) for word in words)
+    # A single letter says nothing where the letter without its accent is an entry too.
+    unclear = {word for word in letters if _without_accents(word) in letters}
+    accents = sum(word != _without_accents(word) and word not in unclear for word in words)
     if capitals > _MOST_CHANGED * len(cased):
         return Rules(do_lower_case=False)
     return Rules(strip_accents=False) if accents > _MOST_CHANGED * len(words) else Rules()

@@ -93,6 +93,7 @@ def _options(config: InferConfig, task: str) -> dict[str, Any]:
             "max_answer_length": config.rows.max_answer_length,
             "doc_overlap": config.rows.doc_overlap,
             "may_be_empty": config.rows.version_2_with_negative,
+            "align_to_words": config.rows.align_to_words,
         },
         "text-classification": {"long_text": config.rows.long_text} if config.rows.long_text else {},
         "token-classification": {"aggregation_strategy": config.rows.aggregation_strategy},

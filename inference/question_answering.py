@@ -2,11 +2,13 @@
 
 Windows, probabilities and the merging of equal answers follow Hugging Face's pipeline: a span's score is the
 probability of its start times the probability of its end, each over the window's context and [CLS]. Spans grow to
-whole words. (`run_squad.py` decodes as Google's code does, for the official scores.)
+whole words, except in scripts that write no spaces between words. (`run_squad.py` decodes as Google's code does, for
+the official scores.)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,8 @@ from inference.runner import Example, Outputs
 from inference.text import TextEncoder, field, softmax
 from utils.errors import UserError
 
+# Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\uff66-\uff9f]")
 _SEQ_LENGTH, _OVERLAP = 384, 128  # defaults for windows, in tokens
 
 
@@ -31,6 +35,8 @@ class QuestionAnswering:
         max_answer_length: the longest answer, in tokens.
         seq_length: question and window together, in tokens.
         doc_overlap: tokens that one window shares with the next.
+        align_to_words: whether spans grow to whole words (default: except in kana, Thai, Lao, Khmer and Burmese,
+            where the tokenizer takes a whole phrase for a word).
         may_be_empty: whether "" (no answer) is a possible answer, as in SQuAD 2.0.
     """
 
@@ -40,6 +46,7 @@ class QuestionAnswering:
     seq_length: int = _SEQ_LENGTH
     doc_overlap: int = _OVERLAP
     may_be_empty: bool = False
+    align_to_words: bool | None = None
 
     fields = ("question", "context")
     outputs = ("start_logits", "end_logits")
@@ -77,8 +84,8 @@ class QuestionAnswering:
             spans, empty = self._spans(start_logits, end_logits, first)
             nothing = min(nothing, empty)
             for start, end, score in spans:
-                begin, _ = _word(encoding, index * step + start)
-                _, stop = _word(encoding, index * step + end)
+                begin, _ = self._edges(row["context"], encoding, index * step + start)
+                _, stop = self._edges(row["context"], encoding, index * step + end)
                 text = row["context"][begin:stop]
                 answer = answers.setdefault(text.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": text})
                 answer["score"] += score
@@ -104,7 +111,9 @@ class QuestionAnswering:
         spans = [(s, e, float(scores[i])) for i, (s, e) in zip(best, pairs, strict=True) if e - s in allowed]
         return spans, float(probabilities[0][0] * probabilities[1][0])
 
-
-def _word(encoding: Any, token: int) -> tuple[int, int]:
-    """The first character of the word that contains a token, and the character after the word."""
-    return encoding.word_to_chars(encoding.token_to_word(token))
+    def _edges(self, context: str, encoding: Any, token: int) -> tuple[int, int]:
+        """The first character of a token, or of the word that it is part of, and the character after it."""
+        begin, stop = encoding.word_to_chars(encoding.token_to_word(token))
+        spaced = not _UNSPACED.search(context, begin, stop)
+        whole = spaced if self.align_to_words is None else self.align_to_words
+        return (begin, stop) if whole else encoding.token_to_chars(token)

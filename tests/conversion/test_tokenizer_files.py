@@ -156,6 +156,12 @@ def test_a_damaged_tokenizer_json_is_one_sentence(tmp_path, content):
 # ---- casing ----------------------------------------------------------------------------------------------------------
 
 
+def test_accented_letters_beside_the_plain_ones_do_not_make_a_vocabulary_accented(tmp_path):
+    kana = [*ENGLISH, "バ", "ハ", "##ハ", "で", "て"]
+    assert load_tokenizer(write_vocab(tmp_path / "m", kana)).encode("ババ").tokens == ["ハ", "##ハ"]
+    assert load_tokenizer(write_vocab(tmp_path / "n", [*ENGLISH, "バ", "で"])).encode("バ").tokens == ["バ"]
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "flag", "warns"),
     [

@@ -149,3 +149,28 @@ def test_rows_keep_their_order_and_bad_rows_give_errors(pretraining):
     assert len(found[0]) == len(found[8]) == 5
     with pytest.raises(UserError, match="no \\[MASK\\]"):
         pretraining.fill_mask(["a [MASK]", "no"])
+
+
+@pytest.fixture
+def unspaced(tmp_path):
+    """A question-answering model whose vocabulary has kana and Hangul."""
+    letters = sorted(set("ひらがなだけのながいぶんしょう가나다라"))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", *letters, *(f"##{letter}" for letter in letters)]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return load(FIXTURES / "question_answering", vocab_file=tmp_path / "vocab.txt", do_lower_case=False)
+
+
+@pytest.mark.parametrize(
+    ("context", "choice", "grows"),
+    [
+        ("ひらがなだけのながいぶんしょう", None, False),
+        ("ひらがなだけのながいぶんしょう", True, True),
+        ("가나다라가나다라", None, True),
+        ("가나다라가나다라", False, False),
+    ],
+)
+def test_answers_of_scripts_without_spaces_need_not_be_whole_words(context, choice, grows, unspaced):
+    options = {"max_answer_length": 2, "align_to_words": choice}
+    (best,) = unspaced.question_answering("ひ?", context, **options)
+    assert (best["answer"] == context) if grows else 1 <= len(best["answer"]) <= 2
+    assert context[best["start"] : best["end"]] == best["answer"]

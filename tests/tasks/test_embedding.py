@@ -54,7 +54,7 @@ def data(tmp_path):
 
 def flags(data, output, train_file, *more, validation_file=None):
     words = ["--train_file", data / train_file, "--output_dir", output, "--max_seq_length", 9, "--seed", 3]
-    words += ["--train_batch_size", 12, "--lr", 1e-2, "--logging_first_step", "--loss_print_every_n_iters", 1]
+    words += ["--train_batch_size", 12, "--lr", 1e-2, "--loss_print_every_n_iters", 1]
     words += ["--validation_file", data / validation_file] if validation_file else []
     if "--init_checkpoint" not in more:
         words += ["--vocab_file", data / "vocab.txt", "--num_hidden_layers", 1, "--num_attention_heads", 2]

@@ -67,7 +67,7 @@ def test_both_modes_have_the_same_losses(records_dir, tmp_path, words):
 def test_sentence_order_with_dynamic_masks_resumes_exactly(sentence_order, tmp_path):
     words = "--objective sop --max_predictions_per_seq 2 --model_save_every_n_iter 3"
     whole = train("eager", sentence_order, tmp_path / "whole", words)
-    assert len({row["nsp_loss"] for row in whole}) == 6
+    assert len({row["sop_loss"] for row in whole}) == 6
     train("eager", sentence_order, tmp_path / "cut", words + " --max_steps 3 --lr_schedule constant")
     (tmp_path / "cut" / "metrics.jsonl").rename(tmp_path / "first.jsonl")
     constant = train("eager", sentence_order, tmp_path / "constant", words + " --lr_schedule constant")
