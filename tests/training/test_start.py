@@ -34,7 +34,7 @@ def run(tmp_path, tiny_config):
     model = BertForPreTraining(tiny_config, seed=1)
     moments = {"cls.predictions.bias.m": np.ones(3, np.float32)}
     state = TrainingState(4, 28, seed=5)
-    given = {"vocab": VOCAB.encode(), "do_lower_case": True, "keep_last": 0}
+    given = {"tokenizer": {"vocab.txt": VOCAB.encode()}, "keep_last": 0}
     save_checkpoint(tmp_path / "run", model, model.to_arrays(), moments, state, **given)
     return tmp_path / "run"
 
@@ -54,7 +54,7 @@ def test_fresh(run, tmp_path):
 def test_weights_alone_start_at_step_0(run, tmp_path, tiny_config):
     start = found(tmp_path / "new", "--init_checkpoint", run)
     assert start.path == run / "checkpoint-4" and start.checkpoint is None
-    assert start.config == tiny_config and start.file("vocab.txt") == run / "checkpoint-4/vocab.txt"
+    assert start.config == tiny_config and start.vocab_file == run / "checkpoint-4/vocab.txt"
     assert start.training_state(7)[0] == TrainingState(0, 0, 7)
 
 
@@ -108,17 +108,17 @@ def test_evaluation_needs_every_weight_that_it_uses(run):
     build_model(start, BertForQuestionAnswering, start.config, flags, WORLD, unused=("qa_outputs.",))
 
 
-def test_the_vocabulary_is_that_of_the_weights(run, tmp_path):
+def test_the_vocabulary_is_that_of_the_weights(run, tmp_path, capsys):
     start, own = found(run, "--resume"), run / "checkpoint-4/vocab.txt"
-    assert find_vocabulary(start, None, True) == own
-    assert find_vocabulary(start, str(run), True) == own
+    assert find_vocabulary(start, None, True).path == own
+    assert find_vocabulary(start, str(run), True).path == own
     other = tmp_path / "other.txt"
     other.write_text(VOCAB.replace("w5\nw6", "w6\nw5"))
     with pytest.raises(UserError, match="is not the model's"):
         find_vocabulary(start, str(other), True)
-    with pytest.raises(UserError, match="pass --do_lower_case True"):
-        find_vocabulary(start, None, False)
-    assert find_vocabulary(Start(), str(other), True) == other
+    assert not find_vocabulary(start, None, False).rules.do_lower_case
+    assert "--do_lower_case False contradicts" in capsys.readouterr().err
+    assert find_vocabulary(Start(), str(other), True).path == other
     with pytest.raises(UserError, match="--vocab_file is missing"):
         find_vocabulary(Start(), None, True)
 
