@@ -134,6 +134,12 @@ class OptimizerFlags:
     )
     max_grad_norm: float = flag(1.0, "with --clip norm: the largest global norm; 0 does not clip")
     clip_value: float = flag(1.0, "with --clip value: the largest absolute value of a gradient's element")
+    skip_loss_spikes: bool = flag(
+        False,
+        "leave out an update whose gradient norm, before clipping, is more than --spike_factor times the median of the "
+        "64 norms before it",
+    )
+    spike_factor: float = flag(10.0, "with --skip_loss_spikes: how far a norm must be beyond the recent ones")
     lr_schedule: str | None = flag(
         None,
         "the learning rate after warmup; onecycle is optax's linear one-cycle schedule",
@@ -183,6 +189,7 @@ class OptimizerFlags:
         at_least(self, 1, "lr_for_batch")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
         above(self, 0, "onecycle_final_div_factor")
+        above(self, 1, "spike_factor")
         at_most(self, MOST_STEPS, "warmup_steps")
         if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power not in (None, 1):
             raise UserError(

@@ -6,6 +6,7 @@ This is the only module of the package that knows flags.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,7 @@ def infer(config: InferConfig) -> None:
 
 
 def _infer(config: InferConfig) -> None:
+    _check_other_file(config.rows.input_path, config.rows.output_path)
     model = load(
         config.model.model_path,
         mode=cast(Mode | None, config.speed.mode),
@@ -189,6 +191,13 @@ def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> 
             named = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
             content = {"error": str(answer)} if isinstance(answer, UserError) else {"answer": answer}
             file.write(json.dumps(named | content, ensure_ascii=False) + "\n")
+
+
+def _check_other_file(input_path: str | None, output_path: str | None) -> None:
+    """Raises UserError where the answers would replace the rows."""
+    paths = [path for path in (input_path, output_path) if path and path != "-" and os.path.exists(path)]
+    if len(paths) == 2 and os.path.samefile(*paths):
+        raise UserError(f"--output_path {output_path} is the file of --input_path: name another file.")
 
 
 @contextmanager

@@ -110,7 +110,9 @@ class _WatchedRank:
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         # The training loop installs its own handler, which saves a checkpoint (training/loop.py).
-        signal.signal(signal.SIGTERM, lambda number, frame: self._watcher.send(kind="stopped"))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, frame: self._watcher.send(kind="stopped"))
         threading.Thread(target=self._listen, daemon=True, name="watcher").start()
 
     def fail(self, sentence: str) -> NoReturn:

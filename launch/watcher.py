@@ -80,7 +80,7 @@ class _Watcher:
                 self.end(self._own_error() or sentence)
             elif kind == "stopped" and not self.leaving:
                 self.end(
-                    f"rank {rank()} on {socket.gethostname()} was stopped by SIGTERM while it was not training; "
+                    f"rank {rank()} on {socket.gethostname()} was stopped by a signal while it was not training; "
                     "--resume continues from the last checkpoint."
                 )
             elif kind == "done":

@@ -29,6 +29,8 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE = (
     "vocab.txt",
     "tokenizer_config.json",
 )
+# The files that `save_pretrained` writes.
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, TOKENIZER_FILE)
 ENCODER = "bert."
 # Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (

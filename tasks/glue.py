@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,36 +31,42 @@ from evaluation.glue import glue_metrics, glue_score
 from launch.job_shape import JobShape
 from modeling import BertForSequenceClassification
 from modeling.pretrained import WEIGHTS_FILE, read_weights
-from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.evaluator import Evaluator, Say
-from training.run_directory import RunDirectory
+from training.finiteness import NotFiniteError, check_finite, diverged
+from training.run_directory import BEST, SCORE_FILE, RunDirectory, locked
 from training.schedule import BatchSchedule
 from training.start import Start, check_sizes, find_vocabulary
 from training.step import Mode, place_model
 from training.task import Task, Vocabulary, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
+from utils.atomic_files import atomic_directory, write_atomically
 from utils.errors import UserError
+from utils.file_lock import check_still_there
+from utils.json_file import read_settings
 from utils.messages import warn
 
-BEST, SCORE_FILE, RESULTS_FILE, SUMMARY_FILE = "best", "score.json", "eval_results.json", "summary.json"
+RESULTS_FILE, SUMMARY_FILE = "eval_results.json", "summary.json"
 
 
 def finetune_glue(config: GlueConfig) -> None:
     """Trains, evaluates and predicts each task with each seed; summary.json has the figures of all of them."""
     configs = {name: [_config_of(config, name, number) for number in range(config.seeds)] for name in config.data.tasks}
-    # Every file and directory is checked before hours of work begin.
-    files = {name: TaskFiles.read(config, GLUE_TASKS[name]) for name in configs}
-    for each in (each for seeds in configs.values() for each in seeds):
-        if config.run.do_train and JobShape.current().is_first:
-            RunDirectory.of(each.run).check_unused(each.run)
-    results = {name: [_finetune(each, files[name]) for each in seeds] for name, seeds in configs.items()}
-    if config.run.do_eval and JobShape.current().is_first:
+    runs = [each.run for seeds in configs.values() for each in seeds]
+    first = JobShape.current().is_first
+    with locked(*runs) if first else nullcontext():
+        # Every file and directory is checked before hours of work begin.
+        files = {name: TaskFiles.read(config, GLUE_TASKS[name]) for name in configs}
+        for run in runs:
+            if run.do_train and first:
+                RunDirectory.of(run).check_unused(run)
+        results = {name: [_finetune(each, files[name]) for each in seeds] for name, seeds in configs.items()}
+    if config.run.do_eval and first:
         summary = {name: _spread(runs) for name, runs in results.items()}
         output = Path(config.run.output_dir)
         output.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(output / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        _write_json(output / SUMMARY_FILE, summary)
         print(summary_table(summary), flush=True)
 
 
@@ -173,15 +179,16 @@ class SequenceClassification(Task):
             evaluator = evaluator.with_model(place_model(evaluator.mode, model, evaluator.world))
         metrics = self._metrics(evaluator, print) if self.config.run.do_eval else {}
         if first:
+            check_still_there(output)
             output.mkdir(parents=True, exist_ok=True)
             if metrics:
-                write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
+                _write_json(output / RESULTS_FILE, metrics)
         task, test_records = self.files.task, self.evaluation[len(self.files.dev) :]
         for name, examples, records in zip(task.test_sets, self.files.tests, test_records, strict=False):
             path = output / task.submissions[name]
             text = submission(self._predict(evaluator, records, print), task, examples.indices)
             if first:
-                write_text_atomically(path, text)
+                write_atomically(path, text.encode())
                 print(f"wrote {path}", flush=True)
         return metrics
 
@@ -240,7 +247,10 @@ class BestCheckpoint:
         """The best checkpoint in a directory, if the run that left it is `continued`; else none yet."""
         if not continued or not (directory / SCORE_FILE).exists():
             return cls(directory)
-        return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
+        score = read_settings(directory / SCORE_FILE).get("score")
+        if not isinstance(score, int | float):
+            raise UserError(f"{directory / SCORE_FILE} has no score: delete {directory} and resume again.")
+        return cls(directory, score)
 
     def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary) -> bool:
         """Saves the evaluator's model if its score is the highest; returns whether it is."""
@@ -249,14 +259,14 @@ class BestCheckpoint:
         self.score, model = score, evaluator.model
         arrays = model.to_arrays()  # on all ranks, because tensors may be global
         if evaluator.world.shape.is_first:
-            partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
-            shutil.rmtree(partial_directory, ignore_errors=True)
-            model.save_pretrained(
-                partial_directory, arrays, vocab=vocabulary.content, do_lower_case=vocabulary.do_lower_case
-            )
-            (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
-            shutil.rmtree(self.directory, ignore_errors=True)
-            partial_directory.rename(self.directory)
+            check_still_there(self.directory.parent)
+            try:
+                check_finite(arrays, "the weights")
+            except NotFiniteError as error:
+                raise diverged(error, self.directory if self.directory.exists() else None) from None
+            with atomic_directory(self.directory) as partial:
+                model.save_pretrained(partial, arrays, vocab=vocabulary.content, do_lower_case=vocabulary.do_lower_case)
+                _write_json(partial / SCORE_FILE, {"score": score})
         evaluator.world.barrier()  # the other ranks read it later
         return True
 
@@ -265,6 +275,10 @@ class BestCheckpoint:
         model = BertForSequenceClassification(bert)
         model.load_arrays(read_weights(self.directory / WEIGHTS_FILE), source=str(self.directory))
         return model
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
 def _drop_other_classifier(start: Start, names: tuple[str, ...], do_train: bool) -> None:
