@@ -22,11 +22,10 @@ class FiniteUpdates:
         self._first, self._count, self._poison = first_update, None, None
         kernels.watch_gradient_norms()
 
-    def add(self, *scalars: flow.Tensor) -> None:
-        """Takes the loss and the gradient norm of one update."""
-        for scalar in scalars:
-            value = scalar.detach()
-            zero = (value.to_local() if value.is_global else value).float() * 0  # NaN if the scalar is not finite
+    def add(self, *values: flow.Tensor) -> None:
+        """Takes the loss (of one or more micro-batches) and the gradient norm of one update."""
+        for value in (each.detach() for each in values):
+            zero = ((value.to_local() if value.is_global else value).float() * 0).sum()  # NaN if one is not finite
             self._poison = zero if self._poison is None else self._poison + zero
         assert self._poison is not None
         finite = (self._poison == 0).float()

@@ -31,7 +31,7 @@ def test_the_first_bad_update_is_counted_from_the_start_of_the_run(bad, which):
     assert updates.first_bad(7) is None
     for number in range(5):
         values = {"loss": -1e30, "norm": 0.0} | ({which: bad} if number == 3 else {})
-        updates.add(*(flow.tensor(value) for value in values.values()))
+        updates.add(flow.tensor([1.0, values["loss"]]), flow.tensor(values["norm"]))
     assert updates.first_bad(12) == 10
 
 
