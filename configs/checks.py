@@ -56,3 +56,11 @@ def threads(flags: object, *names: str) -> None:
                 f"--{name} must be at most {MOST_THREADS_PER_CORE * cores} ({MOST_THREADS_PER_CORE} for each of this "
                 f"machine's {cores} cores), not {value}."
             )
+
+
+def local(flags: object, *names: str) -> None:
+    """Raises UserError for the first of these paths that is a URL, where only the local file system can be written."""
+    for name in names:
+        value = getattr(flags, name)
+        if value and "://" in value:
+            raise UserError(f"--{name} {value} is a URL: name a directory of this machine.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.checks import given
+from configs.checks import given, local
 from configs.cli import flag
 
 _FORMATS = ("tf", "hf", "lazy", "oneflow")
@@ -33,3 +33,4 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         given(self, "input", "output")
+        local(self, "output")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, threads
+from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, local, threads
 from configs.cli import flag
 from utils.errors import UserError
 
@@ -291,6 +291,7 @@ class RunFlags:
     default_load_optimizer_state: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        local(self, "output_dir", "log_dir", *(() if self.load_from else ("checkpoint_path",)))
         at_least(self, 1, "loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps")
         at_least(self, 0, "keep_last", "eval_every_n_iters", "seed")
         at_most(self, MOST_SEED, "seed")

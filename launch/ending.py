@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 from launch.connection import LOOPBACK, Connection, listen
@@ -112,8 +112,11 @@ class _WatchedRank:
         # The training loop installs its own handler, which saves a checkpoint (training/loop.py).
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, lambda number, frame: self._watcher.send(kind="stopped"))
+                signal.signal(number, self._report_signal)
         threading.Thread(target=self._listen, daemon=True, name="watcher").start()
+
+    def _report_signal(self, number: int, frame: FrameType | None) -> None:
+        self._watcher.send(kind="stopped", signal=signal.Signals(number).name)
 
     def fail(self, sentence: str) -> NoReturn:
         self._watcher.send(kind="error", sentence=sentence[:4096])

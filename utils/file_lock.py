@@ -41,10 +41,10 @@ def _lock(path: Path, *, inherited: bool) -> int | None:
 
 @contextmanager
 def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
-    """Make a directory and keep other processes out of it inside the block; the lock is the file `.lock` in it.
+    """Make a directory and keep other processes out of it inside the block, by a lock on the file `.lock` in it.
 
-    Nested blocks of one process share the lock. A directory that is still empty at the end is removed if it was made
-    here.
+    Nested blocks of one process share the lock. The file is removed at the end, and so is a directory that was made
+    here and holds nothing else.
 
     Raises:
         UserError: another process holds the lock; `refusal` is the message.
@@ -61,21 +61,27 @@ def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
         raise UserError(refusal)
     _held[directory] = handle
     try:
+        # Its holder may have removed the file between its opening and its locking here.
+        if not _is_file(directory / LOCK_FILE, handle):
+            raise UserError(refusal)
         yield
     finally:
         del _held[directory]
-        if made:
-            _remove_if_unused(made)
+        if _is_file(directory / LOCK_FILE, handle):
+            with suppress(OSError):
+                (directory / LOCK_FILE).unlink()
+        for each in made:
+            with suppress(OSError):  # it is not empty
+                each.rmdir()
         os.close(handle)
 
 
-def _remove_if_unused(made: list[Path]) -> None:
-    """Remove the directories, innermost first, if the innermost one holds nothing but its lock."""
-    with suppress(OSError):
-        if [each.name for each in made[0].iterdir()] == [LOCK_FILE]:
-            (made[0] / LOCK_FILE).unlink()
-            for directory in made:
-                directory.rmdir()
+def _is_file(path: Path, handle: int) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except OSError:
+        return False
 
 
 def check_still_there(directory: Path) -> None:
@@ -83,11 +89,7 @@ def check_still_there(directory: Path) -> None:
     handle = _held.get(directory.resolve())
     if handle is None:
         return
-    try:
-        same = os.path.samestat(os.stat(directory / LOCK_FILE), os.fstat(handle))
-    except OSError:
-        same = False
-    if not same:
+    if not _is_file(directory / LOCK_FILE, handle):
         raise UserError(
             f"{directory} was deleted or replaced while this run was writing to it: start the run again, and keep "
             "other programs from deleting its directory."

@@ -101,7 +101,7 @@ def test_everything_that_a_run_writes_is_cleared(tmp_path, records_dir):
     overwriting = flags(out, overwrite_output_dir=True)
     RunDirectory.of(overwriting).check_unused(overwriting)
     RunDirectory.of(overwriting).clear(overwriting)
-    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert list(out.iterdir()) == []
 
 
 def claim(run, settings):
@@ -138,7 +138,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     for leftover in (".checkpoint-2.partial", ".checkpoint-1.77.tmp", ".checkpoint-3.old.7.tmp", ".mine.tmp"):
         (tmp_path / leftover).mkdir()
     claim(flags(tmp_path, resume=True), {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".mine.tmp", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "run.json"]
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
@@ -151,6 +151,10 @@ def test_a_run_that_ends_before_it_begins_leaves_no_directory(tmp_path):
     with pytest.raises(KeyError), RunDirectory.of(flags(tmp_path / "a/b")).locked():
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes").touch()
+    with pytest.raises(KeyError), RunDirectory.of(flags(tmp_path)).locked():
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 @pytest.mark.parametrize("start", [{}, {"resume": True}, {"overwrite_output_dir": True}])
