@@ -121,10 +121,10 @@ class BertConfig:
         for field in dataclasses.fields(cls):
             kind = type(field.default)
             value = kept.get(field.name, field.default)
-            if kind is float and isinstance(value, int):
+            if kind is float and type(value) is int and abs(value) < 1 << 53:
                 kept[field.name] = value = float(value)
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r}.")
+                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {repr(value)[:40]}.")
         return cls(**kept)
 
     @classmethod
