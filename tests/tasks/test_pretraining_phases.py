@@ -34,7 +34,7 @@ def train(mode, output, *words):
 
 def rows(directory):
     """The training rows without times, for comparison with another run."""
-    timing = ("time", "throughput", "tokens_per_second", "model_flops_per_second")
+    timing = ("time", "throughput", "tokens_per_second", "model_flops_per_second", "model_flops_share")
     return [{k: v for k, v in row.items() if k not in timing} for row in read_rows(directory / "metrics.jsonl")]
 
 
