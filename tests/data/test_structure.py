@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "data"
-ORDER = ["text", "tokenization", "records", "ofrecord", "sources", "reading", "squad", "glue", "preparation"]
+ORDER = [
+    *("text", "tokenization", "records", "ofrecord", "sources", "reading", "squad"),
+    *("long_text", "tables", "labels", "splitting", "tag_schemes"),
+    *("classification", "glue", "tagging", "embedding", "preparation"),
+]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
