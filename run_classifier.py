@@ -3,6 +3,7 @@
 import kernels
 from configs.classifier import ClassifierConfig
 from configs.cli import job_flags, parse, run
+from configs.memory import require_address_space
 from configs.training import RETIRED
 from launch.meeting import meet
 
@@ -10,6 +11,7 @@ from launch.meeting import meet
 def main() -> None:
     config = parse(ClassifierConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    require_address_space()
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     # This imports the framework, which --help and wrong flags do not need.
     from tasks.labelled_files import finetune_classifier

@@ -3,6 +3,7 @@
 import kernels
 from configs.cli import job_flags, parse, run
 from configs.glue import GlueConfig
+from configs.memory import require_address_space
 from configs.training import RETIRED
 from launch.meeting import meet
 
@@ -10,6 +11,7 @@ from launch.meeting import meet
 def main() -> None:
     config = parse(GlueConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    require_address_space()
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from tasks.glue import finetune_glue  # imports the framework, which --help and wrong flags do not need
 

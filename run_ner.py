@@ -2,6 +2,7 @@
 
 import kernels
 from configs.cli import job_flags, parse, run
+from configs.memory import require_address_space
 from configs.tagging import TaggingConfig
 from configs.training import RETIRED
 from launch.meeting import meet
@@ -10,6 +11,7 @@ from launch.meeting import meet
 def main() -> None:
     config = parse(TaggingConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
+    require_address_space()
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     # This imports the framework, which --help and wrong flags do not need.
     from tasks.tagging import finetune_tagger

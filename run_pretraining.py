@@ -2,6 +2,7 @@
 
 import kernels
 from configs.cli import parse, run
+from configs.memory import require_address_space
 from configs.pretraining import PretrainingConfig
 from configs.training import RETIRED
 from launch.meeting import meet
@@ -10,6 +11,7 @@ from launch.meeting import meet
 def main() -> None:
     config = parse(PretrainingConfig, description=__doc__, retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
+    require_address_space()
     kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
     from tasks.pretraining import pretrain  # imports the framework, which --help and wrong flags do not need
 

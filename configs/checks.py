@@ -65,3 +65,11 @@ def check_seeds(seeds: int, first: int, do_train: bool) -> None:
         raise UserError(f"--seeds must be at {'least 1' if seeds < 1 else f'most {most}'}, not {seeds}.")
     if seeds > 1 and not do_train:
         raise UserError("--seeds trains several times, which --do_train False forbids: drop one of them.")
+
+
+def local(flags: object, *names: str) -> None:
+    """Raises UserError for the first of these paths that is a URL, where only the local file system can be written."""
+    for name in names:
+        value = getattr(flags, name)
+        if value and "://" in value:
+            raise UserError(f"--{name} {value} is a URL: name a directory of this machine.")

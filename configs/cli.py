@@ -13,11 +13,11 @@ attributes that a flag's `default_text` refers to.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import errno
 import functools
-import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,8 @@ from launch.ending import fail, leave
 from utils.errors import UserError
 from utils.json_file import read_settings
 from utils.messages import warn
+from utils.os_errors import memory_sentence, os_error_sentence
+from utils.streams import discard_output, open_closed_streams
 
 Config = TypeVar("Config")
 
@@ -177,26 +179,28 @@ def parse_command(
 def run(main: Callable[[], None]) -> NoReturn:
     """Runs a command's main function and ends the process.
 
-    A user's mistake ends it with one line on standard error and exit code 2.
+    A user's mistake, and every error of the operating system, ends it with one line on standard error and exit code 2.
     """
+    open_closed_streams()
     try:
         main()
+        sys.stdout.flush()
         code = 0
     except UserError as error:
         code = _fail(str(error), 2)
     except KeyboardInterrupt:
         code = _fail("interrupted.", 130)
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail("the reader of the output has closed it.", 1)
-        code = 0
-    except PermissionError as error:
-        code = _fail(f"{error.filename or error}: permission denied.", 2)
+        discard_output()
+        code = 128 + signal.SIGPIPE
+        fail("the reader of the output has closed it.", code)
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        code = _fail(os_error_sentence(error), 2)
+    except (MemoryError, ImportError, RuntimeError) as error:
+        sentence = memory_sentence(error)
+        if sentence is None:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        code = _fail(f"{_DISK_ERRORS[error.errno]}{where}: complete files are intact; free space and run again.", 2)
+        code = _fail(sentence, 2)
     except SystemExit as leaving:
         if isinstance(leaving.code, int) and leaving.code > 128:  # stopped by a signal, on all ranks at the same step
             leave(leaving.code)
@@ -250,16 +254,10 @@ def flag_names(config_class: type) -> dict[str, str]:
     return {name.replace("-", "_"): spec.name for spec in flags_of(config_class) for name in spec.names}
 
 
-_DISK_ERRORS = {
-    errno.ENOSPC: "no space left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the limit on a file's size is reached",
-}
-
-
 def _fail(sentence: str, code: int) -> int:
     fail(sentence, code)  # does not return where there are others
-    print(f"error: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # standard error is closed
+        print(f"error: {sentence}", file=sys.stderr)
     return code
 
 

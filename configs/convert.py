@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.checks import given
+from configs.checks import given, local
 from configs.cli import flag
 from utils.errors import UserError
 
@@ -66,3 +66,4 @@ class ConvertConfig:
                 raise UserError(f"--{name} {getattr(self, name)} needs --to onnx, not --to {self.to_format}.")
         if self.calibration_path and self.onnx_precision != "int8":
             raise UserError("--calibration_path needs --onnx_precision int8.")
+        local(self, "output")

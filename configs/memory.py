@@ -6,12 +6,15 @@ The estimate is meant as a lower bound, so that it refuses only runs that cannot
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 from configs.model import BertConfig
 from utils.errors import UserError
 
 _PROCESS = 300 << 20  # the interpreter, the framework and the CPU kernels
+_RESERVED = 700 << 20  # of address space, by the framework's threads once it computes
+_FRAMEWORK = 4400 << 20  # of address space, when OneFlow is loaded
 _COPIES = 4  # of each parameter in float32: weight, gradient, first and second moment
 _FLOAT = 4  # bytes
 
@@ -65,30 +68,48 @@ def training_bytes(
 def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """The memory that this process can still take, or None if the system does not tell.
 
-    It is the smaller of what the machine has available and what the container's limit leaves.
+    It is the least of what the machine has available and what the limits of the container and of `ulimit -v` leave.
     """
     found = []
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        pages = int((proc / "self/statm").read_text().split()[0])
+        if limit != resource.RLIM_INFINITY:
+            found.append(max(0, limit - pages * resource.getpagesize() - _RESERVED))
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         lines = (proc / "meminfo").read_text().splitlines()
         found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
     except (OSError, ValueError, IndexError):
         pass
-    for limit, used in (
+    for most, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            found.append(max(0, int((cgroup / limit).read_text()) - int((cgroup / used).read_text())))
+            found.append(max(0, int((cgroup / most).read_text()) - int((cgroup / used).read_text())))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return min(found, default=None)
+
+
+def require_address_space() -> None:
+    """Raises UserError if `ulimit -v` is too low for the framework, which crashes then while it is loaded."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _FRAMEWORK:
+        raise UserError(
+            f"`ulimit -v` allows {_gigabytes(limit)} GB of address space, and OneFlow reserves "
+            f"{_gigabytes(_FRAMEWORK)} GB when it is loaded: raise the limit."
+        )
 
 
 def require_memory(needed: int, available: int | None) -> None:
     """Raises UserError if a run needs more bytes than are available; None means that nobody knows."""
     if available is not None and needed > available:
         raise UserError(
-            f"this run needs about {_gigabytes(needed)} GB of memory, and this machine has {_gigabytes(available)} GB: "
+            f"this run needs about {_gigabytes(needed)} GB of memory, and {_gigabytes(available)} GB are "
+            "left by this machine, its container and `ulimit -v`: "
             "lower --train_batch_size (--grad_acc_steps keeps the size of an update) or --seq_length, or choose a "
             "smaller model."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from configs.checks import MOST_SEED, at_least, at_most, given, threads
+from configs.checks import MOST_SEED, at_least, at_most, given, local, threads
 from configs.cli import flag, section
 from utils.errors import UserError
 
@@ -70,6 +70,7 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         given(self, "output_dir")
+        local(self, "output_dir")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class VocabConfig:
 
     def __post_init__(self) -> None:
         given(self, "vocab_file")
+        local(self, "vocab_file")
         at_least(self, 100, "vocab_size")
         at_most(self, 10**7, "vocab_size", "limit_alphabet")
         at_least(self, 1, "min_frequency", "limit_alphabet", "sample_mb", "new_entries")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from configs.checks import MOST_TOKENS, at_least, at_most, given, threads
+from configs.checks import MOST_TOKENS, at_least, at_most, given, local, threads
 from configs.cli import flag, section
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -79,6 +79,7 @@ class SquadDataConfig:
         given(self, "input_file", "output_dir")
         if not self.features.vocab_file:
             raise UserError("--vocab_file is missing: name the vocab.txt of the model that you will fine-tune.")
+        local(self, "output_dir")
         at_least(self, 1, "num_shards")
         at_most(self, 10**5, "num_shards")
         threads(self, "num_workers")

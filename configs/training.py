@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, threads
+from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, local, threads
 from configs.cli import flag
 from utils.errors import UserError
 
@@ -133,6 +133,12 @@ class OptimizerFlags:
     )
     max_grad_norm: float = flag(1.0, "with --clip norm: the largest global norm; 0 does not clip")
     clip_value: float = flag(1.0, "with --clip value: the largest absolute value of a gradient's element")
+    skip_loss_spikes: bool = flag(
+        False,
+        "leave out an update whose gradient norm, before clipping, is more than --spike_factor times the median of the "
+        "64 norms before it",
+    )
+    spike_factor: float = flag(10.0, "with --skip_loss_spikes: how far a norm must be beyond the recent ones")
     lr_schedule: str | None = flag(
         None,
         "the learning rate after warmup; onecycle is optax's linear one-cycle schedule",
@@ -195,6 +201,7 @@ class OptimizerFlags:
         at_most(self, 1, "layer_lr_decay")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
         above(self, 0, "onecycle_final_div_factor")
+        above(self, 1, "spike_factor")
         at_most(self, MOST_STEPS, "warmup_steps")
         if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power not in (None, 1):
             raise UserError(
@@ -311,6 +318,7 @@ class RunFlags:
     default_output_dir: ClassVar[str] = "output"
 
     def __post_init__(self) -> None:
+        local(self, "output_dir", "log_dir", *(() if self.load_from else ("checkpoint_path",)))
         at_least(self, 1, "loss_print_every_n_iters", "val_print_every_n_iters", "model_save_every_n_iter", "max_steps")
         at_least(self, 0, "keep_last", "eval_every_n_iters", "seed")
         for step in self.save_at_steps:

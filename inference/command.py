@@ -6,6 +6,7 @@ This is the only module of the package that knows flags.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections import deque
@@ -49,6 +50,7 @@ def infer(config: InferConfig) -> None:
 
 
 def _infer(config: InferConfig) -> None:
+    _check_other_file(config.rows.input_path, config.rows.output_path)
     model = load(
         config.model.model_path,
         mode=cast(Mode | None, config.speed.mode),
@@ -258,6 +260,13 @@ def _write_vectors(path: Path, pairs: Iterator[tuple[Any, Any]]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     vectors.save(partial)
     partial.replace(path)
+
+
+def _check_other_file(input_path: str | None, output_path: str | None) -> None:
+    """Raises UserError where the answers would replace the rows."""
+    paths = [path for path in (input_path, output_path) if path and path != "-" and os.path.exists(path)]
+    if len(paths) == 2 and os.path.samefile(*paths):
+        raise UserError(f"--output_path {output_path} is the file of --input_path: name another file.")
 
 
 @contextmanager

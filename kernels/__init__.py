@@ -10,11 +10,14 @@ Everything also works without them, only slower. `python -m kernels` builds and 
 from kernels.plugin import (
     Status,
     begin_dropout_step,
+    gradient_norms_are_finite,
     hold_weights,
     is_loaded,
     last_gradient_norm,
+    leave_out_updates_above,
     load,
     set_bf16,
+    watch_gradient_norms,
 )
 from kernels.profile import Profile, profile
 from kernels.settings import configure, configure_graph, import_oneflow
@@ -25,11 +28,14 @@ __all__ = [
     "begin_dropout_step",
     "configure",
     "configure_graph",
+    "gradient_norms_are_finite",
     "hold_weights",
     "import_oneflow",
     "is_loaded",
     "last_gradient_norm",
+    "leave_out_updates_above",
     "load",
     "profile",
     "set_bf16",
+    "watch_gradient_norms",
 ]

@@ -144,6 +144,26 @@ def last_gradient_norm() -> float | None:
     return None if squared < 0 else math.sqrt(squared)
 
 
+def watch_gradient_norms() -> None:
+    """Begin a run: forget all gradient norms of compiled jobs, and the limit above which an update is left out."""
+    if is_loaded():
+        wait_for_kernels()
+        library().kernels_watch_gradient_norms()
+
+
+def leave_out_updates_above(limit: float) -> None:
+    """Let compiled jobs leave out updates whose gradient norm is above `limit`; needs these kernels and clipping."""
+    library().kernels_set_norm_limit(limit)
+
+
+def gradient_norms_are_finite() -> bool:
+    """Whether every gradient norm of compiled jobs was finite since `watch_gradient_norms`; True without kernels."""
+    if not is_loaded():
+        return True
+    wait_for_kernels()
+    return bool(library().kernels_norms_are_finite())
+
+
 def wait_for_kernels() -> None:
     """Wait until all pending kernels have run: OneFlow runs them asynchronously, and they read and write C state."""
     import oneflow as flow
@@ -158,6 +178,7 @@ def library() -> ctypes.CDLL:
     library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
     library.kernels_hold_weights.argtypes = library.kernels_release_weights.argtypes = [ctypes.c_void_p]
     library.kernels_last_power_sum.restype = ctypes.c_double
+    library.kernels_set_norm_limit.argtypes = [ctypes.c_double]
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library
 

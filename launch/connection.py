@@ -4,7 +4,7 @@ The messages by `kind`:
     hello   a rank introduces itself to rank 0
     start   rank 0 answers once all ranks are there
     error   ends the meeting or the job, with the `sentence` to print
-    stopped a rank received SIGTERM outside training (to its own watcher only)
+    stopped a rank received a `signal` outside training (to its own watcher only)
     done    a rank has finished (towards rank 0)
     leave   rank 0 answers once all ranks have finished
 """

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 from launch.connection import LOOPBACK, Connection, listen
@@ -110,8 +110,13 @@ class _WatchedRank:
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         # The training loop installs its own handler, which saves a checkpoint (training/loop.py).
-        signal.signal(signal.SIGTERM, lambda number, frame: self._watcher.send(kind="stopped"))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._report_signal)
         threading.Thread(target=self._listen, daemon=True, name="watcher").start()
+
+    def _report_signal(self, number: int, frame: FrameType | None) -> None:
+        self._watcher.send(kind="stopped", signal=signal.Signals(number).name)
 
     def fail(self, sentence: str) -> NoReturn:
         self._watcher.send(kind="error", sentence=sentence[:4096])

@@ -80,8 +80,8 @@ class _Watcher:
                 self.end(self._own_error() or sentence)
             elif kind == "stopped" and not self.leaving:
                 self.end(
-                    f"rank {rank()} on {socket.gethostname()} was stopped by SIGTERM while it was not training; "
-                    "--resume continues from the last checkpoint."
+                    f"rank {rank()} on {socket.gethostname()} was stopped by {message.get('signal')} while it was not "
+                    "training; --resume continues from the last checkpoint."
                 )
             elif kind == "done":
                 connection.done = True

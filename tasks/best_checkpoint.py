@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +10,13 @@ from configs.model import BertConfig
 from conversion.tokenizer_files import Vocabulary
 from modeling.pretrained import WEIGHTS_FILE, PretrainedModel, read_weights
 from training.evaluator import Evaluator, Say
+from training.finiteness import NotFiniteError, check_finite, diverged
+from training.run_directory import BEST, SCORE_FILE
 from training.step import place_model
-
-BEST, SCORE_FILE = "best", "score.json"
+from utils.atomic_files import atomic_directory
+from utils.errors import UserError
+from utils.file_lock import check_still_there
+from utils.json_file import read_settings, write_json
 
 
 @dataclass
@@ -30,7 +32,10 @@ class BestCheckpoint:
         directory = Path(output_dir) / BEST
         if not continued or not (directory / SCORE_FILE).exists():
             return cls(directory)
-        return cls(directory, json.loads((directory / SCORE_FILE).read_text())["score"])
+        score = read_settings(directory / SCORE_FILE).get("score")
+        if not isinstance(score, int | float):
+            raise UserError(f"{directory / SCORE_FILE} has no score: delete {directory} and resume again.")
+        return cls(directory, score)
 
     def offer(self, score: float, evaluator: Evaluator, vocabulary: Vocabulary | None, say: Say) -> None:
         """Saves the evaluator's model if its score is the highest."""
@@ -39,13 +44,15 @@ class BestCheckpoint:
         self.score, model = score, evaluator.model
         arrays = model.to_arrays()  # on all ranks, because tensors may be global
         if evaluator.world.shape.is_first:
-            partial_directory = self.directory.with_name(f".{self.directory.name}.partial")
-            shutil.rmtree(partial_directory, ignore_errors=True)
+            check_still_there(self.directory.parent)
+            try:
+                check_finite(arrays, "the weights")
+            except NotFiniteError as error:
+                raise diverged(error, self.directory if self.directory.exists() else None) from None
             files = vocabulary.files(model.config.max_position_embeddings) if vocabulary else {}
-            model.save_pretrained(partial_directory, arrays, files)
-            (partial_directory / SCORE_FILE).write_text(json.dumps({"score": score}) + "\n")
-            shutil.rmtree(self.directory, ignore_errors=True)
-            partial_directory.rename(self.directory)
+            with atomic_directory(self.directory) as partial:
+                model.save_pretrained(partial, arrays, files)
+                write_json(partial / SCORE_FILE, {"score": score})
         evaluator.world.barrier()  # the other ranks read it later
         say(f"the best so far, {score:.4f}: {self.directory}")
 

@@ -4,7 +4,6 @@ differ only in their `Problem`."""
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from data.long_text import mean_by_row
 from data.reading.loader import Records
 from modeling import BertForSequenceClassification
 from tasks.best_checkpoint import BestCheckpoint
-from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary, warn_of_random_weights
@@ -29,6 +27,8 @@ from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
+from utils.file_lock import check_still_there
+from utils.json_file import write_json
 from utils.messages import warn
 
 RESULTS_FILE = "eval_results.json"
@@ -131,9 +131,10 @@ class SequenceClassification(Task):
         tests = self._logits(evaluator, self.evaluation[len(self.problem.validation) :], print)
         figures = self.problem.judging.figures(validation) if validation else {}
         if evaluator.world.shape.is_first:
+            check_still_there(self.output_dir)
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if figures:
-                write_text_atomically(self.output_dir / RESULTS_FILE, json.dumps(figures, indent=2) + "\n")
+                write_json(self.output_dir / RESULTS_FILE, figures)
             self.problem.judging.write(self.output_dir, validation, tests)
         return figures
 

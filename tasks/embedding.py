@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,6 @@ from modeling.embedding import BertForEmbedding
 from modeling.embedding_losses import CoSent, CosineSimilarity, EmbeddingLoss, Matryoshka, MultipleNegatives
 from modeling.heads import BertForSequenceClassification
 from modeling.pretrained import PretrainedModel
-from training.checkpoint import write_text_atomically
 from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary
@@ -33,6 +31,8 @@ from training.task import Task, padded
 from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
+from utils.file_lock import check_still_there
+from utils.json_file import write_json
 
 RESULTS_FILE = "eval_results.json"
 
@@ -181,8 +181,9 @@ class Similarity(Task):
         metrics["score"] = metrics["spearman"] if "spearman" in metrics else metrics[f"ndcg@{RANKED}"]
         if evaluator.world.shape.is_first:
             output = Path(self.config.run.output_dir)
+            check_still_there(output)
             output.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(output / RESULTS_FILE, json.dumps(metrics, indent=2) + "\n")
+            write_json(output / RESULTS_FILE, metrics)
             say(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return {f"eval_{name}": value for name, value in metrics.items()}
 

@@ -14,7 +14,7 @@ from data.glue import GLUE_TASKS, GlueTask, read_examples, submission, task_dire
 from evaluation.classification import mean_score, metrics, predictions_of
 from tasks.classification import Figures, Problem, finetune
 from tasks.seeds import finetune_seeds
-from training.checkpoint import write_text_atomically
+from utils.atomic_files import write_atomically
 
 
 def finetune_glue(config: GlueConfig) -> None:
@@ -73,5 +73,5 @@ class GlueJudging:
         for name, examples, logits in zip(self.task.test_sets, self.tests, tests, strict=False):
             path = output / self.task.submissions[name]
             predictions = predictions_of(logits, self.problem_type)
-            write_text_atomically(path, submission(predictions, self.task, examples.indices))
+            write_atomically(path, submission(predictions, self.task, examples.indices).encode())
             print(f"wrote {path}", flush=True)

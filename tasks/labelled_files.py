@@ -31,7 +31,7 @@ from tasks.classification import RESULTS_FILE, Figures, Problem, finetune
 from tasks.seeds import finetune_seeds
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
-from utils.json_file import read_settings
+from utils.json_file import read_settings, write_json
 
 PREDICTIONS_FILE, TEST_RESULTS_FILE, CONFUSION_FILE = "predictions.csv", "test_results.json", "confusion_matrix.png"
 _PROBLEM_TYPES = {"single_label": SINGLE, "multi_label": SEVERAL, "regression": NUMBER}
@@ -240,7 +240,7 @@ class FileJudging:
             print(format_table(results["per_class"]), flush=True)
             if problem_type == SINGLE and name == RESULTS_FILE:
                 draw_confusion_matrix(output / CONFUSION_FILE, labels, predictions, names)
-        write_atomically(output / name, json.dumps(results, indent=2, ensure_ascii=False).encode() + b"\n")
+        write_json(output / name, results)
 
 
 def predictions_csv(table: Table, logits: np.ndarray, labels: Labels) -> str:

@@ -8,11 +8,12 @@ from typing import ClassVar
 from configs.pretraining import PretrainingConfig
 from evaluation.masked_lm import masked_lm_metrics
 from modeling import BertForPreTraining
-from training.checkpoint import write_text_atomically
 from training.evaluator import Evaluator, Say
 from training.run_directory import RunDirectory
 from training.task import Task
 from training.terms import EXAMPLE_WEIGHTS, INPUTS, Figure, LossTerm, features_of, figures_of
+from utils.atomic_files import write_atomically
+from utils.file_lock import check_still_there
 
 EVALUATION_FILE = "eval_results.txt"
 MASKED_LM = LossTerm(
@@ -75,9 +76,10 @@ class MaskedLM(Task):
         metrics = masked_lm_metrics(named, [term.loss.evaluation_name for term in terms])
         if evaluator.world.shape.is_first:
             output = RunDirectory.of(self.config.run).output
+            check_still_there(output)
             output.mkdir(parents=True, exist_ok=True)
-            lines = "".join(f"{name} = {value}\n" for name, value in metrics.items())
-            write_text_atomically(output / EVALUATION_FILE, lines)
+            lines = (f"{name} = {value}\n".encode() for name, value in metrics.items())
+            write_atomically(output / EVALUATION_FILE, lines)
         return metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.checkpoint import TrainingState
 from training.distributed import World
 from training.plan import total_steps
 from training.probes import Probes
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, locked
 from training.schedule import learning_rates
 from training.start import Start
 from training.step import Mode
@@ -44,14 +44,15 @@ OBJECTIVES = {
 
 def pretrain(config: PretrainingConfig, mode: Mode) -> None:
     """Trains and evaluates as the flags say, phase after phase; all files go to the output directory."""
-    phases = _with_positions(config.in_phases())
-    for number, phase in enumerate(phases, 1):
-        if len(phases) > 1 and ranks.rank() == 0:
-            print(f"phase {number} of {len(phases)}: {phase.run.output_dir}", flush=True)
-        later = dict(enumerate(phases[number:], number + 1))
-        # Otherwise a restart would resume what an earlier run left in the directories of later phases.
-        cleared = [each.run for each in later.values()] + ([config.run] if number == 1 else [])
-        train_and_evaluate(phase, mode, partial(_open_phase, phase, later), cleared)
+    phases, first = _with_positions(config.in_phases()), ranks.rank() == 0
+    with locked(config.run, *(phase.run for phase in phases)) if first else nullcontext():
+        for number, phase in enumerate(phases, 1):
+            if len(phases) > 1 and first:
+                print(f"phase {number} of {len(phases)}: {phase.run.output_dir}", flush=True)
+            later = dict(enumerate(phases[number:], number + 1))
+            # Otherwise a restart would resume what an earlier run left in the directories of later phases.
+            cleared = [each.run for each in later.values()] + ([config.run] if number == 1 else [])
+            train_and_evaluate(phase, mode, partial(_open_phase, phase, later), cleared)
 
 
 def _open_phase(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -13,9 +13,8 @@ import numpy as np
 
 from evaluation.classification import LOWER_IS_BETTER
 from launch.job_shape import JobShape
-from tasks.best_checkpoint import BEST
-from training.checkpoint import write_text_atomically
-from training.run_directory import RunDirectory
+from training.run_directory import BEST, RunDirectory, locked
+from utils.json_file import write_json
 
 Config = TypeVar("Config", bound=Any)  # a command's configuration with the field `seeds`
 SUMMARY_FILE = "summary.json"
@@ -35,15 +34,17 @@ def finetune_seeds(
         name: [_config_of(config, name if len(names) > 1 else "", number) for number in range(config.seeds)]
         for name in names
     }
-    for each in (each for seeds in configs.values() for each in seeds):
-        if config.run.do_train and JobShape.current().is_first:
-            RunDirectory.of(each.run).check_unused(each.run)
-    results = {name: [finetune(each, name) for each in seeds] for name, seeds in configs.items()}
-    summary = {name: _spread(runs) for name, runs in results.items() if runs[0]}
-    if summary and JobShape.current().is_first:
+    runs, first = [each.run for seeds in configs.values() for each in seeds], JobShape.current().is_first
+    with locked(*runs) if first else nullcontext():
+        for run in runs:
+            if run.do_train and first:
+                RunDirectory.of(run).check_unused(run)
+        results = {name: [finetune(each, name) for each in seeds] for name, seeds in configs.items()}
+    summary = {name: _spread(figures) for name, figures in results.items() if figures[0]}
+    if summary and first:
         output = Path(config.run.output_dir)
         output.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(output / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        write_json(output / SUMMARY_FILE, summary)
         print(summary_table(summary), flush=True)
 
 

@@ -36,6 +36,7 @@ from training.terms import EXAMPLE_WEIGHTS, TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
+from utils.file_lock import check_still_there
 from utils.messages import warn
 
 SCORES_FILE = "eval_results.json"
@@ -146,6 +147,7 @@ class Questions:
             version_2_with_negative=version_2,
         )
         output = Path(self.config.run.output_dir)
+        check_still_there(output)
         decoded.write(output)
         (output / SCORES_FILE).unlink(missing_ok=True)  # they belong to earlier answers
         if not self.config.run.do_eval:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,8 @@ from training.task import Task, padded
 from training.terms import TOTAL_LOSS, Figure, LossTerm
 from training.trainer import train_and_evaluate
 from utils.atomic_files import write_atomically
+from utils.file_lock import check_still_there
+from utils.json_file import write_json
 
 PREDICTIONS_FILE = "predictions.jsonl"
 _PREFIXES = ("B-", "I-")
@@ -118,6 +119,7 @@ class Tagging(Task):
         first = evaluator.world.shape.is_first
         answered: tuple[TaggedSentences, list[list[str]]] | None = None
         if first:
+            check_still_there(self.output_dir)
             self.output_dir.mkdir(parents=True, exist_ok=True)
         if validation is not None:
             tags = self._tags(evaluator, self.evaluation[0], print)
@@ -151,7 +153,7 @@ class Tagging(Task):
             results["per_type"] = entity_table(self.files.validation.tags, tags)
             print(format_table(results["per_type"]), flush=True)
         path = self.output_dir / RESULTS_FILE
-        write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False).encode() + b"\n")
+        write_json(path, results)
 
     @property
     def _has_entities(self) -> bool:

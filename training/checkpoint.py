@@ -1,27 +1,30 @@
-"""Checkpoints, each complete or absent: `checkpoint-STEP/` is written under another name, synced and renamed.
+"""Checkpoints, each complete or absent, and each finite: `checkpoint-STEP/` replaces its name when it is complete.
 
 checkpoint-120/
   config.json model.safetensors     a model directory, for Hugging Face too
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
   training_state/state.json             step, records taken, seed
-  training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale
+  training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
+                                        with --skip_loss_spikes, the gradient norms of recent updates
 latest                                  the name of the newest one
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from configs.checks import MOST_SEED
 from modeling.pretrained import PretrainedModel, read_weights, write_weights
+from training.finiteness import check_finite
+from utils.atomic_files import atomic_directory, remove, write_atomically
 from utils.checkpoints import LATEST, checkpoint_step, checkpoints
 from utils.errors import UserError
+from utils.json_file import read_settings
 
 STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimizer.safetensors"
 
@@ -58,54 +61,43 @@ def save_checkpoint(
         keep_last: how many checkpoints stay, the newest ones; 0: all.
         kept_steps: checkpoints after these numbers of updates are not counted and not removed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    check_finite(arrays, f"the weights after {state.step} updates")
+    check_finite(optimizer_state, f"the optimizer's state after {state.step} updates")
     final = directory / f"checkpoint-{state.step}"
-    partial = directory / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_directory(final) as partial:
         model.save_pretrained(partial, arrays, tokenizer)
         (partial / STATE_FILE).parent.mkdir()
         write_weights(partial / OPTIMIZER_FILE, optimizer_state)
         (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
-        for path in [*partial.rglob("*"), partial]:
-            _sync(path)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # frees the space on a full disk
-        raise
-    if final.exists():  # after a resume from an older checkpoint
-        shutil.rmtree(final)
-    partial.rename(final)
-    write_text_atomically(directory / LATEST, final.name + "\n")
-    removable = [path for path in checkpoints(directory) if checkpoint_step(path) not in kept_steps]
+    point_latest_at(final)
+    # Later checkpoints are from before a resume at an earlier step; they stay until the run reaches their steps.
+    earlier = [path for path in checkpoints(directory) if checkpoint_step(path) <= state.step]
+    removable = [path for path in earlier if checkpoint_step(path) not in kept_steps]
     for old in removable[:-keep_last] if keep_last else []:
-        leaving = directory / f".{old.name}.leaving"  # a half-removed one must not pass for a checkpoint
-        shutil.rmtree(leaving, ignore_errors=True)  # a killed run may have left one
-        old.rename(leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
+        remove(old)
     return final
+
+
+def point_latest_at(checkpoint: Path) -> None:
+    """Makes `checkpoint` the one that --resume continues."""
+    write_atomically(checkpoint.parent / LATEST, f"{checkpoint.name}\n".encode())
 
 
 def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.ndarray]]:
     """The run's state and the optimizer's moments; raises UserError for a damaged checkpoint."""
+    file = checkpoint / STATE_FILE
+    content = read_settings(file)
     try:
-        state = TrainingState(**json.loads((checkpoint / STATE_FILE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint / STATE_FILE} is not a training state ({error}): resume an older one.") from None
+        state = TrainingState(**content)
+    except TypeError as error:
+        raise UserError(f"{file} is not a training state ({error}): resume an older checkpoint.") from None
+    for name, value in asdict(state).items():
+        least = 1 if name == "group" else 0
+        if not (type(value) is int and least <= value <= MOST_SEED) and (name, value) != ("group", None):
+            raise UserError(
+                f"{file}: {name} must be a whole number of {least} or more, not {str(value)[:40]!r}: resume an older "
+                "checkpoint."
+            )
+    if not (checkpoint / OPTIMIZER_FILE).is_file():
+        raise UserError(f"{checkpoint / OPTIMIZER_FILE} is not a file: resume an older checkpoint.")
     return state, read_weights(checkpoint / OPTIMIZER_FILE)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces a small file, completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    partial.rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,13 +8,17 @@ from pathlib import Path
 from configs.training import RunFlags
 from conversion.tokenizer_files import Vocabulary
 from modeling.pretrained import PretrainedModel
-from training.checkpoint import save_checkpoint
+from training.checkpoint import point_latest_at, save_checkpoint
 from training.distributed import World
+from training.finiteness import NotFiniteError, diverged
 from training.journal import Journal
 from training.plan import UpdatePlan
 from training.probes import Probes
 from training.step import TrainStep
-from utils.checkpoints import newest_checkpoint
+from training.terms import TOTAL_LOSS
+from utils.checkpoints import checkpoint_step, checkpoints, newest_checkpoint
+from utils.errors import UserError
+from utils.file_lock import check_still_there
 
 
 @dataclass
@@ -44,22 +48,47 @@ class Checkpointer:
         regular = done % self.flags.model_save_every_n_iter == 0 or (self.probes is not None and self.probes.due(done))
         return done > 0 and regular
 
+    def check_finite(self, done: int) -> None:
+        """Raises UserError if the loss or the gradient norm of any update so far is NaN or infinite on any rank."""
+        bad = self.step.first_bad_update()
+        first = int(self.world.least(done if bad is None else bad))
+        if first < done:
+            raise self._diverged(f"{TOTAL_LOSS} or the gradient norm is NaN or infinite at step {first}", first)
+
     def save(self, done: int) -> None:
-        """Saves the checkpoint after this many updates, and removes old ones."""
+        """Saves the checkpoint after this many updates, and removes old ones.
+
+        Raises:
+            UserError: the weights or the optimizer's state are not finite, or the directory was deleted.
+        """
+        check_still_there(self.directory)
         arrays, moments = self.model.to_arrays(), self.step.state()  # on all ranks, because tensors may be global
         if self.world.shape.is_first:
-            saved = save_checkpoint(
-                self.directory,
-                self.model,
-                arrays,
-                moments,
-                self.plan.state_after(done),
-                tokenizer=self._tokenizer_files,
-                keep_last=self.flags.keep_last,
-                kept_steps=self.flags.save_at_steps,
-            )
+            try:
+                saved = save_checkpoint(
+                    self.directory,
+                    self.model,
+                    arrays,
+                    moments,
+                    self.plan.state_after(done),
+                    tokenizer=self._tokenizer_files,
+                    keep_last=self.flags.keep_last,
+                    kept_steps=self.flags.save_at_steps,
+                )
+            except NotFiniteError as error:
+                raise self._diverged(error, done) from None
             self.journal.say(f"saved {saved}")
         self.saved_step = done
+
+    def _diverged(self, problem: object, first_bad: int) -> UserError:
+        """The error that names the last good checkpoint, which --resume continues from now on.
+
+        The checkpoint after N updates is good if update N, which its weights compute, was finite.
+        """
+        good = [path for path in checkpoints(self.directory) if checkpoint_step(path) < first_bad]
+        if good and self.world.shape.is_first and newest_checkpoint(self.directory) != good[-1]:
+            point_latest_at(good[-1])
+        return diverged(problem, good[-1] if good else None)
 
     def probe(self, done: int, last: bool = False) -> None:
         """Lets the probes look at the newest checkpoint after this many updates, the `last` ones or not."""

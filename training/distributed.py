@@ -47,12 +47,18 @@ class World:
 
     def all_equal(self, value: float) -> bool:
         """Whether all ranks have the same value."""
-        each = self._sum_over_ranks(np.eye(self.shape.size)[self.shape.rank] * value)
-        return len(np.unique(each)) == 1
+        return len(np.unique(self._of_each_rank(value))) == 1
+
+    def least(self, value: float) -> float:
+        """The smallest of the ranks' values."""
+        return float(self._of_each_rank(value).min())
 
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         self._sum_over_ranks(np.zeros(1))
+
+    def _of_each_rank(self, value: float) -> np.ndarray:
+        return self._sum_over_ranks(np.eye(self.shape.size)[self.shape.rank] * value)
 
     def _sum_over_ranks(self, values: np.ndarray) -> np.ndarray:
         if self.shape.size == 1:

@@ -49,6 +49,9 @@ class GradientCache:
         outputs = self.step({**inputs, "embedding_gradients": gradients})
         return lambda: {**outputs(), TOTAL_LOSS: loss}
 
+    def first_bad_update(self) -> int | None:
+        return self.step.first_bad_update()
+
     def state(self) -> dict[str, np.ndarray]:
         return self.step.state()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from training.terms import TOTAL_LOSS
+from utils.atomic_files import write_atomically
+from utils.file_lock import check_still_there
+from utils.streams import discard_output
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,6 +30,7 @@ class Journal:
         first_step: rows of this and later steps, which an earlier run left, are removed; None: all rows stay.
         total_steps: of the run, for the progress bar.
         active: whether this rank is the one that reports.
+        on_closed_output: called when a line cannot be printed, because the reader of the output has ended.
     """
 
     def __init__(
@@ -37,8 +41,10 @@ class Journal:
         total_steps: int,
         active: bool = True,
         events: Path | None = None,
+        on_closed_output: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory, self.first_step, self.total_steps, self.active = directory, first_step, total_steps, active
+        self._on_closed_output = on_closed_output
         self._evaluations: list[dict[str, Any]] = []
         self._events_in = events or directory / "tensorboard"
 
@@ -51,7 +57,7 @@ class Journal:
             keep_rows_before(metrics, self.first_step)
         self._rows = open(metrics, "a", encoding="utf-8")
         self._evaluations = [row for row in read_rows(metrics) if TOTAL_LOSS not in row]
-        self._events = SummaryWriter(str(self._events_in), purge_step=self.first_step)
+        self._events = SummaryWriter(str(self._events_in), purge_step=self.first_step or None)
         self._bar = tqdm(
             total=self.total_steps,
             initial=self.first_step or 0,
@@ -103,11 +109,17 @@ class Journal:
 
     def say(self, line: str) -> None:
         """Prints one line on standard output, above the progress bar."""
-        if self.active:
+        if not self.active:
+            return
+        try:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
+        except OSError:  # a closed pipe, a lost terminal, a full disk
+            discard_output()
+            self._on_closed_output()
 
     def _write(self, row: dict[str, Any]) -> None:
+        check_still_there(self.directory)
         row["time"] = round(time.time(), 3)
         self._rows.write(json.dumps(row) + "\n")
         self._rows.flush()
@@ -117,25 +129,29 @@ class Journal:
 
 
 def keep_rows_before(path: Path, step: int) -> None:
-    """Removes the rows of `step` and later, and an incomplete last line; step 0 removes all rows."""
+    """Removes the rows of `step` and later, damaged rows, and an incomplete last line; step 0 removes all rows."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if step else []
-    kept = [line for line in lines if _step_of(line) < step]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.rename(path)
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if step else []
+    kept = (f"{line}\n".encode() for line in lines if (row := _row(line)) and _step_of(row) < step)
+    write_atomically(path, kept)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    """All complete rows of a metrics file; lines that are not rows are left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [row for line in lines if (row := _row(line))]
 
 
-def _step_of(line: str) -> float:
-    # An evaluation's row has the number of completed steps, a training row the number of its own step.
+def _row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-        return row["step"] if TOTAL_LOSS in row else row["step"] - 1
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+
+
+def _step_of(row: Mapping[str, Any]) -> int:
+    # An evaluation's row has the number of completed steps, a training row the number of its own step.
+    step: int = row["step"]
+    return step if TOTAL_LOSS in row else step - 1

@@ -70,6 +70,10 @@ class LayerRates:
                 parameter.copy_(old + rate * (parameter - old))
         return metrics
 
+    def first_bad_update(self) -> int | None:
+        """The wrapped step's."""
+        return self._step.first_bad_update()
+
     def state(self) -> dict[str, np.ndarray]:
         """The state of the wrapped step."""
         return self._step.state()

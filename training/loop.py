@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.training import RunFlags
@@ -14,8 +13,6 @@ from training.log import TrainingLog
 from training.plan import UpdatePlan
 from training.step import TrainStep
 from training.stopping import StopSignals
-from training.terms import TOTAL_LOSS
-from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,9 @@ def train(
     checkpoints: Checkpointer,
     stop: StopSignals,
 ) -> int:
-    """Makes the updates of a plan, until its end, until evaluations stop getting better, or until SIGTERM or Ctrl-C.
+    """Makes the updates of a plan, until its end, until evaluations stop getting better, or until a signal stops it.
+
+    A closed standard output stops a run like a signal.
 
     Args:
         updates: the step, its batches and the plan.
@@ -49,8 +48,8 @@ def train(
         The number of updates in all, including those before the start.
 
     Raises:
-        UserError: a loss is NaN or infinite.
-        Stopped: a signal stopped the run; its checkpoint is saved.
+        UserError: a loss, a gradient norm or a weight is NaN or infinite; no checkpoint of that is saved.
+        Stopped: the run was stopped; its checkpoint is saved.
     """
     done, total = updates.plan.start.step, updates.plan.total_steps
     feed = iter(updates.batches)
@@ -66,10 +65,10 @@ def train(
             outputs = updates.step(batch)
             done += 1
             log.count(batch)
+            if log.due(done) or evaluations.due(done) or checkpoints.due(done):
+                checkpoints.check_finite(done)
             if log.due(done):
-                values = outputs()
-                check_finite(values, done - 1, checkpoints.saved_step)
-                log.write(done, values)
+                log.write(done, outputs())
             with log.clock_stopped():
                 if evaluations.due(done):
                     evaluations.make(done)
@@ -78,16 +77,8 @@ def train(
                     checkpoints.save(done)
                     checkpoints.probe(done)
         if checkpoints.saved_step != done:
+            checkpoints.check_finite(done)
             checkpoints.save(done)
         if stopped:
             raise stop.stopped(done)
     return done
-
-
-def check_finite(values: Mapping[str, float], step: int, saved_step: int | None) -> None:
-    """Raises UserError where the loss of update `step` is NaN or infinite; `saved_step` is the last checkpoint's."""
-    if not math.isfinite(values[TOTAL_LOSS]):
-        restart = "start over" if saved_step is None else f"resume from the last checkpoint, of step {saved_step},"
-        raise UserError(
-            f"{TOTAL_LOSS} is {values[TOTAL_LOSS]} at step {step}: {restart} with a lower --lr or a longer warmup."
-        )

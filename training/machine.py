@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,10 +10,13 @@ import numpy as np
 import oneflow as flow
 
 import kernels
+from configs.memory import available_bytes, require_memory, training_bytes
 from configs.training import DeviceFlags
 from kernels.check import gemm_speed
+from training.config import TrainingConfig
 from training.distributed import World
 from training.journal import Journal
+from training.task import Task
 from utils.errors import UserError
 from utils.messages import warn
 
@@ -27,6 +31,21 @@ def check_same_kernels(world: World) -> None:
             f"the CPU kernels work on some hosts only; the first rank has {kernels.load().reason}: run `python -m "
             "kernels` on each host to see why, or give all of them --cpu_kernels False."
         )
+
+
+def check_memory(config: TrainingConfig, task: Task, world: World) -> None:
+    """Raises UserError where the ranks of this host need more memory than it has, before anything is allocated."""
+    frozen = config.optimizer.freeze_embeddings or config.optimizer.freeze_layers
+    if world.device != "cpu" or not config.run.do_train or frozen:  # frozen layers keep much less than the estimate
+        return
+    needed = training_bytes(
+        task.bert,
+        config.batch.train_rows(world.shape.data_parallel_size),
+        task.seq_length,
+        task.predictions,
+        checkpointing=config.device.activation_checkpointing,
+    )
+    require_memory(needed * int(os.environ.get("LOCAL_WORLD_SIZE", "1")), available_bytes())
 
 
 def use_half_precision(world: World, flags: DeviceFlags) -> bool:

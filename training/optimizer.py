@@ -15,6 +15,7 @@ from oneflow.optim.optimizer import Optimizer
 import kernels
 from configs.training import OptimizerFlags
 from modeling.layout import to_numpy
+from utils.errors import UserError
 
 
 def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
@@ -126,6 +127,42 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndar
         if moments:
             state[f"{name}.m"], state[f"{name}.v"] = to_numpy(moments["exp_avg"]), to_numpy(moments["exp_avg_sq"])
     return state
+
+
+def own_moments(state: dict[str, np.ndarray], model: nn.Module, source: str) -> dict[str, np.ndarray]:
+    """The state without the moments of parameters that this model does not have.
+
+    Args:
+        state: as a checkpoint stores it.
+        model: the model to train.
+        source: the checkpoint, for messages.
+
+    Raises:
+        UserError: moments of the encoder are missing, or only some of another part, or one has a wrong shape, type or
+            value. A loss may leave out a whole part, such as the pooler, which then has no moments.
+    """
+    parameters = dict(trained_parameters(model))
+    expected = {f"{name}.{letter}": parameter for name, parameter in parameters.items() for letter in "mv"}
+    present = {_part(name) for name in state}
+    for name, parameter in expected.items():
+        encoder = "encoder." in name or "embeddings." in name
+        if name not in state and (encoder or _part(name) in present):
+            raise UserError(f"{source} lacks the optimizer's state {name}: resume an older checkpoint.")
+        if name in state and not _usable(state[name], tuple(parameter.shape)):
+            raise UserError(
+                f"{source}: the optimizer's state {name} does not hold finite 32-bit numbers of shape "
+                f"{list(parameter.shape)}: resume an older checkpoint."
+            )
+    return {name: array for name, array in state.items() if name in expected or not name.endswith((".m", ".v"))}
+
+
+def _part(name: str) -> str:
+    """The part of a model that a tensor belongs to, such as "bert.pooler"."""
+    return ".".join(name.split(".")[:2])
+
+
+def _usable(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return array.dtype == np.float32 and array.shape == shape and bool(np.isfinite(array).all())
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, state: dict[str, np.ndarray], step: int) -> None:

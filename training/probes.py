@@ -23,6 +23,7 @@ from configs.model import BertConfig
 from configs.pretraining import ProbeFlags
 from launch import ranks
 from training.journal import Journal
+from training.stopping import STOP_SIGNALS
 from utils.checkpoints import checkpoints
 from utils.errors import UserError
 
@@ -182,8 +183,9 @@ def _forwarding_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]
         if callable(handler):
             handler(number, frame)
 
-    for number in (int(signal.SIGTERM), int(signal.SIGINT)):
-        previous[number] = signal.signal(number, forward)
+    for number in map(int, STOP_SIGNALS):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, forward)
     try:
         yield received
     finally:

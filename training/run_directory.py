@@ -1,27 +1,41 @@
-"""The directories of a run: refused if another run is in them, cleared if that is asked for, claimed by run.json."""
+"""The directories of a run: locked while it lasts, refused if another run's files are in them, cleared if that is asked
+for, claimed by run.json."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.training import RunFlags
-from training.checkpoint import write_text_atomically
+from conversion.tokenizer_files import TOKENIZER_FILES
+from modeling.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from training.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
+from utils.atomic_files import LEFTOVER_SUFFIX, remove
+from utils.checkpoints import LATEST
 from utils.errors import UserError
+from utils.file_lock import LOCK_FILE, locked_directory
+from utils.json_file import read_settings, write_json
 from utils.messages import warn
 
-RUN_FILE, EVENTS = "run.json", "tensorboard"
-_FILES = (METRICS_FILE, RUN_FILE, "latest", EVENTS, "loss_curve.png", "best", "eval_results.txt", CLOZE_FILE)
+RUN_FILE, EVENTS, BEST, SCORE_FILE = "run.json", "tensorboard", "best", "score.json"
+_RUNS_FILES = (METRICS_FILE, RUN_FILE, LATEST, "loss_curve.png", "eval_results.txt", CLOZE_FILE)
 _ANSWER_FILES = (
     *("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json", "test_results.json"),
     *("predictions.csv", "predictions.jsonl", "confusion_matrix.png"),
 )
+_CHECKPOINT, _PHASE = re.compile(r"checkpoint-\d+"), re.compile(r"phase\d+")
+# What a killed run leaves; the forms without a process number are those of earlier versions.
+_LEFTOVER = re.compile(
+    rf"\.(checkpoint-\d+|{BEST}|[\w.]+\.(json|jsonl|txt|tsv|csv|png)|{LATEST})(\.old)?"
+    rf"(\.\d+{re.escape(LEFTOVER_SUFFIX)}|\.partial|\.leaving)"
+)
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\..*")
 _FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ whenever a run is started
 
 
@@ -42,54 +56,97 @@ class RunDirectory:
         events = Path(flags.log_dir, output.resolve().name) if flags.log_dir else output / EVENTS
         return cls(Path(saves_in or output), output, events)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directories and keeps other runs out of them inside the block.
+
+        Raises:
+            UserError: another run is in one of them, or one cannot be made.
+        """
+        with ExitStack() as stack:
+            for flag, directory in self._named.items():
+                refusal = f"--{flag} {directory} is in use by another run: wait for its end, or name another directory."
+                try:
+                    stack.enter_context(locked_directory(directory, refusal))
+                except OSError as error:
+                    raise UserError(
+                        f"--{flag} {directory} cannot be made or written to: {error.strerror}. Name another directory."
+                    ) from None
+            yield
+
     def check_unused(self, flags: RunFlags) -> None:
-        """Raises UserError where a new run would mix its files with those of another one."""
-        if flags.resume or flags.overwrite_output_dir:
-            return
-        for name, directory in self._both.items():
-            if directory.is_dir() and any(directory.iterdir()):
+        """Raises UserError where a run would mix its files with those of another one, or delete others' files."""
+        for flag, directory in self._named.items():
+            if flags.resume or flags.overwrite_output_dir or not directory.is_dir():
+                continue
+            if any(each.name != LOCK_FILE for each in directory.iterdir()):
                 raise UserError(
-                    f"--{name} {directory} is not empty: continue the run in it with --resume, start over with "
+                    f"--{flag} {directory} is not empty: continue the run in it with --resume, start over with "
                     "--overwrite_output_dir, or name another directory."
                 )
+        self.to_clear(flags)
+
+    def to_clear(self, flags: RunFlags) -> list[Path]:
+        """What an earlier run left, if --overwrite_output_dir is given.
+
+        Raises:
+            UserError: something else is in one of that run's directories.
+        """
+        if flags.resume or not flags.overwrite_output_dir:
+            return []
+        found = [path for directory in self._named.values() for path in files_of_runs(directory)]
+        _check_removable(found)
+        return found
 
     def clear(self, flags: RunFlags) -> None:
         """Removes what an earlier run left, if --overwrite_output_dir is given."""
-        if flags.resume or not flags.overwrite_output_dir:
-            return
-        for path in (path for directory in self._both.values() for path in files_of_runs(directory)):
-            if path.exists():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.to_clear(flags):
+            remove(path)
 
     def claim(self, flags: RunFlags, settings: Mapping[str, Any]) -> None:
-        """Makes the directories and writes `settings`, all flags, to run.json; warns where a resumed run changes some.
+        """Writes `settings`, all flags, to run.json; warns where a resumed run changes some.
 
         Raises:
-            UserError: a directory cannot be made.
+            UserError: a directory is in the place of one of the run's files.
         """
-        for name, directory in {**self._both, "log_dir": self.events}.items():
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--{name} {directory} cannot be made: {error.strerror}.") from None
+        try:
+            self.events.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--log_dir {self.events} cannot be made: {error.strerror}.") from None
+        for directory in self._named.values():
+            for name in _RUNS_FILES:
+                if (directory / name).is_dir():
+                    raise UserError(f"{directory / name} is a directory, where a run keeps a file: remove it.")
+            for path in directory.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    remove(path)
         if flags.resume:
             changed = changed_flags(self._stored_settings(), settings)
             if changed:
                 warn(f"the resumed run has other flags than before: {', '.join(changed)}.")
-        write_text_atomically(self.output / RUN_FILE, json.dumps(settings, indent=2) + "\n")
+        write_json(self.output / RUN_FILE, settings)
 
     @property
-    def _both(self) -> dict[str, Path]:
+    def _named(self) -> dict[str, Path]:
         """{flag: the directory of the run's own files that it names}, each directory once."""
-        both = {"output_dir": self.output}
-        return both if self.checkpoints == self.output else {**both, "checkpoint_path": self.checkpoints}
+        named = {"output_dir": self.output}
+        return named if self.checkpoints == self.output else {**named, "checkpoint_path": self.checkpoints}
 
     def _stored_settings(self) -> dict[str, Any]:
         try:
-            stored = json.loads((self.output / RUN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_settings(self.output / RUN_FILE)
+        except UserError:  # missing or damaged
             return {}
-        return stored if isinstance(stored, dict) else {}
+
+
+@contextmanager
+def locked(*runs: RunFlags) -> Iterator[None]:
+    """Keeps other runs out of the directories of training runs inside the block; runs that only evaluate need none."""
+    with ExitStack() as stack:
+        for flags in runs:
+            if flags.do_train:
+                stack.enter_context(RunDirectory.of(flags).locked())
+        yield
 
 
 def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -103,7 +160,39 @@ def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def files_of_runs(directory: Path) -> list[Path]:
-    """The paths that a run and its phases may write in a directory; nothing else is ever removed."""
-    checkpoints = [path for pattern in ("checkpoint-*", ".checkpoint-*") for path in directory.glob(pattern)]
-    phases = [path for phase in directory.glob("phase[0-9]*") for path in files_of_runs(phase)]
-    return [*(directory / name for name in (*_FILES, *_ANSWER_FILES)), *checkpoints, *phases]
+    """The paths that a run and its phases may have written in a directory; nothing else is ever removed.
+
+    Symbolic links are not followed: a link among a run's names is removed itself, and a link is never a phase.
+    """
+    if not directory.is_dir():
+        return []
+    names = {*_RUNS_FILES, *_ANSWER_FILES, EVENTS, BEST}
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.name in names or _CHECKPOINT.fullmatch(path.name) or _LEFTOVER.fullmatch(path.name):
+            found.append(path)
+        elif _PHASE.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            found += files_of_runs(path)
+    return found
+
+
+def _check_removable(paths: Iterable[Path]) -> None:
+    """Raises UserError where one of a run's directories holds something that no run writes."""
+    for path in paths:
+        if path.is_symlink() or not path.is_dir() or _LEFTOVER.fullmatch(path.name):
+            continue
+        foreign = next((each for each in sorted(path.rglob("*")) if not _written_by_runs(each, path)), None)
+        if foreign:
+            raise UserError(
+                f"--overwrite_output_dir does not delete {path}, because {foreign.relative_to(path)} in it is not a "
+                "run's file: move it, or name another directory."
+            )
+
+
+def _written_by_runs(path: Path, directory: Path) -> bool:
+    if directory.name == EVENTS:
+        return bool(_EVENT_FILE.fullmatch(path.name))
+    inside = path.relative_to(directory).as_posix()
+    return inside in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, SCORE_FILE, STATE_FILE, OPTIMIZER_FILE) or (
+        inside == str(Path(STATE_FILE).parent) and path.is_dir()
+    )

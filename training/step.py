@@ -30,8 +30,10 @@ from data.reading.loader import Batch
 from modeling import dropout
 from modeling.layout import replicate, to_numpy
 from modeling.pretrained import PretrainedModel
+from training import spikes
 from training.config import TrainingConfig
 from training.distributed import World
+from training.finiteness import FiniteUpdates
 from training.optimizer import lamb_kernel_on, load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
 from utils.errors import UserError
@@ -53,6 +55,7 @@ class StepOptions:
     clip_value: float = 0.0  # 0: no clipping by value
     use_fp16: bool = False  # on CUDA only; graph mode scales the loss dynamically, eager mode does not scale it
     activation_checkpointing: bool = False  # only in eager mode: layers are recomputed in the backward pass
+    spike_factor: float | None = None  # leaves out updates beyond this many times the recent norm; None: makes all
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
 
@@ -67,6 +70,7 @@ class StepOptions:
             clip_value=config.optimizer.clip_value if config.optimizer.clip == "value" else 0.0,
             use_fp16=config.device.use_fp16 and world.device != "cpu",
             activation_checkpointing=config.device.activation_checkpointing,
+            spike_factor=config.optimizer.spike_factor if config.optimizer.skip_loss_spikes else None,
             nccl_fusion_threshold_mb=config.device.nccl_fusion_threshold_mb,
             nccl_fusion_max_ops=config.device.nccl_fusion_max_ops,
         )
@@ -82,8 +86,12 @@ class TrainStep(Protocol):
 
     def __call__(self, batch: Batch) -> Metrics: ...
 
+    def first_bad_update(self) -> int | None:
+        """The number of the first update whose loss or gradient norm is NaN or infinite on this rank; None: none is."""
+        ...
+
     def state(self) -> dict[str, np.ndarray]:
-        """The optimizer's moments, {"<parameter>.m", "<parameter>.v"}."""
+        """The optimizer's moments, {"<parameter>.m", "<parameter>.v"}, and what else the next update depends on."""
         ...
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
@@ -125,6 +133,16 @@ def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
             "out of the trust ratio and scales biases too: accept it with --stock_lamb, or use eager mode or the CPU "
             "kernels, which implement LAMB as published."
         )
+    if config.optimizer.skip_loss_spikes and not (leaves_out_updates_on(world.device) and config.optimizer.norm_limit):
+        raise UserError(
+            "--skip_loss_spikes in graph mode needs the CPU kernels and --clip norm, because a compiled job measures "
+            "its gradient norm only there: use eager mode."
+        )
+
+
+def leaves_out_updates_on(device: str) -> bool:
+    """Whether compiled jobs on this device can leave out an update."""
+    return kernels.is_loaded() and device == "cpu"
 
 
 def place_model(mode: Mode, model: Model, world: World) -> Model:
@@ -182,6 +200,7 @@ class EagerTrainStep:
             model.checkpoint_activations()
         self.parameters = [parameter for _, parameter in trained_parameters(model)]
         self.scheduler = TableScheduler(optimizer, rates)
+        self.finite, self.spikes = FiniteUpdates(), _spike_filter(options)
         self.step = 0
 
     def __call__(self, batch: Batch) -> Metrics:
@@ -201,7 +220,11 @@ class EagerTrainStep:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
         if self.options.clip_value:
             _clip_values(self.parameters, self.options.clip_value)
-        self.optimizer.step()
+        self.finite.add(sums["total_loss"], norm)
+        if self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
+            self.optimizer._state["step"] += 1  # bias correction counts it, as a compiled job does
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.step += 1
@@ -212,14 +235,19 @@ class EagerTrainStep:
 
         return read
 
+    def first_bad_update(self) -> int | None:
+        return self.finite.first_bad(self.step)
+
     def state(self) -> dict[str, np.ndarray]:
-        return optimizer_state(self.optimizer, self.model)
+        return optimizer_state(self.optimizer, self.model) | (self.spikes.state() if self.spikes else {})
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         load_optimizer_state(self.optimizer, self.model, state, step)
+        if self.spikes:
+            self.spikes.load_state(state)
         self.scheduler.last_step = step - 1
         self.scheduler.step()
-        self.step = step
+        self.finite, self.step = FiniteUpdates(step), step
 
 
 class GraphTrainStep:
@@ -234,6 +262,7 @@ class GraphTrainStep:
         self.jobs: dict[tuple, _TrainGraph] = {}
         self.tensors: dict[str, flow.Tensor] = {}  # what all jobs share in addition to the model, by checkpoint name
         self.micro_batches, self.step = 0, 0
+        self.finite, self.spikes = FiniteUpdates(), _spike_filter(options)
         if options.world.device != "cpu":
             flow.boxing.nccl.set_fusion_threshold_mbytes(options.nccl_fusion_threshold_mb)
             flow.boxing.nccl.set_fusion_max_ops_num(options.nccl_fusion_max_ops)
@@ -250,9 +279,15 @@ class GraphTrainStep:
             scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
         tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
         fresh = not job.is_compiled
+        if self.spikes:
+            kernels.leave_out_updates_above(self.spikes.limit)
         outputs = job(**tensors)
         if fresh:
             self.tensors = job.tensors()
+        self.finite.add(outputs["total_loss"])
+        if self.spikes:
+            outputs["total_loss"].numpy()  # the norm is there when the job has ended
+            self.spikes.leaves_out(kernels.last_gradient_norm() or 0.0, self.step)
         self.step += 1
 
         def read() -> dict[str, float]:
@@ -265,18 +300,25 @@ class GraphTrainStep:
 
         return read
 
+    def first_bad_update(self) -> int | None:
+        return self.finite.first_bad(self.step)
+
     def state(self) -> dict[str, np.ndarray]:
         flow._oneflow_internal.eager.Sync()
-        return {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
+        tensors = {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
+        return tensors | (self.spikes.state() if self.spikes else {})
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        if self.spikes:
+            self.spikes.load_state(state)
+        state = {name: array for name, array in state.items() if name != spikes.STATE}
         # Mixed precision skips updates whose gradients overflow, so the job's count may be lower than the run's.
         state = {"updates": np.array([step], np.int64), **state}
         if not self.options.use_fp16:
             state = {name: array for name, array in state.items() if name not in _LOSS_SCALE}
         on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
         self.tensors = {n: self._whole(array, "cpu" if n in on_cpu else None) for n, array in state.items()}
-        self.step = step
+        self.finite, self.step = FiniteUpdates(step), step
 
     def _job(self, batch: Batch) -> _TrainGraph:
         """The compiled job for a batch's shape."""
@@ -359,6 +401,10 @@ class _TrainGraph(nn.Graph):
             "loss_scale": f"{scaler}-LossScale",
             "good_steps": f"{scaler}-GoodStepCounter",
         }
+
+
+def _spike_filter(options: StepOptions) -> spikes.SpikeFilter | None:
+    return None if options.spike_factor is None else spikes.SpikeFilter(options.spike_factor)
 
 
 _LOSS_SCALE = ("loss_scale", "good_steps")

@@ -1,4 +1,4 @@
-"""How SIGTERM and Ctrl-C stop a run: all ranks stop after the same update, and a checkpoint is saved."""
+"""How signals and a closed output stop a run: all ranks stop after the same update, and a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 
 from launch import ranks
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal or the ssh connection is lost
+OUTPUT_CLOSED = signal.SIGPIPE  # what ends other programs whose output nobody reads any more
+
 
 class Stopped(Exception):
     """A signal ended the run after `step` updates, and the checkpoint of that step is saved."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step, self.signal_number = step, signal_number
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after {step} steps; --resume continues.")
+        reason = "stopped by " + signal.Signals(signal_number).name
+        if signal_number == OUTPUT_CLOSED:
+            reason = "stopped because the reader of the output has closed it,"
+        super().__init__(f"{reason} after {step} steps; --resume continues.")
 
 
 class Interrupted(Exception):
@@ -23,7 +29,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Collects SIGTERM and SIGINT inside a `with` block.
+    """Collects SIGTERM, SIGINT and SIGHUP inside a `with` block; what was ignored before (`nohup`) stays ignored.
 
     A second signal ends a process without other ranks as it would anywhere. With several ranks one Ctrl-C reaches a
     rank more than once, so further signals are ignored; launch/ranks.py ends such a job in bounded time anyway.
@@ -45,13 +51,18 @@ class StopSignals:
         """Whether any rank has received a signal; all ranks must ask together."""
         return self._any_rank(bool(self.received))
 
+    def output_closed(self) -> None:
+        """Notes that nobody reads the output any more."""
+        self.received.append(OUTPUT_CLOSED)
+
     def stopped(self, step: int) -> Stopped:
         """The exception that ends the run after `step` updates."""
         return Stopped(step, self.received[0] if self.received else signal.SIGTERM)  # else another rank received it
 
     def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._collect)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._collect)
 
     def __exit__(self, *error: object) -> None:
         if not self.received or ranks.size() == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 from configs.cli import to_flat_dict
 from configs.training import RunFlags
@@ -21,16 +22,17 @@ from training.journal import Journal
 from training.layers import LayerRates, freeze
 from training.log import TrainingLog
 from training.loop import Updates, train
-from training.machine import check_same_kernels, product_speed, profiled, use_half_precision
-from training.optimizer import build_optimizer
+from training.machine import check_memory, check_same_kernels, product_speed, profiled, use_half_precision
+from training.optimizer import build_optimizer, own_moments
 from training.plan import UpdatePlan
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, locked
 from training.start import Start, build_model, check_same_records, check_steps_left, find_start
 from training.step import Mode, StepOptions, build_train_step, check_mode, place_model
-from training.stopping import Stopped, StopSignals
+from training.stopping import OUTPUT_CLOSED, Stopped, StopSignals
 from training.task import Task
 from training.terms import select
 from utils.checkpoints import newest_checkpoint
+from utils.messages import warn
 
 OpenTask = Callable[[Start, World], Task]
 
@@ -57,34 +59,39 @@ def train_and_evaluate(
     check_same_kernels(world)
     bf16 = use_half_precision(world, config.device)
     directory = RunDirectory.of(config.run)
-    if config.run.do_train and world.shape.is_first:
-        directory.check_unused(config.run)
-    world.barrier()  # the first rank writes only after all ranks have looked at what is there
-    start = find_start(config, directory, world)
-    task = open_task(start, world)
-    check_same_records(world, task.training, task.evaluation)
-    reinit = config.model.reinit_layers
-    model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters, reinit)
-    stop = StopSignals(world.any)
-    evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
-    if config.run.do_train:
-        updates = _plan_updates(config, task, start, evaluator)
-        if world.shape.is_first:
-            for flags in (*cleared, config.run):
-                RunDirectory.of(flags).clear(flags)
-            directory.claim(config.run, to_flat_dict(config))
-        with Journal(
-            directory.output,
-            events=directory.events,
-            first_step=updates.plan.start.step,
-            total_steps=updates.plan.total_steps,
-            active=world.shape.is_first,
-        ) as journal:
-            journal.say(describe_run(config, task, start, updates.plan, evaluator, bf16))
-            _train(config, task, start, updates, evaluator, journal)
-    elif task.evaluates:
-        _evaluate_only(task, start, directory, evaluator)
-    return task.answer(evaluator)
+    with locked(config.run) if world.shape.is_first else nullcontext():
+        if config.run.do_train and world.shape.is_first:
+            directory.check_unused(config.run)
+            for flags in cleared:
+                RunDirectory.of(flags).to_clear(flags)
+        world.barrier()  # the first rank writes only after all ranks have looked at what is there
+        start = find_start(config, directory, world)
+        task = open_task(start, world)
+        check_same_records(world, task.training, task.evaluation)
+        check_memory(config, task, world)
+        reinit = config.model.reinit_layers
+        model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters, reinit)
+        stop = StopSignals(world.any)
+        evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
+        if config.run.do_train:
+            updates = _plan_updates(config, task, start, evaluator)
+            if world.shape.is_first:
+                for flags in (*cleared, config.run):
+                    RunDirectory.of(flags).clear(flags)
+                directory.claim(config.run, to_flat_dict(config))
+            with Journal(
+                directory.output,
+                events=directory.events,
+                first_step=updates.plan.start.step,
+                total_steps=updates.plan.total_steps,
+                active=world.shape.is_first,
+                on_closed_output=stop.output_closed,
+            ) as journal:
+                journal.say(describe_run(config, task, start, updates.plan, evaluator, bf16))
+                _train(config, task, start, updates, evaluator, journal)
+        elif task.evaluates:
+            _evaluate_only(task, start, directory, evaluator)
+        return task.answer(evaluator)
 
 
 def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: Evaluator) -> Updates:
@@ -102,7 +109,7 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
         step = LayerRates(step, model, config.optimizer.layer_lr_decay)
     step = comparing_rows(step, evaluator.mode, model, options)
     if start.checkpoint:
-        step.load_state(moments, state.step)
+        step.load_state(own_moments(moments, model, str(start.checkpoint)), state.step)
     return Updates(step, _training_rows(task, plan, world.shape), plan)
 
 
@@ -146,6 +153,8 @@ def _train(
         if task.evaluates and (finished_before or evaluations.missing(done)):
             evaluations.make_last(done)
     except Stopped as stopped:
+        if stopped.signal_number == OUTPUT_CLOSED:
+            warn(str(stopped))
         journal.say(str(stopped))
         sys.exit(128 + stopped.signal_number)
     checkpoints.probe(done, last=True)

@@ -60,13 +60,25 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def remove_directory(path: str | Path) -> None:
-    """Delete a directory, if it exists; it loses its name first, so half of it never looks complete."""
+    """Delete a directory, if it exists; it loses its name first, so half of it never looks complete.
+
+    A symbolic link in its place is removed, and what it points to stays.
+    """
     path = Path(path)
+    if path.is_symlink():
+        path.unlink()
+        return
     leaving = temporary_path(path.with_name(f"{path.name}.old"))
     shutil.rmtree(leaving, ignore_errors=True)
     if path.exists():
         path.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, a directory or a symbolic link (never what it points to), if it exists."""
+    path = Path(path)
+    remove_directory(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -31,18 +31,20 @@ def read_curves(path: Path) -> tuple[Curve, Curve]:
     """
     file = path / "metrics.jsonl" if path.is_dir() else path
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): name a run's output directory.") from None
     training: Curve = {}
     evaluation: Curve = {}
     if file.suffix == ".jsonl":
-        for line in text.split("\n")[:-1]:
-            row = json.loads(line)
-            if "total_loss" in row:
-                training[row["step"]] = row["total_loss"]
-            elif "eval_total_loss" in row:
-                evaluation[row["step"]] = row["eval_total_loss"]
+        for number, line in enumerate(text.split("\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+                for name, curve in (("total_loss", training), ("eval_total_loss", evaluation)):
+                    if name in row:
+                        curve[int(row["step"])] = float(row[name])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise UserError(f"{file}, line {number} is not a row of metrics: name another file.") from None
     else:
         training = {int(step): float(loss) for step, loss in _LOG_LINE.findall(text)}
     if not training:

@@ -1,10 +1,17 @@
-"""One process at a time: a lock on a file that the system releases when the process ends."""
+"""One process at a time: locks on files that the system releases when the process ends."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from utils.errors import UserError
+
+LOCK_FILE = ".lock"
+_held: dict[Path, int] = {}  # directories that this process has locked, and the open lock file of each
 
 
 def lock_file(path: Path, *, inherited: bool = False) -> bool:
@@ -17,12 +24,73 @@ def lock_file(path: Path, *, inherited: bool = False) -> bool:
         inherited: child processes hold the lock too (`flock`), and opening the file again does not release it. By
             default only this process does (`lockf`), and it must not open the file again.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)  # stays open: closing it would release the lock
+    return _lock(path, inherited=inherited) is not None  # the file stays open: closing it would release the lock
+
+
+def _lock(path: Path, *, inherited: bool) -> int | None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         (fcntl.flock if inherited else fcntl.lockf)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        return False
+        return None
     except OSError:
         pass
-    return True
+    return handle
+
+
+@contextmanager
+def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
+    """Make a directory and keep other processes out of it inside the block, by a lock on the file `.lock` in it.
+
+    Nested blocks of one process share the lock. The file is removed at the end, and so is a directory that was made
+    here and holds nothing else.
+
+    Raises:
+        UserError: another process holds the lock; `refusal` is the message.
+        OSError: the directory cannot be made or written to.
+    """
+    directory = directory.resolve()
+    if directory in _held:
+        yield
+        return
+    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = _lock(directory / LOCK_FILE, inherited=False)
+    if handle is None:
+        raise UserError(refusal)
+    _held[directory] = handle
+    try:
+        # Its holder may have removed the file between its opening and its locking here.
+        if not _is_file(directory / LOCK_FILE, handle):
+            raise UserError(refusal)
+        yield
+    finally:
+        del _held[directory]
+        if _is_file(directory / LOCK_FILE, handle):
+            with suppress(OSError):
+                (directory / LOCK_FILE).unlink()
+        for each in made:
+            with suppress(OSError):  # it is not empty
+                each.rmdir()
+        os.close(handle)
+
+
+def _is_file(path: Path, handle: int) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except OSError:
+        return False
+
+
+def check_still_there(directory: Path) -> None:
+    """Raise UserError if a directory that this process has locked was deleted or replaced since."""
+    handle = _held.get(directory.resolve())
+    if handle is None:
+        return
+    if not _is_file(directory / LOCK_FILE, handle):
+        raise UserError(
+            f"{directory} was deleted or replaced while this run was writing to it: start the run again, and keep "
+            "other programs from deleting its directory."
+        )

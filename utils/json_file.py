@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
 _MOST_SETTINGS_BYTES = 10 << 20
@@ -59,3 +60,8 @@ def read_json_object(path: str | Path, most_bytes: int, flag_name: str = "") -> 
 def read_settings(path: str | Path, flag_name: str = "") -> dict[str, Any]:
     """The object in a small JSON file, such as config.json; raises UserError for anything else."""
     return read_json_object(path, _MOST_SETTINGS_BYTES, flag_name)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Replaces a file's content by this, as indented JSON."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")

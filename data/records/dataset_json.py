@@ -15,6 +15,8 @@ from utils.errors import UserError
 DATASET_JSON = "dataset.json"
 INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after shard: large sets open at once
 FORMAT_VERSION = 1
+_INTEGERS = ("vocab_size", "seq_length", "max_predictions_per_seq", "cls_id", "sep_id")
+_STRINGS = ("format", "objective", "masking", "vocab_sha256")
 
 
 class Shard(NamedTuple):
@@ -59,19 +61,41 @@ def read_dataset_json(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_bytes())
-        if content["format_version"] != FORMAT_VERSION:
-            raise UserError(f"{file} has format {content['format_version']}, but this program reads {FORMAT_VERSION}.")
-        schema = content["schema"].items()
-        if not all(kind in DTYPES and 0 < int(length) < MAX_RECORD_BYTES for _, (kind, length) in schema):
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        version = content["format_version"]
+        if version != FORMAT_VERSION:
+            raise UserError(f"{file} has format {str(version)[:40]}, but this program reads {FORMAT_VERSION}.")
+        if not _is_sound(content):
             raise ValueError
-        if not all(int(shard["records"]) >= 0 and int(shard["bytes"]) >= 0 for shard in content["shards"]):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{file} is damaged: prepare the set again, or delete the file to have the shards scanned."
         ) from None
     return content
+
+
+def _is_sound(content: Mapping[str, Any]) -> bool:
+    """Whether all values that this program reads have their types, and counts their bounds.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the structure is another one.
+    """
+    shards = content["shards"]
+    counts = [shard[name] for shard in shards for name in ("records", "bytes")]
+    lengths = [length for _, length in content["schema"].values()] + [shard.get("max_length", 1) for shard in shards]
+    return (
+        isinstance(content, dict)
+        and all(kind in DTYPES for kind, _ in content["schema"].values())
+        and all(type(length) is int and 0 < length < MAX_RECORD_BYTES for length in lengths)
+        and all(type(count) is int and 0 <= count < 1 << 62 for count in (*counts, content["records"]))
+        and all(isinstance(shard["file"], str) for shard in shards)
+        and sum(shard["records"] for shard in shards) == content["records"]
+        and all(type(content.get(name, 0)) is int and 0 <= content.get(name, 0) < 1 << 31 for name in _INTEGERS)
+        and all(isinstance(content.get(name, ""), str) for name in _STRINGS)
+        and isinstance(content.get("do_lower_case", True), bool)
+        and isinstance(content.get("made_by", {}), dict)
+        and content.get("seq_length", 1) > 0
+    )
 
 
 def read_index(

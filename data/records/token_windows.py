@@ -101,7 +101,7 @@ def open_token_windows(path: str | Path, *, parts: int | None = None) -> TokenWi
         UserError: there is nothing, no `dataset.json`, or a file that is cut short.
     """
     directory, files, metadata = find_shards(Path(path), SUFFIX, parts=parts)
-    if not {"cls_id", "sep_id"} <= metadata.keys():
+    if not {"cls_id", "sep_id"} <= metadata.keys() or "input_ids" not in metadata["schema"]:
         raise UserError(f"{path} has no dataset.json that names its special tokens: prepare it with prepare_data.py.")
     sizes = {shard["file"]: shard["bytes"] for shard in metadata["shards"]}
     streams = []

@@ -94,6 +94,9 @@ int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
   return rank * (size / ranks) + std::min(rank, size % ranks);  // the first size % ranks parts are longer by one
 }
 
+// Whether the compiled job's current update is left out because its gradient norm is above the limit (reduction.cpp).
+bool update_left_out();
+
 template <void (*function)(Context*)>
 class Kernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;

@@ -33,8 +33,9 @@ struct Update {
   static float scalar(Context* ctx, const char* name, float otherwise) {
     return ctx->has_input(name, 0) ? *in(ctx, name) : otherwise;
   }
-  // Mixed precision skips a step whose gradients overflowed.
+  // Mixed precision skips a step whose gradients overflowed; --skip_loss_spikes one whose gradient norm is too large.
   static bool skipped(Context* ctx) {
+    if (update_left_out()) { return true; }
     return ctx->has_input("skip_if", 0) && *tensor(ctx, "skip_if")->dptr<int64_t>() != 0;
   }
 

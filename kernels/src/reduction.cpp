@@ -1,5 +1,7 @@
 // Sums over axes of a tensor (for example bias gradients), of several tensors, and of powers for gradient norms.
 #include <atomic>
+#include <cmath>
+#include <limits>
 
 #include "kernel.h"
 #include "onednn.h"
@@ -8,7 +10,10 @@
 namespace kernels {
 namespace {
 
+// What multi_reduce_sum_pow_abs finds in a compiled job's gradients, for Python and for the updates of the same step.
 std::atomic<double> last_power_sum{-1};  // -1: not computed yet
+std::atomic<double> norm_limit{std::numeric_limits<double>::infinity()};
+std::atomic<bool> norms_finite{true}, leaves_out{false};
 
 void sum_axes(const float* x, const std::vector<int64_t>& sizes, const std::vector<int32_t>& axes, float* y) {
   std::vector<int64_t> kept = sizes;  // sizes of the result, with 1 for the summed axes
@@ -99,7 +104,12 @@ void multi_reduce_sum_pow_abs(Context* ctx) {
     }
   }
   *out(ctx, "y") = static_cast<float>(total);
-  if (power == 2.f) { last_power_sum.store(total); }
+  if (power == 2.f) {
+    last_power_sum.store(total);
+    if (!std::isfinite(static_cast<float>(total))) { norms_finite.store(false); }
+    const double norm = std::sqrt(total);
+    leaves_out.store(std::isfinite(norm) && norm > norm_limit.load());
+  }
 }
 
 void scalar_mul_by_tensor(Context* ctx) {
@@ -121,7 +131,19 @@ REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
     .SetInplaceProposalFn(may_overwrite("y", "x"));
 
 }  // namespace
+
+bool update_left_out() { return leaves_out.load(); }
+
 }  // namespace kernels
 
 // The squared gradient norm of the last step of a compiled job, which Python cannot read otherwise; -1: none yet.
 EXPORTED double kernels_last_power_sum() { return kernels::last_power_sum.load(); }
+
+// Begins a run: forgets all gradient norms and the limit above which an update is left out.
+EXPORTED void kernels_watch_gradient_norms() {
+  kernels::norms_finite.store(true);
+  kernels::leaves_out.store(false);
+  kernels::norm_limit.store(std::numeric_limits<double>::infinity());
+}
+EXPORTED void kernels_set_norm_limit(double limit) { kernels::norm_limit.store(limit); }
+EXPORTED int kernels_norms_are_finite() { return kernels::norms_finite.load(); }

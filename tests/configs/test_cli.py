@@ -117,7 +117,7 @@ def test_an_unknown_subcommand_lists_the_commands():
     [
         (UserError("no."), 2, "error: no."),
         (PermissionError(errno.EACCES, "denied", "its/file"), 2, "its/file: permission denied"),
-        (OSError(errno.ENOSPC, "full", "disk/file"), 2, "no space left on the disk at disk/file"),
+        (OSError(errno.ENOSPC, "full", "disk/file"), 2, "disk/file: no space left on the disk"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

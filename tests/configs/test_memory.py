@@ -1,10 +1,19 @@
 """The memory estimate counts parameters exactly, and stays below what was measured."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
-from configs.memory import activation_bytes, available_bytes, num_parameters, require_memory, training_bytes
+from configs.memory import (
+    activation_bytes,
+    available_bytes,
+    num_parameters,
+    require_address_space,
+    require_memory,
+    training_bytes,
+)
 from configs.model import MINIMAL, BertConfig
 from modeling import BertForPreTraining
 from utils.errors import UserError
@@ -75,5 +84,16 @@ def test_available_memory_is_the_smaller_of_machine_and_container(tmp_path):
 def test_a_run_that_does_not_fit_is_refused_with_both_numbers():
     require_memory(10, 11)
     require_memory(10, None)
-    with pytest.raises(UserError, match=r"needs about 1,500 GB of memory, and this machine has 8\.0 GB: lower"):
+    with pytest.raises(UserError, match=r"needs about 1,500 GB of memory, and 8\.0 GB are left by .*: lower"):
         require_memory(1_500_000_000_000, 8_000_000_000)
+
+
+def test_a_limit_on_address_space_that_is_too_low_for_the_framework_is_named(tmp_path):
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (3500 << 20,) * 2); from configs import memory\n"
+        "assert memory.available_bytes() < 3500 << 20\n"
+        "memory.require_address_space()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: `ulimit -v` allows 3.7 GB of address space" in ended.stderr
+    require_address_space()

@@ -86,10 +86,13 @@ class SumTask(Task):
 
 
 class FakeStep:
-    """A step that remembers its batches, and whose outputs are given."""
+    """A step that remembers its batches, and whose outputs and first bad update are given."""
 
-    def __init__(self, outputs=None):
-        self.batches, self.outputs = [], outputs or {}
+    def __init__(self, outputs=None, first_bad=None):
+        self.batches, self.outputs, self.first_bad = [], outputs or {}, first_bad
+
+    def first_bad_update(self):
+        return self.first_bad
 
     def __call__(self, batch):
         self.batches.append(batch)

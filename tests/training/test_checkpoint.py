@@ -69,8 +69,54 @@ def test_the_newest_checkpoint_is_found_without_latest(tmp_path, model, latest):
     assert newest_checkpoint(tmp_path).name == "checkpoint-3"
 
 
-def test_a_damaged_state_is_named(tmp_path, model):
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[1]", "7", '{"step": 3}', "[" * 100000, "\x00"),
+        '{"step": -1, "records_taken": 0, "seed": 0}',
+        '{"step": NaN, "records_taken": 0, "seed": 0}',
+        '{"step": 1e999, "records_taken": 0, "seed": 0}',
+        '{"step": "3", "records_taken": 0, "seed": 0}',
+        '{"step": true, "records_taken": 0, "seed": 0}',
+        '{"step": 3, "records_taken": 0, "seed": 0, "group": 0}',
+        f'{{"step": {10**400}, "records_taken": 0, "seed": 0}}',
+    ],
+)
+def test_a_damaged_state_is_named(tmp_path, model, content):
     path = save(tmp_path, model, 3)
-    (path / "training_state/state.json").write_text("{")
-    with pytest.raises(UserError, match=r"state\.json is not a training state"):
+    (path / "training_state/state.json").write_text(content)
+    with pytest.raises(UserError, match=r"state\.json"):
         load_training_state(path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors"])
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path, model, name):
+    path = save(tmp_path, model, 3) / "training_state" / name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises((UserError, OSError), match=name):
+        load_training_state(path.parents[1])
+
+
+def test_a_later_checkpoint_of_an_abandoned_future_does_not_displace_the_new_one(tmp_path, model):
+    for step in (10, 40, 20):
+        save(tmp_path, model, step, keep_last=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-40"]
+    assert newest_checkpoint(tmp_path).name == "checkpoint-20"
+
+
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced_and_not_followed(tmp_path, model):
+    for name in ("other", "run"):
+        (tmp_path / name).mkdir()
+    other = save(tmp_path / "other", model, 5)
+    (tmp_path / "run/checkpoint-5").symlink_to(other)
+    (tmp_path / "run/checkpoint-4").symlink_to(other)
+    path = save(tmp_path / "run", model, 5, keep_last=1)
+    assert not path.is_symlink() and [each.name for each in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
+    assert load_training_state(other)[0].step == 5
+
+
+def test_a_missing_directory_is_not_made_again(tmp_path, model):
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "deleted", model, 3)
+    assert not (tmp_path / "deleted").exists()

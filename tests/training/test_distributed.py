@@ -20,6 +20,8 @@ SMALL = (
 WITHOUT_DROPOUT = "--attention_probs_dropout_prob 0 --hidden_dropout_prob 0".split()
 MODES = ("eager", "graph")
 SPLITS = ((6, 1), (3, 2), (2, 3))  # rows of a micro-batch on each of two ranks, micro-batches
+# A factor so close to 1 leaves out many ordinary updates.
+SPIKES = "--train-batch-size 6 --max_steps 24 --skip_loss_spikes --spike_factor 1.05".split()
 STEPS = 9  # of 12 rows: past the first epoch's 47 records
 
 
@@ -56,6 +58,9 @@ def runs(two_ranks, shared_records_dir, tmp_path_factory):
         listing.append([mode, [*flags, str(whole)]])
         listing.append(["copy", [str(whole / "checkpoint-2"), str(resumed)]])
         listing.append([mode, [*flags, str(resumed), "--resume"]])
+        if mode == "eager" or kernels.is_loaded():
+            flags = [*WITHOUT_DROPOUT, *data, *SPIKES, "--output_dir", str(root / f"{mode}-spikes")]
+            listing.append([mode, [*SMALL, *flags]])
     job = two_ranks(root, listing)
     output, _ = job.communicate(timeout=280)
     assert job.returncode == 0, output[-3000:]
@@ -92,6 +97,18 @@ def test_every_split_has_the_gradient_norms_of_one_process(runs, alone, mode, sp
     expected = column(alone, "grad_norm")
     assert len(expected) == STEPS and expected.max() > 0.5  # --max_grad_norm: some are clipped
     np.testing.assert_allclose(column(runs / f"{mode}-{rows}x{micro_batches}", "grad_norm"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["eager", pytest.param("graph", marks=pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels"))],
+)
+def test_ranks_leave_out_the_updates_that_one_process_leaves_out(runs, mode, shared_records_dir, tmp_path):
+    one_process("eager", shared_records_dir, tmp_path, *SPIKES, "--train-batch-size", "12")
+    expected = column(tmp_path, "weight_norm")
+    assert 2 < (expected[1:] == expected[:-1]).sum() < 8  # updates are left out
+    np.testing.assert_allclose(column(runs / f"{mode}-spikes", "weight_norm"), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses(runs / f"{mode}-spikes"), losses(tmp_path), rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -64,3 +64,26 @@ def test_evaluations_of_an_earlier_start_are_known(tmp_path):
 def test_making_a_journal_writes_nothing(tmp_path):
     Journal(tmp_path / "logs", first_step=0, total_steps=3)
     assert not (tmp_path / "logs").exists()
+
+
+DAMAGED = ["", "x", "[1]", "7", '{"total_loss": 1}', '{"step": "3"}', '{"step": null}', "[" * 100000, "\x00\x1b[2J"]
+
+
+def test_damaged_rows_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [*DAMAGED, '{"step": 1, "eval_f1": 2.0}', '{"step": 9, "total_loss": 1.0}']
+    path.write_bytes(b"\xff\xfe\n" + "".join(f"{line}\n" for line in lines).encode())
+    assert [row["step"] for row in read_rows(path)] == [1, 9]
+    with Journal(tmp_path, first_step=5, total_steps=9) as journal:
+        assert journal.evaluated(1, "eval_f1")
+    assert path.read_text() == '{"step": 1, "eval_f1": 2.0}\n'
+
+
+def test_a_line_that_cannot_be_printed_is_reported_and_the_rows_are_kept(tmp_path, monkeypatch):
+    closed = []
+    with Journal(tmp_path, first_step=0, total_steps=3, on_closed_output=lambda: closed.append(1)) as journal:
+        with open("/dev/full", "w") as output:
+            monkeypatch.setattr("sys.stdout", output)
+            journal.training_row(0, 0, {"total_loss": 1.5}, ("total_loss",))
+        monkeypatch.undo()
+    assert closed == [1] and len(read_rows(tmp_path / "metrics.jsonl")) == 1

@@ -35,6 +35,7 @@ def run(tmp_path, tiny_config):
     moments = {"cls.predictions.bias.m": np.ones(3, np.float32)}
     state = TrainingState(4, 28, seed=5)
     given = {"tokenizer": {"vocab.txt": VOCAB.encode()}, "keep_last": 0}
+    (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run", model, model.to_arrays(), moments, state, **given)
     return tmp_path / "run"
 

@@ -9,7 +9,7 @@ from tests.training.fakes import ALONE
 from training.stopping import StopSignals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_collected_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
     stop = StopSignals(ALONE.any)
@@ -25,3 +25,25 @@ def test_the_first_signal_is_collected_and_the_handlers_come_back(number):
 
 def test_a_signal_that_reached_another_rank_counts_as_sigterm():
     assert StopSignals(lambda flag: True).stopped(3).signal_number == signal.SIGTERM
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    stop = StopSignals(ALONE.any)
+    try:
+        with stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_output_stops_the_run_as_a_signal_does():
+    stop = StopSignals(ALONE.any)
+    with stop:
+        stop.output_closed()
+        assert stop.requested()
+    assert str(stop.stopped(7)) == (
+        "stopped because the reader of the output has closed it, after 7 steps; --resume continues."
+    )

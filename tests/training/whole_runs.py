@@ -32,13 +32,13 @@ def training_losses(output_dir):
     return {row["step"]: row["total_loss"] for row in read_rows(output_dir / "metrics.jsonl") if "total_loss" in row}
 
 
-def start(script, records_dir, output_dir, *words):
+def start(script, records_dir, output_dir, *words, stdout=subprocess.PIPE):
     """Starts the command in a new process."""
     flags = [*SMALL, "--ofrecord_path", str(records_dir), "--output_dir", str(output_dir), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *flags],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,

@@ -1,0 +1,1 @@
+"""Attacks on every command and reader, with figures for each kind; see `python -m benchmarks.faults --help`."""
