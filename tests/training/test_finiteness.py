@@ -10,18 +10,16 @@ import pytest
 
 from modeling import BertForPreTraining
 from modeling.pretrained import read_weights
-from tasks.glue import BestCheckpoint
+from tasks.best_checkpoint import BestCheckpoint
 from tests.training.fakes import ALONE, FakeStep
 from tests.training.whole_runs import train
 from training.checkpoint import TrainingState
 from training.checkpointer import Checkpointer
 from training.finiteness import FiniteUpdates, NotFiniteError, check_finite
-from training.task import Vocabulary
 from utils.checkpoints import checkpoints, newest_checkpoint
 from utils.errors import UserError
 
 EXPLODES = "--lr 1e30 --warmup_steps 0 --max_steps 9 --model_save_every_n_iter 3 --loss_print_every_n_iters 10".split()
-VOCABULARY = Vocabulary(None, True, None)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -63,7 +61,7 @@ def checkpointer(tmp_path, tiny_config):
     plan = SimpleNamespace(state_after=lambda done: TrainingState(done, done * 3, 5))
     flags = SimpleNamespace(keep_last=1, model_save_every_n_iter=2)
     model, journal = BertForPreTraining(tiny_config, seed=1), SimpleNamespace(say=print)
-    return Checkpointer(tmp_path, model, FakeStep(), plan, VOCABULARY, None, flags, journal, ALONE)
+    return Checkpointer(tmp_path, model, FakeStep(), plan, None, None, flags, journal, ALONE)
 
 
 def test_weights_that_are_not_finite_are_not_saved(checkpointer, tmp_path):
@@ -97,9 +95,9 @@ def test_no_best_checkpoint_of_a_diverged_model(tmp_path, tiny_config):
     model = BertForPreTraining(tiny_config, seed=1)
     evaluator = SimpleNamespace(model=model, world=ALONE)
     best = BestCheckpoint(tmp_path / "best")
-    assert best.offer(0.5, evaluator, VOCABULARY)
+    best.offer(0.5, evaluator, None, lambda line: None)
     bias = dict(model.named_parameters())["cls.predictions.bias"]
     bias.data.copy_(flow.full(bias.shape, math.nan))
     with pytest.raises(UserError, match=r"The last good checkpoint is .*best"):
-        best.offer(0.6, evaluator, VOCABULARY)
+        best.offer(0.6, evaluator, None, lambda line: None)
     assert json.loads((tmp_path / "best/score.json").read_text()) == {"score": 0.5}
