@@ -59,7 +59,7 @@ def test_the_last_good_checkpoint_is_kept_and_named(mode, records_dir, tmp_path)
 @pytest.fixture
 def checkpointer(tmp_path, tiny_config):
     plan = SimpleNamespace(state_after=lambda done: TrainingState(done, done * 3, 5))
-    flags = SimpleNamespace(keep_last=1, model_save_every_n_iter=2)
+    flags = SimpleNamespace(keep_last=1, model_save_every_n_iter=2, save_at_steps=())
     model, journal = BertForPreTraining(tiny_config, seed=1), SimpleNamespace(say=print)
     return Checkpointer(tmp_path, model, FakeStep(), plan, None, None, flags, journal, ALONE)
 
