@@ -47,11 +47,8 @@ $(UV): requirements/uv.txt requirements/pip.txt
 demo: setup
 	@$(PYTHON) examples/demo.py $(if $(OWN_TEXT),--text "$(OWN_TEXT)")
 
-# Each file of whole training runs gets its own process: OneFlow can crash after hundreds of compiled jobs in one process.
 test: setup
-	@failed=; for files in "tests --ignore=tests/training --ignore=tests/tasks" tests/tasks/test_*.py tests/training/test_*.py; do \
-	  echo "pytest $$files"; $(PYTHON) -m pytest $$files || failed="$$failed $$files"; done; \
-	  [ -z "$$failed" ] || { echo "failed: $$failed"; exit 1; }
+	@$(PYTHON) -m tests.suite
 
 bench: setup
 	@$(PYTHON) -m benchmarks $(if $(ONLY),--only $(ONLY)) \
