@@ -1,7 +1,7 @@
 """Runs all tests, one process for each directory of unit tests and each file of whole training runs.
 
-OneFlow can crash after hundreds of compiled jobs in one process. Two processes run at a time, because most tests use one
-core; each one's output is printed when it ends.
+OneFlow can crash after hundreds of compiled jobs in one process. Two processes run at a time, because most tests use
+one core. The output of each is printed when it ends.
 """
 
 from __future__ import annotations
