@@ -108,7 +108,7 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     if config.optimizer.layer_lr_decay < 1:
         step = LayerRates(step, model, config.optimizer.layer_lr_decay)
     step = comparing_rows(step, evaluator.mode, model, options)
-    if start.checkpoint:
+    if start.checkpoint and state.step:  # before the first update there are no moments
         step.load_state(own_moments(moments, model, str(start.checkpoint)), state.step)
     return Updates(step, _training_rows(task, plan, world.shape), plan)
 

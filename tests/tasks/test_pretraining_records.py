@@ -75,6 +75,7 @@ def stream(tmp_path):
     content |= {
         "format": "tokens",
         "shards": shards,
+        "records": sum(shard["records"] for shard in shards),
         "schema": schema_of(UNMASKED, SEQ_LENGTH),
         "cls_id": 2,
         "sep_id": 3,
