@@ -8,7 +8,14 @@ from configs.checks import given, local
 from configs.cli import flag
 from utils.errors import UserError
 
-_TASKS = ("feature-extraction", "fill-mask", "next-sentence", "question-answering", "text-classification")
+_TASKS = (
+    "feature-extraction",
+    "fill-mask",
+    "next-sentence",
+    "question-answering",
+    "text-classification",
+    "token-classification",
+)
 _FORMATS = ("tf", "hf", "lazy", "oneflow", "onnx")
 
 

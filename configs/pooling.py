@@ -12,7 +12,13 @@ from utils.json_file import read_settings
 from utils.messages import warn
 
 POOLINGS = ("cls", "mean", "max")
-MODULES_FILE = "modules.json"
+MODULES_FILE, LENGTH_FILE, PROMPTS_FILE = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+# Patterns of the files that describe a pooling.
+POOLING_FILES = (MODULES_FILE, "*_Pooling/config.json", LENGTH_FILE, PROMPTS_FILE)
 _MOST_MODULES_BYTES = 1 << 20
 # The pooling modes of sentence-transformers' Pooling module. Those without a name here are not supported.
 _MODES = {
@@ -59,7 +65,7 @@ class Pooling:
                 raise UserError(f"{modules_file} has the module {name}, which is not supported: only pooling is.")
         if pooling is None:
             raise UserError(f"{modules_file} has no Pooling module: copy the model's directory again.")
-        length_file = directory / "sentence_bert_config.json"
+        length_file = directory / LENGTH_FILE
         length = read_settings(length_file).get("max_seq_length") if length_file.is_file() else None
         return cls(pooling, normalize, length if isinstance(length, int) and length > 2 else None)
 
@@ -83,8 +89,8 @@ class Pooling:
         files: dict[str, Any] = {
             MODULES_FILE: listed,
             "1_Pooling/config.json": {"word_embedding_dimension": hidden_size, **modes, "include_prompt": True},
-            "sentence_bert_config.json": {"max_seq_length": self.max_seq_length, "do_lower_case": False},
-            "config_sentence_transformers.json": {
+            LENGTH_FILE: {"max_seq_length": self.max_seq_length, "do_lower_case": False},
+            PROMPTS_FILE: {
                 "prompts": {},
                 "default_prompt_name": None,
                 "similarity_fn_name": "cosine",

@@ -198,7 +198,7 @@ def write_checkpoint(
             settings["model_type"] = "bert"  # a variant's too: the graph says what is computed
         name = _CONFIG_FILES[0 if target in ("hf", "oneflow", "onnx") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        pooling = Pooling.find(checkpoint.directory) if target == "hf" else None
+        pooling = Pooling.find(checkpoint.directory) if target in ("hf", "onnx") else None
         for name, content in (pooling.files(checkpoint.config.hidden_size) if pooling else {}).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)

@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from configs.pooling import POOLING_FILES
+from conversion import flax, onnx_export, onnx_file
 from conversion.tokenizer_files import TOKENIZER_FILES
 from utils.errors import UserError
 
 # Google's models have bare names; others need hf://, because runs/first may be a path as well as a model's name.
 _NAME = re.compile(r"hf://([\w.-]+(?:/[\w.-]+)?)|((?:google-bert/)?bert-[\w.-]+)")
-_WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", "*.index.json")
-_FILES = ("config.json", *_WEIGHTS, *TOKENIZER_FILES)
+_FILES = ("config.json", *TOKENIZER_FILES, *POOLING_FILES)
+# The same weights in several formats, of which the first that a model has is downloaded.
+_WEIGHTS = (
+    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
+    (flax.FILE,),
+    tuple(
+        str(Path(file).with_name(name))
+        for file in onnx_file.FILES
+        for name in (onnx_export.FILE, onnx_export.DATA_FILE)
+    ),
+)
 
 
 def local_directory(name: str) -> Path:
@@ -30,7 +42,12 @@ def local_directory(name: str) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, and most models are paths
 
     try:
-        return Path(snapshot_download(match[1] or match[2], allow_patterns=list(_FILES), etag_timeout=10))
+        for weights in _WEIGHTS:
+            patterns = [*_FILES, *weights]
+            directory = Path(snapshot_download(match[1] or match[2], allow_patterns=patterns, etag_timeout=10))
+            if any(any(directory.glob(pattern)) for pattern in weights):
+                break
+        return directory
     except Exception as error:  # the hub's exceptions differ between versions
         reason = str(error).split("\n")[0]
         raise UserError(f"{name} is not a path, and the hub does not provide such a model ({reason}).") from None

@@ -39,6 +39,7 @@ TASKS = {
     "next-sentence": "BertForNextSentencePrediction",
     "question-answering": "BertForQuestionAnswering",
     "text-classification": "BertForSequenceClassification",
+    "token-classification": "BertForTokenClassification",
 }
 
 Outputs = dict[str, tuple[str, tuple[Any, ...]]]  # {name: (tensor in the graph, its shape)}

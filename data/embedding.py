@@ -131,7 +131,7 @@ def read_relevance(path: str | Path, delimiter: str | None) -> dict[str, dict[st
 def _read(path: Path, delimiter: str | None) -> Table:
     if Path(path.name.removesuffix(".gz")).suffix.lower() not in _PLAIN_TEXT:
         return read_table(path, delimiter=delimiter)
-    numbered = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not numbered:
         raise UserError(f"{path} holds no rows.")
     return Table(path, {"sentence": [line for _, line in numbered]}, tuple(number for number, _ in numbered))

@@ -19,6 +19,7 @@ from data.tables import Table
 from utils.errors import UserError
 
 SINGLE, SEVERAL, NUMBER = "", "multi_label_classification", "regression"  # values of `problem_type` in config.json
+_LARGEST = float(np.finfo(np.float32).max)  # scores are stored in float32
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -57,7 +58,8 @@ class Labels:
                     "label."
                 )
         if not counts or (len(counts) == 1 and problem_type == SINGLE):
-            raise UserError(f"{table.path} has {len(counts)} different labels in {column!r}: at least 2 are needed.")
+            found = f"only the label {next(iter(counts))!r}" if counts else "no labels"
+            raise UserError(f"{table.path} has {found} in {column!r}: at least 2 are needed.")
         return cls(column, problem_type, separator, tuple(sorted(counts, key=_order(counts))))
 
     def encode(self, table: Table) -> np.ndarray:
@@ -100,8 +102,9 @@ def _names(table: Table, row: int, value: Any, problem_type: str, separator: str
     """The labels of one row."""
     if problem_type == SEVERAL:
         parts = value if isinstance(value, list) else _text(value).split(separator)
-        names = [_text(part) for part in parts if part is not None]
-        return list(dict.fromkeys(name for name in names if name))
+        if any(part is None or isinstance(part, list | dict) for part in parts):
+            raise UserError(f"{table.location(row)} has the labels {json.dumps(value)}: write each label as a text.")
+        return list(dict.fromkeys(name for name in map(_text, parts) if name))
     if isinstance(value, list | dict):
         raise UserError(
             f"{table.location(row)} has the label {json.dumps(value)}: a list of labels needs --problem_type "
@@ -115,8 +118,10 @@ def _names(table: Table, row: int, value: Any, problem_type: str, separator: str
 
 def _number(table: Table, row: int, value: Any) -> float:
     number = _float(value)
-    if number is None or not math.isfinite(number):
-        raise UserError(f"{table.location(row)} has the score {_text(value)!r}, which is not a finite number.")
+    if number is None or not math.isfinite(number) or abs(number) > _LARGEST:
+        raise UserError(
+            f"{table.location(row)} has the score {_text(value)!r}, which is not a finite number, or is too large."
+        )
     return number
 
 

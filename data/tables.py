@@ -28,6 +28,8 @@ _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space"
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
 # One field of a TSV that quotes as CSV does, with what ends it.
 _CSV_FIELD = re.compile(r'(?:"(?:[^"]|"")*"|[^"\t\r\n]*)(?:\t|\r?\n|\Z)')
+# An escape of a surrogate, which is half of a character; two of them are one character, and one alone is no text.
+_SURROGATE, _SURROGATE_TEXT = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")
 _UNICODE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -39,18 +41,23 @@ class Table:
         path: the file.
         columns: {name: [n] values}: text, or any JSON value where the file holds JSON lines.
         lines: [n], the line that each row begins in, from 1.
+        numbers: [n], the number of each row in the file, from 1; None: the table has all rows of the file.
     """
 
     path: Path
     columns: dict[str, list[Any]]
     lines: tuple[int, ...]
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def location(self, row: int) -> str:
         """The file, the row from 1 and its line, for messages."""
-        return f"{self.path} row {row + 1} (line {self.lines[row]})"
+        return f"{self.path} row {self._number(row)} (line {self.lines[row]})"
+
+    def _number(self, row: int) -> int:
+        return row + 1 if self.numbers is None else self.numbers[row]
 
     def column(self, name: str, flag: str) -> list[Any]:
         """The values of a column that a flag names; raises UserError with the nearest name where there is none."""
@@ -68,7 +75,9 @@ class Table:
         """The table of these rows."""
         rows = list(rows)
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return Table(self.path, columns, tuple(self.lines[row] for row in rows))
+        return Table(
+            self.path, columns, tuple(self.lines[row] for row in rows), tuple(self._number(row) for row in rows)
+        )
 
 
 def read_table(path: str | Path, *, delimiter: str | None = None, header: bool = True) -> Table:
@@ -112,6 +121,9 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not a complete gzip file ({error}): copy it again.") from None
     if content[:2] in _UNICODE_MARKS:
         raise UserError(f"{path} row 1 is {_UNICODE_MARKS[content[:2]]} text, not UTF-8: convert the file to UTF-8.")
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise UserError(f"{path} line {line} has a NUL character, as UTF-16 text does: convert the file to UTF-8.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,6 +143,8 @@ def _chunks(file: Any, path: Path) -> Iterable[bytes]:
 
 
 def _read_json_lines(path: Path, text: str) -> Table:
+    if text.lstrip().startswith("["):
+        raise UserError(f"{path} is a JSON array, not JSON lines: write each object on a line of its own.")
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -140,6 +154,11 @@ def _read_json_lines(path: Path, text: str) -> Table:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} row {len(rows) + 1} (line {number}) is not JSON: {error}.") from None
+        if _SURROGATE.search(line) and _SURROGATE_TEXT.search(json.dumps(row, ensure_ascii=False)):
+            raise UserError(
+                f"{path} row {len(rows) + 1} (line {number}) has half of a character, an escape from \\ud800 to "
+                "\\udfff without its other half: correct the text."
+            )
         if not isinstance(row, dict):
             raise UserError(f"{path} row {len(rows) + 1} (line {number}) is not a JSON object: put one on each line.")
         if rows and row.keys() != rows[0].keys():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from configs.model import BertConfig
+from configs.pooling import PROMPTS_FILE
 from inference import Model
 from serving.batcher import Batcher
 from serving.errors import CannotCompute, NotFound
@@ -209,7 +210,7 @@ class Models:
 def describe(model: Model, pooling: Pooling | None) -> Description:
     """Describes a model; pooling and prompts come from the sentence-transformers files in its directory."""
     own = model.pooling.kind if model.pooling else "mean"
-    prompts = _settings(model.path, "config_sentence_transformers.json").get("prompts")
+    prompts = _settings(model.path, PROMPTS_FILE).get("prompts")
     return Description(
         config=model.config,
         tasks=tuple(model.tasks),

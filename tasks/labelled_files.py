@@ -92,6 +92,8 @@ class Columns:
         if label is None and labelled:
             raise UserError(f"--label_column is missing: {table.path} has the columns {names}. Name the labels'.")
         chosen = cls(text, pair, label if labelled or label in table.columns else None)
+        if len({*chosen.texts, chosen.label}) <= len(chosen.texts):
+            raise UserError(f"--text_column, --text_pair_column and --label_column name {text!r} twice.")
         if not flags.text_column or (labelled and not flags.label_column):
             _say(
                 f"reading the texts from {text!r}" + (f" and {pair!r}" if pair else "") + f", the labels from {label!r}"
@@ -125,6 +127,7 @@ class Files:
     training: Table | None
     validation: Table | None
     test: Table | None
+    labels: Labels | None  # of the whole training file, before rows are held out
 
     @classmethod
     def read(cls, config: ClassifierConfig) -> Files:
@@ -142,16 +145,20 @@ class Files:
         check_columns([each for each in (training, validation) if each is not None], needed)
         check_columns([first, *([test] if test is not None else [])], columns.texts)
         problem_type = _problem_type(data, first, columns)
-        if training is not None and data.validation_fraction and flags.do_eval:
+        labels: Labels | None = None
+        if training is not None:
             assert columns.label
-            classes = training.columns[columns.label] if problem_type == SINGLE else None
-            training, validation = split(training, data.validation_fraction, config.run.seed, classes)
+            labels = Labels.of(training, columns.label, problem_type, data.label_separator)
+            if data.validation_fraction and flags.do_eval:
+                classes = training.columns[columns.label] if problem_type == SINGLE else None
+                training, validation = split(training, data.validation_fraction, config.run.seed, classes)
         return cls(
             columns,
             problem_type,
             None if training is None else training.first(data.max_train_samples),
             None if validation is None else validation.first(data.max_val_samples),
             test,
+            labels,
         )
 
     def problem(self, config: ClassifierConfig, start: BertConfig | None) -> Problem:
@@ -176,8 +183,8 @@ class Files:
 
     def _labels(self, config: ClassifierConfig, start: BertConfig | None) -> Labels:
         column, separator = self.columns.label or "label", config.data.label_separator
-        if self.training is not None:
-            return Labels.of(self.training, column, self.problem_type, separator)
+        if self.labels is not None:
+            return self.labels
         assert start is not None  # without training there is a model to start from
         problem_type = NUMBER if start.is_regression else SEVERAL if start.problem_type == SEVERAL else SINGLE
         return Labels(column, problem_type, separator, start.shown_labels)
@@ -199,7 +206,7 @@ class FileJudging:
     answered: Table | None  # the rows of predictions.csv
 
     def __post_init__(self) -> None:
-        figures = (*FIGURES[self.labels.problem_type], _DEFAULT_METRIC[self.labels.problem_type])
+        figures = dict.fromkeys((*FIGURES[self.labels.problem_type], _DEFAULT_METRIC[self.labels.problem_type]))
         if self.best_metric is not None and self.best_metric not in figures:
             raise UserError(
                 f"--best_metric {self.best_metric} is not a figure of these labels: use {', '.join(figures)}."
@@ -302,7 +309,9 @@ def _loss(config: ClassifierConfig, labels: Labels, training: TextExamples | Non
 def _read_weights(path: str, names: tuple[str, ...]) -> np.ndarray:
     weights = read_settings(path, "--class_weights ")
     for name in names:
-        weight = weights.get(name)
+        if name not in weights:
+            raise UserError(f"--class_weights {path} has no weight for the label {name!r}: add one.")
+        weight = weights[name]
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
             raise UserError(f"--class_weights {path} needs a number above 0 for the label {name!r}, not {weight!r}.")
     unknown = sorted(weights.keys() - set(names))

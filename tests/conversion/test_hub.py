@@ -1,6 +1,7 @@
 """Names of hub models, with the hub's client replaced."""
 
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import huggingface_hub
 import pytest
 from safetensors.numpy import save_file
 
+from configs.pooling import Pooling
 from conversion import read_checkpoint
 from conversion.hub import local_directory
 from conversion.tokenizer_files import read_vocabulary
@@ -15,10 +17,27 @@ from tests.conversion.samples import assert_same_state, model_directory, model_s
 from utils.errors import UserError
 
 
-def test_a_download_has_shards_and_the_tokenizer(tmp_path, monkeypatch, state, config):
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The directory of a hub model, whose client copies the files that it is asked for into `cache`."""
+    directory, cache = tmp_path / "hub", tmp_path / "cache"
+    directory.mkdir()
+
+    def snapshot_download(name, allow_patterns, **options):
+        assert name == "owner/name"
+        for file in (path for path in directory.rglob("*") if path.is_file()):
+            own = file.relative_to(directory)
+            if any(fnmatch(str(own), pattern) for pattern in allow_patterns):
+                (cache / own).parent.mkdir(parents=True, exist_ok=True)
+                (cache / own).write_bytes(file.read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return directory
+
+
+def test_a_download_has_shards_and_the_tokenizer(tmp_path, hub, state, config):
     names = sorted(state)
-    hub = tmp_path / "hub"
-    hub.mkdir()
     files = {f"model-0000{part + 1}-of-00002.safetensors": names[part::2] for part in range(2)}
     for file, part in files.items():
         save_file({name: state[name] for name in part}, hub / file)
@@ -28,22 +47,27 @@ def test_a_download_has_shards_and_the_tokenizer(tmp_path, monkeypatch, state, c
     for name, content in read_vocabulary(model_directory("pretraining")).files(53).items():
         (hub / name).write_bytes(content)
     (hub / "vocab.txt").unlink()
-    (hub / "flax_model.msgpack").touch()
-
-    def snapshot_download(name, allow_patterns, **options):
-        assert name == "owner/name"
-        for file in hub.iterdir():
-            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
-                (tmp_path / "cache").mkdir(exist_ok=True)
-                (tmp_path / "cache" / file.name).write_bytes(file.read_bytes())
-        return str(tmp_path / "cache")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for name in ("flax_model.msgpack", "pytorch_model.bin", "model.onnx"):
+        (hub / name).touch()
     checkpoint = read_checkpoint("hf://owner/name")
     assert_same_state(checkpoint.state, model_state())
     assert checkpoint.vocab_file == tmp_path / "cache" / "tokenizer.json"
     assert read_vocabulary(checkpoint.vocab_file).ids == read_vocabulary(model_directory("pretraining")).ids
-    assert not (tmp_path / "cache" / "flax_model.msgpack").exists()
+    assert not {"flax_model.msgpack", "pytorch_model.bin", "model.onnx"} & set(os.listdir(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "flax_model.msgpack", "model.onnx", "onnx/model.onnx"])
+def test_the_first_format_that_a_model_has_is_downloaded(tmp_path, hub, file):
+    pooling = Pooling("cls", normalize=True)
+    others = ("onnx/model_quantized.onnx", "tf_model.h5", "config.json", *pooling.files(7))
+    for name in (file, *others):
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).touch()
+    for name, content in pooling.files(7).items():
+        (hub / name).write_bytes(content)
+    found = local_directory("hf://owner/name")
+    assert {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()} == {file, *others[2:]}
+    assert Pooling.read(found) == pooling
 
 
 def test_paths_are_not_looked_up(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from configs.convert import ConvertConfig
 from configs.model import BertConfig
 from conversion import Checkpoint, OnnxOptions, read_checkpoint, write_checkpoint
 from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, POOLER, SQUAD, Report, rows
-from conversion.onnx_export import TASKS, write
+from conversion.onnx_export import TASKS
 from inference.model import build
 from tests.conversion.samples import MODELS, assert_same_state, model_directory
 from utils.errors import UserError
@@ -41,6 +41,7 @@ HEADS = {
     "next-sentence": ((ENCODER, POOLER, NEXT_SENTENCE), {"logits": "seq_relationship_score"}),
     "questions": ((ENCODER, SQUAD), {"start_logits": "start_logits", "end_logits": "end_logits"}),
     "classification": ((ENCODER, POOLER, CLASSIFIER), {"logits": "logits"}),
+    "tagging": ((ENCODER, CLASSIFIER), {"logits": "logits"}),
 }
 VARIANTS = {
     "pre-norm": {"norm": "pre", "final_norm": True},
@@ -54,6 +55,7 @@ VARIANTS = {
 def checkpoint_of(groups, **settings):
     """A checkpoint with random weights of these groups."""
     labels = {"num_labels": SIZES["C"]} if CLASSIFIER in groups else {}
+    labels |= {"architectures": ["BertForTokenClassification"]} if labels and POOLER not in groups else {}
     config = BertConfig.from_dict(CONFIG | settings | labels)
     generator = np.random.default_rng(11)
     state = {
@@ -101,18 +103,6 @@ def test_every_head_answers_as_the_model_does(tmp_path, head):
     onnx.checker.check_model(str(tmp_path / "onnx" / "model.onnx"), full_check=True)
     assert_same_answers(checkpoint, tmp_path / "onnx", names)
     assert_same_state(read_checkpoint(tmp_path / "onnx").state, checkpoint.state)
-
-
-def test_token_classification(tmp_path):
-    """A head that no checkpoint names yet."""
-    checkpoint = checkpoint_of((ENCODER, CLASSIFIER))
-    outputs = {}
-    for name in ("BertModel", "BertForTokenClassification"):
-        (tmp_path / name).mkdir()
-        write(checkpoint.state, checkpoint.config, name, tmp_path / name, OnnxOptions())
-        outputs |= run(tmp_path / name, random_inputs((3, 7)))
-    weight, bias = (checkpoint.state[f"classifier.{leaf}"] for leaf in ("weight", "bias"))
-    np.testing.assert_allclose(outputs["logits"], outputs["last_hidden_state"] @ weight.T + bias, atol=1e-5)
 
 
 @pytest.mark.parametrize(

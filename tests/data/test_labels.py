@@ -51,7 +51,7 @@ def test_several_labels_joined_or_as_lists(values):
 def test_numbers():
     labels = Labels.of(table(["1", "2.5"]), "label", NUMBER, "|")
     assert labels.names == ("score",) and labels.encode(table(["1", 2.5])).tolist() == [1, 2.5]
-    for bad in ("nan", "inf", "x", None, True):
+    for bad in ("nan", "inf", "1e300", "x", None, True):
         with pytest.raises(UserError, match=r"a\.csv row 2 \(line 3\) has the score .* not a finite number"):
             labels.encode(table(["1", bad]))
 
@@ -60,7 +60,7 @@ def test_numbers():
     ("values", "message"),
     [
         (["a", "b", "a"], r"row 2 \(line 3\) has the only example of the label 'b'"),
-        (["a", "a"], "has 1 different labels in 'label'"),
+        (["a", "a"], "has only the label 'a' in 'label'"),
         (["a", "", "a"], r"row 2 \(line 3\) has no label"),
         (["a", ["b"]], r"row 2 \(line 3\) has the label \[\"b\"\]: a list of labels needs --problem_type multi_label"),
     ],
@@ -74,6 +74,12 @@ def test_an_unknown_label_is_refused():
     labels = Labels.of(table(["a", "b", "a", "b"]), "label", SINGLE, "|")
     with pytest.raises(UserError, match=r"row 2 \(line 3\) has the label 'c', which training does not know.*a, b"):
         labels.encode(table(["a", "c"]))
+
+
+@pytest.mark.parametrize("value", [["a", None], ["a", ["b"]]])
+def test_a_list_of_labels_holds_texts_and_numbers(value):
+    with pytest.raises(UserError, match=r"row 2 \(line 3\) has the labels .*: write each label as a text"):
+        Labels.of(table([["a"], value]), "label", SEVERAL, "|")
 
 
 def test_balanced_weights_equal_scikit_learns():
@@ -91,6 +97,7 @@ def test_held_out_rows_are_stratified_and_seeded():
     assert [held.columns["label"].count(name) for name in "abc"] == [10, 5, 0]  # 0.5 is rounded to even
     assert sorted(kept.columns["n"] + held.columns["n"]) == list(range(62))
     assert held.columns["n"] == sorted(held.columns["n"]) == split(rows, 0.25, 7, classes)[1].columns["n"]
+    assert held.location(0) == f"a.csv row {held.columns['n'][0] + 1} (line {held.columns['n'][0]})"
     assert held.columns["n"] != split(rows, 0.25, 8, classes)[1].columns["n"]
     assert [split(rows, 0.9, 1, classes)[0].columns["label"].count(name) for name in "abc"] == [4, 2, 1]
     with pytest.raises(UserError, match="holds out none"):

@@ -55,6 +55,9 @@ def test_json_lines(tmp_path):
     table = read_table(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n"))
     assert table.columns == {"text": ["a\nb", "c"], "labels": [["x", "y"], []]} and table.lines == (1, 2)
     assert table.take([1]).columns["text"] == ["c"] and len(table.first(1)) == 1
+    assert table.take([1]).first(1).location(0).endswith("a.jsonl row 2 (line 2)")
+    emoji = read_table(write(tmp_path / "b.jsonl", json.dumps({"text": "\U0001f600"})))
+    assert emoji.columns == {"text": ["\U0001f600"]}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,8 @@ def test_json_lines(tmp_path):
         ("a.csv", "", "is empty"),
         ("a.csv", "text,text\na,b\n", "names the column 'text' twice"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"row 2 \(line 2\) is not JSON"),
+        ("a.json", '[\n{"text": "a"}\n]\n', r"a\.json is a JSON array, not JSON lines"),
+        ("a.jsonl", '{"text": "a\\ud83d"}\n', r"row 1 \(line 1\) has half of a character"),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', r"row 2 \(line 2\) is not a JSON object"),
         ("a.jsonl", '{"text": "a"}\n{"txt": "a"}\n', r"row 2 \(line 2\).*'text', 'txt' is in only one"),
     ],
@@ -82,6 +87,8 @@ def test_other_encodings_are_named_with_their_line(tmp_path):
         read_table(write(tmp_path / "a.csv", "text,label\nb,c\né,d\n", "latin-1"))
     with pytest.raises(UserError, match="is UTF-16 text"):
         read_table(write(tmp_path / "a.csv", "text,label\nb,c\n", "utf-16"))
+    with pytest.raises(UserError, match=r"a\.csv line 1 has a NUL character, as UTF-16 text does"):
+        read_table(write(tmp_path / "a.csv", "text,label\nb,c\n", "utf-16-le"))
 
 
 def test_missing_columns_name_the_nearest(tmp_path):
