@@ -189,6 +189,11 @@ class OptimizerFlags:
         "layer times this; the head has --lr",
         aliases=("layerwise_lr_decay",),
     )
+    ema_decay: float = flag(
+        0.0,
+        "keep an exponential moving average of the weights with this decay, such as 0.999, evaluate it as well "
+        "(eval_ema_*), and store it in each checkpoint's training_state; 0 keeps none",
+    )
     stock_lamb: bool = flag(
         False, "accept OneFlow's LAMB, which computes another trust ratio, in graph mode without the CPU kernels"
     )
@@ -197,6 +202,9 @@ class OptimizerFlags:
         at_least(self, 0, "lr", "weight_decay", "max_grad_norm", "warmup_steps", "end_learning_rate")
         at_least(self, 1, "lr_for_batch")
         at_least(self, 0, "freeze_layers")
+        at_least(self, 0, "ema_decay")
+        if self.ema_decay >= 1:
+            raise UserError(f"--ema_decay must be below 1, not {self.ema_decay}.")
         above(self, 0, "layer_lr_decay")
         at_most(self, 1, "layer_lr_decay")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")

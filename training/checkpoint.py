@@ -5,7 +5,8 @@ checkpoint-120/
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
   training_state/state.json             step, records taken, seed
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
-                                        with --skip_loss_spikes, the gradient norms of recent updates
+                                        with --skip_loss_spikes, the gradient norms of recent updates;
+                                        with --ema_decay, "<parameter>.ema"
 latest                                  the name of the newest one
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from training.averages import WeightAverage, averaged_figures
 from training.evaluator import Evaluator
 from training.journal import Journal
 from training.stopping import Interrupted
@@ -19,6 +20,7 @@ class Evaluations:
     evaluator: Evaluator
     every: int  # steps between evaluations; 0: only at the end
     journal: Journal
+    average: WeightAverage | None = None  # weights that are evaluated as well
 
     def due(self, step: int) -> bool:
         """Whether the flags ask for an evaluation after this many steps."""
@@ -51,5 +53,10 @@ class Evaluations:
                 raise stop.stopped(step) from None
 
     def _make(self, step: int) -> None:
-        if self.task.evaluates:
-            self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say))
+        if not self.task.evaluates:
+            return
+        averaged: dict[str, float] = {}
+        if self.average:  # first, so that the files of results are those of the weights themselves
+            with self.average.in_use():
+                averaged = averaged_figures(self.task.evaluate(self.evaluator, self.journal.say))
+        self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say) | averaged)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from configs.training import RunFlags
 from data.reading.loader import Batch
+from training.averages import WeightAverage
 from training.checkpointer import Checkpointer
 from training.evaluations import Evaluations
 from training.log import TrainingLog
@@ -22,6 +23,7 @@ class Updates:
     step: TrainStep
     batches: Iterable[Batch]  # this rank's rows of each update, starting with the plan's first
     plan: UpdatePlan
+    average: WeightAverage | None = None  # the step, if it averages the weights
 
 
 def train(

@@ -10,6 +10,7 @@ from configs.cli import to_flat_dict
 from configs.training import RunFlags
 from data.reading.loader import Batch, RankSlice, training_batches
 from launch.job_shape import JobShape
+from training.averages import WeightAverage
 from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
 from training.config import TrainingConfig
@@ -108,9 +109,13 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     if config.optimizer.layer_lr_decay < 1:
         step = LayerRates(step, model, config.optimizer.layer_lr_decay)
     step = comparing_rows(step, evaluator.mode, model, options)
+    average = WeightAverage(step, model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    step = average or step
     if start.checkpoint:
         step.load_state(own_moments(moments, model, str(start.checkpoint)), state.step)
-    return Updates(step, _training_rows(task, plan, world.shape), plan)
+        if average:
+            average.load_averages(moments, str(start.checkpoint))
+    return Updates(step, _training_rows(task, plan, world.shape), plan, average)
 
 
 def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Batch]:
@@ -138,7 +143,7 @@ def _train(
     peak = product_speed(world, config.device.use_fp16)
     journal.say(f"matrix products: {peak / 1e9:,.0f} GFLOP/s over all ranks, measured; the peak of model_flops_share")
     log = TrainingLog(journal, flags, plan, task, evaluator, peak)
-    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal)
+    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal, updates.average)
     checkpoints = Checkpointer(
         directory.checkpoints, evaluator.model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
     )
