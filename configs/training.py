@@ -281,6 +281,12 @@ class RunFlags:
         unit="steps",
         default_text="by --epochs",
     )
+    train_hours: float | None = flag(
+        None,
+        "train for this time instead of a number of updates, evaluations and checkpoints included; the learning rate "
+        "follows the time; all starts of a run count together, without the time between them; wins over --epochs",
+        unit="hours",
+    )
     seed: int = flag(42, "seed of the initial weights, the data order and dropout")
     resume: bool = flag(False, "continue from the newest checkpoint, or start if there is none")
     overwrite_output_dir: bool = flag(False, "delete the files of an earlier run in the output directory")
@@ -334,7 +340,10 @@ class RunFlags:
                 raise UserError(f"--save_at_steps must be between 0 and {MOST_STEPS}, not {step}.")
         at_most(self, MOST_SEED, "seed")
         at_most(self, MOST_STEPS, "max_steps", "epochs")
-        above(self, 0, "epochs")
+        above(self, 0, "epochs", "train_hours")
+        at_most(self, 10**5, "train_hours")
+        if self.train_hours and self.max_steps:
+            raise UserError("--max_steps and --train_hours both say when the run ends: give one of them.")
         if self.load_from == "checkpoint" and not self.checkpoint_path:
             raise UserError("--load_from checkpoint needs --checkpoint_path: name the checkpoint to start from.")
         if self.load_optimizer_state is not None and self.load_from != "checkpoint":
