@@ -189,6 +189,11 @@ class OptimizerFlags:
         "layer times this; the head has --lr",
         aliases=("layerwise_lr_decay",),
     )
+    ema_decay: float = flag(
+        0.0,
+        "keep an exponential moving average of the weights with this decay, such as 0.999, evaluate it as well "
+        "(eval_ema_*), and store it in each checkpoint's training_state; 0 keeps none",
+    )
     stock_lamb: bool = flag(
         False, "accept OneFlow's LAMB, which computes another trust ratio, in graph mode without the CPU kernels"
     )
@@ -197,6 +202,9 @@ class OptimizerFlags:
         at_least(self, 0, "lr", "weight_decay", "max_grad_norm", "warmup_steps", "end_learning_rate")
         at_least(self, 1, "lr_for_batch")
         at_least(self, 0, "freeze_layers")
+        at_least(self, 0, "ema_decay")
+        if self.ema_decay >= 1:
+            raise UserError(f"--ema_decay must be below 1, not {self.ema_decay}.")
         above(self, 0, "layer_lr_decay")
         at_most(self, 1, "layer_lr_decay")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
@@ -273,6 +281,12 @@ class RunFlags:
         unit="steps",
         default_text="by --epochs",
     )
+    train_hours: float | None = flag(
+        None,
+        "train for this time instead of a number of updates, evaluations and checkpoints included; the learning rate "
+        "follows the time; all starts of a run count together, without the time between them; wins over --epochs",
+        unit="hours",
+    )
     seed: int = flag(42, "seed of the initial weights, the data order and dropout")
     resume: bool = flag(False, "continue from the newest checkpoint, or start if there is none")
     overwrite_output_dir: bool = flag(False, "delete the files of an earlier run in the output directory")
@@ -326,7 +340,10 @@ class RunFlags:
                 raise UserError(f"--save_at_steps must be between 0 and {MOST_STEPS}, not {step}.")
         at_most(self, MOST_SEED, "seed")
         at_most(self, MOST_STEPS, "max_steps", "epochs")
-        above(self, 0, "epochs")
+        above(self, 0, "epochs", "train_hours")
+        at_most(self, 10**5, "train_hours")
+        if self.train_hours and self.max_steps:
+            raise UserError("--max_steps and --train_hours both say when the run ends: give one of them.")
         if self.load_from == "checkpoint" and not self.checkpoint_path:
             raise UserError("--load_from checkpoint needs --checkpoint_path: name the checkpoint to start from.")
         if self.load_optimizer_state is not None and self.load_from != "checkpoint":

@@ -33,7 +33,9 @@ ENTRY_POINTS = sorted(
     ]
 )
 # Commands that users know at this path: entry points, though they are in a package.
-COMMANDS_IN_UTILS = [ROOT / "utils" / "compare_lazy_outputs.py", ROOT / "utils" / "draw_loss_curve.py"]
+COMMANDS_IN_UTILS = [
+    ROOT / "utils" / name for name in ("average_checkpoints.py", "compare_lazy_outputs.py", "draw_loss_curve.py")
+]
 FRAMEWORK_FREE = ("utils", "launch", "configs", "evaluation", "data")
 STANDARD_LIBRARY_ONLY = ("utils", "launch", "configs")
 

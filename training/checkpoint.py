@@ -3,9 +3,10 @@
 checkpoint-120/
   config.json model.safetensors     a model directory, for Hugging Face too
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
-  training_state/state.json             step, records taken, seed
+  training_state/state.json             step, records taken, seed; with --train_hours, the clock
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
-                                        with --skip_loss_spikes, the gradient norms of recent updates
+                                        with --skip_loss_spikes, the gradient norms of recent updates;
+                                        with --ema_decay, "<parameter>.ema"
 latest                                  the name of the newest one
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from configs.checks import MOST_SEED
 from modeling.pretrained import PretrainedModel, read_weights, write_weights
 from training.finiteness import check_finite
+from training.time_budget import Clock, stored_clock
 from utils.atomic_files import atomic_directory, remove, write_atomically
 from utils.checkpoints import LATEST, checkpoint_step, checkpoints
 from utils.errors import UserError
@@ -37,6 +39,7 @@ class TrainingState:
     records_taken: int  # of the endless sequence of records, by all ranks
     seed: int
     group: int | None = None  # consecutive records of similar length, if lengths are known; fixed for the whole run
+    clock: Clock | None = None  # of a run with --train_hours
 
 
 def save_checkpoint(
@@ -68,7 +71,10 @@ def save_checkpoint(
         model.save_pretrained(partial, arrays, tokenizer)
         (partial / STATE_FILE).parent.mkdir()
         write_weights(partial / OPTIMIZER_FILE, optimizer_state)
-        (partial / STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n")
+        content = asdict(state)
+        if state.clock is None:
+            del content["clock"]
+        (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n")
     point_latest_at(final)
     # Later checkpoints are from before a resume at an earlier step; they stay until the run reaches their steps.
     earlier = [path for path in checkpoints(directory) if checkpoint_step(path) <= state.step]
@@ -88,10 +94,11 @@ def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.n
     file = checkpoint / STATE_FILE
     content = read_settings(file)
     try:
+        clock = stored_clock(content.pop("clock")) if "clock" in content else None
         state = TrainingState(**content)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{file} is not a training state ({error}): resume an older checkpoint.") from None
-    for name, value in asdict(state).items():
+    for name, value in content.items():
         least = 1 if name == "group" else 0
         if not (type(value) is int and least <= value <= MOST_SEED) and (name, value) != ("group", None):
             raise UserError(
@@ -100,4 +107,4 @@ def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.n
             )
     if not (checkpoint / OPTIMIZER_FILE).is_file():
         raise UserError(f"{checkpoint / OPTIMIZER_FILE} is not a file: resume an older checkpoint.")
-    return state, read_weights(checkpoint / OPTIMIZER_FILE)
+    return replace(state, clock=clock), read_weights(checkpoint / OPTIMIZER_FILE)

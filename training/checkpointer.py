@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,10 @@ class Checkpointer:
         Raises:
             UserError: the weights or the optimizer's state are not finite, or the directory was deleted.
         """
+        with self.plan.budget.measuring("save") if self.plan.budget else nullcontext():
+            self._save(done)
+
+    def _save(self, done: int) -> None:
         check_still_there(self.directory)
         arrays, moments = self.model.to_arrays(), self.step.state()  # on all ranks, because tensors may be global
         if self.world.shape.is_first:

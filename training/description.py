@@ -35,9 +35,15 @@ def describe_run(
             f"{len(task.training):,} records of {lengths} tokens; one update takes {micro_rows} rows x "
             f"{world.shape.data_parallel_size} ranks x {plan.sizes.peak} micro-batches",
             *([f"{held_out:,} records to evaluate on"] if held_out and task.evaluates else []),
-            f"{origin} at step {plan.start.step} of {plan.total_steps}",
+            f"{origin} at step {plan.start.step}{_end(plan)}",
         ]
     )
+
+
+def _end(plan: UpdatePlan) -> str:
+    if plan.budget:
+        return f", with {plan.budget.left / 3600:.3f} of {plan.budget.budget / 3600:g} hours left"
+    return f" of {plan.total_steps}"
 
 
 def default_name(config: TrainingConfig, task: Task) -> str:

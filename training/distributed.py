@@ -53,6 +53,10 @@ class World:
         """The smallest of the ranks' values."""
         return float(self._of_each_rank(value).min())
 
+    def of_the_first(self, value: float) -> float:
+        """The first rank's value."""
+        return float(self._of_each_rank(value)[0])
+
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         self._sum_over_ranks(np.zeros(1))

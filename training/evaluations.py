@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
+from training.averages import WeightAverage, averaged_figures
 from training.evaluator import Evaluator
 from training.journal import Journal
 from training.stopping import Interrupted
 from training.task import Task
+from training.time_budget import TimeBudget
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,13 @@ class Evaluations:
     evaluator: Evaluator
     every: int  # steps between evaluations; 0: only at the end
     journal: Journal
+    average: WeightAverage | None = None  # weights that are evaluated as well
+    budget: TimeBudget | None = None
 
     def due(self, step: int) -> bool:
-        """Whether the flags ask for an evaluation after this many steps."""
-        return bool(self.every) and step % self.every == 0
+        """Whether the flags ask for an evaluation after this many steps, and there is time for it before the last."""
+        regular = bool(self.every) and step % self.every == 0
+        return regular and (self.budget is None or self.budget.has_time_to_evaluate())
 
     def missing(self, step: int) -> bool:
         """Whether metrics.jsonl has no evaluation after this many steps."""
@@ -51,5 +56,14 @@ class Evaluations:
                 raise stop.stopped(step) from None
 
     def _make(self, step: int) -> None:
-        if self.task.evaluates:
-            self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say))
+        if not self.task.evaluates:
+            return
+        with self.budget.measuring("evaluation") if self.budget else nullcontext():
+            self._evaluate(step)
+
+    def _evaluate(self, step: int) -> None:
+        averaged: dict[str, float] = {}
+        if self.average:  # first, so that the files of results are those of the weights themselves
+            with self.average.in_use():
+                averaged = averaged_figures(self.task.evaluate(self.evaluator, self.journal.say))
+        self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say) | averaged)

@@ -28,7 +28,7 @@ class Journal:
         directory: where `metrics.jsonl` goes; it is created.
         events: the directory for TensorBoard's files (default: `tensorboard` in `directory`).
         first_step: rows of this and later steps, which an earlier run left, are removed; None: all rows stay.
-        total_steps: of the run, for the progress bar.
+        total_steps: of the run, for the progress bar; None: not known.
         active: whether this rank is the one that reports.
         on_closed_output: called when a line cannot be printed, because the reader of the output has ended.
     """
@@ -38,7 +38,7 @@ class Journal:
         directory: Path,
         *,
         first_step: int | None,
-        total_steps: int,
+        total_steps: int | None,
         active: bool = True,
         events: Path | None = None,
         on_closed_output: Callable[[], None] = lambda: None,
@@ -86,7 +86,8 @@ class Journal:
             return
         shown = ", ".join(f"{name}: {metrics[name]:.3f}" for name in line if metrics.get(name) is not None)
         self.say(f"step: {step}, {shown}, epoch: {epoch} {time.time():.3f}")
-        self._bar.set_postfix(loss=f"{metrics[TOTAL_LOSS]:.3f}", refresh=False)
+        left = {"hours_left": f"{metrics['hours_left']:.3f}"} if "hours_left" in metrics else {}
+        self._bar.set_postfix(loss=f"{metrics[TOTAL_LOSS]:.3f}", **left, refresh=False)
         self._write({"step": step, "epoch": epoch, **metrics})
 
     def evaluated(self, step: int, name: str) -> bool:
@@ -137,8 +138,10 @@ def keep_rows_before(path: Path, step: int) -> None:
     write_atomically(path, kept)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
     """All complete rows of a metrics file; lines that are not rows are left out."""
+    if missing_ok and not path.exists():
+        return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     return [row for line in lines if (row := _row(line))]
 

@@ -7,6 +7,7 @@ of layers for whatever comes after the encoder's layers.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import oneflow as flow
@@ -44,29 +45,38 @@ def freeze(model: PretrainedModel, flags: OptimizerFlags) -> None:
             parameter.requires_grad_(False)
 
 
-class LayerRates:
-    """A training step with a learning rate of its own for each layer: `decay` times that of the next layer above.
+class ScaledUpdates:
+    """A training step whose updates are scaled, each layer's by `decay` times what the next layer above has.
 
     The update of each parameter is scaled after it is made, so that this works in both modes, with every optimizer, and
     with the gradients' norm taken over all parameters. It costs a copy of the scaled parameters.
+
+    Args:
+        step: makes the updates.
+        model: the trained model.
+        decay: of the layers.
+        share: gives what all layers' updates are scaled by, before each update.
     """
 
-    def __init__(self, step: TrainStep, model: PretrainedModel, decay: float) -> None:
-        self._step = step
+    def __init__(
+        self, step: TrainStep, model: PretrainedModel, decay: float = 1.0, share: Callable[[], float] = lambda: 1.0
+    ) -> None:
+        self._step, self._share = step, share
         top = model.config.num_hidden_layers + 1
-        rates = [
+        self._rates = [
             (parameter, decay ** (top - depth(name, top - 1)))
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         ]
-        self._scaled = [(parameter, rate) for parameter, rate in rates if rate != 1]
 
     def __call__(self, batch: Batch) -> Metrics:
+        share = self._share()
+        scaled = [(parameter, rate * share) for parameter, rate in self._rates if rate * share != 1]
         with flow.no_grad():
-            before = [parameter.detach().clone() for parameter, _ in self._scaled]
+            before = [parameter.detach().clone() for parameter, _ in scaled]
         metrics = self._step(batch)
         with flow.no_grad():
-            for (parameter, rate), old in zip(self._scaled, before, strict=True):
+            for (parameter, rate), old in zip(scaled, before, strict=True):
                 parameter.copy_(old + rate * (parameter - old))
         return metrics
 

@@ -49,7 +49,7 @@ class TrainingLog:
     def due(self, done: int) -> bool:
         """Whether the last of `done` updates is to be logged: the first, the last, and one in every few."""
         regular = done % self.flags.loss_print_every_n_iters == 0
-        return regular or done in (1, self.plan.total_steps) or self._measures(done)
+        return regular or done == 1 or self.plan.ends(done) or self._measures(done)
 
     def write(self, done: int, outputs: Mapping[str, float]) -> None:
         """Writes the row of the last of `done` updates, whose outputs these are."""
@@ -63,7 +63,11 @@ class TrainingLog:
             **dict(zip(names, rates.tolist(), strict=True)),
             "model_flops_share": float(rates[2]) / self.peak,
         }
-        self.journal.training_row(update, self.plan.epoch(update), row, self.task.log_line)
+        line, budget = self.task.log_line, self.plan.budget
+        if budget:
+            row |= {"train_seconds": budget.began, "hours_left": budget.left / 3600}
+            line = (*line, "hours_left")
+        self.journal.training_row(update, self.plan.epoch(update), row, line)
         self._begin_interval(done)
 
     @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from configs.training import RunFlags
 from data.reading.loader import Batch
+from training.averages import WeightAverage
 from training.checkpointer import Checkpointer
 from training.evaluations import Evaluations
 from training.log import TrainingLog
@@ -22,6 +23,7 @@ class Updates:
     step: TrainStep
     batches: Iterable[Batch]  # this rank's rows of each update, starting with the plan's first
     plan: UpdatePlan
+    average: WeightAverage | None = None  # the step, if it averages the weights
 
 
 def train(
@@ -51,7 +53,9 @@ def train(
         UserError: a loss, a gradient norm or a weight is NaN or infinite; no checkpoint of that is saved.
         Stopped: the run was stopped; its checkpoint is saved.
     """
-    done, total = updates.plan.start.step, updates.plan.total_steps
+    done, plan = updates.plan.start.step, updates.plan
+    if plan.budget:
+        plan.budget.start()
     feed = iter(updates.batches)
     with stop:
         if (evaluations.due(done) and evaluations.missing(done)) if done else flags.eval_at_start:
@@ -60,7 +64,7 @@ def train(
         if not done and checkpoints.due(0):
             checkpoints.save(0)
         exhausted = evaluations.exhausted()
-        while not (stopped := stop.requested()) and done < total and not exhausted:
+        while not (stopped := stop.requested()) and not plan.ends(done) and not exhausted:
             batch = next(feed)
             outputs = updates.step(batch)
             done += 1

@@ -130,7 +130,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, np.ndar
 
 
 def own_moments(state: dict[str, np.ndarray], model: nn.Module, source: str) -> dict[str, np.ndarray]:
-    """The state without the moments of parameters that this model does not have.
+    """The state without averages of weights, and without the moments of parameters that this model does not have.
 
     Args:
         state: as a checkpoint stores it.
@@ -153,7 +153,8 @@ def own_moments(state: dict[str, np.ndarray], model: nn.Module, source: str) -> 
                 f"{source}: the optimizer's state {name} does not hold finite 32-bit numbers of shape "
                 f"{list(parameter.shape)}: resume an older checkpoint."
             )
-    return {name: array for name, array in state.items() if name in expected or not name.endswith((".m", ".v"))}
+    # Names without a dot belong to the whole run, such as a compiled job's counters.
+    return {name: array for name, array in state.items() if name in expected or "." not in name}
 
 
 def _part(name: str) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from configs.training import RunFlags
 from training.checkpoint import TrainingState
 from training.config import TrainingConfig
-from training.schedule import BatchSchedule, learning_rates
+from training.schedule import BatchSchedule, highest_rate, learning_rates
+from training.time_budget import TimeBudget
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class UpdatePlan:
     sizes: BatchSchedule
     total_steps: int  # including those before the start
     records_per_epoch: int
-    last_record: int | None  # the end of the sequence of records; None: --max_steps ends the run
+    last_record: int | None  # the end of the sequence of records; None: --max_steps or --train_hours ends the run
     rates: np.ndarray  # float64 [total_steps or 1]: the learning rate of each update
+    budget: TimeBudget | None = None  # decides instead of `total_steps` and `rates`, which are 0 and the highest rate
 
     @classmethod
     def of(
@@ -34,7 +36,10 @@ class UpdatePlan:
         """
         sizes = BatchSchedule.of(config.batch, data_parallel_size)
         steps = total_steps(config, start, records_per_epoch, data_parallel_size)
-        rates = learning_rates(config.optimizer, max(steps, 1), sizes.rows)
+        if config.run.train_hours:
+            rates = np.array([highest_rate(config.optimizer, sizes.rows)])
+        else:
+            rates = learning_rates(config.optimizer, max(steps, 1), sizes.rows)
         start = replace(start, group=start.group or sizes.rows)
         return cls(start, sizes, steps, records_per_epoch, _last_record(config.run, records_per_epoch), rates)
 
@@ -52,18 +57,26 @@ class UpdatePlan:
         return -(-self.records_per_epoch // self.sizes.rows)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`."""
-        return float(self.rates[step])
+        """The learning rate of update `step`; with a time budget, that of the update made last."""
+        return self.budget.learning_rate if self.budget else float(self.rates[step])
+
+    def ends(self, done: int) -> bool:
+        """Whether the run ends after `done` updates."""
+        return self.budget.finished if self.budget else done >= self.total_steps
 
     def state_after(self, step: int) -> TrainingState:
         """What a checkpoint after `step` updates stores."""
         taken = self.records_before(step)
         records_taken = taken if self.last_record is None else min(taken, self.last_record)
-        return replace(self.start, step=step, records_taken=records_taken)
+        clock = self.budget.state if self.budget else None
+        return replace(self.start, step=step, records_taken=records_taken, clock=clock)
 
 
 def total_steps(config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int) -> int:
-    """The updates of a run to its end, including those before the start: --max_steps, or what --epochs take."""
+    """The updates of a run to its end, including those before the start: --max_steps, or what --epochs take.
+
+    They are not known with --train_hours: 0.
+    """
     last_record = _last_record(config.run, records_per_epoch)
     if last_record is None:
         return config.run.max_steps or 0
@@ -72,4 +85,4 @@ def total_steps(config: TrainingConfig, start: TrainingState, records_per_epoch:
 
 
 def _last_record(flags: RunFlags, records_per_epoch: int) -> int | None:
-    return None if flags.max_steps else round(records_per_epoch * flags.epochs)
+    return None if flags.max_steps or flags.train_hours else round(records_per_epoch * flags.epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,22 @@ from utils.messages import warn
 
 
 def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | None = None) -> np.ndarray:
-    """float64 [total_steps]: the learning rate of each update, the first one's at index 0.
+    """float64 [total_steps]: the learning rate of each update, the first one's at index 0; see `rate_schedule`."""
+    first = (flags.schedule == "polynomial") if flags.lr_first_step is None else flags.lr_first_step
+    return rate_schedule(flags, total_steps, batch_size)(np.arange(total_steps, dtype=np.float64) + first)
+
+
+def highest_rate(flags: OptimizerFlags, batch_size: int | None = None) -> float:
+    """The learning rate at the end of warmup: --lr, scaled as --lr_for_batch says."""
+    if flags.lr_for_batch is None or batch_size is None:
+        return flags.lr
+    return flags.lr * math.sqrt(batch_size / flags.lr_for_batch)
+
+
+def rate_schedule(
+    flags: OptimizerFlags, total_steps: int, batch_size: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The learning rates of updates n, an array of numbers from 0 to T, of a run of T updates.
 
     Of T updates, W are warmup. Update n has `lr * n / W` during warmup; `--lr_first_step` counts n from 0 or from 1.
     After warmup the decay counts from n0 = W, or from n0 = 0 with `--lr_decay_from start`:
@@ -39,8 +54,6 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
     Raises:
         UserError: the warmup is longer than the run, or than onecycle's share of it.
     """
-    first = (flags.schedule == "polynomial") if flags.lr_first_step is None else flags.lr_first_step
-    n = np.arange(total_steps, dtype=np.float64) + first
     warmup: float | None = flags.warmup_steps
     if warmup is None:
         warmup = total_steps * flags.warmup_proportion
@@ -50,9 +63,7 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
         raise UserError(f"--warmup_steps {warmup} is longer than the run of {total_steps} steps: lower it.")
     if warmup == total_steps and total_steps > 1:
         warn("the warmup lasts for the whole run, so the learning rate never decays.")
-    low, high = flags.end_learning_rate, flags.lr
-    if flags.lr_for_batch is not None and batch_size is not None:
-        high *= math.sqrt(batch_size / flags.lr_for_batch)
+    low, high = flags.end_learning_rate, highest_rate(flags, batch_size)
     if flags.schedule == "onecycle":
         middle = int(flags.onecycle_pct_final * total_steps)
         if warmup >= middle > 0:
@@ -61,19 +72,23 @@ def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | No
                 "learning rate again: shorten the warmup."
             )
         start = high / flags.onecycle_div_factor
-        return np.interp(
-            n, [0, warmup, middle, total_steps], [start, high, start, start / flags.onecycle_final_div_factor]
-        )
+        steps, rates = [0, warmup, middle, total_steps], [start, high, start, start / flags.onecycle_final_div_factor]
+        return lambda n: np.interp(n, steps, rates)
     origin = 0 if flags.lr_decay_from == "start" else warmup
-    left = np.clip((total_steps - n) / max(1, total_steps - origin), 0, 1)  # from 1 to 0
-    decayed = {
-        "linear": (high - low) * left + low,
-        "polynomial": (high - low) * left ** (flags.lr_decay_power or 1) + low,
-        "cosine": (high - low) * (1 + np.cos(np.pi * (1 - left))) / 2 + low,
-        "constant": np.full(total_steps, high),
-    }[flags.schedule]
-    rises = n <= warmup if origin else n < warmup  # if the decay begins after warmup, both formulas give lr at n = W
-    return np.where(rises, high * n / (warmup or 1), decayed)
+    end, divisor = warmup, warmup or 1
+
+    def rates_of(n: np.ndarray) -> np.ndarray:
+        left = np.clip((total_steps - n) / max(1, total_steps - origin), 0, 1)  # from 1 to 0
+        decayed = {
+            "linear": (high - low) * left + low,
+            "polynomial": (high - low) * left ** (flags.lr_decay_power or 1) + low,
+            "cosine": (high - low) * (1 + np.cos(np.pi * (1 - left))) / 2 + low,
+            "constant": np.full_like(left, high),
+        }[flags.schedule]
+        rises = n <= end if origin else n < end  # if the decay begins after warmup, both formulas give lr at n = W
+        return np.where(rises, high * n / divisor, decayed)
+
+    return rates_of
 
 
 @dataclass(frozen=True)

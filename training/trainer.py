@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
 
 from configs.cli import to_flat_dict
 from configs.training import RunFlags
 from data.reading.loader import Batch, RankSlice, training_batches
 from launch.job_shape import JobShape
+from training.averages import WeightAverage
 from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
 from training.config import TrainingConfig
@@ -18,21 +22,26 @@ from training.distributed import World, join
 from training.evaluations import Evaluations
 from training.evaluator import Evaluator
 from training.gradient_cache import comparing_rows
-from training.journal import Journal
-from training.layers import LayerRates, freeze
+from training.journal import METRICS_FILE, Journal, read_rows
+from training.layers import ScaledUpdates, freeze
 from training.log import TrainingLog
 from training.loop import Updates, train
 from training.machine import check_memory, check_same_kernels, product_speed, profiled, use_half_precision
 from training.optimizer import build_optimizer, own_moments
 from training.plan import UpdatePlan
 from training.run_directory import RunDirectory, locked
+from training.schedule import rate_schedule
 from training.start import Start, build_model, check_same_records, check_steps_left, find_start
 from training.step import Mode, StepOptions, build_train_step, check_mode, place_model
 from training.stopping import OUTPUT_CLOSED, Stopped, StopSignals
 from training.task import Task
 from training.terms import select
+from training.time_budget import Clock, TimeBudget, TimedStep
 from utils.checkpoints import newest_checkpoint
+from utils.errors import UserError
 from utils.messages import warn
+
+_PARTS = 1_000_000  # into which the time of a run is divided for the learning rate's schedule
 
 OpenTask = Callable[[Start, World], Task]
 
@@ -83,7 +92,7 @@ def train_and_evaluate(
                 directory.output,
                 events=directory.events,
                 first_step=updates.plan.start.step,
-                total_steps=updates.plan.total_steps,
+                total_steps=updates.plan.total_steps or None,
                 active=world.shape.is_first,
                 on_closed_output=stop.output_closed,
             ) as journal:
@@ -100,17 +109,57 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     world, model = evaluator.world, evaluator.model
     state, moments = start.training_state(config.run.seed)
     plan = UpdatePlan.of(config, state, len(task.training), world.shape.data_parallel_size)
-    check_steps_left(start, state.step, plan.total_steps)
+    if config.run.train_hours:
+        plan = replace(plan, budget=_time_budget(config, task, start, plan, world))
+    else:
+        check_steps_left(start, state.step, plan.total_steps)
     freeze(model, config.optimizer)
     optimizer = build_optimizer(model, config.optimizer)
     options = StepOptions.of(config, world)
     step = build_train_step(evaluator.mode, model, optimizer, plan.rates, options)
-    if config.optimizer.layer_lr_decay < 1:
-        step = LayerRates(step, model, config.optimizer.layer_lr_decay)
+    budget, decay, highest = plan.budget, config.optimizer.layer_lr_decay, float(plan.rates[0])
+    if budget:
+        step = ScaledUpdates(step, model, decay, lambda: budget.learning_rate / (highest or 1))
+    elif decay < 1:
+        step = ScaledUpdates(step, model, decay)
     step = comparing_rows(step, evaluator.mode, model, options)
+    average = WeightAverage(step, model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    step = average or step
+    step = TimedStep(step, budget) if budget else step
     if start.checkpoint and state.step:  # before the first update there are no moments
         step.load_state(own_moments(moments, model, str(start.checkpoint)), state.step)
-    return Updates(step, _training_rows(task, plan, world.shape), plan)
+        if average:
+            average.load_averages(moments, str(start.checkpoint))
+    return Updates(step, _training_rows(task, plan, world.shape), plan, average)
+
+
+def _time_budget(config: TrainingConfig, task: Task, start: Start, plan: UpdatePlan, world: World) -> TimeBudget:
+    """The time of a run with --train_hours, of which a resumed run has used some.
+
+    Raises:
+        UserError: the schedule cannot follow the time, or one evaluation takes longer.
+    """
+    flags, hours = config.optimizer, config.run.train_hours
+    assert hours is not None
+    if flags.warmup_steps is not None:
+        raise UserError(
+            "--warmup_steps counts updates, and with --train_hours nobody knows how many there will be: give "
+            "--warmup_proportion."
+        )
+    clock = Clock()
+    if start.resumes:
+        rows = read_rows(RunDirectory.of(config.run).output / METRICS_FILE, missing_ok=True)
+        recorded = max((row.get("train_seconds", 0.0) for row in rows), default=0.0)
+        stored = plan.start.clock or Clock()
+        clock = replace(stored, seconds=world.of_the_first(max(stored.seconds, recorded)))
+    rates = rate_schedule(flags, _PARTS, plan.sizes.rows)
+    held_out = sum(len(records) for records in task.evaluation) if task.evaluates else 0
+    forward = held_out / (3 * plan.sizes.rows) * (2 if flags.ema_decay else 1)  # an update costs three forward passes
+
+    def schedule(share: float) -> float:
+        return float(rates(np.array([share * _PARTS]))[0])
+
+    return TimeBudget(hours, clock, schedule, world.of_the_first, forward)
 
 
 def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Batch]:
@@ -138,13 +187,14 @@ def _train(
     peak = product_speed(world, config.device.use_fp16)
     journal.say(f"matrix products: {peak / 1e9:,.0f} GFLOP/s over all ranks, measured; the peak of model_flops_share")
     log = TrainingLog(journal, flags, plan, task, evaluator, peak)
-    evaluations = Evaluations(task, evaluator, flags.eval_every_n_iters or epoch, journal)
+    every = flags.eval_every_n_iters or epoch
+    evaluations = Evaluations(task, evaluator, every, journal, updates.average, plan.budget)
     checkpoints = Checkpointer(
         directory.checkpoints, evaluator.model, updates.step, plan, task.vocabulary, task.probes, flags, journal, world
     )
     done = plan.start.step
     try:
-        if done < plan.total_steps:
+        if not plan.ends(done):
             if done and start.resumes:  # the probes may have been interrupted
                 checkpoints.probe(done)
             with profiled(config.device, journal):

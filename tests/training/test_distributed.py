@@ -15,7 +15,8 @@ from utils.errors import UserError
 
 SMALL = (
     "--num_hidden_layers 2 --num_attention_heads 3 --hidden_size_per_head 5 --with-cuda False --lr 1e-2 "
-    "--weight_decay 0.1 --max_grad_norm 0.5 --loss_print_every_n_iters 1 --seed 5 --val-batch-size 3 --keep_last 0"
+    "--weight_decay 0.1 --max_grad_norm 0.5 --loss_print_every_n_iters 1 --seed 5 --val-batch-size 3 --keep_last 0 "
+    "--ema_decay 0.5"
 ).split()
 WITHOUT_DROPOUT = "--attention_probs_dropout_prob 0 --hidden_dropout_prob 0".split()
 MODES = ("eager", "graph")
@@ -61,6 +62,8 @@ def runs(two_ranks, shared_records_dir, tmp_path_factory):
         if mode == "eager" or kernels.is_loaded():
             flags = [*WITHOUT_DROPOUT, *data, *SPIKES, "--output_dir", str(root / f"{mode}-spikes")]
             listing.append([mode, [*SMALL, *flags]])
+    timed = ["--train_hours", "0.0005", "--output_dir", str(root / "timed")]
+    listing.append(["graph", [*SMALL, *data, *timed]])
     job = two_ranks(root, listing)
     output, _ = job.communicate(timeout=280)
     assert job.returncode == 0, output[-3000:]
@@ -115,6 +118,7 @@ def test_ranks_leave_out_the_updates_that_one_process_leaves_out(runs, mode, sha
 def test_evaluation_counts_each_record_once(runs, alone, mode):
     expected = evaluation(alone)
     assert expected["eval_nsp_accuracy"] * 47 == pytest.approx(round(expected["eval_nsp_accuracy"] * 47))
+    assert expected["eval_ema_mlm_loss"] != expected["eval_mlm_loss"]
     assert evaluation(runs / f"{mode}-3x2") == pytest.approx(expected, rel=1e-5)
 
 
@@ -131,6 +135,10 @@ def test_a_resumed_run_with_dropout_repeats_every_digit(runs, mode):
     whole, resumed = losses(runs / f"{mode}-dropout"), losses(runs / f"{mode}-dropout-resumed")
     assert len(whole) == 4
     assert whole[2:].tolist() == resumed.tolist()
+
+
+def test_ranks_stop_together_when_the_time_is_over(runs):
+    assert column(runs / "timed", "lr")[-1] == 0
 
 
 def test_checkpoints_do_not_depend_on_the_number_of_ranks(runs, alone):

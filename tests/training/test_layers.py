@@ -7,7 +7,7 @@ from configs.training import OptimizerFlags
 from launch.job_shape import JobShape
 from modeling import BertForPreTraining
 from training.distributed import World
-from training.layers import LayerRates, depth, freeze
+from training.layers import ScaledUpdates, depth, freeze
 from training.optimizer import build_optimizer
 from training.schedule import learning_rates
 from training.start import Start, build_model
@@ -27,7 +27,7 @@ def trained(mode, config, batches, *, decay=1.0, accumulation=1, **flags):
     rates = learning_rates(flags, len(batches))
     step = build_train_step(mode, model, build_optimizer(model, flags), rates, options)
     if decay < 1:
-        step = LayerRates(step, model, decay)
+        step = ScaledUpdates(step, model, decay)
     for batch in batches:
         step(batch)()
     return before, model.to_arrays()

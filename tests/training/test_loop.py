@@ -62,7 +62,7 @@ class Recorder:
 
 
 def run(recorder, total, first=0, step=None, **flags):
-    plan = SimpleNamespace(start=SimpleNamespace(step=first), total_steps=total)
+    plan = SimpleNamespace(start=SimpleNamespace(step=first), budget=None, ends=lambda done: done >= total)
     recorder.checkpoints.saved_step = first or None
     updates = Updates(step or FakeStep(), itertools.count(first), plan)
     parts = (recorder.log, recorder.evaluations, recorder.checkpoints, recorder)

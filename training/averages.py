@@ -1,0 +1,103 @@
+"""The exponential moving average of a model's weights over the updates of a run (--ema_decay)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import oneflow as flow
+
+from data.reading.loader import Batch
+from modeling.layout import to_numpy
+from modeling.pretrained import PretrainedModel
+from training.optimizer import trained_parameters
+from training.step import Metrics, TrainStep
+from utils.errors import UserError
+
+SUFFIX = ".ema"  # of the averages' names among the arrays of a checkpoint's optimizer state
+
+
+class WeightAverage:
+    """A training step that also averages the trained weights, which it does not change.
+
+    After update n, counted from 1, `average = d * average + (1 - d) * weights` with `d = min(decay, (1 + n) /
+    (10 + n))`, so that the first weights do not dominate short runs (TensorFlow's ExponentialMovingAverage with
+    num_updates). The average starts with the weights before the first update. It costs a copy of the weights.
+    """
+
+    def __init__(self, step: TrainStep, model: PretrainedModel, decay: float) -> None:
+        self._step, self._decay, self._updates = step, decay, 0
+        self._parameters = dict(trained_parameters(model))
+        self._averages = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    def __call__(self, batch: Batch) -> Metrics:
+        metrics = self._step(batch)
+        self._updates += 1
+        share = 1 - min(self._decay, (1 + self._updates) / (10 + self._updates))
+        with flow.no_grad():
+            for name, average in self._averages.items():
+                average.add_((self._parameters[name].detach() - average) * share)
+        return metrics
+
+    def first_bad_update(self) -> int | None:
+        """The wrapped step's."""
+        return self._step.first_bad_update()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The state of the wrapped step, and {"<parameter>.ema": average}."""
+        averages = {f"{name}{SUFFIX}": to_numpy(average) for name, average in self._averages.items()}
+        return self._step.state() | averages
+
+    def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
+        """Restores the state of the wrapped step, which must hold no averages; the next update is number `step`."""
+        self._step.load_state(state, step)
+        self._updates = step
+
+    def load_averages(self, averages: Mapping[str, np.ndarray], source: str) -> None:
+        """Restores the averages of a checkpoint; without any, they continue from the weights.
+
+        Args:
+            averages: {"<parameter>.ema": array}, and other arrays, which are ignored.
+            source: the checkpoint, for messages.
+
+        Raises:
+            UserError: a parameter's average is missing or has another shape.
+        """
+        found = {name: averages.get(f"{name}{SUFFIX}") for name in self._averages}
+        if all(array is None for array in found.values()):
+            return
+        for name, array in found.items():
+            average = self._averages[name]
+            if array is None or array.shape != tuple(average.shape):
+                raise UserError(f"{source}: the average of {name} is missing or has another shape: drop --ema_decay.")
+            _assign(average, array)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Gives the model the averaged weights inside the block, and its own ones back afterwards."""
+        with flow.no_grad():
+            own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+            self._give(self._averages)
+        try:
+            yield
+        finally:
+            with flow.no_grad():
+                self._give(own)
+
+    def _give(self, weights: Mapping[str, flow.Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _assign(tensor: flow.Tensor, array: np.ndarray) -> None:
+    """Copies an array, equal on all ranks, into a tensor, which may be global."""
+    values = flow.tensor(array, dtype=tensor.dtype)
+    if tensor.is_global:
+        values = values.to_global(placement=tensor.placement, sbp=tensor.sbp)
+    tensor.copy_(values)
+
+
+def averaged_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an evaluation with averaged weights: `eval_ema_X` in place of `eval_X`."""
+    return {f"eval_ema_{name.removeprefix('eval_')}": value for name, value in figures.items()}

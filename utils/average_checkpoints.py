@@ -1,0 +1,106 @@
+"""Averages the weights of a run's last checkpoints, or takes their moving average, as one model directory.
+
+python3 utils/average_checkpoints.py RUN_DIR --last 5 --output averaged
+python3 utils/average_checkpoints.py RUN_DIR --ema --output averaged     # a run with --ema_decay
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, find the project's packages one level up
+
+from configs.cli import run
+from utils.atomic_files import atomic_directory
+from utils.checkpoints import checkpoints
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray]
+
+
+def uniform_average(directories: Sequence[Path]) -> Arrays:
+    """The mean of the weights in several model directories, summed in float64 and rounded once.
+
+    Raises:
+        UserError: a directory's weights cannot be read, or differ in names or shapes from the first one's.
+    """
+    import numpy as np
+
+    from modeling.pretrained import WEIGHTS_FILE, read_weights
+
+    first = read_weights(directories[0] / WEIGHTS_FILE)
+    sums = {name: array.astype(np.float64) for name, array in first.items()}
+    for directory in directories[1:]:
+        arrays = read_weights(directory / WEIGHTS_FILE)
+        if {name: array.shape for name, array in arrays.items()} != {name: a.shape for name, a in sums.items()}:
+            raise UserError(f"{directory} is another model than {directories[0]}: average checkpoints of one run.")
+        for name, array in arrays.items():
+            sums[name] += array
+    return {name: (total / len(directories)).astype(first[name].dtype) for name, total in sums.items()}
+
+
+def moving_average(checkpoint: Path) -> Arrays:
+    """The moving average that a checkpoint of a run with --ema_decay stores; weights that are not trained stay.
+
+    Raises:
+        UserError: the checkpoint stores none, or a file cannot be read.
+    """
+    from modeling.pretrained import WEIGHTS_FILE, read_weights
+    from training.averages import SUFFIX
+    from training.checkpoint import OPTIMIZER_FILE
+
+    weights, state = read_weights(checkpoint / WEIGHTS_FILE), read_weights(checkpoint / OPTIMIZER_FILE)
+    averages = {name.removesuffix(SUFFIX): array for name, array in state.items() if name.endswith(SUFFIX)}
+    if not averages:
+        raise UserError(f"{checkpoint} stores no moving average: train with --ema_decay, or average with --last N.")
+    return {**weights, **averages}
+
+
+def write_like(checkpoint: Path, arrays: Arrays, output: Path) -> None:
+    """Writes a model directory with these weights, and the configuration and tokenizer of a checkpoint."""
+    from modeling.pretrained import WEIGHTS_FILE, write_weights
+
+    if output.exists():
+        raise UserError(f"--output {output} exists: name a new directory.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(output) as partial:
+        for file in sorted(checkpoint.iterdir()):
+            if file.is_file() and file.name != WEIGHTS_FILE:
+                (partial / file.name).write_bytes(file.read_bytes())
+        write_weights(partial / WEIGHTS_FILE, dict(arrays))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the output directory of a training run")
+    parser.add_argument("--last", type=int, default=3, metavar="N", help="checkpoints to average (%(default)s)")
+    parser.add_argument(
+        "--ema", action="store_true", help="take the moving average of the newest checkpoint instead (--ema_decay)"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to write")
+    arguments = parser.parse_args()
+    found = checkpoints(arguments.run)
+    wanted = 1 if arguments.ema else arguments.last
+    if wanted < 1:
+        raise UserError(f"--last must be at least 1, not {wanted}.")
+    if len(found) < wanted:
+        raise UserError(
+            f"{arguments.run} has {len(found)} checkpoints, not {wanted}: lower --last, or train with a higher "
+            "--keep_last."
+        )
+    used = found[-wanted:]
+    arrays = moving_average(used[0]) if arguments.ema else uniform_average(used)
+    write_like(used[-1], arrays, arguments.output)
+    what = "the moving average in" if arguments.ema else "the mean of"
+    print(f"wrote {what} {', '.join(path.name for path in used)} to {arguments.output}")
+
+
+if __name__ == "__main__":
+    run(main)
