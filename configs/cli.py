@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from configs.flag_specs import Flag, flags_of
-from configs.help import NOT_GIVEN, build_parser
+from configs.help import NOT_GIVEN, build_parser, retired_dest
 from configs.spelling import nearest
 from launch.ending import fail, leave
 from utils.errors import UserError
@@ -137,7 +137,7 @@ def parse(
         raise UserError(_unknown_message(unknown[0], flags))
     values = {key: value for key, value in vars(given).items() if value is not NOT_GIVEN}
     for name in retired:
-        if values.pop(f"retired {name}", None) is not None:
+        if values.pop(retired_dest(name), None) is not None:
             _warn_of_retired(name, retired)
     config_file = values.pop("config", None)
     if config_file:

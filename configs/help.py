@@ -12,6 +12,7 @@ from configs.flag_specs import Flag, boolean
 from utils.errors import UserError
 
 NOT_GIVEN = argparse.SUPPRESS
+_RETIRED = "retired "
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +28,8 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns - 2, 118))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        retired = action.dest.startswith(_RETIRED)
+        value = "" if retired else self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{action.option_strings[-1 if action.dest == 'help' else 0]} {value}".strip()
 
 
@@ -44,7 +46,7 @@ def build_parser(
     Args:
         flags: all flags of the command, in the order of their groups.
         most_used: names of flags to show first.
-        retired: flags that are accepted and not shown.
+        retired: {flag that is accepted without effect: what to use instead}; shown last.
         prog: the command's name.
         description: the first paragraph.
     """
@@ -66,9 +68,17 @@ def build_parser(
         text = "read flags from a JSON file; the command line wins over it"
         groups["General"].add_argument("--config", metavar="RUN.json", help=text)
     groups["General"].add_argument("-h", "--help", action="help", help="show this help")
-    for name in retired:
-        parser.add_argument(*spellings(name), nargs="*", dest=f"retired {name}", help=argparse.SUPPRESS)
+    without_effect = parser.add_argument_group("Accepted without effect, for the commands of other systems")
+    for name, instead in retired.items():
+        without_effect.add_argument(
+            *spellings(name), nargs="*", dest=retired_dest(name), default=NOT_GIVEN, help=instead
+        )
     return parser
+
+
+def retired_dest(name: str) -> str:
+    """The attribute that a parser sets for a retired flag that is given."""
+    return _RETIRED + name
 
 
 def spellings(name: str) -> list[str]:

@@ -18,7 +18,7 @@ RETIRED = {
     "ctrl_port": "set the launcher's --master_port.",
     "gpu_num_per_node": "set the launcher's --nproc_per_node.",
     "num_nodes": "set the launcher's --nnodes.",
-    "metric-local": "metrics always cover all ranks.",
+    "metric-local": "losses and accuracies always cover all ranks; no flag shows those of one rank.",
     "logging_first_step": "the first and the last step are always logged.",
     "save_last_snapshot": "the last checkpoint is always kept.",
     "model": "--model_size chooses the model.",

@@ -38,7 +38,7 @@ def test_usage_is_one_line_and_every_flag_appears_once(help_of, config_class, co
     assert text.startswith("usage: command.py [flags]\n\nWhat it does.\n")
     shown = re.findall(r"(?m)^  --(\w+)", text)
     assert sorted(shown) == sorted({*shown})
-    names = {spec.name for spec in flags_of(config_class)}
+    names = {spec.name for spec in flags_of(config_class)} | {name.replace("-", "_") for name in RETIRED}
     assert names | {"help"} <= set(shown) <= names | {"help", "config"}
     for spec in flags_of(config_class):
         assert all(re.search(rf"--?{alias}\b", text) for alias in spec.aliases)
@@ -50,6 +50,13 @@ def test_help_has_no_empty_defaults_and_fits_the_terminal(help_of, config_class)
     assert "default: )" not in text and "None" not in text and ".:" not in text and "likewise" not in text
     free_lines = [line for line in text.splitlines() if "{" not in line]  # lists of choices are not broken
     assert max(map(len, free_lines)) <= 80
+
+
+def test_flags_without_effect_come_last_with_what_to_use_instead(help_of):
+    text = help_of(PretrainingConfig, 120)
+    last = text[text.index("Accepted without effect") :]
+    assert re.findall(r"(?m)^  --(\w+)", last) == [name.replace("-", "_") for name in RETIRED]
+    assert "--metric_local                  losses and accuracies always cover all ranks;" in last
 
 
 @pytest.mark.parametrize("config_class", [*TRAINING, InferConfig], ids=lambda each: each.__name__)
