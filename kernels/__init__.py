@@ -10,6 +10,7 @@ Everything also works without them, only slower. `python -m kernels` builds and 
 from kernels.plugin import (
     Status,
     begin_dropout_step,
+    call_attention,
     gradient_norms_are_finite,
     hold_weights,
     is_loaded,
@@ -26,6 +27,7 @@ __all__ = [
     "Profile",
     "Status",
     "begin_dropout_step",
+    "call_attention",
     "configure",
     "configure_graph",
     "gradient_norms_are_finite",

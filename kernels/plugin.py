@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,57 @@ def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
             library().kernels_release_weights(arrays.pop().ctypes.data)
 
     return release
+
+
+def call_attention(
+    op: int, tensors: Sequence[Any], heads: int, reach: int, slopes: Sequence[float], rate: float, seed: int
+) -> list[Any]:
+    """Call one of attention's ops (kernels/src/attention_op.cpp) on OneFlow tensors, in either mode.
+
+    Args:
+        op: 0 for attention, 1 for its gradient.
+        tensors: the op's inputs in order.
+        heads: attention heads.
+        reach: how many positions a token sees to both sides; -1 for all.
+        slopes: ALiBi's, one of each head, or none.
+        rate: of dropout.
+        seed: the number of the dropout call, and in its high half that of the forward pass.
+
+    Returns:
+        The op's three outputs.
+
+    Raises:
+        RuntimeError: OneFlow rejects the call, after it has printed why.
+    """
+    inputs = (ctypes.c_void_p * len(tensors))(*map(id, tensors))
+    outputs = (ctypes.c_void_p * 3)()
+    given = (ctypes.c_float * heads)(*slopes) if slopes else None
+    if not _attention()(op, inputs, heads, reach, given, rate, seed, _tensor_maker(), outputs):
+        raise RuntimeError("attention failed; the message above says why")
+    # `cast` counts one reference of its own, and the tensor comes with one.
+    found = [ctypes.cast(output, ctypes.py_object).value for output in outputs]
+    for tensor in found:
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(tensor))
+    return found
+
+
+@functools.cache
+def _attention() -> Any:
+    """The function that calls attention's ops. It keeps the interpreter's lock, because it makes Python objects."""
+    function = ctypes.PyDLL(str(build.LIB / f"kernels_{load().isa}.so")).kernels_attention
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [ctypes.c_int, pointer, integer, integer, pointer, ctypes.c_float, integer, pointer, pointer]
+    return function
+
+
+@functools.cache
+def _tensor_maker() -> int:
+    """The address of OneFlow's function that makes a Python tensor."""
+    import oneflow
+
+    internal = ctypes.CDLL(oneflow._oneflow_internal.__file__)
+    maker = internal._ZN7oneflow3one12PyTensor_NewERKSt10shared_ptrINS0_6TensorEE
+    return int(ctypes.cast(maker, ctypes.c_void_p).value or 0)
 
 
 def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:

@@ -14,6 +14,7 @@ from oneflow import nn
 
 from configs.model import BertConfig
 from modeling import dropout, ops
+from modeling.attention import Rows, attention
 from modeling.checkpointing import checkpointed
 from modeling.pretrained import PretrainedModel
 
@@ -45,7 +46,7 @@ class BertModel(PretrainedModel):
         dropout.restart()
         hidden = self.embeddings(input_ids, segment_ids)  # [B*S, H]
         keep = flow.ones_like(input_ids) if input_mask is None else input_mask
-        hidden = self.encoder(hidden, batch, keep.to(flow.bool).reshape(batch, 1, 1, length))  # [B*S, H]
+        hidden = self.encoder(hidden, Rows(keep))  # [B*S, H]
         sequence_output = hidden.reshape(batch, length, -1)  # [B, S, H]
         return {"sequence_output": sequence_output, "pooled_output": self.pooler(sequence_output)}
 
@@ -84,13 +85,13 @@ class Encoder(nn.Module):
         self.LayerNorm = LayerNorm(config) if config.final_norm else nn.Identity()
         self.checkpoints_activations = False
 
-    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
-        """hidden [B*S, H], keep bool [B, 1, 1, S] (False at padding, which is not attended to) -> [B*S, H]."""
+    def forward(self, hidden: flow.Tensor, rows: Rows) -> flow.Tensor:
+        """[B*S, H] -> [B*S, H]."""
         for layer in self.layer:
             if self.checkpoints_activations and self.training:
-                hidden = checkpointed(layer, hidden, batch, keep)
+                hidden = checkpointed(layer, hidden, rows)
             else:
-                hidden = layer(hidden, batch, keep)
+                hidden = layer(hidden, rows)
         return self.LayerNorm(hidden)
 
 
@@ -107,9 +108,9 @@ class Layer(nn.Module):
         self.intermediate = Dense(config.hidden_size, config.intermediate_size, config)
         self.output = ResidualOutput(config.intermediate_size, config)
 
-    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, rows: Rows) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
-        attended = self.attention(hidden, batch, keep)  # [B*S, H]
+        attended = self.attention(hidden, rows)  # [B*S, H]
         dense = self.intermediate.dense
         normed = self.output.norm_before(attended)  # [B*S, H]
         expanded = ops.bias_gelu(flow._C.matmul(normed, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
@@ -124,9 +125,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config.hidden_size, config)
 
-    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, rows: Rows) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
-        return self.output(self.self(self.output.norm_before(hidden), batch, keep), hidden)
+        return self.output(self.self(self.output.norm_before(hidden), rows), hidden)
 
 
 class SelfAttention(nn.Module):
@@ -138,22 +139,15 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=config.linear_bias)
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=config.linear_bias)
         self.num_heads = config.num_attention_heads
-        self.scale = 1.0 / math.sqrt(config.hidden_size // config.num_attention_heads)
         self.dropout_rate = config.attention_probs_dropout_prob
 
-    def forward(self, hidden: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
+    def forward(self, hidden: flow.Tensor, rows: Rows) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
         query, key, value = (
-            self._split_heads(ops.linear(hidden, linear.weight, linear.bias), batch)
-            for linear in (self.query, self.key, self.value)
-        )  # [B, N, S, D]
-        scores = flow._C.matmul(query, key, transpose_b=True)  # [B, N, S, S]
-        probs = ops.attention_probs(scores, keep, self.scale, self.dropout_rate if self.training else 0.0)
-        context = flow._C.matmul(probs, value)  # [B, N, S, D]
-        return context.permute(0, 2, 1, 3).reshape(hidden.shape[0], hidden.shape[1])  # [B*S, H]
-
-    def _split_heads(self, x: flow.Tensor, batch: int) -> flow.Tensor:
-        return x.reshape(batch, x.shape[0] // batch, self.num_heads, -1).permute(0, 2, 1, 3)
+            ops.linear(hidden, linear.weight, linear.bias) for linear in (self.query, self.key, self.value)
+        )  # [B*S, H]
+        rate = self.dropout_rate if self.training else 0.0
+        return attention(query, key, value, rows, heads=self.num_heads, rate=rate)
 
 
 class Dense(nn.Module):

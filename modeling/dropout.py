@@ -97,14 +97,26 @@ def dropout(x: flow.Tensor, rate: float) -> flow.Tensor:
 
 def generator(x: flow.Tensor) -> flow.Generator | None:
     """The generator for the next dropout call, on x; None means OneFlow's default generator. Counts the call."""
-    global _state, _default_seeded
-    call, _state = _state, State(_state.forward, _state.calls + 1)
+    global _default_seeded
     if kernels.is_loaded() and not x.is_cuda:
-        return _seeded_generator(call.calls + (max(0, call.forward) << 32))
+        return _seeded_generator(next_seed())
+    call = _next_call()
     if not _default_seeded:
         flow.manual_seed(_mask_seed(call.forward, call.calls))
         _default_seeded = True
     return None
+
+
+def next_seed() -> int:
+    """What this project's kernels derive the masks of the next dropout call from. Counts the call."""
+    call = _next_call()
+    return call.calls + (max(0, call.forward) << 32)
+
+
+def _next_call() -> State:
+    global _state
+    call, _state = _state, State(_state.forward, _state.calls + 1)
+    return call
 
 
 @functools.lru_cache(maxsize=2**14)  # seeding a generator waits until OneFlow has finished all pending work

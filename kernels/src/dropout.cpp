@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "bias.h"
+#include "dropout.h"
 #include "kernel.h"
 
 namespace kernels {
@@ -63,25 +64,21 @@ struct {
   std::unordered_map<uint64_t, uint64_t> runs;  // by layer
 } dropout_state;
 
-struct Stream {
-  uint64_t key, step;
-  int64_t rank;
-};
-Stream stream_of(uint64_t layer, uint64_t run) {
+}  // namespace
+
+MaskStream mask_stream(uint64_t layer, uint64_t run) {
   std::lock_guard<std::mutex> lock(dropout_state.mutex);
   return {mix(mix(dropout_state.seed, layer), run), dropout_state.step, dropout_state.rank};
 }
+
 uint64_t next_run(uint64_t layer) {
   std::lock_guard<std::mutex> lock(dropout_state.mutex);
   return dropout_state.runs[layer]++;
 }
 
-// mask[i] for the elements [begin, begin + size) of the whole tensor; each is 0 with probability `rate`.
-void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, uint8_t* mask) {
+void draw_mask(const MaskStream& stream, int64_t begin, int64_t size, double rate, uint8_t* mask) {
   const uint64_t threshold = std::llround(rate * 4294967296.0);
-  const int64_t first_group = begin / kGroup, last_group = (begin + size + kGroup - 1) / kGroup;
-#pragma omp parallel for schedule(static)
-  for (int64_t group = first_group; group < last_group; ++group) {
+  for (int64_t group = begin / kGroup; group * kGroup < begin + size; ++group) {
     uint32_t words[kGroup];
     philox(stream.key, group * kLanes, stream.step, words);
     uint8_t keep[kGroup];
@@ -90,6 +87,15 @@ void draw_mask(const Stream& stream, int64_t begin, int64_t size, double rate, u
     const int64_t from = std::max(begin, group * kGroup), to = std::min(begin + size, (group + 1) * kGroup);
     std::memcpy(mask + (from - begin), keep + (from - group * kGroup), to - from);
   }
+}
+
+namespace {
+
+// `draw_mask` in parallel.
+void draw_whole_mask(const MaskStream& stream, int64_t begin, int64_t size, double rate, uint8_t* mask) {
+  for_each_block(size, [&](int64_t from, int64_t to) {
+    draw_mask(stream, begin + from, to - from, rate, mask + from);
+  });
 }
 
 // Created when a graph is compiled. In eager mode the kernel receives a state of OneFlow's own instead.
@@ -111,7 +117,7 @@ class DropoutState final : public user_op::OpKernelState {
 };
 
 // Without a global tensor, every rank holds an equal part of the batch.
-int64_t first_element(const DropoutState* state, const Stream& stream, int64_t size) {
+int64_t first_element(const DropoutState* state, const MaskStream& stream, int64_t size) {
   return state && state->whole ? state->begin : stream.rank * size;
 }
 
@@ -127,9 +133,9 @@ class RandomMaskLike final : public user_op::OpKernel {
     ProfileScope scope(ctx->op_type_name());
     const auto* own = dynamic_cast<DropoutState*>(state);
     const uint64_t seed = ctx->Attr<int64_t>("seed"), layer = seed & 0xFFFFFFFF;
-    const Stream stream = stream_of(layer, own ? next_run(layer) : seed >> 32);
+    const MaskStream stream = mask_stream(layer, own ? next_run(layer) : seed >> 32);
     const int64_t size = count(ctx, "out");
-    draw_mask(stream, first_element(own, stream, size), size, ctx->Attr<float>("rate"),
+    draw_whole_mask(stream, first_element(own, stream, size), size, ctx->Attr<float>("rate"),
               reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
@@ -160,11 +166,11 @@ class Dropout final : public user_op::OpKernel {
     ProfileScope scope(ctx->op_type_name());
     const auto* own = dynamic_cast<DropoutState*>(state);
     const uint64_t layer = own ? own->layer : 0;
-    const Stream stream = stream_of(layer, next_run(layer));
+    const MaskStream stream = mask_stream(layer, next_run(layer));
     const int64_t size = count(ctx, "out");
     const float rate = ctx->Attr<float>("rate");
     auto* mask = reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>());
-    draw_mask(stream, first_element(own, stream, size), size, rate, mask);
+    draw_whole_mask(stream, first_element(own, stream, size), size, rate, mask);
     mask_and_scale(in(ctx, "in"), mask, rate < 1.f ? 1.f / (1.f - rate) : 0.f, in_or_null(ctx, "_add_to_output"),
                    out(ctx, "out"), size);
   }

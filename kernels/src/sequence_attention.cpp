@@ -3,101 +3,10 @@
 #include <omp.h>
 
 #include "kernel.h"
+#include "small_products.h"
 
 namespace kernels {
 namespace {
-
-#ifdef __AVX512F__
-constexpr int kLanes = 16, kColumns = 4;  // with kRows: 24 of 32 registers hold sums
-#else
-constexpr int kLanes = 8, kColumns = 2;  // 12 of 16
-#endif
-constexpr int kRows = 6;
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-typedef int32_t Indices __attribute__((vector_size(4 * kLanes)));
-
-inline int64_t whole_vectors(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
-
-// A block of the product of a [rows, depth] and b [depth, columns], whose sums stay in registers.
-template <int rows, int columns>
-inline void block(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* out,
-                  int64_t out_stride) {
-  Vector sums[rows][columns];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c) { sums[r][c] = Vector{}; }
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector right[columns];
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c) { right[c] = *reinterpret_cast<const Vector*>(b + k * b_stride + c * kLanes); }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const float left = a[r * a_stride + k];
-#pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) { sums[r][c] += left * right[c]; }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c) { *reinterpret_cast<Vector*>(out + r * out_stride + c * kLanes) = sums[r][c]; }
-  }
-}
-
-// out [rows, width] = a [rows, depth] b [depth, width]; width is a multiple of kLanes.
-template <int rows>
-void multiply_rows(const float* a, int64_t a_stride, const float* b, int64_t width, int64_t depth, float* out) {
-  int64_t column = 0;
-  for (; column + kColumns * kLanes <= width; column += kColumns * kLanes) {
-    block<rows, kColumns>(a, a_stride, b + column, width, depth, out + column, width);
-  }
-  for (; column < width; column += kLanes) { block<rows, 1>(a, a_stride, b + column, width, depth, out + column, width); }
-}
-
-void multiply(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t width, int64_t depth, float* out) {
-  switch (rows) {
-    case 1: return multiply_rows<1>(a, a_stride, b, width, depth, out);
-    case 2: return multiply_rows<2>(a, a_stride, b, width, depth, out);
-    case 3: return multiply_rows<3>(a, a_stride, b, width, depth, out);
-    case 4: return multiply_rows<4>(a, a_stride, b, width, depth, out);
-    case 5: return multiply_rows<5>(a, a_stride, b, width, depth, out);
-    default: return multiply_rows<kRows>(a, a_stride, b, width, depth, out);
-  }
-}
-
-// Between vectors i and i + step, swaps the lanes that are in the wrong one of the two once rows are columns.
-template <int step>
-inline void exchange_lanes(Vector* vectors) {
-  Indices first{}, second{};
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kLanes; ++lane) {
-    first[lane] = lane & step ? kLanes + lane - step : lane;
-    second[lane] = lane & step ? kLanes + lane : lane + step;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & step) { continue; }
-    const Vector one = vectors[i], other = vectors[i + step];
-    vectors[i] = __builtin_shuffle(one, other, first);
-    vectors[i + step] = __builtin_shuffle(one, other, second);
-  }
-}
-
-// to [kLanes, kLanes] = the transpose of from [kLanes, kLanes], each with its own distance between rows.
-inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-  Vector rows[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) { rows[i] = *reinterpret_cast<const Vector*>(from + i * from_stride); }
-  if constexpr (kLanes == 16) { exchange_lanes<8>(rows); }
-  exchange_lanes<4>(rows);
-  exchange_lanes<2>(rows);
-  exchange_lanes<1>(rows);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) { *reinterpret_cast<Vector*>(to + i * to_stride) = rows[i]; }
-}
 
 // One head of one sequence, for some of its queries. `read(token, column, size, to)` gives a part of a projected row.
 template <class T, class Read>
