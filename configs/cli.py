@@ -28,6 +28,7 @@ from configs.flag_specs import Flag, flags_of
 from configs.help import NOT_GIVEN, build_parser, retired_dest
 from configs.spelling import nearest
 from launch.ending import fail, leave
+from utils.environment import missing_package_sentence
 from utils.errors import UserError
 from utils.json_file import read_settings
 from utils.messages import warn
@@ -198,6 +199,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail(os_error_sentence(error), 2)
     except (MemoryError, ImportError, RuntimeError) as error:
         sentence = memory_sentence(error)
+        if sentence is None and isinstance(error, ModuleNotFoundError):
+            sentence = missing_package_sentence(error)
         if sentence is None:
             raise
         code = _fail(sentence, 2)
@@ -217,6 +220,14 @@ def to_flat_dict(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         flat.update(to_flat_dict(value) if dataclasses.is_dataclass(value) else {field.name: value})
     return flat
+
+
+def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The flags with other values than before, as "--NAME (was VALUE)"; values are compared as JSON stores them."""
+    stored = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    return [
+        f"--{name} (was {before[name]})" for name, value in stored.items() if name in before and before[name] != value
+    ]
 
 
 def job_flags(config: Any) -> dict[str, Any]:

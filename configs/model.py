@@ -336,9 +336,12 @@ class ModelFlags:
 
     def _checked_against(self, base: BertConfig) -> BertConfig:
         layers, hidden = self._preset or (None, None)
+        size = {"num_hidden_layers": layers, "hidden_size": hidden}
+        if self.model_size == MINIMAL_NAME:
+            size |= {name: MINIMAL[name] for name in VARIANTS if name in MINIMAL}
         asked = {
-            "num_hidden_layers": self.num_hidden_layers or layers,
-            "hidden_size": hidden,
+            "num_hidden_layers": self.num_hidden_layers,
+            "hidden_size": self.hidden_size_per_head and base.num_attention_heads * self.hidden_size_per_head,
             "num_attention_heads": self.num_attention_heads,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
@@ -346,13 +349,11 @@ class ModelFlags:
             "type_vocab_size": self.type_vocab_size,
             **{name: getattr(self, name) for name in VARIANTS},
         }
-        if self.model_size == MINIMAL_NAME:
-            asked |= {name: MINIMAL[name] for name in VARIANTS if name in MINIMAL and asked[name] is None}
-        if self.hidden_size_per_head is not None:
-            asked["hidden_size"] = base.num_attention_heads * self.hidden_size_per_head
         for name, value in asked.items():
+            flag_name = {"hidden_size": "hidden_size_per_head"}.get(name, name)
+            if value is None and size.get(name) is not None:
+                flag_name, value = f"model_size {self.model_size}", size[name]
             if value is not None and value != getattr(base, name):
-                flag_name = {"hidden_size": "hidden_size_per_head"}.get(name, name)
                 raise UserError(
                     f"--{flag_name} asks for {name} {value}, but the weights to start from have "
                     f"{getattr(base, name)}: leave the flag out, or start from other weights."

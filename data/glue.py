@@ -88,8 +88,17 @@ GLUE_TASKS = {
 HIGHEST_SCORE = 5.0  # of STS-B
 
 
-def task_directory(data_dir: str | Path, task: GlueTask) -> Path:
-    """The directory of a task's files: `data_dir`, or its sub-directory with the task's name."""
+def task_directory(data_dir: str | Path, task: GlueTask, *, of_several: bool = False) -> Path:
+    """The directory of a task's files: the sub-directory of `data_dir` with the task's name, or `data_dir` itself.
+
+    Args:
+        data_dir: the GLUE download, or a task's directory.
+        task: the task.
+        of_several: whether other tasks are wanted as well, so that only the GLUE download will do.
+
+    Raises:
+        UserError: the directory is not there, or holds no such files.
+    """
     directory = Path(data_dir)
     inner = directory / task.directory
     if inner.is_dir():
@@ -97,6 +106,16 @@ def task_directory(data_dir: str | Path, task: GlueTask) -> Path:
     if not directory.is_dir():
         raise UserError(
             f"--data_dir {directory} is not a directory: name the GLUE download, or the task's directory in it."
+        )
+    if of_several:
+        raise UserError(
+            f"--task_name all needs a directory for every task, but {inner} does not exist: download {task.directory}, "
+            "or run single tasks."
+        )
+    if not any(directory.glob("*.tsv")):
+        raise UserError(
+            f"--data_dir {directory} holds neither a directory {task.directory} nor .tsv files: name the GLUE "
+            f"download, or {task.directory}'s directory in it."
         )
     return directory
 

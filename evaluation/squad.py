@@ -83,7 +83,10 @@ def check_gold(articles: Sequence[dict[str, Any]], *, version_2: bool) -> None:
     """Raise UserError if a v1.1 question has no answers, as in a test set."""
     for question in () if version_2 else questions(articles):
         if not question.get("answers"):
-            raise UserError(f"question {question['id']} has no answers to compare with.")
+            raise UserError(
+                f"question {question['id']} has no answers to compare with: score a file with answers, or answer this "
+                "one with run_squad.py --do_predict. For a SQuAD 2.0 file, pass --version_2_with_negative True."
+            )
 
 
 def is_version_2(articles: Iterable[dict[str, Any]]) -> bool:

@@ -70,19 +70,22 @@ class PretrainedModel(nn.Module):
         model.load_arrays(arrays, source=str(directory))
         return model
 
-    def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
+    def load_arrays(
+        self, arrays: Mapping[str, np.ndarray], *, source: str, optional: tuple[str, ...] = ("",)
+    ) -> list[str]:
         """Copies arrays into the parameters of the same names.
 
         Args:
             arrays: {Hugging Face parameter name: array}; tensors that this model does not have are ignored.
             source: where they come from, for messages.
+            optional: prefixes of the names of head parameters that may be missing (default: all).
 
         Returns:
             The parameters of heads that are not among the arrays and keep their initial values. Those that no output
             needs (`unused`) do not count.
 
         Raises:
-            UserError: a tensor's shape is not the model's, or an encoder tensor is missing.
+            UserError: a tensor's shape is not the model's, or an encoder tensor or a needed head is missing.
         """
         parameters = dict(self.named_parameters())
         if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
@@ -95,6 +98,9 @@ class PretrainedModel(nn.Module):
                 f"{source} lacks {len(encoder)} encoder tensors, first {encoder[0]}: check that it contains a BERT "
                 "encoder and that its config.json describes these weights."
             )
+        needed = [name for name in fresh if not name.startswith(optional)]
+        if needed:
+            raise untrained_head(source, needed[0].rsplit(".", 1)[0])
         for name in sorted(set(parameters) & set(arrays)):
             if tuple(parameters[name].shape) != arrays[name].shape:
                 raise UserError(
@@ -151,6 +157,13 @@ class PretrainedModel(nn.Module):
         write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
         for name, content in (tokenizer or {}).items():
             (directory / name).write_bytes(content)
+
+
+def untrained_head(source: str, head: str) -> UserError:
+    """The error for weights without the head that a task needs."""
+    return UserError(
+        f"{source} has no {head}, so it was not trained for this task: fine-tune it first, or name a fine-tuned model."
+    )
 
 
 def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:

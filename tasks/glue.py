@@ -32,7 +32,7 @@ def finetune_glue(config: GlueConfig) -> None:
 def preset(config: GlueConfig, task: GlueTask) -> Problem:
     """The problem of a task, with the rows that the flags need; raises UserError for a missing or damaged file."""
     flags, data = config.run, config.data
-    directory = task_directory(data.data_dir, task)
+    directory = task_directory(data.data_dir, task, of_several=len(data.tasks) > 1)
 
     def read(name: str, most: int | None) -> TextExamples:
         return read_examples(directory, task, name, strict=data.strict_data).first(most)

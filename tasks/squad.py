@@ -89,6 +89,7 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
     warn_of_random_weights(start, bert)
     check_sizes(start, bert, vocabulary.size, features.max_seq_length)
+    start.check_head("qa_outputs", flags.do_train)  # before features are prepared, which can take an hour
     answers = flags.do_eval or config.do_predict
     questions = Questions.read(config, features) if answers and world.shape.is_first else None
     training = _training_records(config, world, features, bert) if flags.do_train else None
@@ -120,11 +121,11 @@ class Questions:
         """Reads --predict_file and makes its windows; raises UserError where --do_eval finds no answers in it."""
         path = config.data.predict_file or ""
         articles = read_squad_json(path)
-        if config.run.do_eval:
-            check_gold(articles, version_2=settings.version_2_with_negative and is_version_2(articles))
         examples = read_squad_examples(
             path, is_training=False, version_2_with_negative=settings.version_2_with_negative
         )
+        if config.run.do_eval:
+            check_gold(articles, version_2=settings.version_2_with_negative and is_version_2(articles))
         features = convert_examples_to_features(examples, settings, num_workers=1)  # takes seconds
         # Read now, because the vocabulary may be in a checkpoint that training prunes.
         tokenizer = load_tokenizer(settings.vocab_file or "", settings.do_lower_case)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.cli import changed_flags
 from configs.training import RunFlags
 from conversion.tokenizer_files import TOKENIZER_FILES
 from modeling.pretrained import CONFIG_FILE, WEIGHTS_FILE
@@ -121,7 +122,8 @@ class RunDirectory:
                 if _LEFTOVER.fullmatch(path.name):
                     remove(path)
         if flags.resume:
-            changed = changed_flags(self._stored_settings(), settings)
+            stored = {k: v for k, v in self._stored_settings().items() if k not in _FLAGS_OF_ONE_START}
+            changed = changed_flags(stored, settings)
             if changed:
                 warn(f"the resumed run has other flags than before: {', '.join(changed)}.")
         write_json(self.output / RUN_FILE, settings)
@@ -147,16 +149,6 @@ def locked(*runs: RunFlags) -> Iterator[None]:
             if flags.do_train:
                 stack.enter_context(RunDirectory.of(flags).locked())
         yield
-
-
-def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The flags with other values than before, as "--NAME (was VALUE)"; values are compared as JSON stores them."""
-    stored = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
-    return [
-        f"--{name} (was {before[name]})"
-        for name, value in stored.items()
-        if name not in _FLAGS_OF_ONE_START and name in before and before[name] != value
-    ]
 
 
 def files_of_runs(directory: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import Records
 from launch.job_shape import JobShape
 from modeling.layout import to_numpy
-from modeling.pretrained import PretrainedModel
+from modeling.pretrained import PretrainedModel, untrained_head
 from training.checkpoint import TrainingState, load_training_state
 from training.config import TrainingConfig
 from training.distributed import World
@@ -65,6 +65,11 @@ class Start:
         for name in names:
             del state[name]
         return bool(names)
+
+    def check_head(self, name: str, do_train: bool) -> None:
+        """Raises UserError where the run only evaluates and the weights have no head of this name."""
+        if self.weights and not do_train and not any(each.startswith(f"{name}.") for each in self.weights.state):
+            raise untrained_head(str(self.path), name)
 
     def training_state(self, seed: int) -> tuple[TrainingState, dict[str, np.ndarray]]:
         """The state to continue from and the optimizer's moments.
@@ -211,11 +216,8 @@ def build_model(
     if start.weights and reinit and flags.do_train and not start.checkpoint:
         start.weights.state.update(_fresh_layers(model, reinit))
     if start.weights:
-        missing = model.load_arrays(start.weights.state, source=str(start.path))
-        needed = [name for name in missing if not name.startswith(unused)]
+        model.load_arrays(start.weights.state, source=str(start.path), optional=("",) if flags.do_train else unused)
         start.weights.state.clear()
-        if needed and not flags.do_train:
-            raise UserError(f"{start.path} lacks {needed[0]}: train it first, with --do_train True.")
     if world.shape.size > 1 and not world.all_equal(model.checksum()):
         raise UserError(f"the weights to start from, {start.path}, differ between hosts: copy them again.")
     return model

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.cli import to_flat_dict
 from configs.prepare import CleanConfig, TextFlags, WorkFlags
 from data.preparation.clean_record import read_clean_record, write_clean_record
 from data.preparation.duplicates import hash_texts, mark_duplicates
@@ -50,7 +51,9 @@ def clean(config: CleanConfig) -> None:
             file.rename(output_dir / f"text-{number:05d}.txt")
     removed = removed_duplicates(work)
     in_all = removed_duplicates(work, *input_directories(pieces))
-    write_clean_record(output_dir, {"plan_sha256": plan_sha256(work), "removed": in_all})
+    write_clean_record(
+        output_dir, {"plan_sha256": plan_sha256(work), "removed": in_all, "made_by": to_flat_dict(config)}
+    )
     finish(output_dir)
     if config.remove_duplicates != "none":
         print(f"removed {removed['documents']:,} duplicate documents and {removed['lines']:,} duplicate lines")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from configs.cli import changed_flags
 from data.preparation.clean_record import read_clean_record
 from data.records.dataset_json import read_dataset_json
 from data.records.shards import WORK_DIRECTORY
@@ -31,6 +32,9 @@ _RESULTS = re.compile(
     r"|tokenizer_config\.json|report\.(html|json)"
     r"|\.work|\..*\.tmp"
 )
+
+# Entries of a plan that are no flags.
+_NOT_FLAGS = {"command", "input", "input_sha256", "vocab_sha256", "strip_accents", "tokenize_chinese_chars"}
 
 
 def open_work(
@@ -69,8 +73,8 @@ def open_work(
         if any(path.suffix != LEFTOVER_SUFFIX for path in results(output_dir)) and not overwrite:
             what = "an unfinished preparation with" if work.exists() else "the results of"
             raise UserError(
-                f"--output_dir {output_dir} holds {what} other flags or input; name another directory or give "
-                "--overwrite_output_dir."
+                f"--output_dir {output_dir} holds {what} {_what_differs(output_dir, plan)}; name another directory or "
+                "give --overwrite_output_dir."
             )
         remove_results(output_dir)
         new = work.with_suffix(LEFTOVER_SUFFIX)  # renamed when it holds the plan: a work directory always has one
@@ -110,6 +114,27 @@ def _differences(plan: Path, content: bytes) -> set[str]:
         return {"all"}
     old, new = json.loads(plan.read_bytes()), json.loads(content)
     return {name for name in {**old, **new} if old.get(name) != new.get(name)}
+
+
+def _what_differs(output_dir: Path, plan: Mapping[str, Any]) -> str:
+    """What decided the preparation in a directory and is different in a plan, for a message."""
+    file = output_dir / WORK_DIRECTORY / "plan.json"
+    if file.exists():
+        before = json.loads(file.read_bytes())
+    else:
+        before = (read_dataset_json(output_dir) or read_clean_record(output_dir)).get("made_by", {})
+    old, new = _flags_of_plan(before if isinstance(before, dict) else {}), _flags_of_plan(plan)
+    changed = changed_flags(old, new)
+    if changed:
+        return f"other flags: {', '.join(changed)}"
+    return "another input or vocabulary" if old.keys() & new.keys() else "other flags or input"
+
+
+def _flags_of_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    flags: dict[str, Any] = {}
+    for name, value in plan.items():
+        flags.update(value if isinstance(value, dict) else {name: value})
+    return {name: value for name, value in flags.items() if name not in _NOT_FLAGS}
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Command lines: spellings, booleans, files, subcommands, and messages that say what to do."""
 
 import errno
+import importlib
 import json
+import sys
 from dataclasses import dataclass
 
 import pytest
 
-from configs.cli import flag, parse, parse_command, run, section, to_flat_dict
+from configs.cli import changed_flags, flag, parse, parse_command, run, section, to_flat_dict
 from utils.errors import UserError
 
 
@@ -119,6 +121,7 @@ def test_an_unknown_subcommand_lists_the_commands():
         (PermissionError(errno.EACCES, "denied", "its/file"), 2, "its/file: permission denied"),
         (OSError(errno.ENOSPC, "full", "disk/file"), 2, "disk/file: no space left on the disk"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (ModuleNotFoundError("none", name="oneflow.nn"), 2, f"oneflow is not installed for {sys.executable}: "),
     ],
 )
 def test_run_ends_an_error_with_one_line_and_its_exit_code(capsys, error, code, text):
@@ -129,6 +132,16 @@ def test_run_ends_an_error_with_one_line_and_its_exit_code(capsys, error, code, 
         run(main)
     assert end.value.code == code
     assert text in capsys.readouterr().err
+
+
+def test_a_missing_module_of_the_project_is_a_fault_and_not_a_users_mistake():
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: importlib.import_module("data.no_such_module"))
+
+
+def test_new_and_dropped_flags_are_no_changes():
+    assert changed_flags({"old": 1, "lr": 1}, {"new": 2, "lr": 1}) == []
+    assert changed_flags({"lr": 1, "files": ["a"]}, {"lr": 3, "files": ("a",)}) == ["--lr (was 1)"]
 
 
 def test_a_section_can_have_other_defaults():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs.cli import parse
-from configs.model import BertConfig
+from configs.model import BertConfig, ModelFlags
 from configs.prepare import VocabConfig
 from configs.pretraining import PretrainingConfig
 from utils.errors import UserError
@@ -30,3 +30,23 @@ def test_a_damaged_config_json_is_refused(tmp_path, name):
 def test_the_size_of_a_new_vocabulary_is_limited():
     with pytest.raises(UserError, match="--vocab_size must be at most 10000000"):
         parse(VocabConfig, ["--input_file", "x", "--vocab_file", "v.txt", "--vocab_size", "100000000000"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"model_size": "base"},
+            "--model_size base asks for num_hidden_layers 12, but the weights to start from have 24",
+        ),
+        ({"model_size": "base", "num_hidden_layers": 24}, "--model_size base asks for hidden_size 768"),
+        ({"model_size": "large", "num_hidden_layers": 7}, "--num_hidden_layers asks for num_hidden_layers 7"),
+        ({"hidden_size_per_head": 5}, "--hidden_size_per_head asks for hidden_size 80"),
+        ({"model_size": "bert-minimal", "num_hidden_layers": 24}, "--model_size bert-minimal asks for hidden_size 768"),
+    ],
+)
+def test_a_size_that_the_weights_do_not_have_is_blamed_on_the_flag_that_asks_for_it(flags, message):
+    large = ModelFlags().bert_config()
+    with pytest.raises(UserError, match=message):
+        ModelFlags(**flags).bert_config(large)
+    assert ModelFlags(model_size="large").bert_config(large) == large

@@ -97,6 +97,11 @@ def test_missing_files_and_scores_out_of_range(tmp_path):
         read_examples(tmp_path, GLUE_TASKS["rte"], "train")
     with pytest.raises(UserError, match="--data_dir"):
         task_directory(tmp_path / "nowhere", GLUE_TASKS["rte"])
+    with pytest.raises(UserError, match=r"holds neither a directory RTE nor \.tsv files"):
+        task_directory(tmp_path, GLUE_TASKS["rte"])
+    cola = write(tmp_path / "CoLA/train.tsv", "a\t1\t\tA sentence.")
+    with pytest.raises(UserError, match=r"--task_name all needs a directory for every task, but .*/CoLA/MRPC does not"):
+        task_directory(cola, GLUE_TASKS["mrpc"], of_several=True)
     for score in ("5.1", "nan", "much"):
         directory = write(tmp_path / "train.tsv", HEADERS["stsb"], row("stsb", score))
         with pytest.raises(UserError, match=r"line 2 has the label"):

@@ -172,7 +172,7 @@ def test_fine_tuning_starts_from_pretrained_weights(tmp_path, files, form, capsy
     before = model.to_arrays()
     for name in ("bert.embeddings.word_embeddings.weight", "bert.encoder.layer.1.output.dense.weight"):
         np.testing.assert_array_equal(state[name], before[name])
-    with pytest.raises(UserError, match="lacks qa_outputs"):
+    with pytest.raises(UserError, match="has no qa_outputs, so it was not trained for this task"):
         finetune(
             "--do_eval", "--predict_file", files[0], *start, "--vocab_file", files[1], "--output_dir", str(tmp_path)
         )
@@ -268,4 +268,8 @@ def test_contradictions_are_errors(tmp_path, files, capsys):
     gold["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
     Path(squad).write_text(json.dumps(gold))
     with pytest.raises(UserError, match="has no answers to compare with"):
+        finetune(*start)
+    gold["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = True
+    Path(squad).write_text(json.dumps(gold))
+    with pytest.raises(UserError, match=r"is a SQuAD 2\.0 file: pass --version_2_with_negative True"):
         finetune(*start)

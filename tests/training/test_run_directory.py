@@ -10,7 +10,7 @@ import pytest
 
 from configs.training import RunFlags
 from tests.training.whole_runs import train
-from training.run_directory import RunDirectory, changed_flags, locked
+from training.run_directory import RunDirectory, locked
 from utils.errors import UserError
 from utils.file_lock import check_still_there
 
@@ -221,10 +221,3 @@ def test_a_deleted_directory_is_noticed(replaced, tmp_path):
         with pytest.raises(UserError, match="was deleted or replaced while this run"):
             check_still_there(tmp_path / "run")
     check_still_there(tmp_path / "run")  # not this process's any more
-
-
-def test_new_and_dropped_flags_are_no_changes():
-    assert changed_flags({"old": 1, "lr": 1}, {"new": 2, "lr": 1}) == []
-    assert changed_flags({"lr": 1, "overwrite_output_dir": True}, {"lr": 3, "overwrite_output_dir": False}) == [
-        "--lr (was 1)"
-    ]

@@ -103,7 +103,7 @@ def test_a_built_model_has_the_weights(run, tiny_config):
 def test_evaluation_needs_every_weight_that_it_uses(run):
     flags = parse(PretrainingConfig, ["--do_train", "False"]).run
     start = found(run, "--resume")
-    with pytest.raises(UserError, match="lacks qa_outputs"):
+    with pytest.raises(UserError, match="has no qa_outputs, so it was not trained for this task"):
         build_model(start, BertForQuestionAnswering, start.config, flags, WORLD)
     start = found(run, "--resume")
     build_model(start, BertForQuestionAnswering, start.config, flags, WORLD, unused=("qa_outputs.",))

@@ -52,7 +52,8 @@ def test_clean_writes_text_files_only(tmp_path, monkeypatch, capsys, workers):
         damage()
         with pytest.raises(UserError, match="--overwrite_output_dir"):
             run_clean(tmp_path / "wiki_00", tmp_path / "out")
-    with pytest.raises(UserError, match="--overwrite_output_dir"):
+    run_clean(tmp_path / "wiki_00", tmp_path / "out", "--overwrite_output_dir")
+    with pytest.raises(UserError, match=r"the results of other flags: --language \(was en\); name another directory"):
         run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de")
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de", "--overwrite_output_dir")
 

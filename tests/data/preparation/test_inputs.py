@@ -27,7 +27,7 @@ def test_standard_input_is_identified_by_its_content(tmp_path, corpus, monkeypat
     first = content(run_on(data))
     assert content(run_on(data)) == first
     half = data[: data.index(b"\n\n", len(data) // 2) + 2]
-    with pytest.raises(UserError, match="other flags or input"):
+    with pytest.raises(UserError, match="the results of another input or vocabulary"):
         run_on(half)
     assert content(run_on(half, "--overwrite_output_dir")) != first
     with (tmp_path / "out/.stdin-0").open("wb", buffering=0) as other:  # another process copies its standard input

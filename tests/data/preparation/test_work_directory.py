@@ -11,6 +11,7 @@ import pytest
 from data.preparation import work_directory
 from data.preparation.work_directory import open_work
 from tests.data.corpus import content, prepare_set
+from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("many_pieces")
 
@@ -44,3 +45,15 @@ def test_two_processes_do_not_prepare_the_same_directory(tmp_path):
         other.send_signal(signal.SIGKILL)
         other.communicate()
     assert open_work(tmp_path, {}, overwrite=False)  # a dead process holds no lock
+
+
+def test_the_flags_of_another_preparation_are_named(tmp_path):
+    plan = {"command": "pretraining", "example": {"max_seq_length": 7, "masking": "static"}, "input": ["a"]}
+    open_work(tmp_path, plan, overwrite=False)
+    other = {**plan, "example": {"max_seq_length": 37, "masking": "static"}}
+    with pytest.raises(
+        UserError, match=r"an unfinished preparation with other flags: --max_seq_length \(was 7\); name"
+    ):
+        open_work(tmp_path, other, overwrite=False)
+    with pytest.raises(UserError, match="an unfinished preparation with another input or vocabulary; name"):
+        open_work(tmp_path, {**plan, "input": ["b"]}, overwrite=False)
