@@ -6,6 +6,7 @@ Shapes: `w` words of a set, `r` records, `S` sequence.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from utils.errors import UserError
 
 _DOCUMENT = "-DOCSTART-"
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
+_SPACES = re.compile(r"[ \t]+")
+_CONLLU_COLUMNS, _CONLLU_RANGE = 10, re.compile(r"\d+[-.]\d+")
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,20 @@ def _is_words(value: object) -> bool:
 
 def _read_columns(path: Path, token_column: str, tag_column: str, tagged: bool) -> TaggedSentences:
     rows: list[list[tuple[int, list[str]]]] = [[]]
-    tabs: bool | None = None  # whether columns are separated by tabs; decided by the first row
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    begins = (line for line in lines if line.strip() and not line.startswith((_DOCUMENT, "#")))
+    tabs = "\t" in next(begins, "")  # whether columns are separated by tabs
     width = 0
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        line = line.removesuffix("\r")
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(_DOCUMENT):
             rows.append([])
             continue
-        if "\t" not in line and line.startswith("# ") and tabs in (None, True):
+        if tabs and "\t" not in line and line.startswith("#"):
             continue  # a comment of CoNLL-U, whose columns are separated by tabs
-        tabs = "\t" in line if tabs is None else tabs
-        fields = line.split("\t") if tabs else line.split()
+        # Not str.split(), which also splits at no-break spaces within a word.
+        fields = line.split("\t") if tabs else _SPACES.split(line.strip(" \t"))
+        if len(fields) == _CONLLU_COLUMNS and _CONLLU_RANGE.fullmatch(fields[0]):
+            continue  # a contraction of the words that follow, or a word that is not in the text
         width = width or len(fields)
         if len(fields) != width:
             raise UserError(

@@ -168,6 +168,7 @@ def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Ba
     batches = training_batches(
         task.training,
         rows=plan.sizes.sizes(plan.start.step),
+        micro_rows=plan.sizes.micro_rows,
         group=plan.start.group or 1,
         seed=plan.start.seed,
         start=plan.start.records_taken,

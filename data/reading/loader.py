@@ -130,16 +130,27 @@ class RankSlice:
     rank: int = 0
     world_size: int = 1
 
-    def rows(self, count: int) -> slice:
-        """This rank's rows of a batch of `count` rows, a multiple of `world_size`."""
-        share = count // self.world_size
-        return slice(self.rank * share, (self.rank + 1) * share)
+    def rows(self, count: int, micro_rows: int | None = None) -> np.ndarray:
+        """This rank's rows of a batch of `count` rows.
+
+        It takes its part of each micro-batch, as one rank would compute the same rows together: a row's dropout mask
+        follows from its place in the micro-batch.
+
+        Args:
+            count: rows of the batch.
+            micro_rows: rows of each micro-batch over all ranks, a multiple of `world_size` (default: all rows).
+        """
+        share = (micro_rows or count) // self.world_size
+        starts = np.arange(self.rank * share, count, micro_rows or count)
+        own: np.ndarray = (starts[:, None] + np.arange(share)).ravel()
+        return own
 
 
 def training_batches(
     records: Records,
     *,
     rows: int | Iterable[int],
+    micro_rows: int | None = None,
     group: int = 1,
     seed: int,
     start: int = 0,
@@ -151,6 +162,7 @@ def training_batches(
     Args:
         records: the training set.
         rows: records of one update over all ranks and micro-batches, or of each update in turn.
+        micro_rows: records of one micro-batch over all ranks (default: those of the update).
         group: how many consecutive records have similar lengths, if lengths are known.
         seed: decides the order of every epoch.
         start: the position in the endless sequence to begin at.
@@ -167,7 +179,7 @@ def training_batches(
             positions = np.arange(position, position + count, dtype=np.int64)
             indices = order.records_at(positions)
             real = positions < end if end is not None else np.ones(count, bool)
-            own = rank_slice.rows(count)
+            own = rank_slice.rows(count, micro_rows)
             yield read_batch(records, indices[own], real[own], positions[own], records.width(indices))
             position += count
 

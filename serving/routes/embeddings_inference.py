@@ -238,7 +238,7 @@ def _model_type(served: ServedModel) -> dict[str, Any]:
     """The model's kind in text-embeddings-inference's words."""
     description = served.description
     if "text-classification" not in description.tasks:
-        return {"embedding": {"pooling": "cls" if description.pooling == "first" else "mean"}}
+        return {"embedding": {"pooling": {"first": "cls"}.get(description.pooling, description.pooling)}}
     labels = description.config.shown_labels
     classifier = {
         "id2label": {str(index): label for index, label in enumerate(labels)},

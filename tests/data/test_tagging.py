@@ -70,6 +70,20 @@ def test_conll_u_has_comments_and_tabs(tmp_path):
     assert (sentences.tokens, sentences.tags) == ([["New York", "."]], [["PROPN", "PUNCT"]])
 
 
+def test_conll_u_skips_contractions_and_words_that_are_not_in_the_text(tmp_path):
+    rows = [("1-2", "du", "_"), ("1", "de", "ADP"), ("2", "le", "DET"), ("2.1", "est", "AUX"), ("3", "pain", "NOUN")]
+    text = "".join("\t".join([number, word, "_", tag, *"______"]) + "\n" for number, word, tag in rows)
+    (tmp_path / "a.conllu").write_text("# text = du pain\n" + text)
+    sentences = read_tagged(tmp_path / "a.conllu", "2", "4")
+    assert (sentences.tokens, sentences.tags) == ([["de", "le", "pain"]], [["ADP", "DET", "NOUN"]])
+
+
+def test_words_may_be_number_signs_and_hold_no_break_spaces(tmp_path):
+    (tmp_path / "a.conll").write_text("# O\n20\u00a0000  B-NUM \n", "utf-8")
+    sentences = read_tagged(tmp_path / "a.conll")
+    assert (sentences.tokens, sentences.tags) == ([["#", "20\u00a0000"]], [["O", "B-NUM"]])
+
+
 def test_json_lines(tmp_path):
     rows = [{"tokens": ["Anna", "."], "tags": ["B-PER", "O"]}, {"tokens": ["a"], "tags": ["O"]}]
     sentences = read_tagged(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))

@@ -15,7 +15,7 @@ def _needs_serving():
 @pytest.fixture(scope="session")
 def service():
     """One service of all tasks, for tests that leave it as it is."""
-    with running(models=("pretraining", "classification", "question_answering")) as made:
+    with running(models=("pretraining", "classification", "question_answering", "token_classification")) as made:
         yield made
 
 

@@ -21,6 +21,10 @@ BODIES = {
     "/similarity": {"inputs": {"source_sentence": "the cat", "sentences": ["a", "b"]}},
     "/fill-mask": {"inputs": "the [MASK] sat", "parameters": {"top_k": 3}},
     "/next-sentence": {"inputs": {"text": "a", "text_pair": "b"}},
+    "/models/token_classification/token-classification": {
+        "inputs": ["the cat"],
+        "parameters": {"aggregation_strategy": "max"},
+    },
     "/token-classification": {"inputs": "the cat"},
     "/": {"inputs": ["the [MASK]"]},
     "/v1/embeddings": {"input": "the cat", "model": "pretraining", "encoding_format": "base64"},

@@ -10,6 +10,7 @@ EXAMPLES = {  # what the page's own models answer
     "pretraining": ["fill-mask", "next-sentence", "feature-extraction", "tokens"],
     "classification": ["text-classification", "feature-extraction", "tokens"],
     "question_answering": ["question-answering", "feature-extraction", "tokens"],
+    "token_classification": ["token-classification", "feature-extraction", "tokens"],
 }
 
 

@@ -10,12 +10,17 @@ from tests.serving.services import FIXTURES
 
 TEXTS = ["the cat sat", "a dog", "the old river ran to the town . " * 4]
 LONG = "cat " * 60
-CLASSIFICATION, QUESTIONS = "/models/classification", "/models/question_answering"
+CLASSIFICATION, QUESTIONS, TAGGER = (
+    f"/models/{name}" for name in ("classification", "question_answering", "token_classification")
+)
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: load(FIXTURES / name) for name in ("pretraining", "classification", "question_answering")}
+    return {
+        name: load(FIXTURES / name)
+        for name in ("pretraining", "classification", "question_answering", "token_classification")
+    }
 
 
 def unit(vectors):
@@ -118,7 +123,7 @@ def test_openai_embeddings(service):
         np.frombuffer(base64.b64decode(coded), np.float32), unit(np.array(expected[0])[:7]), atol=1e-5
     )
     names = [one["id"] for one in service.get("/v1/models").json()["data"]]
-    assert names == ["pretraining", "classification", "question_answering"]
+    assert names == ["pretraining", "classification", "question_answering", "token_classification"]
     assert service.get("/v1/models/classification").json()["id"] == "classification"
 
 
@@ -136,6 +141,17 @@ def test_huggingface_bodies(service, models):
     )
     ((best, *_),) = service.post(f"{CLASSIFICATION}/text-classification", {"inputs": "the cat"}).json()
     assert best["label"] == models["classification"].text_classification("the cat")[0]["label"]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max", None])
+def test_token_classification(service, models, strategy):
+    text = "The CAT sat in the old town."
+    body = {"inputs": text} | ({"parameters": {"aggregation_strategy": strategy}} if strategy else {})
+    found = service.post(f"{TAGGER}/token-classification", body).json()
+    expected = models["token_classification"].token_classification(text, aggregation_strategy=strategy or "simple")
+    assert found and found == [{**one, "score": pytest.approx(one["score"], abs=1e-5)} for one in expected]
+    assert service.post(f"{TAGGER}/token-classification", {**body, "inputs": [text]}).json() == [found]
+    assert service.post(TAGGER + "/", body).json() == found
 
 
 def test_question_answering(service, models):

@@ -58,6 +58,18 @@ def test_ranks_share_the_same_updates(world_size):
     assert [[n for part in update for n in part] for update in zip(*parts, strict=True)] == whole
 
 
+def test_ranks_share_each_micro_batch():
+    records = Records(NumberedRecords(37))
+    whole = taken(training_batches(records, rows=12, seed=7, end=74))
+    first, second = (
+        taken(training_batches(records, rows=12, micro_rows=4, seed=7, end=74, rank_slice=RankSlice(rank, 2)))
+        for rank in range(2)
+    )
+    for update, *parts in zip(whole, first, second, strict=True):
+        micro_batches = [[part[start : start + 2] for part in parts] for start in (0, 2, 4)]
+        assert [n for parts in micro_batches for part in parts for n in part] == update
+
+
 def test_a_later_start_continues_the_sequence():
     records = Records(NumberedRecords(37))
     whole = taken(training_batches(records, rows=6, seed=7, end=74))
