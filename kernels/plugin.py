@@ -141,7 +141,7 @@ def call_attention(
     if not _attention()(op, inputs, heads, reach, given, rate, seed, _tensor_maker(), outputs):
         raise RuntimeError("attention failed; the message above says why")
     # `cast` counts one reference of its own, and the tensor comes with one.
-    found = [ctypes.cast(output, ctypes.py_object).value for output in outputs]
+    found = [ctypes.cast(output or 0, ctypes.py_object).value for output in outputs]
     for tensor in found:
         ctypes.pythonapi.Py_DecRef(ctypes.py_object(tensor))
     return found
@@ -163,7 +163,7 @@ def _tensor_maker() -> int:
 
     internal = ctypes.CDLL(oneflow._oneflow_internal.__file__)
     maker = internal._ZN7oneflow3one12PyTensor_NewERKSt10shared_ptrINS0_6TensorEE
-    return int(ctypes.cast(maker, ctypes.c_void_p).value or 0)
+    return ctypes.cast(maker, ctypes.c_void_p).value or 0
 
 
 def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:

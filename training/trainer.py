@@ -120,6 +120,7 @@ def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Ba
         task.training,
         rows=plan.sizes.sizes(plan.start.step),
         group=plan.start.group or 1,
+        micro_rows=plan.sizes.micro_rows // shape.data_parallel_size,
         seed=plan.start.seed,
         start=plan.start.records_taken,
         end=plan.last_record,
