@@ -17,11 +17,9 @@ import oneflow as flow
 from oneflow._oneflow_internal.autograd import AutogradFunctionBase
 
 import kernels
+from configs.model import LONG_ROW
 from modeling import dropout, ops
 from modeling.layout import full_like
-
-# From this length on, the kernel is faster than products with the matrix of scores. Its masks are those of the matrix.
-_LONG = 512
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def attention(
     Returns:
         [B*S, N*D]. Only the rows of tokens are meaningful.
     """
-    special = rows.packed or reach is not None or slopes or rows.numbers.shape[1] >= _LONG
+    special = rows.packed or reach is not None or slopes or rows.numbers.shape[1] >= LONG_ROW
     if special and kernels.is_loaded() and not query.is_cuda:
         settings = (heads, -1 if reach is None else reach, slopes, rate, dropout.next_seed() if rate else 0)
         return _without_matrix(query, key, value, rows.numbers.to(flow.int32), settings)
