@@ -10,6 +10,7 @@ Everything also works without them, only slower. `python -m kernels` builds and 
 from kernels.plugin import (
     Status,
     begin_dropout_step,
+    bf16_is_on,
     call_attention,
     gradient_norms_are_finite,
     hold_weights,
@@ -27,6 +28,7 @@ __all__ = [
     "Profile",
     "Status",
     "begin_dropout_step",
+    "bf16_is_on",
     "call_attention",
     "configure",
     "configure_graph",

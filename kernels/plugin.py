@@ -93,6 +93,11 @@ def set_bf16(on: bool) -> bool:
     return on and status.bf16
 
 
+def bf16_is_on() -> bool:
+    """Whether matrix products round their operands to bf16."""
+    return is_loaded() and bool(library().kernels_bf16())
+
+
 def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
     """Let bf16 products cache these matrices in bf16, in oneDNN's preferred layout; the copy has half their size.
 
