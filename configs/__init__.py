@@ -1,3 +1,1 @@
-from utils.environment import require_supported_python
-
-require_supported_python()  # before the other modules, which an old Python cannot import
+import utils  # noqa: F401  first, because it refuses a Python that is too old for the other modules

@@ -137,6 +137,11 @@ class EmbeddingConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.batch.padding == "none":
+            raise UserError(
+                "--padding none is not available here, because an update compares texts in rows of one length: use "
+                "--padding longest."
+            )
         if self.run.do_train and not self.data.train_file:
             raise UserError("--train_file is missing: name the texts to train on, or give --do_train False.")
         if not self.run.do_train and not (self.data.validation_file or self.data.corpus_file):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from configs.model import BertConfig
+from configs.model import LONG_ROW, BertConfig
 from utils.errors import UserError
 
 _PROCESS = 300 << 20  # the interpreter, the framework and the CPU kernels
@@ -38,8 +38,8 @@ def activation_bytes(
 
     A layer keeps about 19 values of the hidden size for each token (its input; query, key, value; the attention's
     output before and after projection, dropout and LayerNorm; twice the intermediate size; the feed-forward output
-    before and after dropout and LayerNorm) and three matrices of attention weights for each head. The masked-LM head
-    keeps three matrices of logits.
+    before and after dropout and LayerNorm) and, in rows shorter than `LONG_ROW`, three matrices of attention weights
+    for each head. The masked-LM head keeps three matrices of logits.
 
     Args:
         model: the model's shape.
@@ -49,7 +49,8 @@ def activation_bytes(
         checkpointing: whether layers keep only their inputs (`--activation_checkpointing`).
     """
     hidden = model.hidden_size
-    layer = 11 * hidden + 2 * model.intermediate_size + 3 * model.num_attention_heads * seq_length
+    scores = 3 * model.num_attention_heads * seq_length if seq_length < LONG_ROW else 0
+    layer = 11 * hidden + 2 * model.intermediate_size + scores
     per_token = model.num_hidden_layers * hidden + layer if checkpointing else model.num_hidden_layers * layer
     return _FLOAT * rows * (seq_length * per_token + 3 * predictions * model.vocab_size)
 

@@ -36,6 +36,7 @@ CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenCla
 # What a classifier reads of a text that does not fit.
 LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
 # Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
+LONG_ROW = 512  # tokens; attention in rows of this length and longer keeps no matrix of scores on a CPU
 VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
 
 

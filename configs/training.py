@@ -80,10 +80,11 @@ class BatchFlags:
     )
     padding: str | None = flag(
         None,
-        "pad batches to the full length of the records (max_length), or to the longest record of an update, whose "
-        "records then have similar lengths (longest)",
+        "pad batches to the full length of the records (max_length); pad them to the longest record of an update, "
+        "whose records then have similar lengths (longest); or compute no padding: the records of a micro-batch lie "
+        "one behind the other, and a token only attends to its own record (none; needs the CPU kernels)",
         default_text="longest for sets made with --bin_size, else max_length",
-        choices=("max_length", "longest"),
+        choices=("max_length", "longest", "none"),
     )
 
     default_train_rows: ClassVar[int] = 8

@@ -90,9 +90,14 @@ class _Packed:
         self.encoder = self._packed()
 
     def forward(
-        self, input_ids: flow.Tensor, input_mask: flow.Tensor | None = None, segment_ids: flow.Tensor | None = None
+        self,
+        input_ids: flow.Tensor,
+        input_mask: flow.Tensor | None = None,
+        segment_ids: flow.Tensor | None = None,
+        packed_tokens: flow.Tensor | None = None,
+        packed_places: flow.Tensor | None = None,
     ) -> dict[str, flow.Tensor]:
-        """As `BertModel.forward`'s; `sequence_output` is zero where the mask is."""
+        """As `BertModel.forward`'s; `sequence_output` is zero where the mask is. It never computes padding."""
         if not self.encoder.is_current():
             self.encoder = self._packed()
         ids = input_ids.numpy()  # [B, S]

@@ -7,10 +7,11 @@
 Everything also works without them, only slower. `python -m kernels` builds and checks them. See docs/cpu.md.
 """
 
-import configs  # noqa: F401  first, because it refuses a Python that is too old for the modules below
+import utils  # noqa: F401  first, because it refuses a Python that is too old for the modules below
 from kernels.plugin import (
     Status,
     begin_dropout_step,
+    bf16_is_on,
     call_attention,
     gradient_norms_are_finite,
     hold_weights,
@@ -28,6 +29,7 @@ __all__ = [
     "Profile",
     "Status",
     "begin_dropout_step",
+    "bf16_is_on",
     "call_attention",
     "configure",
     "configure_graph",

@@ -93,6 +93,11 @@ def set_bf16(on: bool) -> bool:
     return on and status.bf16
 
 
+def bf16_is_on() -> bool:
+    """Whether matrix products round their operands to bf16."""
+    return is_loaded() and bool(library().kernels_bf16())
+
+
 def hold_weights(weights: Iterable[Any]) -> Callable[[], None]:
     """Let bf16 products cache these matrices in bf16, in oneDNN's preferred layout; the copy has half their size.
 
@@ -141,7 +146,7 @@ def call_attention(
     if not _attention()(op, inputs, heads, reach, given, rate, seed, _tensor_maker(), outputs):
         raise RuntimeError("attention failed; the message above says why")
     # `cast` counts one reference of its own, and the tensor comes with one.
-    found = [ctypes.cast(output, ctypes.py_object).value for output in outputs]
+    found = [ctypes.cast(output or 0, ctypes.py_object).value for output in outputs]
     for tensor in found:
         ctypes.pythonapi.Py_DecRef(ctypes.py_object(tensor))
     return found
@@ -163,7 +168,7 @@ def _tensor_maker() -> int:
 
     internal = ctypes.CDLL(oneflow._oneflow_internal.__file__)
     maker = internal._ZN7oneflow3one12PyTensor_NewERKSt10shared_ptrINS0_6TensorEE
-    return int(ctypes.cast(maker, ctypes.c_void_p).value or 0)
+    return ctypes.cast(maker, ctypes.c_void_p).value or 0
 
 
 def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:

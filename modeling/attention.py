@@ -1,7 +1,8 @@
 """Scaled dot-product attention of many heads (Vaswani et al. 2017), in one of two ways with the same results.
 
-Short rows hold the matrix of scores, whose products are fast. Long rows, and rows of several sequences, use a kernel
-without the matrix (kernels/src/attention.cpp), whose memory is linear in the number of tokens.
+Short rows hold the matrix of scores. Long rows, and rows of several sequences, use a CPU kernel without the matrix
+(kernels/src/attention.cpp), whose memory is linear in the number of tokens. It computes in float32, so that in bf16 the
+products with the matrix stay faster for longer.
 
 Shapes: `B` rows, `S` positions of a row, `N` heads, `D` head size.
 """
@@ -17,11 +18,11 @@ import oneflow as flow
 from oneflow._oneflow_internal.autograd import AutogradFunctionBase
 
 import kernels
+from configs.model import LONG_ROW
 from modeling import dropout, ops
 from modeling.layout import full_like
 
-# From this length on, the kernel is faster than products with the matrix of scores. Its masks are those of the matrix.
-_LONG = 512
+_BF16_FACTOR = 4  # how much longer than `LONG_ROW` a row is in bf16
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def attention(
     Returns:
         [B*S, N*D]. Only the rows of tokens are meaningful.
     """
-    special = rows.packed or reach is not None or slopes or rows.numbers.shape[1] >= _LONG
+    long = LONG_ROW * (_BF16_FACTOR if kernels.bf16_is_on() else 1)
+    special = rows.packed or reach is not None or slopes or rows.numbers.shape[1] >= long
     if special and kernels.is_loaded() and not query.is_cuda:
         settings = (heads, -1 if reach is None else reach, slopes, rate, dropout.next_seed() if rate else 0)
         return _without_matrix(query, key, value, rows.numbers.to(flow.int32), settings)

@@ -33,12 +33,14 @@ class BertForPreTraining(PretrainedModel):
         masked_lm_weights: flow.Tensor | None = None,
         next_sentence_labels: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
+        packed_tokens: flow.Tensor | None = None,
+        packed_places: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
         """Score masked tokens and sentence pairs; compute the losses for which labels are given.
 
         Args:
-            input_ids, input_mask, segment_ids: as for `BertModel`.
+            input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             masked_lm_positions: int [B, P], the positions to predict (default: all S positions).
             masked_lm_ids: int [B, P], the original tokens at these positions.
             masked_lm_weights: float [B, P], 1 for a prediction and 0 for padding (default: 1).
@@ -51,7 +53,7 @@ class BertForPreTraining(PretrainedModel):
             `seq_relationship_score` [B, 2]. With labels also `mlm_loss`, `mlm_accuracy` (in evaluation mode only),
             `nsp_loss`, `nsp_accuracy`, and `total_loss`, the sum of the losses.
         """
-        outputs = self.bert(input_ids, input_mask, segment_ids)
+        outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         hidden = outputs["sequence_output"]  # [B, S, H]
         if masked_lm_positions is not None:
             hidden = flow._C.batch_gather(hidden, masked_lm_positions)  # [B, P, H]
@@ -135,12 +137,14 @@ class BertForQuestionAnswering(PretrainedModel):
         start_positions: flow.Tensor | None = None,
         end_positions: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
+        packed_tokens: flow.Tensor | None = None,
+        packed_places: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
         """Score every token as start and end of the answer.
 
         Args:
-            input_ids, input_mask, segment_ids: as for `BertModel`.
+            input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             start_positions, end_positions: int [B, 1], the first and last token of the answer.
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
@@ -148,8 +152,10 @@ class BertForQuestionAnswering(PretrainedModel):
             BertModel's outputs, `start_logits` and `end_logits` [B, S]; with positions also `total_loss`, the mean of
             the start loss and the end loss.
         """
-        outputs = self.bert(input_ids, input_mask, segment_ids)
+        outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         logits = self.qa_outputs(outputs["sequence_output"])  # [B, S, 2]
+        if packed_places is not None and input_mask is not None:  # there are no outputs at padding
+            logits = logits + ((1 - input_mask) * ops.MASKED_SCORE).to(logits.dtype).unsqueeze(-1)
         outputs["start_logits"], outputs["end_logits"] = logits[:, :, 0], logits[:, :, 1]
         if start_positions is not None and end_positions is not None:
             weights = _weights_or_ones(example_weights, outputs["pooled_output"])
@@ -182,12 +188,14 @@ class BertForSequenceClassification(PretrainedModel):
         label_weights: flow.Tensor | None = None,
         label_scales: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
+        packed_tokens: flow.Tensor | None = None,
+        packed_places: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
         """Score every class.
 
         Args:
-            input_ids, input_mask, segment_ids: as for `BertModel`.
+            input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             label_ids: [B, 1], int classes or, for regression, float targets; [B, C], 1 for each of several labels.
             label_weights: float [B, 1], the weight of each example's loss (default: `example_weights`).
             label_scales: float [B, C], the factor of each label's own cross entropy in an example's loss: smoothed
@@ -198,7 +206,7 @@ class BertForSequenceClassification(PretrainedModel):
             BertModel's outputs and `logits` [B, C]. With labels also `total_loss`: the cross entropy of one label, the
             mean sigmoid cross entropy of several, or the squared error of a number; for one label also `accuracy`.
         """
-        outputs = self.bert(input_ids, input_mask, segment_ids)
+        outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
         logits = self.classifier(ops.dropout(outputs["pooled_output"], rate))  # [B, C]
         outputs["logits"] = logits
@@ -241,12 +249,14 @@ class BertForTokenClassification(PretrainedModel):
         label_ids: flow.Tensor | None = None,
         label_weights: flow.Tensor | None = None,
         example_weights: flow.Tensor | None = None,
+        packed_tokens: flow.Tensor | None = None,
+        packed_places: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
         """Score every class for every token.
 
         Args:
-            input_ids, input_mask, segment_ids: as for `BertModel`.
+            input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             label_ids: int [B, S], the class of each token.
             label_weights: float [B, S], 1 for the tokens that are trained and 0 for the others (default: 1).
             example_weights: not used: a row that pads the batch has no `label_weights`.
@@ -256,7 +266,7 @@ class BertForTokenClassification(PretrainedModel):
             BertModel's outputs, `logits` [B, S, C] and, in evaluation mode, `predicted_ids` [B, S]. With labels also
             `total_loss`, the mean cross entropy of the tokens, and `accuracy`.
         """
-        outputs = self.bert(input_ids, input_mask, segment_ids)
+        outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
         batch, seq, hidden = outputs["sequence_output"].shape
         flat = self.classifier(ops.dropout(outputs["sequence_output"].reshape(batch * seq, hidden), rate))  # [B*S, C]

@@ -20,8 +20,10 @@ def describe_run(
     model, world = evaluator.model, evaluator.world
     parameters = sum(parameter.numel() for parameter in model.parameters())
     origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'fresh weights'}"
-    widths = [task.seq_length] if task.training.lengths is None else task.training.widths.tolist()
+    widths = [task.seq_length] if task.training.sorting_lengths is None else task.training.widths.tolist()
     lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
+    if task.training.packs:
+        lengths = f"up to {task.seq_length}"
     held_out = sum(len(records) for records in task.evaluation)
     micro_rows = plan.sizes.micro_rows // world.shape.data_parallel_size
     return "\n".join(

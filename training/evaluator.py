@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.training import BatchFlags, RunFlags
 from data.reading.loader import Batch, RankSlice, Records, evaluation_batches, evaluation_order
+from data.reading.packing import PACKED
 from modeling.ops import MASKED_SCORE
 from modeling.pretrained import PretrainedModel
 from training.distributed import World
@@ -82,7 +83,7 @@ class Evaluator:
         results: dict[str, np.ndarray] = {}
         done = 0
         for batch in self.batches(records, say):
-            outputs = self._step(tuple(names))({name: batch[name] for name in INPUTS})
+            outputs = self._step(tuple(names))({name: batch[name] for name in (*INPUTS, *PACKED) if name in batch})
             rows = len(batch["input_ids"]) * self.world.shape.data_parallel_size
             numbers = order[done : done + rows]
             done += rows

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.training import RunFlags
 from data.reading.loader import Batch
+from data.reading.packing import PACKED, PLACES
 from training.evaluator import Evaluator
 from training.journal import Journal
 from training.optimizer import weight_norm
@@ -86,7 +87,7 @@ class TrainingLog:
         if not self._measures(done):
             return {}
         rows = self.plan.sizes.micro_rows // self.shape.data_parallel_size
-        batch = {name: array[:rows] for name, array in self._batch.items()}
+        batch = {name: array[:rows] for name, array in self._batch.items() if name not in PACKED}
         return self.evaluator.means_of([batch], self.task.terms)
 
     def _begin_interval(self, done: int) -> None:
@@ -95,5 +96,6 @@ class TrainingLog:
     def _work_of(self, batch: Batch) -> np.ndarray:
         """float64 [2], over all ranks: tokens without padding, and floating-point operations of the model."""
         *rows, length = batch["input_ids"].shape  # [B, S] or, with several texts in a row, [B, T, S]
-        flops = 3 * math.prod(rows) * self.model.config.forward_flops(length, self.task.predictions)
+        computed = batch["input_mask"].sum(axis=-1) if PLACES in batch else np.full(math.prod(rows), length)
+        flops = 3 * sum(self.model.config.forward_flops(tokens, self.task.predictions) for tokens in computed.tolist())
         return self.shape.data_parallel_size * np.array([batch["input_mask"].sum(), flops], np.float64)

@@ -38,10 +38,11 @@ def check_memory(config: TrainingConfig, task: Task, world: World) -> None:
     frozen = config.optimizer.freeze_embeddings or config.optimizer.freeze_layers
     if world.device != "cpu" or not config.run.do_train or frozen:  # frozen layers keep much less than the estimate
         return
+    packed = task.training if task.training and task.training.packs else None
     needed = training_bytes(
         task.bert,
         config.batch.train_rows(world.shape.data_parallel_size),
-        task.seq_length,
+        task.seq_length if packed is None or packed.lengths is None else int(packed.lengths.mean()),
         task.predictions,
         checkpointing=config.device.activation_checkpointing,
     )

@@ -115,6 +115,11 @@ def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
             f"--{flag} has no effect in {mode} mode, it belongs to {other} mode: the launcher's processes train "
             "together without it."
         )
+    if config.batch.padding == "none" and not (kernels.is_loaded() and world.device == "cpu"):
+        raise UserError(
+            "--padding none needs the CPU kernels on a CPU, because only their attention separates sequences in a row: "
+            "use --padding longest."
+        )
     if mode == "eager" or not config.run.do_train:
         return
     if config.optimizer.clip == "value" and config.batch.grad_acc_steps > 1:
@@ -208,10 +213,9 @@ class EagerTrainStep:
         dropout.begin_step(self.options.seed, self.step, world.shape.data_parallel_rank)
         tensors = to_tensors(normalized(batch, world), world.device)
         accumulation = self.options.micro_batches(batch)
-        rows = len(batch["input_ids"]) // accumulation
         sums: dict[str, flow.Tensor] = {}
         for micro in range(accumulation):
-            part = {name: tensor[micro * rows : (micro + 1) * rows] for name, tensor in tensors.items()}
+            part = {name: _part(tensor, micro, accumulation) for name, tensor in tensors.items()}
             with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
                 outputs = scalars(self.model(**part, loss_reduction="sum"))
             outputs["total_loss"].backward()
@@ -475,6 +479,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _part(tensor: flow.Tensor, number: int, parts: int) -> flow.Tensor:
+    """Part `number` of `parts` equal parts of a tensor's first axis."""
+    size = len(tensor) // parts
+    return tensor[number * size : (number + 1) * size]
 
 
 def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from configs.model import BertConfig
@@ -85,4 +85,6 @@ class Task(ABC):
 def padded(records: Records, flags: BatchFlags) -> Records:
     """The records, set to be padded in batches as --padding says."""
     padding = flags.padding or ("longest" if records.known_lengths is not None else "max_length")
-    return without_padding(records) if padding == "longest" else records
+    if padding == "max_length":
+        return records
+    return replace(without_padding(records), packs=padding == "none")

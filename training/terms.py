@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.reading.loader import Batch
+from data.reading.packing import PACKED
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")  # the record features that every model reads
 EXAMPLE_WEIGHTS = "example_weights"  # the loader's: 1 for a record, 0 for a row that fills up a batch
@@ -59,6 +60,6 @@ def features_of(inputs: Iterable[str], terms: Iterable[LossTerm]) -> tuple[str, 
 
 
 def select(batch: Batch, features: Iterable[str]) -> Batch:
-    """The batch with only these record features, and the weights of its rows."""
-    kept = {*features, EXAMPLE_WEIGHTS}
+    """The batch with only these record features, the weights of its rows and, if it is packed, its packed tokens."""
+    kept = {*features, EXAMPLE_WEIGHTS, *PACKED}
     return {name: array for name, array in batch.items() if name in kept}

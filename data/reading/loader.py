@@ -3,8 +3,9 @@
 One update of the model takes the next rows of the endless sequence (`order`), all ranks and micro-batches together.
 Batches may straddle epochs; every record comes exactly once in each epoch.
 
-Where the records' lengths are known (`without_padding`), the records of an update have similar lengths. Each batch is
-then cut to one of a few widths, the smallest that the longest record of the update fits into, the same on all ranks.
+Where the records' lengths are known (`without_padding`), there are two ways to compute less padding. Either the records
+of an update have similar lengths, and each batch is cut to one of a few widths, the smallest that the longest record of
+the update fits into, the same on all ranks. Or each batch also holds its records one behind the other (packing.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from data.reading.order import TrainingOrder
+from data.reading.packing import group_size, group_sizes, pack
 from data.reading.prefetch import read_ahead
 from data.reading.widths import batch_widths
 from data.records.features import SEQUENCE
@@ -54,7 +56,8 @@ class Records:
         first, count: the range (default: all).
         below: {feature: bound}: its values are at least 0 and below the bound.
         transform: applied to each batch; it also gets the reading positions of `read_batch`.
-        lengths: [len(self)] tokens of each record, if batches are cut to them.
+        lengths: [len(self)] tokens of each record, if batches are cut to them or packed.
+        packs: whether batches are packed. Records then come in the order that they have with padding.
         along_sequence: features of the task that have a value for each token, so that they are cut with the inputs.
     """
 
@@ -65,6 +68,7 @@ class Records:
     transform: Callable[[Batch, np.ndarray], Batch] | None = None
     lengths: np.ndarray | None = None
     along_sequence: tuple[str, ...] = ()
+    packs: bool = False
 
     def __len__(self) -> int:
         return len(self.source) - self.first if self.count is None else self.count
@@ -97,6 +101,11 @@ class Records:
         known: np.ndarray | None = getattr(self.source, "lengths", None)
         return None if known is None else known[self.first : self.first + len(self)]
 
+    @property
+    def sorting_lengths(self) -> np.ndarray | None:
+        """The lengths that records are sorted by; None if lengths do not change their order."""
+        return None if self.packs else self.lengths
+
     @cached_property
     def widths(self) -> np.ndarray:
         """What batches are cut to, see `batch_widths`."""
@@ -105,9 +114,19 @@ class Records:
 
     def width(self, indices: np.ndarray) -> int | None:
         """What a batch of these records is cut to; None if batches keep their width."""
-        if self.lengths is None:
+        if self.sorting_lengths is None:
             return None
-        return int(self.widths[np.searchsorted(self.widths, self.lengths[indices].max())])
+        return int(self.widths[np.searchsorted(self.widths, self.sorting_lengths[indices].max())])
+
+    def packing(self, rows: int, seed: int = 0) -> Callable[[Batch, np.ndarray], Batch]:
+        """Packs groups of `rows` records, if batches are packed.
+
+        The function that it returns takes this rank's rows of a batch and the numbers of the records of all ranks.
+        """
+        if not self.packs or self.lengths is None:
+            return lambda batch, indices: batch
+        lengths, sizes = self.lengths, group_sizes(self.lengths, rows, seed)
+        return lambda batch, indices: pack(batch, rows, group_size(sizes, lengths[indices], rows))
 
 
 def without_padding(records: Records) -> Records:
@@ -162,8 +181,9 @@ def training_batches(
     Args:
         records: the training set.
         rows: records of one update over all ranks and micro-batches, or of each update in turn.
-        micro_rows: records of one micro-batch over all ranks (default: those of the update).
-        group: how many consecutive records have similar lengths, if lengths are known.
+        micro_rows: records of one micro-batch over all ranks, of which each rank packs its part if batches are
+            packed (default: those of the update, or single records if batches are packed).
+        group: how many consecutive records have similar lengths, if they are sorted by length.
         seed: decides the order of every epoch.
         start: the position in the endless sequence to begin at.
         end: the position to stop at (default: never); rows beyond it fill up the last batch, with weight 0.
@@ -172,7 +192,8 @@ def training_batches(
 
     def batches() -> Iterator[Batch]:
         position = start
-        order = TrainingOrder(len(records), records.lengths, group, seed)
+        order = TrainingOrder(len(records), records.sorting_lengths, group, seed)
+        packed = records.packing((micro_rows or rank_slice.world_size) // rank_slice.world_size, seed)
         for count in itertools.repeat(rows) if isinstance(rows, int) else rows:
             if end is not None and position >= end:
                 return
@@ -180,7 +201,8 @@ def training_batches(
             indices = order.records_at(positions)
             real = positions < end if end is not None else np.ones(count, bool)
             own = rank_slice.rows(count, micro_rows)
-            yield read_batch(records, indices[own], real[own], positions[own], records.width(indices))
+            batch = read_batch(records, indices[own], real[own], positions[own], records.width(indices))
+            yield packed(batch, indices)
             position += count
 
     return read_ahead(batches())
@@ -190,21 +212,23 @@ def evaluation_batches(records: Records, *, rows: int, rank_slice: RankSlice = R
     """This rank's share of batches of `rows` records in `evaluation_order`, each record once over all ranks."""
 
     def batches() -> Iterator[Batch]:
-        order = evaluation_order(records)
+        order, packed = evaluation_order(records), records.packing(rows // rank_slice.world_size)
         for position in range(0, len(records), rows):
             positions = np.arange(position, position + rows, dtype=np.int64)
             indices = order[np.minimum(positions, len(records) - 1)]
             own = rank_slice.rows(rows)
-            yield read_batch(records, indices[own], positions[own] < len(records), indices[own], records.width(indices))
+            real = positions[own] < len(records)
+            batch = read_batch(records, indices[own], real, indices[own], records.width(indices))
+            yield packed(batch, indices)
 
     return read_ahead(batches())
 
 
 def evaluation_order(records: Records) -> np.ndarray:
-    """int64 [len(records)]: the order of the files or, if lengths are known, from the longest to the shortest."""
-    if records.lengths is None:
+    """int64 [len(records)]: the order of the files or, if length sorts them, from the longest to the shortest."""
+    if records.sorting_lengths is None:
         return np.arange(len(records))
-    return np.argsort(-records.lengths.astype(np.int64), kind="stable")
+    return np.argsort(-records.sorting_lengths.astype(np.int64), kind="stable")
 
 
 def read_batch(

@@ -60,6 +60,7 @@ EXPORTED int kernels_onednn_version() {
 }
 
 EXPORTED void kernels_set_bf16(int on) { kernels::onednn::set_bf16(on != 0); }
+EXPORTED int kernels_bf16() { return kernels::onednn::bf16(); }
 
 EXPORTED void kernels_set_profiling(int on) {
   std::lock_guard<std::mutex> lock(kernels::profile_mutex);

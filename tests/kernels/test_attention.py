@@ -1,5 +1,6 @@
 """Attention without the matrix of scores, against float64 and against the path with the matrix."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from oneflow import nn
 
 import kernels
-from modeling import dropout
+from modeling import bert, dropout
 from modeling.attention import Rows, attention
 
 pytestmark = pytest.mark.skipif(not kernels.is_loaded(), reason="needs this project's kernels, which are not loaded")
@@ -153,3 +154,19 @@ def test_a_compiled_job_equals_eager_mode():
         assert float(job(*inputs).numpy()) == float(loss.numpy())
     for eager, compiled in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
         assert np.array_equal(eager.numpy(), compiled.numpy())
+
+
+def test_a_very_long_row_computes_feed_forward_networks_again_with_equal_gradients(tiny_config, monkeypatch):
+    config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    ids = np.random.default_rng(0).integers(5, 37, (2, 11)).astype(np.int32)
+    gradients = []
+    for limit in (12, 11):
+        monkeypatch.setattr(bert, "_VERY_LONG_ROW", limit)
+        model = bert.BertModel(config, seed=1)
+        model.train()
+        dropout.begin_step(5, 3, 0)
+        model(flow.tensor(ids))["sequence_output"].sin().sum().backward()
+        gradients.append({name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        assert np.array_equal(gradients[1][name], expected), name

@@ -74,7 +74,6 @@ def stream(tmp_path):
         shards.append({"file": file.name, "records": 11, "bytes": file.stat().st_size, "crc32": 0})
     content |= {
         "format": "tokens",
-        "records": sum(shard["records"] for shard in shards),
         "shards": shards,
         "records": sum(shard["records"] for shard in shards),
         "schema": schema_of(UNMASKED, SEQ_LENGTH),
