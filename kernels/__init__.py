@@ -20,6 +20,7 @@ from kernels.plugin import (
     leave_out_updates_above,
     load,
     set_bf16,
+    share_memory_in_graphs,
     watch_gradient_norms,
 )
 from kernels.profile import Profile, profile
@@ -42,5 +43,6 @@ __all__ = [
     "load",
     "profile",
     "set_bf16",
+    "share_memory_in_graphs",
     "watch_gradient_norms",
 ]

@@ -18,13 +18,14 @@ SPIN_COUNT = "10000"
 
 _NAMES = ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")
 enabled_by_caller = True
+preloaded: ctypes.CDLL | None = None  # kernels/src/preload
 _settings: dict[str, str] | None = None  # the result of the first configure()
 
 
 def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
     """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
-    Also loads the library that fixes how OneFlow counts running jobs (kernels/src/preload), if it is built. Variables
+    Also loads the library that changes how OneFlow runs compiled jobs (kernels/src/preload), if it is built. Variables
     that are already set keep their values, except for the one thread per process that OneFlow's launcher sets by
     itself. Only the first call has an effect.
 
@@ -35,7 +36,7 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
     Returns:
         The settings in effect, for the log.
     """
-    global _settings, enabled_by_caller
+    global _settings, enabled_by_caller, preloaded
     if _settings is None:
         enabled_by_caller = enabled
         if "oneflow" in sys.modules:  # too late: OneFlow has already read its environment
@@ -49,7 +50,7 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
             os.environ.setdefault(name, value)
         _settings = {name: os.environ[name] for name in _NAMES}
         if enabled and build.is_current():
-            ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
+            preloaded = ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
     return _settings
 
 

@@ -1,18 +1,22 @@
-// Fixes two defects in how OneFlow 0.9.0 counts running compiled jobs. This library is loaded before OneFlow and
-// defines functions with the names of OneFlow's own, so that OneFlow calls these, which call the originals.
+// Changes how OneFlow 0.9.0 counts running compiled jobs and assigns their memory. This library is loaded before
+// OneFlow and defines functions with the names of OneFlow's own, so that OneFlow calls these, which call the originals.
 //
 // 1. The scheduler starts a job and adds it to a queue afterwards. A job that ends before it is in the queue (one that
 //    takes microseconds, or any on an overloaded machine) is removed from an empty queue, and the process crashes or
 //    hangs at the next job. Here removal waits until the job is in the queue.
 // 2. While a job runs, the scheduler polls for its end without pause and takes CPU time from the kernels. Here it
 //    sleeps until the job ends, and wakes up every millisecond to let the scheduler look for other work.
+// 3. OneFlow's planner skips tensors on the CPU. Here kernels/src/memory_plan.cpp assigns their memory first.
 #include <dlfcn.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 
 namespace {
 
@@ -38,6 +42,36 @@ Function own(const char* symbol) {
 }  // namespace
 
 namespace oneflow {
+
+class Plan;
+
+}  // namespace oneflow
+
+namespace {
+
+std::atomic<void (*)(oneflow::Plan*)> memory_planner{nullptr};
+
+}  // namespace
+
+// Sets what plans the memory of jobs that are compiled from now on; null leaves it to OneFlow.
+extern "C" __attribute__((visibility("default"))) void set_memory_planner(void (*planner)(oneflow::Plan*)) {
+  memory_planner = planner;
+}
+
+namespace oneflow {
+
+// Called on rank 0 for each job, after its operations are known and before its tensors get memory.
+struct __attribute__((visibility("default"))) IntraJobMemSharingUtil {
+  using IsReachable = std::function<bool(const std::string&, const std::string&)>;
+  static void InferMemBlockId4MemReusedRegst(Plan* plan, const IsReachable& is_reachable);
+};
+
+void IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(Plan* plan, const IsReachable& is_reachable) {
+  static const auto infer = own<void (*)(Plan*, const IsReachable&)>(
+      "_ZN7oneflow22IntraJobMemSharingUtil30InferMemBlockId4MemReusedRegstEPNS_4PlanERKSt8functionIFbRKSsS5_EE");
+  if (const auto plan_memory = memory_planner.load()) { plan_memory(plan); }
+  infer(plan, is_reachable);
+}
 
 class NNGraphIf;
 

@@ -1,0 +1,93 @@
+"""Compiled jobs whose tensors share memory: less of it, and the same numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import oneflow as flow
+import pytest
+from oneflow import nn
+
+import kernels
+from kernels import plugin
+
+pytestmark = pytest.mark.skipif(not kernels.is_loaded(), reason="needs this project's kernels, which are not loaded")
+
+LAYERS, ROWS, WIDTH = 24, 1023, 129  # each tensor has half a megabyte
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + nn.functional.gelu(layer(x))
+        return (x * x).mean()
+
+
+class Train(nn.Graph):
+    def __init__(self, model, micro_batches):
+        super().__init__()
+        self.model = model
+        parameters = {"params": list(model.parameters()), "clip_grad_max_norm": 0.5, "clip_grad_norm_type": 2.0}
+        self.add_optimizer(flow.optim.AdamW([parameters], lr=1e-2))
+        if micro_batches > 1:
+            self.config.set_gradient_accumulation_steps(micro_batches)
+
+    def build(self, x):
+        loss = self.model(x)
+        loss.backward()
+        return loss
+
+
+class Evaluate(nn.Graph):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def build(self, x):
+        return self.model(x)
+
+
+def resident_megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def run(shared, micro_batches=1):
+    """Losses, losses of an evaluation job beside it, and the memory that the training job takes."""
+    kernels.share_memory_in_graphs(shared)
+    try:
+        flow.manual_seed(5)
+        model, rng = Tower(), np.random.default_rng(0)
+        train, evaluate = Train(model, micro_batches), Evaluate(model)
+        batches = [flow.tensor(rng.standard_normal((ROWS * micro_batches, WIDTH), np.float32)) for _ in range(3)]
+        before = resident_megabytes()
+        losses = [train(batches[0]).numpy()]
+        memory = resident_megabytes() - before
+        held_out = []
+        for batch in [*batches[1:], *batches]:
+            held_out.append(evaluate(batches[2][:ROWS]).numpy())
+            losses.append(train(batch).numpy())
+        return np.array(losses), np.array(held_out), memory
+    finally:
+        kernels.share_memory_in_graphs(True)
+
+
+def test_a_training_job_takes_less_memory_and_has_the_same_losses():
+    (losses, held_out, memory), (expected, expected_held_out, unshared) = run(True), run(False)
+    np.testing.assert_array_equal(losses, expected)
+    np.testing.assert_array_equal(held_out, expected_held_out)
+    assert losses[-1] < losses[0]
+    assert memory < unshared - 20  # of about 80 MB
+
+
+def test_losses_are_the_same_with_accumulation():
+    (losses, held_out, _), (expected, expected_held_out, _) = run(True, 3), run(False, 3)
+    np.testing.assert_array_equal(losses, expected)
+    np.testing.assert_array_equal(held_out, expected_held_out)
+
+
+def test_the_planner_is_off_without_the_preloaded_library(monkeypatch):
+    monkeypatch.setattr(plugin.settings, "preloaded", None)
+    kernels.share_memory_in_graphs(True)
