@@ -10,9 +10,11 @@ from pathlib import Path
 
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
+from data.reading.sampling import with_draws
 from launch import ranks
 from tasks.masked_lm import MaskedLM, MaskedLMWithNextSentence, MaskedLMWithSentenceOrder
 from tasks.pretraining_records import PretrainingRecords
+from tasks.replaced_tokens import ReplacedTokens
 from training.checkpoint import TrainingState
 from training.distributed import World
 from training.plan import total_steps
@@ -39,6 +41,7 @@ OBJECTIVES = {
     "none": Objective(MaskedLM, ("none",)),
     "nsp": Objective(MaskedLMWithNextSentence, ("nsp",)),
     "sop": Objective(MaskedLMWithSentenceOrder, ("sop",)),
+    "rtd": Objective(ReplacedTokens, ("none", "nsp", "sop")),
 }
 
 
@@ -93,6 +96,9 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
     bert = config.model.bert_config(bert, vocab_size=records.vocab_size)
     vocab_file = records.find_vocab(bert, vocab_file)
     training, held_out = records.for_model(bert, vocab_file, config.run.seed)
+    if chosen is ReplacedTokens:
+        training = with_draws(training, config.run.seed)
+        held_out = held_out and with_draws(held_out, config.run.seed)
     return chosen(
         bert=bert,
         vocabulary=records.vocabulary(vocab_file),
