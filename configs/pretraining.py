@@ -62,6 +62,18 @@ class PretrainingDataFlags:
     )
     masked_lm_prob: float = flag(0.15, "with --masking dynamic: fraction of the tokens to mask")
     do_whole_word_mask: bool = flag(False, "with --masking dynamic: mask all pieces of a word together")
+    masking_chunks: str = flag(
+        "word",
+        "with --masking dynamic: mask single words (or pieces), n-grams of one to three words (ALBERT), or spans of up "
+        "to ten words that are replaced as a whole (SpanBERT)",
+        choices=("word", "ngram", "span"),
+    )
+    masked_lm_prob_end: float | None = flag(
+        None,
+        "with --masking dynamic: the fraction of the tokens to mask at the end of the run, which is reached linearly "
+        "from --masked_lm_prob; evaluation keeps --masked_lm_prob",
+        default_text="--masked_lm_prob",
+    )
     eval_only_mlm: bool = flag(False, "evaluate masked-LM only: loss, accuracy, perplexity")
     max_train_samples: int | None = flag(None, "train on this many records at most", default_text="all", unit="records")
     max_val_samples: int | None = flag(
@@ -87,6 +99,8 @@ class PretrainingDataFlags:
             raise UserError("--skip_nsp and --skip_mlm together leave nothing to learn: drop one of them.")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
+        if self.masked_lm_prob_end is not None and not 0 < self.masked_lm_prob_end < 1:
+            raise UserError(f"--masked_lm_prob_end must be above 0 and below 1, not {self.masked_lm_prob_end}.")
         at_least(self, 0, "rtd_weight")
         above(self, 0, "generator_width")
         if self.generator_width > 1:
@@ -172,6 +186,11 @@ class PretrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.data.masked_lm_prob_end is not None and self.run.train_hours:
+            raise UserError(
+                "--masked_lm_prob_end needs a run whose number of records is known: replace --train_hours with "
+                "--max_steps or --epochs."
+            )
         if self.phases and not self.run.do_train:
             raise UserError(
                 "--phases trains, which --do_train False forbids: to evaluate, drop --phases and set "
