@@ -59,7 +59,7 @@ def _unnamed(labels: int) -> tuple[str, ...]:
 
 
 # What is made from these before any tensor can contradict them must fit in memory.
-_BERT_TYPES = ("bert", "bert-variant")
+_BERT_TYPES = ("bert", "bert-variant", "electra")
 
 
 def check_is_bert(settings: Mapping[str, Any]) -> None:
@@ -69,6 +69,8 @@ def check_is_bert(settings: Mapping[str, Any]) -> None:
         kind = "bert" if str(architectures[0]).startswith("Bert") else architectures[0]
     if kind not in (None, *_BERT_TYPES):
         raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: name a BERT model.")
+    if kind == "electra" and settings.get("embedding_size", 128) != settings.get("hidden_size", 256):
+        raise UserError("the model's embeddings have another size than its layers, which is not supported.")
     for name in ("is_decoder", "add_cross_attention"):
         if settings.get(name):
             raise UserError(f"the model is a decoder ({name} is set in config.json), and only encoders are supported.")

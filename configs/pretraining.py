@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from configs.checks import MOST_STEPS, MOST_TOKENS, at_least, at_most
+from configs.checks import MOST_STEPS, MOST_TOKENS, above, at_least, at_most
 from configs.cli import flag, flag_names, job_flags, parse, section, with_flags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
@@ -43,9 +43,14 @@ class PretrainingDataFlags:
     )
     objective: str | None = flag(
         None,
-        "second task next to masked-LM: next sentence, sentence order or none",
+        "second task next to masked-LM: next sentence, sentence order or none; or rtd, replaced-token detection "
+        "(ELECTRA), on any records",
         default_text="the data's",
-        choices=("nsp", "sop", "none"),
+        choices=("nsp", "sop", "none", "rtd"),
+    )
+    rtd_weight: float = flag(50.0, "with --objective rtd: weight of the detection's loss; masked-LM has weight 1")
+    generator_width: float = flag(
+        0.25, "with --objective rtd: width of the generator's layers, relative to those of the discriminator"
     )
     skip_nsp: bool = flag(False, "leave the second task out of the loss", aliases=("skip_sop",))
     skip_mlm: bool = flag(False, "leave masked-LM out of the loss")
@@ -57,6 +62,18 @@ class PretrainingDataFlags:
     )
     masked_lm_prob: float = flag(0.15, "with --masking dynamic: fraction of the tokens to mask")
     do_whole_word_mask: bool = flag(False, "with --masking dynamic: mask all pieces of a word together")
+    masking_chunks: str = flag(
+        "word",
+        "with --masking dynamic: mask single words (or pieces), n-grams of one to three words (ALBERT), or spans of up "
+        "to ten words that are replaced as a whole (SpanBERT)",
+        choices=("word", "ngram", "span"),
+    )
+    masked_lm_prob_end: float | None = flag(
+        None,
+        "with --masking dynamic: the fraction of the tokens to mask at the end of the run, which is reached linearly "
+        "from --masked_lm_prob; evaluation keeps --masked_lm_prob",
+        default_text="--masked_lm_prob",
+    )
     eval_only_mlm: bool = flag(False, "evaluate masked-LM only: loss, accuracy, perplexity")
     max_train_samples: int | None = flag(None, "train on this many records at most", default_text="all", unit="records")
     max_val_samples: int | None = flag(
@@ -82,6 +99,17 @@ class PretrainingDataFlags:
             raise UserError("--skip_nsp and --skip_mlm together leave nothing to learn: drop one of them.")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
+        if self.masked_lm_prob_end is not None and not 0 < self.masked_lm_prob_end < 1:
+            raise UserError(f"--masked_lm_prob_end must be above 0 and below 1, not {self.masked_lm_prob_end}.")
+        at_least(self, 0, "rtd_weight")
+        above(self, 0, "generator_width")
+        if self.generator_width > 1:
+            raise UserError(
+                f"--generator_width must be at most 1, not {self.generator_width}: the generator would be wider than "
+                "the discriminator, and too good for it."
+            )
+        if self.objective == "rtd" and self.skip_mlm:
+            raise UserError("--skip_mlm leaves --objective rtd without a generator: drop one of them.")
         at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
         at_least(self, 1, "max_train_samples", "max_val_samples")
         at_least(self, 0, "train_accuracy_every_n_iters")
@@ -158,6 +186,11 @@ class PretrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.data.masked_lm_prob_end is not None and self.run.train_hours:
+            raise UserError(
+                "--masked_lm_prob_end needs a run whose number of records is known: replace --train_hours with "
+                "--max_steps or --epochs."
+            )
         if self.phases and not self.run.do_train:
             raise UserError(
                 "--phases trains, which --do_train False forbids: to evaluate, drop --phases and set "

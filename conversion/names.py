@@ -172,6 +172,7 @@ _ALIASES = (  # older spellings of canonical names, tried in this order
     (re.compile(r"\.beta$"), ".bias"),
     (re.compile(r"^cls_squad\.(output\.)?"), "qa_outputs."),
     (re.compile(r"^cls\.predictions\.(output_bias|decoder\.bias)$"), "cls.predictions.bias"),
+    (re.compile(r"^electra\."), ""),
     (re.compile(r"^(embeddings|encoder|pooler)\."), "bert."),  # a bare encoder, saved by itself
 )
 _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}

@@ -25,6 +25,7 @@ from utils.messages import warn
 Model = TypeVar("Model", bound="PretrainedModel")
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+GENERATOR_DIRECTORY = "generator"  # in a directory of modeling/electra.py: the generator as a model of its own
 ENCODER = "bert."
 # Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,6 +67,10 @@ class MaskedLM(Task):
         unused = (term for term in self.model_terms if term.loss.output not in used)
         return tuple(prefix for term in unused for prefix in term.parameters)
 
+    def metrics(self, means: Mapping[str, float], losses: Sequence[str]) -> dict[str, float]:
+        """The figures of an evaluation, from the means over the set; `losses` names those that are minimized."""
+        return masked_lm_metrics(means, losses)
+
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """The figures of the held-out records, also written to eval_results.txt."""
         (held_out,) = self.evaluation
@@ -73,7 +78,7 @@ class MaskedLM(Task):
         means = evaluator.means(held_out, terms, features_of(self.inputs, terms), say)
         names = {figure.output: figure.evaluation_name for figure in figures_of(terms)}
         named = {names[output]: value for output, value in means.items()}
-        metrics = masked_lm_metrics(named, [term.loss.evaluation_name for term in terms])
+        metrics = self.metrics(named, [term.loss.evaluation_name for term in terms])
         if evaluator.world.shape.is_first:
             output = RunDirectory.of(self.config.run).output
             check_still_there(output)

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
+from data.reading.sampling import with_draws
 from launch import ranks
+from launch.job_shape import JobShape
 from tasks.masked_lm import MaskedLM, MaskedLMWithNextSentence, MaskedLMWithSentenceOrder
 from tasks.pretraining_records import PretrainingRecords
+from tasks.replaced_tokens import ReplacedTokens
 from training.checkpoint import TrainingState
 from training.distributed import World
 from training.plan import total_steps
 from training.probes import Probes
 from training.run_directory import RunDirectory, locked
-from training.schedule import learning_rates
+from training.schedule import BatchSchedule, learning_rates
 from training.start import Start
 from training.step import Mode
 from training.task import padded
@@ -39,6 +42,7 @@ OBJECTIVES = {
     "none": Objective(MaskedLM, ("none",)),
     "nsp": Objective(MaskedLMWithNextSentence, ("nsp",)),
     "sop": Objective(MaskedLMWithSentenceOrder, ("sop",)),
+    "rtd": Objective(ReplacedTokens, ("none", "nsp", "sop")),
 }
 
 
@@ -92,7 +96,11 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
     chosen = task_class(config.data, records)
     bert = config.model.bert_config(bert, vocab_size=records.vocab_size)
     vocab_file = records.find_vocab(bert, vocab_file)
-    training, held_out = records.for_model(bert, vocab_file, config.run.seed)
+    run_records = _records_of_run(config, len(records.training))
+    training, held_out = records.for_model(bert, vocab_file, config.run.seed, run_records)
+    if chosen is ReplacedTokens:
+        training = with_draws(training, config.run.seed)
+        held_out = held_out and with_draws(held_out, config.run.seed)
     return chosen(
         bert=bert,
         vocabulary=records.vocabulary(vocab_file),
@@ -162,6 +170,13 @@ def _check_phase(config: PretrainingConfig, first: MaskedLM, steps_before: int, 
     if world.shape.is_first:
         RunDirectory.of(config.run).check_unused(config.run)
     return steps
+
+
+def _records_of_run(config: PretrainingConfig, records_per_epoch: int) -> int:
+    """The records that a run from step 0 to its end reads."""
+    sizes = BatchSchedule.of(config.batch, JobShape.current().data_parallel_size)
+    steps = config.run.max_steps
+    return sizes.records_before(steps) if steps else max(1, round(records_per_epoch * config.run.epochs))
 
 
 def _total_steps(config: PretrainingConfig, task: MaskedLM, world: World) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from configs.model import BertConfig
 from configs.pretraining import PretrainingDataFlags
 from conversion.tokenizer_files import VOCAB_FILE, Vocabulary, read_vocabulary
+from data.reading.chunks import Chunks
 from data.reading.dynamic_masking import DynamicMasking
 from data.reading.loader import Batch, Records
 from data.reading.masking import Masking
@@ -25,6 +26,7 @@ from utils.messages import warn
 # Whole shards may hold out this much more or less than --val_fraction, relative to it. Their documents are seldom in
 # other shards too.
 _SHARD_TOLERANCE = 0.2
+_CHUNKS = {"word": None, "ngram": Chunks.ngrams(), "span": Chunks.spans()}  # by --masking_chunks
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,16 @@ class PretrainingRecords:
         """The vocabulary in a file, with the rules that the data was made with."""
         return read_vocabulary(file, self.do_lower_case, settings_in=Path(self.source.directory)) if file else None
 
-    def for_model(self, bert: BertConfig, vocab_file: Path | None, seed: int) -> tuple[Records, Records | None]:
+    def for_model(
+        self, bert: BertConfig, vocab_file: Path | None, seed: int, run_records: int = 1
+    ) -> tuple[Records, Records | None]:
         """The records to train and to evaluate on; their values are checked against the model's tables when read.
 
         Args:
             bert: the model's shape.
             vocab_file: for dynamic masking.
             seed: decides the dynamic masks.
+            run_records: what the run reads in all, over which the fraction of masked tokens changes.
 
         Raises:
             UserError: the sequences or the vocabulary are too large for the model, or a vocabulary is missing.
@@ -131,6 +136,9 @@ class PretrainingRecords:
             below["input_ids"] = min(bert.vocab_size, masking.masking.vocab_size)
         transform = _transform(masking, self.flags.skip_mlm)
         evaluation = replace(self.evaluation, below=below, transform=transform) if self.evaluation else None
+        if masking and self.flags.masked_lm_prob_end is not None:
+            changing = replace(masking, last_prob=self.flags.masked_lm_prob_end, run_records=run_records)
+            transform = _transform(changing, self.flags.skip_mlm)
         return replace(self.training, below=below, transform=transform), evaluation
 
     def _masking(self, vocab_file: Path | None, seed: int) -> DynamicMasking | None:
@@ -147,7 +155,8 @@ class PretrainingRecords:
             whole_words=flags.do_whole_word_mask,
         )
         swaps = objective(self.source) == "sop" and "masked_lm_ids" not in self.source.schema
-        return DynamicMasking.of_vocab(vocab, masking, seed, swaps=swaps)
+        made = DynamicMasking.of_vocab(vocab, masking, seed, swaps=swaps)
+        return replace(made, chunks=_CHUNKS[flags.masking_chunks])
 
     def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
         """The vocabulary to save with the model: the named one, the data's, or that of the weights to start from.
@@ -249,6 +258,9 @@ def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
 
 def _check_labels(flags: PretrainingDataFlags, source: RecordSet) -> None:
     """Raises UserError where the records do not have the masks or labels that the flags need."""
+    for name, default in (("masking_chunks", "word"), ("masked_lm_prob_end", None)):
+        if getattr(flags, name) != default and not _is_dynamic(flags, source):
+            raise UserError(f"--{name} has no effect on the masks in {source.name}: give --masking dynamic.")
     if flags.masking == "static" and _is_dynamic(flags, source):
         raise UserError(f"--masking static, but {source.name} holds no masks: leave the flag out.")
     if flags.skip_mlm and objective(source) == "none":

@@ -13,7 +13,7 @@ from typing import Any
 from configs.cli import changed_flags
 from configs.training import RunFlags
 from conversion.tokenizer_files import TOKENIZER_FILES
-from modeling.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from modeling.pretrained import CONFIG_FILE, GENERATOR_DIRECTORY, WEIGHTS_FILE
 from training.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
@@ -184,7 +184,7 @@ def _check_removable(paths: Iterable[Path]) -> None:
 def _written_by_runs(path: Path, directory: Path) -> bool:
     if directory.name == EVENTS:
         return bool(_EVENT_FILE.fullmatch(path.name))
-    inside = path.relative_to(directory).as_posix()
+    inside = path.relative_to(directory).as_posix().removeprefix(f"{GENERATOR_DIRECTORY}/")
     return inside in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, SCORE_FILE, STATE_FILE, OPTIMIZER_FILE) or (
-        inside == str(Path(STATE_FILE).parent) and path.is_dir()
+        inside in (str(Path(STATE_FILE).parent), GENERATOR_DIRECTORY) and path.is_dir()
     )

@@ -60,7 +60,7 @@ def moving_average(checkpoint: Path) -> Arrays:
     averages = {name.removesuffix(SUFFIX): array for name, array in state.items() if name.endswith(SUFFIX)}
     if not averages:
         raise UserError(f"{checkpoint} stores no moving average: train with --ema_decay, or average with --last N.")
-    return {**weights, **averages}
+    return {name: averages.get(name, array) for name, array in weights.items()}
 
 
 def write_like(checkpoint: Path, arrays: Arrays, output: Path) -> None:

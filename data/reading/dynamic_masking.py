@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.counter_random import mix
+from data.reading.chunks import Chunks, choose_chunks
 from data.reading.loader import Batch
-from data.reading.masking import Masking, choose_words, put_masks
+from data.reading.masking import Masking, choose_words, put_masks, word_numbers
 from data.records.features import PREDICTIONS
 
 
@@ -31,6 +32,9 @@ class DynamicMasking:
     special_ids: tuple[int, ...]  # [PAD], [CLS], [SEP], which are never masked
     seed: int
     swaps: bool = False  # swap half of the pairs, with label 1 (sentence order)
+    chunks: Chunks | None = None  # masks of several words in a row; None: single words
+    last_prob: float | None = None  # `masked_lm_prob` at the end of the run, which is reached linearly; None: the same
+    run_records: int = 1  # records that the run reads in all
 
     @classmethod
     def of_vocab(cls, vocab: Mapping[str, int], masking: Masking, seed: int, *, swaps: bool) -> DynamicMasking:
@@ -57,15 +61,32 @@ class DynamicMasking:
         ids = batch["input_ids"].astype(np.int32)
         tokens = batch["input_mask"].sum(axis=1)
         candidates = (batch["input_mask"] == 1) & ~np.isin(ids, self.special_ids)
-        wanted = np.maximum(1, (tokens * self.masking.masked_lm_prob + 1e-9).astype(np.int64))
+        wanted = np.maximum(1, (tokens * self._probability(positions) + 1e-9).astype(np.int64))
         wanted = np.minimum(wanted, self.masking.max_predictions_per_seq)
-        rows, columns = choose_words(draws.numbers, ids, candidates, wanted, self.masking.continues_word)
-        fate = (draws.numbers((records, length)) >> np.uint64(11)) * 2.0**-53
-        random_tokens = draws.numbers((records, length)) % np.uint64(self.masking.vocab_size)
-        masked = put_masks(
-            ids, rows, columns, fate[rows, columns], random_tokens[rows, columns].astype(np.int32), self.masking
-        )
+        if self.chunks:
+            # These come first, because how many draws the chunks take depends on the other records of the batch.
+            fate, random_tokens = self._fates(draws, ids.shape)
+            words = word_numbers(ids, candidates, self.masking.continues_word)
+            rows, columns, chunk = choose_chunks(draws.numbers, words, candidates, wanted, self.chunks)
+            fates = fate[rows, chunk % length] if self.chunks.one_fate else fate[rows, columns]
+        else:
+            rows, columns = choose_words(draws.numbers, ids, candidates, wanted, self.masking.continues_word)
+            fate, random_tokens = self._fates(draws, ids.shape)
+            fates = fate[rows, columns]
+        masked = put_masks(ids, rows, columns, fates, random_tokens[rows, columns].astype(np.int32), self.masking)
         return {**batch, **masked}
+
+    def _fates(self, draws: _Draws, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """What may become of each token [R, S]: a float in [0, 1), see `put_masks`, and a random token."""
+        fate = (draws.numbers(shape) >> np.uint64(11)) * 2.0**-53
+        return fate, draws.numbers(shape) % np.uint64(self.masking.vocab_size)
+
+    def _probability(self, positions: np.ndarray) -> np.ndarray | float:
+        """float64 [R]: the fraction of the tokens to mask in records at these positions of the run."""
+        first = self.masking.masked_lm_prob
+        if self.last_prob is None:
+            return first
+        return first + (self.last_prob - first) * np.minimum(1.0, positions / self.run_records)
 
 
 def unmasked(batch: Batch) -> Batch:

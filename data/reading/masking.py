@@ -117,10 +117,7 @@ def choose_words(
         columns = np.where(taken, first, length).astype(np.min_scalar_type(length))
         columns.sort(axis=1)  # entries that are not taken stay last
         return np.repeat(np.arange(records), counts), columns[taken]
-    # A word's tokens share its number. As in Google's code, a ## piece joins the last word even across a [SEP].
-    begins = candidates & ~continues_word[input_ids]
-    begins |= candidates & (np.cumsum(candidates, 1) == 1)
-    word = np.maximum(np.cumsum(begins, 1) - 1, 0)
+    word = word_numbers(input_ids, candidates, continues_word)
     flat = word + np.arange(records)[:, None] * length
     size = np.bincount(flat[candidates], minlength=records * length).reshape(records, length)  # tokens [R, words]
     order = _random_order(draw, size > 0)
@@ -139,6 +136,16 @@ def choose_words(
     chosen = np.take_along_axis(taken, word, 1) & candidates
     rows, columns = np.divmod(np.flatnonzero(chosen), length)  # several times faster than nonzero
     return rows, columns
+
+
+def word_numbers(input_ids: np.ndarray, candidates: np.ndarray, continues_word: np.ndarray | None) -> np.ndarray:
+    """int [R, S]: the number of each candidate's word in its row; without `continues_word`, each token is a word.
+
+    As in Google's code, a ## piece joins the last word even across a [SEP].
+    """
+    begins = candidates if continues_word is None else candidates & ~continues_word[input_ids]
+    begins = begins | (candidates & (np.cumsum(candidates, 1) == 1))
+    return np.maximum(np.cumsum(begins, 1) - 1, 0)
 
 
 def _random_order(

@@ -62,8 +62,6 @@ def runs(two_ranks, shared_records_dir, tmp_path_factory):
         if mode == "eager" or kernels.is_loaded():
             flags = [*WITHOUT_DROPOUT, *data, *SPIKES, "--output_dir", str(root / f"{mode}-spikes")]
             listing.append([mode, [*SMALL, *flags]])
-    timed = ["--train_hours", "0.0005", "--output_dir", str(root / "timed")]
-    listing.append(["graph", [*SMALL, *data, *timed]])
     job = two_ranks(root, listing)
     output, _ = job.communicate(timeout=280)
     assert job.returncode == 0, output[-3000:]
@@ -135,10 +133,6 @@ def test_a_resumed_run_with_dropout_repeats_every_digit(runs, mode):
     whole, resumed = losses(runs / f"{mode}-dropout"), losses(runs / f"{mode}-dropout-resumed")
     assert len(whole) == 4
     assert whole[2:].tolist() == resumed.tolist()
-
-
-def test_ranks_stop_together_when_the_time_is_over(runs):
-    assert column(runs / "timed", "lr")[-1] == 0
 
 
 def test_checkpoints_do_not_depend_on_the_number_of_ranks(runs, alone):
