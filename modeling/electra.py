@@ -20,6 +20,7 @@ from oneflow import nn
 
 from configs.model import BertConfig
 from modeling import dropout, losses, ops
+from modeling.attention import Rows
 from modeling.bert import Dense, Embeddings, Encoder, LayerNorm, init_weights
 from modeling.pretrained import (
     CONFIG_FILE,
@@ -105,9 +106,9 @@ class ReplacedTokenModel(PretrainedModel):
         """
         batch, length = input_ids.shape
         dropout.restart()
-        keep = input_mask.to(flow.bool).reshape(batch, 1, 1, length)
+        rows = Rows(input_mask)
         embedded = self.electra.embeddings(input_ids, segment_ids)  # [B*S, H]
-        hidden = self.generator(embedded, batch, keep).reshape(batch, length, -1)  # [B, S, G]
+        hidden = self.generator(embedded, rows).reshape(batch, length, -1)  # [B, S, G]
         hidden = flow._C.batch_gather(hidden, masked_lm_positions)  # [B, P, G]
         predictions = hidden.shape[1]
         transformed = self.generator_predictions(hidden.reshape(batch * predictions, -1))  # [B*P, H]
@@ -126,14 +127,16 @@ class ReplacedTokenModel(PretrainedModel):
         covered, replaced, new = (_place(values, at) for values in (used, changed, samples * used))  # [B, S]
         corrupted = (input_ids.to(scores.dtype) * (1 - covered) + new).to(input_ids.dtype)  # [B, S]
         outputs["corrupted_ids"] = corrupted
-        found = self.electra.encoder(self.electra.embeddings(corrupted, segment_ids), batch, keep)  # [B*S, H]
+        found = self.electra.encoder(self.electra.embeddings(corrupted, segment_ids), rows)  # [B*S, H]
         logits = self.discriminator_predictions(found)  # [B*S, 1]
         outputs["detection_logits"] = logits.reshape(batch, length)
         outputs |= detection(logits, replaced.reshape(-1, 1), token_weights.reshape(-1), loss_reduction)
         outputs["total_loss"] = outputs["mlm_loss"] + outputs["rtd_loss"] * self.loss_weight
         return outputs
 
-    def load_arrays(self, arrays: Mapping[str, np.ndarray], *, source: str) -> list[str]:
+    def load_arrays(
+        self, arrays: Mapping[str, np.ndarray], *, source: str, optional: tuple[str, ...] = ("",)
+    ) -> list[str]:
         """As for every model; without a generator in the source, the generator keeps its initial weights.
 
         `conversion` reads the discriminator's encoder under BERT's names; the rest is read here.
@@ -146,7 +149,8 @@ class ReplacedTokenModel(PretrainedModel):
                 _OWN_OF_GENERATOR.sub("generator.", name): array for name, array in generator.items()
             } | discriminator
         own = {name for name, _ in self.named_parameters()}
-        return super().load_arrays({name: array for name, array in named.items() if name in own}, source=source)
+        named = {name: array for name, array in named.items() if name in own}
+        return super().load_arrays(named, source=source, optional=optional)
 
     def save_pretrained(
         self,
@@ -197,9 +201,9 @@ class Generator(nn.Module):
         )
         self.encoder = Encoder(config)
 
-    def forward(self, embedded: flow.Tensor, batch: int, keep: flow.Tensor) -> flow.Tensor:
-        """embedded [B*S, H], keep bool [B, 1, 1, S] -> [B*S, G]."""
-        return self.encoder(self.embeddings_project(embedded), batch, keep)
+    def forward(self, embedded: flow.Tensor, rows: Rows) -> flow.Tensor:
+        """embedded [B*S, H] -> [B*S, G]."""
+        return self.encoder(self.embeddings_project(embedded), rows)
 
 
 class GeneratorHead(nn.Module):

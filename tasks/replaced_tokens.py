@@ -9,6 +9,7 @@ from configs.model import BertConfig
 from modeling.electra import ReplacedTokenModel
 from tasks.masked_lm import MASKED_LM, MaskedLM
 from training.terms import Figure, LossTerm
+from utils.errors import UserError
 
 _SHARES = ("rtd_replaced", "rtd_flagged", "rtd_found")
 DETECTION = LossTerm(
@@ -27,6 +28,13 @@ class ReplacedTokens(MaskedLM):
 
     model_class = ReplacedTokenModel
     model_terms = objective_terms = (MASKED_LM, DETECTION)
+
+    def __post_init__(self) -> None:
+        if self.config.batch.padding == "none":
+            raise UserError(
+                "--padding none is not available with --objective rtd, because the sampled tokens are placed in rows "
+                "of one length: use --padding longest."
+            )
 
     def build(self, bert: BertConfig, seed: int) -> ReplacedTokenModel:
         """The discriminator and the generator with initial weights."""
