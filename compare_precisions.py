@@ -1,4 +1,4 @@
-"""Compares a model in fp32 with itself in bf16 or int8, on SQuAD questions, a GLUE task or plain texts."""
+"""Compares a model's results in bf16 or int8 with fp32, on SQuAD, a GLUE task or plain texts."""
 
 import kernels
 from configs.cli import parse, run
@@ -10,7 +10,7 @@ def main() -> None:
     config = parse(PrecisionsConfig, description=__doc__ or "")
     require_address_space()
     kernels.configure(config.num_threads)
-    from inference.precisions import compare  # the framework is imported after --help and mistakes in flags
+    from inference.precisions import compare  # imports the framework, which --help and wrong flags do not need
 
     print(compare(config), end="")
 

@@ -1,4 +1,4 @@
-"""Text to records: clean, vocab, pretraining, squad, inspect, verify."""
+"""Prepares text and datasets as records: clean, vocab, pretraining, squad, inspect, verify."""
 
 from importlib import import_module
 
@@ -6,17 +6,17 @@ from configs.cli import parse_command, run
 from configs.prepare import CleanConfig, InspectConfig, PretrainingDataConfig, VerifyConfig, VocabConfig
 from configs.squad import SquadDataConfig
 
-# command → its flags, what it does, and its function, imported only when needed so that --help is fast
+# command → its flags, its description, and its function, which is imported on demand so that --help is fast
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "clean": (
         CleanConfig,
-        "any text → text files: a sentence per line, a blank line between documents",
+        "any text → text files with one sentence per line and a blank line between documents",
         "preparation.cleaning.clean",
     ),
     "vocab": (VocabConfig, "text → a WordPiece vocabulary", "preparation.vocabulary.make_vocab"),
     "pretraining": (PretrainingDataConfig, "text → shards of masked sentence pairs", "preparation.pretraining.prepare"),
     "squad": (SquadDataConfig, "a SQuAD file → shards of windows", "preparation.squad.prepare"),
-    "inspect": (InspectConfig, "the content of a directory of shards", "preparation.inspection.inspect"),
+    "inspect": (InspectConfig, "show the content of a directory of shards", "preparation.inspection.inspect"),
     "verify": (VerifyConfig, "check every record of a directory of shards", "preparation.inspection.verify"),
 }
 

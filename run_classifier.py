@@ -1,4 +1,4 @@
-"""Fine-tunes BERT on your own labelled texts, evaluates it and answers."""
+"""Fine-tunes BERT on your own labelled texts, evaluates it and writes predictions."""
 
 import kernels
 from configs.classifier import ClassifierConfig

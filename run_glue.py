@@ -1,4 +1,4 @@
-"""Fine-tunes BERT on the tasks of GLUE, evaluates it and answers the test sets."""
+"""Fine-tunes BERT on GLUE tasks, evaluates it and predicts the test sets."""
 
 import kernels
 from configs.cli import job_flags, parse, run

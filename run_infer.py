@@ -1,4 +1,4 @@
-"""Answers with a trained BERT: fill-mask, question answering, classification, next sentence, feature extraction."""
+"""Runs inference: fill-mask, question answering, classification, tagging, next sentence, embeddings, search."""
 
 import kernels
 from configs.cli import parse, run

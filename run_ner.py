@@ -1,4 +1,4 @@
-"""Fine-tunes BERT on sentences whose words have tags: named entities, parts of speech."""
+"""Fine-tunes BERT to tag words: named entities, parts of speech."""
 
 import kernels
 from configs.cli import job_flags, parse, run

@@ -1,4 +1,4 @@
-"""Serves trained BERT models over HTTP: embeddings, masks, answers, classes, and a page to try them."""
+"""Serves trained BERT models over HTTP: embeddings, filled masks, answers, labels, and a web page to try them."""
 
 from configs.cli import parse, run
 from configs.serve import ServeConfig
@@ -6,7 +6,7 @@ from configs.serve import ServeConfig
 
 def main() -> None:
     config = parse(ServeConfig, description=__doc__ or "")
-    from serving.server import serve  # the framework is imported after --help and mistakes in flags
+    from serving.server import serve  # imports the framework, which --help and wrong flags do not need
 
     serve(config)
 

@@ -1,10 +1,10 @@
 """Compares this project's BERT-base with Hugging Face's on this machine's CPU, and data preparation with Google's
 algorithms. Run it with `make bench` or `python -m benchmarks`.
 
-All run at their best settings, in turns and in one run. The results are a table, lines for machines such as
-`pretraining_step_ratio_fp32_graph 1.52` (how many times faster than Hugging Face as it comes; with `_same_work` than
-Hugging Face doing only what we do) and `inference_1_ratio_bf16 1.2 openvino` (than the fastest of Hugging Face, ONNX
-Runtime and OpenVINO, which is named), build/bench/results.json and build/bench/ratios.png.
+All programs run with their best settings, alternating in one run. The results are a table, machine-readable lines such
+as `pretraining_step_ratio_fp32_graph 1.52` (the speedup over Hugging Face at default settings; with `_same_work`, over
+Hugging Face's fastest variant that does the same work) and `inference_1_ratio_bf16 1.2 openvino` (the speedup over the
+fastest of Hugging Face, ONNX Runtime and OpenVINO, and its name), build/bench/results.json and build/bench/ratios.png.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _make_peer_environment() -> None:
     make = ["venv", "-q", "--allow-existing", "--python", "3.11", str(PEER)]
     for command in (make, [*install, *PEER_PACKAGES]):
         if subprocess.run([str(UV), *command], check=False).returncode:
-            raise UserError("the peers' environment cannot be set up; --peer_python names one that exists.")
+            raise UserError("the peers' environment cannot be set up: set an existing one with --peer_python.")
     ready.write_text(wanted)
 
 
@@ -139,16 +139,16 @@ def _gemm_speeds() -> dict[str, float]:
 
 
 def _trained(speeds: dict[str, float]) -> list[str]:
-    """The precisions that there is training in."""
+    """The precisions that training supports."""
     return [precision for precision in speeds if precision != "int8"]
 
 
 def _cases(task: str, precision: str, compiled: bool) -> list[tuple[str, str, str]]:
-    """(side, module, kind) of all that a task is measured with."""
+    """(side, module, kind) of everything to measure for a task."""
     if precision == "int8":
         cases = [("ours", "ours", "eager")]
     else:
-        # As it comes, Hugging Face decodes all positions, pads unsorted texts and converts weights each time.
+        # By default, Hugging Face decodes all positions, pads unsorted texts and converts weights each time.
         same_as_it_comes = task == "squad" or (task == "inference_1" and precision == "fp32")
         peers = ["as_it_comes", *([] if same_as_it_comes else ["same_work"]), *(["compiled"] if compiled else [])]
         cases = [("ours", "ours", kind) for kind in ("eager", "graph")] + [("peer", "peer", k) for k in peers]
@@ -159,7 +159,7 @@ def _cases(task: str, precision: str, compiled: bool) -> list[tuple[str, str, st
 
 
 def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, peer_python: Path) -> list[Result]:
-    """All kinds of one task and precision, in turns."""
+    """Measures all kinds of one task and precision, alternating."""
     workers: list[tuple[str, Worker]] = []
     try:
         for side, module, kind in _cases(task, precision, config.compile):

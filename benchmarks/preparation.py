@@ -1,4 +1,4 @@
-"""`prepare_data.py pretraining` against Google's algorithm in Python: `python -m benchmarks.preparation`, or `--help`.
+"""Compares `prepare_data.py pretraining` with Google's algorithm: `python -m benchmarks.preparation`, or `--help`.
 
 It compares the CPU time per record on one core. The stand-in for Google's code runs on a megabyte of the text, because
 its time per record does not depend on the size; ours runs on all of it, start and report included. The output is lines
@@ -30,7 +30,7 @@ from examples.demo import write_python_documentation
 
 LENGTH, PREDICTIONS = 128, 20
 DUPE_FACTORS = (1, 10)
-VARIED = 0.05  # of the words of a repetition are new, as in real text of that size
+VARIED = 0.05  # fraction of new words in each repetition, as in real text of that size
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""How serve.py answers many clients: `python -m benchmarks.serving [--clients 32] [--seconds 30] [--model_path DIR]`.
+"""Measures serve.py with many clients: `python -m benchmarks.serving [--clients 32] [--seconds 30] [--model_path DIR]`.
 
 The same texts of mixed lengths go through `Model.stream` and then, one text per request, through the service. The
 service's answers are compared with the streamed ones; then many more clients than the queue takes ask at once. Without
-a model of one's own a random one is made: its answers mean nothing, its speed does.
+--model_path, a random model is used: its answers are meaningless, but its speed is realistic.
 """
 
 from __future__ import annotations

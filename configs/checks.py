@@ -6,10 +6,10 @@ import os
 
 from utils.errors import UserError
 
-# Limits far above any use, so that a typing mistake ends with a sentence and not inside the framework.
+# Limits far above any realistic use, so that a typo causes a clear error instead of a crash inside the framework.
 MOST_SEED = (1 << 63) - 1  # OneFlow's generators take a signed 64-bit number
 MOST_ROWS = 1 << 16  # of one rank's batch
-MOST_STEPS = 10**7  # ten times the longest published pretraining; a table holds the learning rate of every update
+MOST_STEPS = 10**7  # ten times the longest published pretraining; a table stores the learning rate of every update
 MOST_TOKENS = 1 << 16  # of a sequence
 MOST_THREADS_PER_CORE = 8
 
@@ -46,7 +46,7 @@ def given(flags: object, *names: str) -> None:
 
 
 def threads(flags: object, *names: str) -> None:
-    """Raises UserError for the first of these numbers of threads or processes that this machine cannot run."""
+    """Raises UserError for the first of these flags with more threads or processes than this machine can run."""
     at_least(flags, 1, *names)
     cores = os.cpu_count() or 1
     for name in names:
@@ -59,17 +59,17 @@ def threads(flags: object, *names: str) -> None:
 
 
 def check_seeds(seeds: int, first: int, do_train: bool) -> None:
-    """Raises UserError where --seeds asks for no run, too many runs, or several runs without training."""
+    """Raises UserError if --seeds is below 1 or too large, or above 1 without training."""
     most = min(1000, MOST_SEED - first + 1)
     if not 1 <= seeds <= most:
         raise UserError(f"--seeds must be at {'least 1' if seeds < 1 else f'most {most}'}, not {seeds}.")
     if seeds > 1 and not do_train:
-        raise UserError("--seeds trains several times, which --do_train False forbids: drop one of them.")
+        raise UserError("--seeds above 1 cannot be combined with --do_train False: remove one of them.")
 
 
 def local(flags: object, *names: str) -> None:
-    """Raises UserError for the first of these paths that is a URL, where only the local file system can be written."""
+    """Raises UserError for the first of these output paths that is a URL; only local paths are supported."""
     for name in names:
         value = getattr(flags, name)
         if value and "://" in value:
-            raise UserError(f"--{name} {value} is a URL: name a directory of this machine.")
+            raise UserError(f"--{name} {value} is a URL: use a local directory.")

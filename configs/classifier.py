@@ -12,7 +12,7 @@ from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
 
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
-# Which figure chooses the best checkpoint; see evaluation/classification.py.
+# The metrics that can select the best checkpoint; see evaluation/classification.py.
 BEST_METRICS = (
     *("accuracy", "macro_f1", "micro_f1", "matthews_correlation", "mean_average_precision"),
     *("pearson", "spearman", "rmse", "pearson_spearman"),
@@ -24,14 +24,14 @@ class ClassifierDataFlags:
     """Data."""
 
     train_file: str | None = flag(None, "texts and labels to train on: CSV, TSV or JSON lines, also with .gz")
-    validation_file: str | None = flag(None, "texts and labels to choose the best checkpoint by")
-    test_file: str | None = flag(None, "texts to answer in predictions.csv", default_text="the validation data")
+    validation_file: str | None = flag(None, "texts and labels for selecting the best checkpoint")
+    test_file: str | None = flag(None, "texts to label in predictions.csv", default_text="the validation data")
     validation_fraction: float = flag(
-        0.0, "without --validation_file: hold out this share of the training rows, equally of every label"
+        0.0, "without --validation_file: fraction of the training rows to hold out, the same for every label"
     )
     text_column: str | None = flag(None, "column of the texts", default_text="guessed", metavar="NAME")
     text_pair_column: str | None = flag(
-        None, "column of the second texts of pairs", default_text="guessed, or none", metavar="NAME"
+        None, "column of the second texts of pairs", default_text="guessed by name, or none", metavar="NAME"
     )
     label_column: str | None = flag(None, "column of the labels", default_text="guessed", metavar="NAME")
     delimiter: str | None = flag(
@@ -40,11 +40,11 @@ class ClassifierDataFlags:
     header: bool = flag(True, "the first row names the columns; False names them 1, 2, …")
     problem_type: str | None = flag(
         None,
-        "each text has one label, any number of labels, or a number",
+        "the label column: one label per text, any number of labels, or a number",
         default_text="guessed",
         choices=PROBLEM_TYPES,
     )
-    label_separator: str = flag("|", "multi_label: what separates the labels in one field")
+    label_separator: str = flag("|", "multi_label: separator between the labels in one field")
     vocab_file: str | None = flag(
         None,
         "vocabulary, or a model directory",
@@ -57,8 +57,8 @@ class ClassifierDataFlags:
     max_seq_length: int = flag(128, "longest input of the model", aliases=("seq_length",), unit="tokens")
     long_text: str = flag(
         "truncate_tail",
-        "texts longer than --max_seq_length: cut off their end or their beginning, keep a quarter from the beginning "
-        "and the rest from the end, or read overlapping windows and average them",
+        "texts longer than --max_seq_length: cut off the end or the beginning, keep a quarter from the beginning and "
+        "the rest from the end, or average over overlapping windows",
         choices=get_args(LongText),
     )
     max_train_samples: int | None = flag(None, "train on this many rows at most", default_text="all", unit="rows")
@@ -71,7 +71,7 @@ class ClassifierDataFlags:
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"--validation_fraction must be at least 0 and below 1, not {self.validation_fraction}.")
         if self.validation_fraction and self.validation_file:
-            raise UserError("--validation_fraction and --validation_file exclude each other: give one of them.")
+            raise UserError("--validation_fraction and --validation_file cannot be combined: pass only one of them.")
         if self.max_seq_length < 5:
             raise UserError(f"--max_seq_length {self.max_seq_length} is too short for a pair: use 5 or more.")
         at_most(self, MOST_TOKENS, "max_seq_length")
@@ -80,24 +80,24 @@ class ClassifierDataFlags:
 
 @dataclass(frozen=True)
 class ClassifierLossFlags:
-    """Loss, and which checkpoint is the best."""
+    """Loss and best checkpoint."""
 
     class_weights: str | None = flag(
         None,
-        "weigh labels in the loss: balanced, by the inverse of their frequency, or a JSON file {label: weight}",
+        "label weights in the loss: balanced (by inverse frequency), or a JSON file {label: weight}",
         default_text="all equal",
         metavar="balanced|FILE",
     )
-    label_smoothing: float = flag(0.0, "share of the target that is spread over all labels")
+    label_smoothing: float = flag(0.0, "fraction of the target that is spread over all labels")
     best_metric: str | None = flag(
         None,
-        "figure that chooses the best checkpoint",
-        default_text="accuracy; micro_f1 of several labels; the mean of pearson and spearman of numbers",
+        "metric that selects the best checkpoint",
+        default_text="accuracy; micro_f1 for several labels; the mean of pearson and spearman for numbers",
         aliases=("metric_for_best_model",),
         choices=BEST_METRICS,
     )
     early_stopping_patience: int = flag(
-        0, "stop after this many evaluations without a better figure; 0 never stops early", unit="evaluations"
+        0, "stop after this many evaluations without improvement; 0 disables early stopping", unit="evaluations"
     )
 
     def __post_init__(self) -> None:
@@ -139,11 +139,11 @@ class ClassifierConfig:
         check_seeds(self.seeds, self.run.seed, self.run.do_train)
         data = self.data
         if self.run.do_train and not data.train_file:
-            raise UserError("--train_file is missing: name a file of texts and labels, or give --do_train False.")
+            raise UserError("--train_file is missing: pass a file of texts and labels, or pass --do_train False.")
         if not self.run.do_train and not (data.test_file or (self.run.do_eval and data.validation_file)):
-            raise UserError("there is nothing to do without training: give --validation_file or --test_file.")
+            raise UserError("nothing to do without training: pass --validation_file or --test_file.")
         evaluates = self.run.do_eval and (data.validation_file or data.validation_fraction)
         if self.loss.early_stopping_patience and not evaluates:
             raise UserError(
-                "--early_stopping_patience needs evaluations: give --validation_file or --validation_fraction."
+                "--early_stopping_patience needs evaluations: pass --validation_file or --validation_fraction."
             )

@@ -1,13 +1,13 @@
-"""Command lines from frozen dataclasses: each field is one flag, with its help and its unit.
+"""Command-line parsing from frozen dataclasses: each field is one flag with a help text and a unit.
 
 A configuration is a frozen dataclass whose fields are made by `flag(...)`. A field that is itself such a dataclass is
-a section: its fields become flags of the same command, and a group of their own in `--help`. Both spellings of a flag
-(`--train-batch-size`, `--train_batch_size`) mean the same. Booleans accept `--flag`, `--flag True` and `--flag=False`.
-Prefixes of a name are not accepted. A flag with several values takes them together or one by one (`--name a b`,
-`--name a --name b`). `--config run.json` reads flags from a file; the command line wins over it.
+a section: its fields become flags of the same command, in a separate group of `--help`. Both spellings of a flag
+(`--train-batch-size`, `--train_batch_size`) are equivalent. Booleans accept `--flag`, `--flag True` and `--flag=False`.
+Abbreviated names are not accepted. A flag with several values accepts them together or one by one (`--name a b`,
+`--name a --name b`). `--config run.json` reads flags from a file; the command line overrides it.
 
-A configuration class may have two class attributes: `most_used`, the names of the flags that `--help` lists first, and
-attributes that a flag's `default_text` refers to.
+A configuration class may define `most_used`, the names of the flags that `--help` lists first, and class attributes
+that the `default_text` of a flag refers to.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def flag(
     default_text: str = "",
     per_host: bool = False,
 ) -> Any:
-    """A dataclass field that becomes the flag of the same name.
+    """Defines a dataclass field that becomes the flag of the same name.
 
     Args:
         default: the value if the flag is not given.
         help: one sentence for `--help`, without a period.
-        aliases: other names of the same flag, with underscores; their spelling with dashes is added.
+        aliases: other names of the same flag, with underscores; spellings with dashes are added.
         choices: the only values allowed.
         unit: what the number counts, shown in `--help`.
         metavar: what `--help` shows in place of the value (default: chosen by type and name).
-        default_text: what `--help` shows as the default, if the value itself (such as None) says too little;
-            {name} inserts a class attribute of the configuration.
+        default_text: what `--help` shows as the default instead of the value (such as None); {name} inserts a class
+            attribute of the configuration.
         per_host: whether the hosts of one job may have different values.
     """
     metadata = {
@@ -72,12 +72,12 @@ def flag(
 def section(
     config_class: type[Config], *, aliases: Mapping[str, Sequence[str]] | None = None, **defaults: Any
 ) -> Config:
-    """A dataclass field that holds another configuration, whose flags join this one's.
+    """Defines a dataclass field with another configuration, whose flags are added to this one's.
 
     Args:
         config_class: the section's class.
-        aliases: more names for some of its flags, in this command only.
-        defaults: other defaults for some of its flags or class attributes, in this command only.
+        aliases: additional names for some of its flags, only in this command.
+        defaults: different defaults for some of its flags or class attributes, only in this command.
     """
     if defaults or aliases:
         config_class = _adapted(config_class, defaults, aliases or {})
@@ -116,18 +116,18 @@ def parse(
     description: str = "",
     retired: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration that a command line describes.
+    """Parses a command line into a configuration.
 
     Args:
         config_class: a frozen dataclass as described above.
         argv: the words after the program's name (default: this process's).
         prog: the command's name in `--help`.
         description: the first paragraph of `--help`.
-        retired: flags that are accepted without effect, with a sentence that names what to use instead.
+        retired: flags that are accepted without effect, each with a sentence that says what to use instead.
 
     Raises:
-        UserError: an unknown flag (with a near name, if there is one), a value of the wrong type, or a failed check
-            of the configuration itself.
+        UserError: a flag is unknown (the message suggests a similar name), a value has the wrong type, or a check of
+            the configuration fails.
     """
     flags = flags_of(config_class)
     retired = retired or {}
@@ -153,7 +153,7 @@ def parse_command(
     prog: str | None = None,
     description: str = "",
 ) -> tuple[str, Any]:
-    """The subcommand's name and its configuration.
+    """Parses a command line with a subcommand into the subcommand's name and its configuration.
 
     Args:
         commands: {name: (configuration class, one line of help)}.
@@ -162,7 +162,7 @@ def parse_command(
         description: the first paragraph of `--help`.
 
     Raises:
-        UserError: an unknown subcommand, or as `parse` raises.
+        UserError: the subcommand is unknown, or as in `parse`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     prog = prog or Path(sys.argv[0]).name
@@ -180,7 +180,7 @@ def parse_command(
 def run(main: Callable[[], None]) -> NoReturn:
     """Runs a command's main function and ends the process.
 
-    A user's mistake, and every error of the operating system, ends it with one line on standard error and exit code 2.
+    A UserError or an operating system error ends it with one line on standard error and exit code 2.
     """
     open_closed_streams()
     try:
@@ -191,10 +191,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = _fail(str(error), 2)
     except KeyboardInterrupt:
         code = _fail("interrupted.", 130)
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+    except BrokenPipeError:  # the output pipe is closed, as `head` does
         discard_output()
         code = 128 + signal.SIGPIPE
-        fail("the reader of the output has closed it.", code)
+        fail("the output pipe was closed.", code)
     except OSError as error:
         code = _fail(os_error_sentence(error), 2)
     except (MemoryError, ImportError, RuntimeError) as error:
@@ -207,14 +207,14 @@ def run(main: Callable[[], None]) -> NoReturn:
     except SystemExit as leaving:
         if isinstance(leaving.code, int) and leaving.code > 128:  # stopped by a signal, on all ranks at the same step
             leave(leaving.code)
-        fail(f"left early, with exit code {leaving.code}.", 1)  # the other ranks would wait
+        fail(f"ended early with exit code {leaving.code}.", 1)  # the other ranks would wait
         raise
     leave(code)
     sys.exit(code)
 
 
 def to_flat_dict(config: Any) -> dict[str, Any]:
-    """The configuration as one flat dict of flags, in the form that `--config` reads."""
+    """Returns the configuration as a flat dict of flags, as `--config` reads it."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -231,8 +231,8 @@ def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def job_flags(config: Any) -> dict[str, Any]:
-    """The flags that must be equal on all ranks of a job. Names of files are not among them, because each host may
-    keep the same file in another place."""
+    """The flags that must be equal on all ranks of a job. File names may differ, because each host may store the same
+    file in a different place."""
     flags = [spec for spec in flags_of(type(config)) if not spec.per_host]
     return {spec.name: functools.reduce(getattr, spec.path, config) for spec in flags}
 
@@ -240,12 +240,12 @@ def job_flags(config: Any) -> dict[str, Any]:
 def with_flags(
     config: Config, content: Mapping[str, Any], where: str, retired: Mapping[str, str] | None = None
 ) -> Config:
-    """The configuration with some flags changed.
+    """Returns the configuration with some flags changed.
 
     Args:
         config: a configuration from `parse`.
         content: {flag or one of its aliases: value}.
-        where: the beginning of error messages.
+        where: the prefix of error messages.
         retired: see `parse`.
 
     Raises:
@@ -261,12 +261,12 @@ def with_flags(
 
 
 def flag_names(config_class: type) -> dict[str, str]:
-    """{every name of a flag, aliases included: the flag's own name}."""
+    """{each name of a flag, including aliases: the flag's main name}."""
     return {name.replace("-", "_"): spec.name for spec in flags_of(config_class) for name in spec.names}
 
 
 def _fail(sentence: str, code: int) -> int:
-    fail(sentence, code)  # does not return where there are others
+    fail(sentence, code)  # does not return if there are other ranks
     with contextlib.suppress(OSError):  # standard error is closed
         print(f"error: {sentence}", file=sys.stderr)
     return code
@@ -280,7 +280,7 @@ def _plain(word: str) -> str:
 def _unknown_message(word: str, flags: Sequence[Flag]) -> str:
     name = word.split("=")[0]
     if not name.startswith("-"):
-        return f"{word!r} belongs to no flag. --help lists all flags."
+        return f"{word!r} does not belong to a flag. --help lists all flags."
     near = nearest(name.lstrip("-"), [known for spec in flags for known in spec.names])
     if near is None:
         return f"{name} is not a flag here. --help lists all flags."
@@ -289,7 +289,7 @@ def _unknown_message(word: str, flags: Sequence[Flag]) -> str:
 
 
 def _warn_of_retired(name: str, retired: Mapping[str, str]) -> None:
-    warn(f"--{name} changes nothing here: {retired[name]}")
+    warn(f"--{name} has no effect here: {retired[name]}")
 
 
 def _from_file(path: Path, flags: Sequence[Flag], retired: Mapping[str, str]) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def _from_file(path: Path, flags: Sequence[Flag], retired: Mapping[str, str]) ->
     script = re.fullmatch(r".*\.py(:(.+))?", str(path))
     if script:  # the form that Flax's scripts accept
         name = f" Its model is --init_checkpoint {script[2]}." if script[2] else ""
-        warn(f"--config {path} is a Python file and is not read: give its values as flags or in a JSON file.{name}")
+        warn(f"--config {path} is a Python file and is not read: pass its values as flags or in a JSON file.{name}")
         return {}
     return _from_object(read_settings(path, "--config "), f"--config {path}", flags, retired)
 

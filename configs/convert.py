@@ -21,7 +21,7 @@ _FORMATS = ("tf", "hf", "lazy", "oneflow", "onnx")
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Conversion between checkpoint formats."""
+    """The flags of convert_checkpoint.py."""
 
     input: str = flag(
         "",
@@ -29,7 +29,7 @@ class ConvertConfig:
         aliases=("model_name_or_path",),
         metavar="MODEL",
     )
-    output: str = flag("", "directory to write; it appears once all its files have been read back", metavar="DIR")
+    output: str = flag("", "output directory; it appears only after all its files were read back", metavar="DIR")
     from_format: str = flag("auto", "format of the input", aliases=("from",), choices=("auto", *_FORMATS, "flax"))
     to_format: str = flag("hf", "format of the output", aliases=("to",), choices=_FORMATS)
     config_file: str | None = flag(
@@ -37,7 +37,7 @@ class ConvertConfig:
     )
     onnx_task: str = flag(
         "auto",
-        "with --to onnx: the task that the graph performs; auto takes that of the model's head",
+        "with --to onnx: the task of the graph; auto uses the model's head",
         choices=("auto", *_TASKS),
     )
     onnx_precision: str = flag(
@@ -47,12 +47,12 @@ class ConvertConfig:
     )
     calibration_path: str | None = flag(
         None,
-        "with --onnx_precision int8: texts, one per line, to compute fixed scales of activations from (a QDQ graph)",
+        "with --onnx_precision int8: file of texts, one per line, for computing fixed activation scales (a QDQ graph)",
     )
     vocab_file: str | None = flag(
         None,
-        "vocabulary to write instead of the input's; if it has all the input's entries and then new ones (prepare_data "
-        "vocab --extend), a new word's embedding is the mean of its old pieces'",
+        "vocabulary to write instead of the input's; if it extends the input's with new words (prepare_data.py vocab "
+        "--extend), the embedding of a new word is the mean of its old pieces' embeddings",
     )
     max_position_embeddings: int | None = flag(
         None, "extend the position embeddings to this number", default_text="the input's", unit="positions"
@@ -62,7 +62,7 @@ class ConvertConfig:
         "--max_position_embeddings: repeat the position embeddings, or interpolate between them",
         choices=("repeat", "interpolate"),
     )
-    allow_partial: bool = flag(False, "skip tensors that are missing or have another shape")
+    allow_partial: bool = flag(False, "skip tensors that are missing or have a different shape")
     trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
     overwrite_output_dir: bool = flag(False, "replace an earlier conversion in the output directory")
 

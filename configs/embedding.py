@@ -22,13 +22,13 @@ class EmbeddingDataFlags:
 
     train_file: str | None = flag(
         None,
-        "pairs, triples, scored pairs or sentences to train on: CSV, TSV, JSON lines, or plain text with a sentence in "
-        "each line; also with .gz",
+        "pairs, triples, scored pairs or sentences to train on: CSV, TSV, JSON lines, or plain text with one sentence "
+        "per line; also with .gz",
         metavar="FILE",
     )
     validation_file: str | None = flag(
         None,
-        "scored pairs, whose scores are compared with the cosines, or pairs, whose positives are searched for",
+        "scored pairs, to correlate scores with cosines, or pairs, for retrieval of the positives",
         metavar="FILE",
     )
     corpus_file: str | None = flag(
@@ -44,24 +44,26 @@ class EmbeddingDataFlags:
     )
     text_columns: tuple[str, ...] = flag(
         (),
-        "columns of a row's texts: the anchor, the positive and hard negatives, or only the sentence",
-        default_text="guessed from their names, and printed",
+        "columns with texts: the anchor, the positive and hard negatives, or only the sentence",
+        default_text="guessed by name, and printed",
         metavar="NAME",
     )
     score_column: str | None = flag(
-        None, "column of the score of a pair", default_text="guessed from its name", metavar="NAME"
+        None, "column with the score of a pair", default_text="guessed by name", metavar="NAME"
     )
     delimiter: str | None = flag(
         None, "character between two fields, or tab", default_text="by the file's name", metavar="CHARACTER"
     )
     max_score: float = flag(
-        1.0, "the score of two texts that mean the same; scores are divided by it, for cosine and cross_encoder"
+        1.0, "the score of two texts with the same meaning; cosine and cross_encoder divide scores by it"
     )
     vocab_file: str | None = flag(
         None, "vocabulary, or a model directory that contains vocab.txt", default_text="the model's"
     )
     do_lower_case: bool | None = flag(
-        None, "lower-case the text and strip accents", default_text="as the model says, else judged by its entries"
+        None,
+        "lower-case the text and strip accents",
+        default_text="as the model says, else by the vocabulary's entries",
     )
     max_seq_length: int = flag(128, "longer texts are truncated", aliases=("seq_length",), unit="tokens")
     max_train_samples: int | None = flag(None, "train on this many rows at most", default_text="all", unit="rows")
@@ -74,7 +76,7 @@ class EmbeddingDataFlags:
         above(self, 0, "max_score")
         retrieval = (self.corpus_file, self.queries_file, self.qrels_file)
         if any(retrieval) and not all(retrieval):
-            raise UserError("--corpus_file, --queries_file and --qrels_file belong together: give all three.")
+            raise UserError("--corpus_file, --queries_file and --qrels_file must be used together: pass all three.")
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,17 @@ class EmbeddingFlags:
 
     loss: str | None = flag(
         None,
-        "multiple_negatives: the positive among all positives and hard negatives of the batch; cosent: the order of "
-        "the scores; cosine: the scores themselves; simcse: each sentence with itself under other dropout; "
-        "cross_encoder: a model that reads both texts and gives one score",
+        "multiple_negatives: rank the positive above all other positives and hard negatives of the batch; cosent: "
+        "predict the order of the scores; cosine: predict the scores; simcse: match each sentence with itself under a "
+        "different dropout mask; cross_encoder: a model that reads both texts and outputs one score",
         default_text="cosent for scored pairs, simcse for sentences, else multiple_negatives",
         choices=LOSSES,
     )
     temperature: float = flag(0.05, "divides the cosines in multiple_negatives, simcse and cosent")
-    symmetric: bool = flag(False, "multiple_negatives: also look for the anchor among the anchors of the batch")
+    symmetric: bool = flag(False, "multiple_negatives: also rank the anchor above the other anchors of the batch")
     pooling: str | None = flag(
         None,
-        "a text's vector: that of [CLS], or the mean or maximum over its tokens",
+        "the vector of a text: that of [CLS], or the mean or maximum over its tokens",
         default_text="the model's, else mean",
         choices=POOLINGS,
     )
@@ -101,7 +103,9 @@ class EmbeddingFlags:
         None, "divide each vector by its length", default_text="as the model does, else False"
     )
     matryoshka_dimensions: tuple[int, ...] = flag(
-        (), "train these numbers of leading dimensions, so that vectors can be cut to them", unit="dimensions"
+        (),
+        "also train these numbers of leading dimensions, so that vectors can be truncated to them",
+        unit="dimensions",
     )
 
     def __post_init__(self) -> None:
@@ -110,10 +114,10 @@ class EmbeddingFlags:
             raise UserError(f"--matryoshka_dimensions must be at least 1, not {min(self.matryoshka_dimensions)}.")
         if self.loss == "cross_encoder" and (self.pooling or self.normalize or self.matryoshka_dimensions):
             raise UserError(
-                "--loss cross_encoder has no vectors: drop --pooling, --normalize and --matryoshka_dimensions."
+                "--loss cross_encoder produces no vectors: remove --pooling, --normalize and --matryoshka_dimensions."
             )
         if self.symmetric and self.loss not in (None, "multiple_negatives"):
-            raise UserError(f"--symmetric belongs to --loss multiple_negatives, not {self.loss}: drop it.")
+            raise UserError(f"--symmetric only works with --loss multiple_negatives, not {self.loss}: remove it.")
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,6 @@ class EmbeddingConfig:
                 "--padding longest."
             )
         if self.run.do_train and not self.data.train_file:
-            raise UserError("--train_file is missing: name the texts to train on, or give --do_train False.")
+            raise UserError("--train_file is missing: pass the texts to train on, or pass --do_train False.")
         if not self.run.do_train and not (self.data.validation_file or self.data.corpus_file):
-            raise UserError("--do_train False leaves nothing to do: give --validation_file or --corpus_file.")
+            raise UserError("--do_train False leaves nothing to do: pass --validation_file or --corpus_file.")

@@ -1,4 +1,4 @@
-"""What argparse needs to know of each flag, derived from a configuration class."""
+"""What argparse needs to know about each flag, derived from a configuration class."""
 
 from __future__ import annotations
 

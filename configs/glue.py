@@ -19,7 +19,7 @@ class GlueDataFlags:
     """Data."""
 
     task_name: str = flag("", f"{', '.join(TASK_NAMES)}, or all", aliases=("dataset_name",))
-    data_dir: str = flag("", "directory of the GLUE download, or of one task in it")
+    data_dir: str = flag("", "directory of the GLUE download, or the directory of one task")
     vocab_file: str | None = flag(
         None,
         "vocabulary, or a model directory",
@@ -35,14 +35,14 @@ class GlueDataFlags:
         None, "evaluate on this many rows at most", default_text="all", aliases=("max_eval_samples",), unit="rows"
     )
 
-    strict_data: bool = flag(False, "refuse a file with rows that have too few fields, instead of skipping these rows")
+    strict_data: bool = flag(False, "fail if a row has too few fields, instead of skipping the row")
 
     def __post_init__(self) -> None:
         given(self, "task_name", "data_dir")
         if self.task_name.lower().replace("-", "") == "wnli":
             raise UserError(
                 "--task_name wnli is not supported: its development set contradicts its training set, so BERT scores "
-                "below the most frequent answer unless it is trained with a special recipe."
+                "below the majority class unless it is trained with a special recipe."
             )
         unknown = [name for name in self.tasks if name not in TASK_NAMES]
         if unknown:
@@ -71,7 +71,7 @@ class GlueConfig:
         RunFlags, output_dir="glue_output", epochs=3, do_eval=True, keep_last=1, default_load_optimizer_state=False
     )
     device: DeviceFlags = section(DeviceFlags)
-    do_predict: bool = flag(False, "write the answers to the test sets for GLUE's leaderboard")
+    do_predict: bool = flag(False, "write predictions for the test sets in the format of GLUE's leaderboard")
     seeds: int = flag(
         1, "number of runs, with seeds --seed, --seed + 1, …; reports the median and the spread", unit="runs"
     )
@@ -85,4 +85,4 @@ class GlueConfig:
     def __post_init__(self) -> None:
         check_seeds(self.seeds, self.run.seed, self.run.do_train)
         if not (self.run.do_train or self.run.do_eval or self.do_predict):
-            raise UserError("there is nothing to do: drop --do_train False or --do_eval False, or give --do_predict.")
+            raise UserError("nothing to do: remove --do_train False or --do_eval False, or pass --do_predict.")

@@ -17,7 +17,7 @@ _RETIRED = "retired "
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # argparse names all spellings of the flag; the first one is enough.
+        # argparse lists all spellings of the flag; the first one is enough.
         raise UserError(re.sub(r"^argument ([^/: ]+)[^: ]*", r"\1", message) + " (see --help).")
 
 
@@ -41,12 +41,12 @@ _HELP_NOTE = (
 def build_parser(
     flags: Sequence[Flag], most_used: Sequence[str], retired: Mapping[str, str], prog: str | None, description: str
 ) -> argparse.ArgumentParser:
-    """A parser whose `--help` shows the most used flags first, and the others in groups.
+    """Builds a parser whose `--help` shows the most used flags first and the others in groups.
 
     Args:
         flags: all flags of the command, in the order of their groups.
         most_used: names of flags to show first.
-        retired: {flag that is accepted without effect: what to use instead}; shown last.
+        retired: {flag that is accepted without effect: what to use instead}; listed last.
         prog: the command's name.
         description: the first paragraph.
     """
@@ -65,7 +65,7 @@ def build_parser(
         title = "Most used" if spec.name in most_used else spec.title or "General"
         _add(groups[title], spec)
     if not any("config" in spec.names for spec in flags):
-        text = "read flags from a JSON file; the command line wins over it"
+        text = "read flags from a JSON file; the command line overrides it"
         groups["General"].add_argument("--config", metavar="RUN.json", help=text)
     groups["General"].add_argument("-h", "--help", action="help", help="show this help")
     without_effect = parser.add_argument_group("Accepted without effect, for the commands of other systems")
@@ -77,7 +77,7 @@ def build_parser(
 
 
 def retired_dest(name: str) -> str:
-    """The attribute that a parser sets for a retired flag that is given."""
+    """The attribute that a parser sets if a retired flag is used."""
     return _RETIRED + name
 
 

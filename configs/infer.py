@@ -10,7 +10,7 @@ from configs.cli import flag, section
 from configs.model import LongText
 from utils.errors import UserError
 
-# Flags of the earlier script that are accepted without effect.
+# Flags of the earlier script, accepted without effect.
 RETIRED = {
     "attention_probs_dropout_prob": "inference uses no dropout.",
     "hidden_dropout_prob": "inference uses no dropout.",
@@ -39,7 +39,7 @@ class ModelSourceFlags:
     )
     vocab_file: str | None = flag(None, "vocabulary", default_text="the model directory's")
     do_lower_case: bool | None = flag(
-        None, "whether the vocabulary is uncased", default_text="as the model says, else judged by its entries"
+        None, "whether the vocabulary is uncased", default_text="as the model says, else by the vocabulary's entries"
     )
     config_file: str | None = flag(
         None, "configuration of the model", default_text="the model directory's", aliases=("config",)
@@ -49,7 +49,7 @@ class ModelSourceFlags:
 
     def __post_init__(self) -> None:
         if not self.model_path:
-            raise UserError("--model_path is missing: name a model directory or a checkpoint.")
+            raise UserError("--model_path is missing: pass a model directory or a checkpoint.")
 
 
 @dataclass(frozen=True)
@@ -78,23 +78,23 @@ class SizeFlags:
 class RowFlags:
     """Questions and answers."""
 
-    task: str | None = flag(None, "task", default_text="what the model's head is made for", choices=_TASKS)
+    task: str | None = flag(None, "task", default_text="the task of the model's head", choices=_TASKS)
     text: tuple[str, ...] = flag((), "texts to answer", metavar="TEXT")
-    text_pair: str | None = flag(None, "second text, for next-sentence and pairs", metavar="TEXT")
+    text_pair: str | None = flag(None, "second text of a pair", metavar="TEXT")
     question: str | None = flag(None, "question about --context", metavar="TEXT")
     context: str | None = flag(None, "text that contains the answer to --question", metavar="TEXT")
     input_path: str | None = flag(
-        None, "file with one text or JSON object per line; - means standard input", metavar="FILE"
+        None, "file with one text or one JSON object per line; - is standard input", metavar="FILE"
     )
     output_path: str | None = flag(
         None,
-        "file for the answers, one JSON object for each input line; - means standard output",
+        "file for the answers, one JSON object per input line; - is standard output",
         default_text="tables on standard output",
         metavar="FILE",
     )
     corpus_path: str | None = flag(
         None,
-        "search: the texts to search, one text or JSON object with text per line, or their vectors (.npy)",
+        "search: the corpus, one text or one JSON object with text per line, or its vectors (.npy)",
         metavar="FILE",
     )
     top_k: int | None = flag(
@@ -104,22 +104,22 @@ class RowFlags:
     doc_overlap: int = flag(128, "question-answering: overlap of the windows of a long context", unit="tokens")
     long_text: str | None = flag(
         None,
-        "text-classification: how to read texts that do not fit, as in run_classifier.py",
+        "text-classification: how to read texts that are too long, as in run_classifier.py",
         default_text="as in training, else an error",
         choices=get_args(LongText),
     )
     aggregation_strategy: str = flag(
         "first",
-        "token-classification: no grouping, or entities from the tags of tokens (simple) or of words, which have the "
-        "tag of their first token, of the mean or of the most certain one",
+        "token-classification: ungrouped tokens (none), or entities from the tags of tokens (simple) or of words; "
+        "a word has the tag of its first token (first), of the mean (average) or of the most certain token (max)",
         choices=("none", "simple", "first", "average", "max"),
     )
     align_to_words: bool | None = flag(
         None,
-        "question-answering: let answers grow to whole words",
-        default_text="except in kana, Thai, Lao, Khmer and Burmese",
+        "question-answering: extend answers to whole words",
+        default_text="True except in kana, Thai, Lao, Khmer and Burmese",
     )
-    version_2_with_negative: bool = flag(False, "question-answering: there may be no answer")
+    version_2_with_negative: bool = flag(False, "question-answering: allow questions without an answer")
     pooling: str | None = flag(
         None,
         "feature-extraction, similarity and search: a vector per token, the first token's vector, or the mean or "
@@ -139,15 +139,15 @@ class RowFlags:
         at_least(self, 0, "doc_overlap")
         at_most(self, MOST_TOKENS, "max_answer_length", "max_predictions_per_seq", "doc_overlap")
         if (self.question is None) != (self.context is None):
-            raise UserError("--question and --context belong together: give both.")
+            raise UserError("--question and --context must be used together: pass both.")
         if sum(bool(source) for source in (self.text, self.question is not None, self.input_path)) > 1:
-            raise UserError("--text, --question and --input_path exclude each other: give one of them.")
+            raise UserError("--text, --question and --input_path cannot be combined: pass only one of them.")
         if (self.task == "search") != (self.corpus_path is not None):
-            raise UserError("--task search and --corpus_path belong together: give both.")
+            raise UserError("--task search and --corpus_path must be used together: pass both.")
         if self.pooling == "tokens" and self.task in ("similarity", "search"):
-            raise UserError(f"--task {self.task} compares one vector per text: use --pooling first, mean or max.")
+            raise UserError(f"--task {self.task} needs one vector per text: use --pooling first, mean or max.")
         if self.text_pair is not None and len(self.text) != 1:
-            raise UserError("--text_pair is the second text to one --text.")
+            raise UserError("--text_pair needs exactly one --text.")
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,17 @@ class SpeedFlags:
     device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
     precision: str = flag(
         "fp32",
-        "precision of matrix products on a CPU; auto: the fastest that this CPU has instructions for",
+        "precision of matrix products on a CPU; auto: the fastest one that the CPU supports",
         choices=("fp32", "bf16", "int8", "auto"),
     )
     int8_keep: tuple[str, ...] = flag(
         (),
-        "for int8: products that stay in higher precision, such as output (of every layer) or 3.output (of one layer)",
+        "with int8: products to keep in higher precision, such as output (in every layer) or 3.output (in one layer)",
         metavar="NAME",
     )
     batch_size: int = flag(32, "largest number of rows in a batch", unit="rows")
     seq_length: int | None = flag(
-        None, "longest input", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"
+        None, "maximum input length", default_text="the model's limit; 384 for windows", aliases=("s",), unit="tokens"
     )
     num_threads: int | None = flag(None, "CPU threads", default_text="one per core")
     cpu_kernels: bool = flag(True, "use the CPU kernels that `make setup` builds")

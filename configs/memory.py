@@ -1,6 +1,6 @@
-"""How much memory a training run needs, estimated before anything is allocated.
+"""Estimates the memory of a training run before anything is allocated.
 
-The estimate is meant as a lower bound, so that it refuses only runs that cannot work. Measured on a CPU with float32
+The estimate is a lower bound, so that only runs that cannot work are refused. Measured on a CPU with float32
 (2 to 4 layers, hidden sizes 128 to 512, 8 to 64 sequences of 128 or 512 tokens), a process peaked 6 % to 36 % above it.
 """
 
@@ -13,14 +13,14 @@ from configs.model import LONG_ROW, BertConfig
 from utils.errors import UserError
 
 _PROCESS = 300 << 20  # the interpreter, the framework and the CPU kernels
-_RESERVED = 700 << 20  # of address space, by the framework's threads once it computes
-_FRAMEWORK = 4400 << 20  # of address space, when OneFlow is loaded
-_COPIES = 4  # of each parameter in float32: weight, gradient, first and second moment
+_RESERVED = 700 << 20  # address space that the framework's threads reserve during computation
+_FRAMEWORK = 4400 << 20  # address space that OneFlow reserves when it is loaded
+_COPIES = 4  # values per parameter in float32: weight, gradient, first and second moment
 _FLOAT = 4  # bytes
 
 
 def num_parameters(model: BertConfig) -> int:
-    """The parameters of BERT for pretraining with that shape; other heads are smaller."""
+    """The number of parameters of BERT for pretraining with this configuration; other heads are smaller."""
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     norm, bias = 2 * hidden, int(model.linear_bias)
     tables = model.vocab_size + model.max_position_embeddings + model.type_vocab_size  # sinusoids are stored too
@@ -34,7 +34,7 @@ def num_parameters(model: BertConfig) -> int:
 def activation_bytes(
     model: BertConfig, rows: int, seq_length: int, predictions: int = 0, *, checkpointing: bool = False
 ) -> int:
-    """What one micro-batch keeps for its backward pass.
+    """The bytes that one micro-batch keeps for its backward pass.
 
     A layer keeps about 19 values of the hidden size for each token (its input; query, key, value; the attention's
     output before and after projection, dropout and LayerNorm; twice the intermediate size; the feed-forward output
@@ -43,9 +43,9 @@ def activation_bytes(
 
     Args:
         model: the model's shape.
-        rows: sequences of the micro-batch on one rank.
-        seq_length: tokens of a sequence.
-        predictions: masked positions of a sequence.
+        rows: sequences in one rank's micro-batch.
+        seq_length: tokens per sequence.
+        predictions: masked positions per sequence.
         checkpointing: whether layers keep only their inputs (`--activation_checkpointing`).
     """
     hidden = model.hidden_size
@@ -58,7 +58,7 @@ def activation_bytes(
 def training_bytes(
     model: BertConfig, rows: int, seq_length: int, predictions: int = 0, *, checkpointing: bool = False
 ) -> int:
-    """The memory of one rank: process, parameters with gradients and moments, activations of one micro-batch.
+    """The bytes that one rank needs: process, parameters with gradients and moments, activations of one micro-batch.
 
     The arguments are those of `activation_bytes`.
     """
@@ -67,9 +67,9 @@ def training_bytes(
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The memory that this process can still take, or None if the system does not tell.
+    """The bytes of memory still available to this process, or None if unknown.
 
-    It is the least of what the machine has available and what the limits of the container and of `ulimit -v` leave.
+    It is the minimum of the machine's available memory and of what the container and `ulimit -v` still allow.
     """
     found = []
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -96,7 +96,7 @@ def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgr
 
 
 def require_address_space() -> None:
-    """Raises UserError if `ulimit -v` is too low for the framework, which crashes then while it is loaded."""
+    """Raises UserError if `ulimit -v` is too low to load the framework, which would crash."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < _FRAMEWORK:
         raise UserError(
@@ -106,11 +106,11 @@ def require_address_space() -> None:
 
 
 def require_memory(needed: int, available: int | None) -> None:
-    """Raises UserError if a run needs more bytes than are available; None means that nobody knows."""
+    """Raises UserError if a run needs more bytes than are available; None means unknown."""
     if available is not None and needed > available:
         raise UserError(
-            f"this run needs about {_gigabytes(needed)} GB of memory, and {_gigabytes(available)} GB are "
-            "left by this machine, its container and `ulimit -v`: "
+            f"this run needs about {_gigabytes(needed)} GB of memory, but this machine, its container and "
+            f"`ulimit -v` leave only {_gigabytes(available)} GB: "
             "lower --train_batch_size (--grad_acc_steps keeps the size of an update) or --seq_length, or choose a "
             "smaller model."
         )

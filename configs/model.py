@@ -22,7 +22,7 @@ PRESETS = {
     "base": (12, 768),
     "large": (24, 1024),
 }
-# A variant of base that is simple, and trains stably in a single pass over the data.
+# A simplified variant of base that trains stably in a single pass over the data.
 MINIMAL_NAME = "bert-minimal"
 MINIMAL: dict[str, Any] = {
     "norm": "pre",
@@ -33,7 +33,7 @@ MINIMAL: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenClassification"  # Hugging Face's classes
-# What a classifier reads of a text that does not fit.
+# Which part of a text that is too long a classifier reads.
 LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
 # Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 LONG_ROW = 512  # tokens; attention in rows of this length and longer keeps no matrix of scores on a CPU
@@ -41,7 +41,7 @@ VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_emb
 
 
 _LINEAR = ("query", "key", "value", "dense")
-# Limits far above any BERT, so that a damaged config.json ends with a sentence and not inside the framework.
+# Limits far above any BERT, so that a damaged config.json causes a clear error instead of a crash in the framework.
 _MOST = {
     "vocab_size": 10**7,
     "hidden_size": 1 << 16,
@@ -58,17 +58,17 @@ def _unnamed(labels: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(labels))
 
 
-# What is made from these before any tensor can contradict them must fit in memory.
+# Arrays of these sizes are allocated before any tensor can contradict them, so they must fit in memory.
 _BERT_TYPES = ("bert", "bert-variant", "electra")
 
 
 def check_is_bert(settings: Mapping[str, Any]) -> None:
-    """Raises UserError where config.json's content describes a model that computes something else than BERT."""
+    """Raises UserError if the content of config.json describes a model other than BERT."""
     kind, architectures = settings.get("model_type"), settings.get("architectures")
     if kind is None and isinstance(architectures, list) and architectures:
         kind = "bert" if str(architectures[0]).startswith("Bert") else architectures[0]
     if kind not in (None, *_BERT_TYPES):
-        raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: name a BERT model.")
+        raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: use a BERT model.")
     if kind == "electra" and settings.get("embedding_size", 128) != settings.get("hidden_size", 256):
         raise UserError("the model's embeddings have another size than its layers, which is not supported.")
     for name in ("is_decoder", "add_cross_attention"):
@@ -97,10 +97,10 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2
-    label_names: tuple[str, ...] = ()  # a classifier's labels, `id2label` in config.json; () if they have no names
-    problem_type: str = ""  # "regression", "multi_label_classification", or "" for one label of several
-    labels_tokens: bool = False  # whether the classifier labels tokens (BertForTokenClassification) or whole texts
-    long_text: str = ""  # of a classifier: how it was trained to read texts that do not fit, a `LongText`; "" unknown
+    label_names: tuple[str, ...] = ()  # a classifier's label names, `id2label` in config.json; () if unnamed
+    problem_type: str = ""  # "regression", "multi_label_classification", or "" for exactly one label
+    labels_tokens: bool = False  # whether the classifier labels tokens (BertForTokenClassification) instead of texts
+    long_text: str = ""  # of a classifier: how it reads texts that are too long, a `LongText`; "": unknown
     max_seq_length: int = 0  # of a classifier: the input length it was trained with; 0: unknown
     norm: str = "post"  # or "pre": LayerNorm before attention and feed-forward instead of after
     embedding_norm: bool = True
@@ -128,9 +128,7 @@ class BertConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         if self.hidden_act != "gelu":
-            raise UserError(
-                f"hidden_act {self.hidden_act!r} is not supported: only 'gelu', the exact form with erf, is."
-            )
+            raise UserError(f"hidden_act {self.hidden_act!r} is not supported: use 'gelu', the exact form with erf.")
 
         for name, choices in (("norm", ("post", "pre")), ("position_embeddings", ("learned", "sinusoidal"))):
             if getattr(self, name) not in choices:
@@ -138,10 +136,10 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
-        """Reads the content of config.json; null means the default, and keys that do not shape the model are ignored.
+        """Builds the configuration from config.json's content; null means the default, and irrelevant keys are ignored.
 
         Raises:
-            UserError: it describes another model than BERT, or a value is out of range.
+            UserError: it describes a model other than BERT, or a value is out of range.
         """
         check_is_bert(values)
         values = {name: value for name, value in values.items() if value is not None}
@@ -170,22 +168,22 @@ class BertConfig:
 
     @classmethod
     def from_json(cls, path: Path) -> BertConfig:
-        """From a config.json; raises UserError for a missing or unreadable one."""
+        """Reads a config.json; raises UserError if it is missing or unreadable."""
         return cls.from_dict(read_settings(path))
 
     @property
     def shown_labels(self) -> tuple[str, ...]:
-        """A name for each label of a classifier: Hugging Face's LABEL_0, … if the labels have no names."""
+        """The label names of a classifier, or Hugging Face's LABEL_0, … if the labels are unnamed."""
         return self.label_names or _unnamed(self.num_labels)
 
     @property
     def is_regression(self) -> bool:
-        """Whether a classifier's answer is a number."""
+        """Whether the classifier predicts a number."""
         return self.problem_type == "regression" or (self.num_labels == 1 and not self.problem_type)
 
     @property
     def is_variant(self) -> bool:
-        """Whether the encoder differs from BERT's, so that other programs would compute something else."""
+        """Whether the encoder differs from BERT's, so that other programs would compute wrong results."""
         return any(
             getattr(self, field.name) != field.default for field in dataclasses.fields(self) if field.name in VARIANTS
         )
@@ -201,7 +199,7 @@ class BertConfig:
     def forward_flops(self, seq_length: int, predictions: int = 0) -> int:
         """Floating-point operations of the forward pass's matrix products for one sequence.
 
-        Training takes three times as many.
+        Training needs three times as many.
 
         Args:
             seq_length: tokens of the sequence.
@@ -249,7 +247,7 @@ class ModelFlags:
     model_size: str | None = flag(
         None,
         "one of Google's sizes, or bert-minimal (base size, pre-LayerNorm, sinusoidal positions, no biases, no "
-        "dropout); flags for single sizes win over it",
+        "dropout); flags for single sizes override it",
         default_text="the checkpoint's, else large",
         choices=(*PRESETS, MINIMAL_NAME),
     )
@@ -288,7 +286,7 @@ class ModelFlags:
 
     reinit_layers: int = flag(
         0,
-        "initialize this many of the highest encoder layers, and the pooler, at random instead of from the checkpoint",
+        "initialize the pooler and this many of the highest encoder layers randomly instead of from the checkpoint",
         unit="layers",
     )
 
@@ -304,7 +302,7 @@ class ModelFlags:
 
         Args:
             base: the configuration of the weights to start from; flags can change only its dropout.
-            vocab_size: the data's, used if neither `base` nor a flag sets it.
+            vocab_size: the data's; used if neither `base` nor a flag sets it.
 
         Raises:
             UserError: a flag contradicts `base`, or the sizes contradict each other.
@@ -359,7 +357,7 @@ class ModelFlags:
             if value is not None and value != getattr(base, name):
                 raise UserError(
                     f"--{flag_name} asks for {name} {value}, but the weights to start from have "
-                    f"{getattr(base, name)}: leave the flag out, or start from other weights."
+                    f"{getattr(base, name)}: omit the flag, or start from other weights."
                 )
         dropout = {
             name: getattr(self, name)

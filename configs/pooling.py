@@ -1,4 +1,4 @@
-"""How an embedding model makes one vector of a text, and sentence-transformers' files that say so."""
+"""How an embedding model computes one vector per text, and the sentence-transformers files that store it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES_FILE, LENGTH_FILE, PROMPTS_FILE = (
 # Patterns of the files that describe a pooling.
 POOLING_FILES = (MODULES_FILE, "*_Pooling/config.json", LENGTH_FILE, PROMPTS_FILE)
 _MOST_MODULES_BYTES = 1 << 20
-# The pooling modes of sentence-transformers' Pooling module. Those without a name here are not supported.
+# The pooling modes of sentence-transformers' Pooling module. Modes without a name are not supported.
 _MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -33,7 +33,7 @@ _MODES = {
 
 @dataclass(frozen=True)
 class Pooling:
-    """How the vectors of a text's tokens become one vector.
+    """How the token vectors of a text are combined into one vector.
 
     Attributes:
         kind: the vector of [CLS], or the mean or the maximum over all tokens.
@@ -50,7 +50,7 @@ class Pooling:
         """The pooling that a sentence-transformers directory describes; None for any other directory.
 
         Raises:
-            UserError: it has a module or a pooling that is not supported.
+            UserError: a module or the pooling is not supported.
         """
         modules_file = directory / MODULES_FILE
         if not modules_file.is_file():
@@ -71,7 +71,7 @@ class Pooling:
 
     @classmethod
     def find(cls, directory: Path) -> Pooling | None:
-        """As `read`, but a directory that is not supported has no pooling, with a warning."""
+        """Like `read`, but warns and returns None if the directory is not supported."""
         try:
             return cls.read(directory)
         except UserError as error:
@@ -79,7 +79,7 @@ class Pooling:
             return None
 
     def files(self, hidden_size: int) -> dict[str, bytes]:
-        """{path: content} of what a model directory needs in addition to be sentence-transformers' too."""
+        """{path: content} of the files that make a model directory readable by sentence-transformers."""
         modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] * self.normalize)]
         listed = [
             {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -106,7 +106,7 @@ def _modules(file: Path) -> list[tuple[str, str]]:
             raise ValueError("too large")
         found = [(str(module["type"]).rsplit(".", 1)[-1], module["path"]) for module in json.loads(file.read_bytes())]
         if any(not isinstance(path, str) or path != Path(path).name for _, path in found):
-            raise ValueError("a path leaves the directory")
+            raise ValueError("a path points outside the directory")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{file} is not a list of modules ({error}): copy it again.") from None
     return found
@@ -119,5 +119,7 @@ def _kind(file: Path) -> str:
     modes = [mode for mode in settings if mode.startswith("pooling_mode_") and settings[mode] is True]
     kinds = [_MODES.get(mode, "") for mode in modes]
     if len(kinds) != 1 or not kinds[0]:
-        raise UserError(f"{file} asks for {', '.join(modes) or 'no pooling'}: one of cls, mean and max is supported.")
+        raise UserError(
+            f"{file} asks for {', '.join(modes) or 'no pooling'}: exactly one of cls, mean and max is supported."
+        )
     return kinds[0]

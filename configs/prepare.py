@@ -21,7 +21,7 @@ class TextFlags:
     )
     text_field: str = flag("text", "field of a JSON line that contains the document's text", metavar="NAME")
     language: str = flag(
-        "en", "language whose rules split text into sentences, unless it has one sentence per line", metavar="NAME"
+        "en", "language for splitting text into sentences, unless it has one sentence per line", metavar="NAME"
     )
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class WorkFlags:
     """Processes."""
 
     num_workers: int | None = flag(None, "number of processes", default_text="one per core")
-    memory_mb: int = flag(512, "approximate memory of one process", unit="MB")
+    memory_mb: int = flag(512, "approximate memory limit of one process", unit="MB")
     runner: str = flag("local", "run the processes on this machine or on a Ray cluster", choices=("local", "ray"))
     overwrite_output_dir: bool = flag(False, "delete the files of another preparation in --output_dir")
 
@@ -48,7 +48,7 @@ class WorkFlags:
 def _remove_duplicates() -> Any:
     return flag(
         "none",
-        "keep only the first of equal documents, equal lines, or both, in the whole input",
+        "remove all but the first of equal documents, equal lines, or both, over the whole input",
         choices=("none", "documents", "lines", "both"),
     )
 
@@ -62,8 +62,8 @@ class CleanConfig:
     output_dir: str = flag("", "directory for text files: a sentence per line, a blank line between documents")
     documents: str = flag(
         "blank_line",
-        "documents in plain text: separated by blank lines (lines are split into sentences, never joined), or one per "
-        "file (blank lines then separate paragraphs, whose lines are joined)",
+        "documents in plain text: separated by blank lines (lines are split into sentences but never joined), or one "
+        "per file (blank lines separate paragraphs, whose lines are joined)",
         choices=("blank_line", "file"),
     )
     remove_duplicates: str = _remove_duplicates()
@@ -82,15 +82,17 @@ class VocabConfig:
     vocab_file: str = flag("", "file to write")
     vocab_size: int = flag(30522, "size of the vocabulary, including special tokens", unit="entries")
     do_lower_case: bool = flag(True, "lower-case the text and strip accents")
-    min_frequency: int = flag(2, "pairs of pieces that occur less often are not joined")
-    limit_alphabet: int = flag(1000, "number of characters to keep, the most frequent first", unit="characters")
+    min_frequency: int = flag(
+        2, "minimum count of a pair of pieces to be merged (with --extend: of a word to be added)"
+    )
+    limit_alphabet: int = flag(1000, "number of characters to keep, starting with the most frequent", unit="characters")
     extend: str | None = flag(
         None,
-        "keep the vocabulary of this model and add the text's frequent words that it breaks into many pieces",
+        "keep the vocabulary of this model and add frequent words of the text that it splits into many pieces",
         metavar="MODEL",
     )
-    new_entries: int = flag(1000, "--extend: number of words to add, at most", unit="words")
-    min_pieces: int = flag(3, "--extend: words that break into fewer pieces are not added", unit="pieces")
+    new_entries: int = flag(1000, "with --extend: maximum number of words to add", unit="words")
+    min_pieces: int = flag(3, "with --extend: minimum number of pieces of a word to be added", unit="pieces")
     sample_mb: int = flag(256, "size of the sample, taken evenly from the whole input", unit="MB")
     random_seed: int = flag(12345, "seed of the sample")
 
@@ -113,13 +115,13 @@ class ExampleFlags:
 
     objective: str = flag(
         "nsp",
-        "second task: whether B follows A (nsp), whether A and B are swapped (sop), or one segment without a second "
+        "second task: whether B follows A (nsp), whether A and B are swapped (sop), or single segments without a "
         "task (none)",
         choices=("nsp", "sop", "none"),
     )
     masking: str = flag(
         "static",
-        "store the masks in the records, or let training mask (and for sop swap) each record every time it reads it",
+        "store the masks in the records, or draw new masks (and sop swaps) each time training reads a record",
         choices=("static", "dynamic"),
     )
     packing: str = flag(
@@ -135,11 +137,13 @@ class ExampleFlags:
         choices=("ofrecord", "jsonl", "tokens"),
     )
     max_seq_length: int = flag(128, "length of a record", aliases=("seq_length",), unit="tokens")
-    max_predictions_per_seq: int = flag(20, "most masked tokens in a record", unit="tokens")
+    max_predictions_per_seq: int = flag(20, "maximum number of masked tokens in a record", unit="tokens")
     masked_lm_prob: float = flag(0.15, "fraction of the tokens to mask")
     do_whole_word_mask: bool = flag(False, "mask all pieces of a word together")
     short_seq_prob: float = flag(0.1, "fraction of the documents to cut into records of a random shorter length")
-    dupe_factor: int = flag(10, "number of passes over the documents, each with other cuts and masks", unit="passes")
+    dupe_factor: int = flag(
+        10, "number of passes over the documents, each with different cuts and masks", unit="passes"
+    )
     random_seed: int = flag(12345, "seed of every random choice")
 
     def __post_init__(self) -> None:
@@ -151,10 +155,10 @@ class ExampleFlags:
                 raise UserError(f"--{name} must be between 0 and 1, not {getattr(self, name)}.")
         at_most(self, 65535, "max_seq_length")
         if self.packing == "chunks" and self.objective != "none":
-            raise UserError("--packing chunks has no second sentence: give --objective none.")
+            raise UserError("--packing chunks produces no second sentence: pass --objective none.")
         if self.output_format == "tokens" and (self.packing, self.masking) != ("chunks", "dynamic"):
             raise UserError(
-                "--output_format tokens stores neither sentences nor masks: give --objective none --packing chunks "
+                "--output_format tokens stores neither sentences nor masks: pass --objective none --packing chunks "
                 "--masking dynamic."
             )
         if self.max_predictions_per_seq > self.max_seq_length:
@@ -178,7 +182,7 @@ class PretrainingDataConfig:
         "directory for part-00000 … and dataset.json, or a URL such as s3://bucket/records",
         aliases=("output_file",),
     )
-    work_dir: str = flag("", "if --output_dir is a URL: local directory for the set before it is copied there")
+    work_dir: str = flag("", "if --output_dir is a URL: local directory in which the set is built before it is copied")
     vocab_file: str = flag("", "vocabulary, or a model directory")
     do_lower_case: bool | None = flag(
         None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
@@ -187,7 +191,7 @@ class PretrainingDataConfig:
     num_shards: int = flag(8, "number of files, equal in size (within each bin of --bin_size)", unit="files")
     bin_size: int | None = flag(
         None,
-        "sort records into bins of this width by length, so that each file holds records of one bin and training pads "
+        "sort records by length into bins of this width, so that each file has records of one bin and training pads "
         "no further than the bin",
         default_text="no bins",
         unit="tokens",
@@ -197,15 +201,15 @@ class PretrainingDataConfig:
         given(self, "output_dir", "vocab_file")
         if ("://" in self.output_dir) != bool(self.work_dir):
             raise UserError(
-                "--output_dir is a URL: give --work_dir, a directory that all processes see; the set is built there."
+                "--output_dir is a URL: pass --work_dir, a directory that all processes see; the set is built there."
                 if not self.work_dir
-                else "--work_dir is for an --output_dir that is a URL: drop it."
+                else "--work_dir is only used if --output_dir is a URL: remove it."
             )
         at_least(self, 1, "num_shards", "bin_size")
         at_most(self, 10**5, "num_shards")
         if self.bin_size and self.example.packing == "chunks":
             raise UserError(
-                "--bin_size sorts records by length, but all records of --packing chunks are full: drop one of them."
+                "--bin_size sorts records by length, but all records of --packing chunks are full: remove one of them."
             )
         if self.num_shards < self.bins:
             raise UserError(
@@ -223,11 +227,11 @@ class InspectConfig:
     """`prepare_data.py inspect`."""
 
     input_dir: str = flag("", "directory of part-… files, or one file", aliases=("ofrecord_path", "output_dir"))
-    vocab_file: str = flag("", "vocabulary that spells out the samples; by default the set's own")
+    vocab_file: str = flag("", "vocabulary for decoding the samples (default: the set's own)")
     num_samples: int = flag(3, "number of records to show", unit="records")
-    sample_seed: int = flag(0, "seed that chooses these records")
+    sample_seed: int = flag(0, "seed for choosing these records")
     report: bool = flag(True, "read all records and write report.html and report.json, if they do not exist yet")
-    report_dir: str = flag("", "directory of the report; by default the set's directory")
+    report_dir: str = flag("", "directory of the report (default: the set's directory)")
     num_workers: int | None = flag(None, "number of processes", default_text="one per core")
 
     def __post_init__(self) -> None:
@@ -242,7 +246,7 @@ class VerifyConfig:
     """`prepare_data.py verify`."""
 
     input_dir: str = flag("", "directory of part-… files, or one file", aliases=("ofrecord_path", "output_dir"))
-    vocab_file: str = flag("", "vocabulary whose size limits the ids; by default the set's own")
+    vocab_file: str = flag("", "vocabulary whose size limits the ids (default: the set's own)")
     num_workers: int | None = flag(None, "number of processes", default_text="one per core")
 
     def __post_init__(self) -> None:

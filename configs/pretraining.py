@@ -37,13 +37,13 @@ class PretrainingDataFlags:
     )
     max_predictions_per_seq: int | None = flag(
         None,
-        "most masked tokens in a record",
+        "maximum number of masked tokens in a record",
         default_text="the data's, or 20 with --masking dynamic",
         unit="tokens",
     )
     objective: str | None = flag(
         None,
-        "second task next to masked-LM: next sentence, sentence order or none; or rtd, replaced-token detection "
+        "second task in addition to masked-LM: next sentence, sentence order or none; or rtd, replaced-token detection "
         "(ELECTRA), on any records",
         default_text="the data's",
         choices=("nsp", "sop", "none", "rtd"),
@@ -52,8 +52,8 @@ class PretrainingDataFlags:
     generator_width: float = flag(
         0.25, "with --objective rtd: width of the generator's layers, relative to those of the discriminator"
     )
-    skip_nsp: bool = flag(False, "leave the second task out of the loss", aliases=("skip_sop",))
-    skip_mlm: bool = flag(False, "leave masked-LM out of the loss")
+    skip_nsp: bool = flag(False, "exclude the second task from the loss", aliases=("skip_sop",))
+    skip_mlm: bool = flag(False, "exclude masked-LM from the loss")
     masking: str | None = flag(
         None,
         "use the masks in the data, or draw new masks each time a record is read",
@@ -87,8 +87,8 @@ class PretrainingDataFlags:
     )
     train_accuracy_every_n_iters: int = flag(
         0,
-        "steps between training rows that also hold masked-LM accuracy, of the update's first micro-batch, without "
-        "dropout; 0 never measures it",
+        "steps between measurements of masked-LM accuracy in training, on the first micro-batch of an update, without "
+        "dropout; 0 disables it",
         unit="steps",
     )
 
@@ -96,7 +96,7 @@ class PretrainingDataFlags:
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val_fraction must be at least 0 and below 1, not {self.val_fraction}.")
         if self.skip_nsp and self.skip_mlm:
-            raise UserError("--skip_nsp and --skip_mlm together leave nothing to learn: drop one of them.")
+            raise UserError("--skip_nsp and --skip_mlm together leave nothing to train: remove one of them.")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"--masked_lm_prob must be above 0 and below 1, not {self.masked_lm_prob}.")
         if self.masked_lm_prob_end is not None and not 0 < self.masked_lm_prob_end < 1:
@@ -122,7 +122,7 @@ class ProbeFlags:
     """Probes of checkpoints, in separate processes that do not affect training."""
 
     squad_frequency: int = flag(
-        0, "steps between fine-tunings of a copy on SQuAD, and once more at the end; 0 disables them", unit="steps"
+        0, "fine-tune a copy on SQuAD every this many steps, and at the end; 0 disables it", unit="steps"
     )
     squad_config: str | None = flag(
         None,
@@ -175,7 +175,7 @@ class PretrainingConfig:
     probes: ProbeFlags = section(ProbeFlags)
     phases: str | None = flag(
         None,
-        "train in phases: JSON file with a list of objects of flags, one per phase, which win over the command line; "
+        "train in phases: JSON file with a list of objects of flags, one per phase, which override the command line; "
         "each phase starts from the weights of the phase before and writes to OUTPUT_DIR/phase1, phase2, …",
         metavar="FILE",
     )
@@ -193,17 +193,17 @@ class PretrainingConfig:
             )
         if self.phases and not self.run.do_train:
             raise UserError(
-                "--phases trains, which --do_train False forbids: to evaluate, drop --phases and set "
+                "--phases cannot be combined with --do_train False: to evaluate, remove --phases and set "
                 "--output_dir to OUTPUT_DIR/phaseN."
             )
         if self.phases and self.run.checkpoint_path and not self.run.load_from:
-            raise UserError("--phases writes its checkpoints below --output_dir: drop --checkpoint_path.")
+            raise UserError("--phases writes its checkpoints below --output_dir: remove --checkpoint_path.")
 
     def in_phases(self) -> list[PretrainingConfig]:
         """A configuration for each phase, or only this one without --phases.
 
         Raises:
-            UserError: the file of --phases is not a list of objects of flags, or sets a flag of the whole run.
+            UserError: the --phases file is not a list of objects, or sets a flag that applies to the whole run.
         """
         if self.phases is None:
             return [self]
@@ -231,7 +231,7 @@ class PretrainingConfig:
         where, names = f"--phases {self.phases}, phase {number}", flag_names(type(self))
         for name in content:
             if names.get(name.lstrip("-").replace("-", "_")) in _OF_THE_WHOLE_RUN:
-                raise UserError(f"{where}: {name} belongs to the whole run: give it on the command line.")
+                raise UserError(f"{where}: {name} applies to the whole run: set it on the command line.")
         run = self.run.below(f"phase{number}")
         if number > 1:  # the phase's own load_optimizer_state may load the optimizer too
             before = str(phase_directory(self.run.output_dir, number - 1))
@@ -241,6 +241,6 @@ class PretrainingConfig:
 
 @dataclass(frozen=True)
 class EagerPretrainingConfig(PretrainingConfig):
-    """The flags of run_eager_pretraining.py, whose runs do not meet those of run_pretraining.py by default."""
+    """The flags of run_eager_pretraining.py, with a different default output directory."""
 
     run: RunFlags = section(RunFlags, default_output_dir="output_eager")

@@ -11,15 +11,15 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Which models to serve, where, and within which limits."""
+    """The flags of serve.py."""
 
     model_path: tuple[str, ...] = flag((), "models to serve: PATH or NAME=PATH; the first is the default")
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces")
-    port: int = flag(8080, "port to listen on; 0 takes a free one")
+    port: int = flag(8080, "port to listen on; 0 chooses a free port")
     api_key: str | None = flag(
         None, "key that clients send as `Authorization: Bearer KEY` (default: the environment variable API_KEY)"
     )
-    cors_origin: tuple[str, ...] = flag((), "origins of web pages that may call the service; * for any")
+    cors_origin: tuple[str, ...] = flag((), "web origins that may call the service; * allows all")
     num_workers: int = flag(1, "processes that share the port, each with its own copy of the models")
 
     max_batch_tokens: int | None = flag(
@@ -37,27 +37,31 @@ class ServeConfig:
     request_timeout: float = flag(60.0, "longest time to answer a request", unit="seconds")
     auto_truncate: bool = flag(False, "truncate texts that are too long, unless the request sets `truncate`")
     memory_budget_mb: int | None = flag(
-        None, "memory for the weights of all models in one process; the least recently used make room", unit="MB"
+        None,
+        "memory for the weights of all models in one process; the least recently used models are unloaded",
+        unit="MB",
     )
 
     pooling: str | None = flag(
-        None, "how a text's embedding is made (default: what the model says, else mean)", choices=("first", "mean")
+        None,
+        "how token vectors are combined into a text's embedding (default: as the model says, else mean)",
+        choices=("first", "mean"),
     )
     seq_length: int | None = flag(None, "longest text (default: the model's)", unit="tokens")
-    do_lower_case: bool | None = flag(None, "whether the vocabularies are uncased (default: what the models say)")
-    trust_checkpoint: bool = flag(False, "the checkpoints are trusted: allow formats that are read by unpickling")
+    do_lower_case: bool | None = flag(None, "whether the vocabularies are uncased (default: as the models say)")
+    trust_checkpoint: bool = flag(False, "trust the checkpoints: allow formats that need unpickling")
     mode: str | None = flag(
         None,
         "compile the models, or run them operation by operation (default: graph on CUDA, eager on a CPU)",
         choices=("graph", "eager"),
     )
-    device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA where it is available)")
+    device: str | None = flag(None, "cpu, cuda or cuda:N (default: CUDA if it is available)")
     num_threads: int | None = flag(None, "CPU threads of each process (default: the cores divided by --num_workers)")
-    cpu_kernels: bool = flag(True, "use the CPU kernels built by `make setup`")
+    cpu_kernels: bool = flag(True, "use the CPU kernels that `make setup` builds")
 
     def __post_init__(self) -> None:
         if not self.model_path:
-            raise UserError("--model_path is missing: name a model directory or a checkpoint.")
+            raise UserError("--model_path is missing: pass a model directory or a checkpoint.")
         at_least(
             self,
             1,
@@ -72,11 +76,11 @@ class ServeConfig:
             "num_threads",
         )
         if not 0 <= self.max_wait_ms < float("inf"):
-            raise UserError(f"--max_wait_ms must be 0 or more, not {self.max_wait_ms}.")
+            raise UserError(f"--max_wait_ms must be at least 0, not {self.max_wait_ms}.")
         for name in ("body_timeout", "request_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"--{name} must be above 0, not {getattr(self, name)}.")
         if not 0 <= self.port < 65536:
             raise UserError(f"--port must be between 0 and 65535, not {self.port}.")
         if self.api_key == "":
-            raise UserError("--api_key is empty: give a key, or leave the flag out.")
+            raise UserError("--api_key is empty: set a key, or omit the flag.")

@@ -1,4 +1,4 @@
-"""The flag that a misspelt one probably means."""
+"""Suggests the flag that a misspelled one probably means."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that begins with `name`, or else differs from it by a typing mistake; None if there is none.
+    """The known name that begins with `name`, or else differs from it by a typo; None if there is none.
 
-    A name that merely contains the same words is not near: --batch_size must not suggest --val_batch_size.
+    A name that only contains the same words is not similar: --batch_size must not suggest --val_batch_size.
 
     Args:
         name: a flag's name without the leading dashes.

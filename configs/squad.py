@@ -20,27 +20,29 @@ class FeatureFlags:
     do_lower_case: bool | None = flag(
         None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
     )
-    max_seq_length: int = flag(384, "length of question and window together", aliases=("seq_length",), unit="tokens")
+    max_seq_length: int = flag(
+        384, "maximum length of question and window together", aliases=("seq_length",), unit="tokens"
+    )
     doc_stride: int = flag(128, "distance from the start of one window to the next", unit="tokens")
     max_query_length: int = flag(64, "longer questions are truncated", unit="tokens")
     version_2_with_negative: bool = flag(False, "SQuAD 2.0: some questions have no answer")
     squad_version: str | None = flag(
         None,
-        "squadv2 is another way to give --version_2_with_negative True",
+        "alias: squadv2 means --version_2_with_negative True",
         default_text="by --version_2_with_negative",
         choices=("squadv1", "squadv2"),
     )
 
     def __post_init__(self) -> None:
         if self.squad_version == "squadv1" and self.version_2_with_negative:
-            raise UserError("--squad_version squadv1 contradicts --version_2_with_negative True: give one of them.")
+            raise UserError("--squad_version squadv1 contradicts --version_2_with_negative True: remove one.")
         if self.squad_version == "squadv2":
             object.__setattr__(self, "version_2_with_negative", True)
         at_least(self, 1, "max_query_length", "doc_stride")
         at_most(self, MOST_TOKENS, "max_seq_length", "max_query_length", "doc_stride")
         if self.max_seq_length <= self.max_query_length + 3:
             raise UserError(
-                f"--max_seq_length {self.max_seq_length} leaves no tokens for a context: it must be above "
+                f"--max_seq_length {self.max_seq_length} leaves no space for the context: it must be above "
                 f"--max_query_length {self.max_query_length} + 3 ([CLS] and two [SEP])."
             )
 
@@ -50,13 +52,13 @@ class DecodingFlags:
     """Decoding of answers."""
 
     n_best_size: int = flag(
-        20, "answers per question in nbest_predictions.json; also the starts and ends tried in each window"
+        20, "answers per question in nbest_predictions.json; also the number of starts and ends tried in each window"
     )
     max_answer_length: int = flag(30, "longest answer", unit="tokens")
     null_score_diff_threshold: float = flag(
-        0.0, "SQuAD 2.0: give no answer if the null score exceeds the best answer's score by more than this"
+        0.0, "SQuAD 2.0: predict no answer if the null score exceeds the best answer's score by more than this"
     )
-    verbose_logging: bool = flag(False, "report answers that could not be aligned with the original text")
+    verbose_logging: bool = flag(False, "print answers that could not be aligned with the original text")
 
     def __post_init__(self) -> None:
         at_least(self, 1, "n_best_size", "max_answer_length")
@@ -78,7 +80,7 @@ class SquadDataConfig:
     def __post_init__(self) -> None:
         given(self, "input_file", "output_dir")
         if not self.features.vocab_file:
-            raise UserError("--vocab_file is missing: name the vocab.txt of the model that you will fine-tune.")
+            raise UserError("--vocab_file is missing: pass the vocab.txt of the model that you will fine-tune.")
         local(self, "output_dir")
         at_least(self, 1, "num_shards")
         at_most(self, 10**5, "num_shards")
@@ -89,11 +91,11 @@ class SquadDataConfig:
 class SquadDataFlags:
     """Data."""
 
-    train_file: str | None = flag(None, "SQuAD JSON to train on; its features are computed once and stored")
-    train_data_dir: str | None = flag(None, "directory of features to train on, instead of --train_file")
+    train_file: str | None = flag(None, "SQuAD JSON file to train on; its features are computed once and stored")
+    train_data_dir: str | None = flag(None, "directory of features to train on instead of --train_file")
     train_example_num: int | None = flag(None, "features of one epoch", default_text="all", unit="features")
     train_data_part_num: int | None = flag(None, "number of training shards to use", default_text="all", unit="shards")
-    predict_file: str | None = flag(None, "SQuAD JSON with the questions to answer")
+    predict_file: str | None = flag(None, "SQuAD JSON file with the questions to answer")
     eval_data_dir: str | None = flag(None, "directory of the features of --predict_file, if they exist already")
     eval_example_num: int | None = flag(
         None, "expected number of features", default_text="the number found", unit="features"
@@ -135,8 +137,8 @@ class SquadConfig:
 
     def __post_init__(self) -> None:
         if not (self.run.do_train or self.run.do_eval or self.do_predict):
-            raise UserError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
+            raise UserError("nothing to do: pass --do_train, --do_eval or --do_predict.")
         if self.run.do_train and not (self.data.train_file or self.data.train_data_dir):
             raise UserError("--do_train needs --train_file (SQuAD JSON) or --train_data_dir (features).")
         if (self.run.do_eval or self.do_predict) and not self.data.predict_file:
-            raise UserError("--do_eval and --do_predict need --predict_file: the questions as SQuAD JSON.")
+            raise UserError("--do_eval and --do_predict need --predict_file, a SQuAD JSON file with the questions.")

@@ -19,14 +19,14 @@ class TaggingDataFlags:
     train_file: str | None = flag(
         None, "tagged sentences to train on: CoNLL columns, or JSON lines with tokens and tags, also with .gz"
     )
-    validation_file: str | None = flag(None, "tagged sentences to choose the best checkpoint by")
+    validation_file: str | None = flag(None, "tagged sentences for selecting the best checkpoint")
     test_file: str | None = flag(
         None, "sentences to tag in predictions.jsonl", default_text="those of --validation_file"
     )
-    token_column: str = flag("1", "column of the words, from 1, or their key in JSON lines", metavar="COLUMN")
+    token_column: str = flag("1", "column of the words (counted from 1), or their key in JSON lines", metavar="COLUMN")
     tag_column: str | None = flag(
         None,
-        "column of the tags, from 1 or, if negative, from the end, or their key in JSON lines",
+        "column of the tags (counted from 1, or from the end if negative), or their key in JSON lines",
         default_text="the last column, or tags",
         metavar="COLUMN",
     )
@@ -42,7 +42,7 @@ class TaggingDataFlags:
         None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
     )
     max_seq_length: int = flag(
-        128, "longest input of the model; longer sentences are windows", aliases=("seq_length",), unit="tokens"
+        128, "maximum input length; longer sentences are split into windows", aliases=("seq_length",), unit="tokens"
     )
     doc_stride: int | None = flag(
         None,
@@ -85,7 +85,7 @@ class TaggingConfig:
     )
     device: DeviceFlags = section(DeviceFlags)
     early_stopping_patience: int = flag(
-        0, "stop after this many evaluations without a better figure; 0 never stops early", unit="evaluations"
+        0, "stop after this many evaluations without improvement; 0 disables early stopping", unit="evaluations"
     )
     seeds: int = flag(
         1, "number of runs, with seeds --seed, --seed + 1, …; reports the median and the spread", unit="runs"
@@ -102,8 +102,8 @@ class TaggingConfig:
         at_least(self, 0, "early_stopping_patience")
         data = self.data
         if self.run.do_train and not data.train_file:
-            raise UserError("--train_file is missing: name a file of tagged sentences, or give --do_train False.")
+            raise UserError("--train_file is missing: pass a file of tagged sentences, or pass --do_train False.")
         if not self.run.do_train and not (data.test_file or (self.run.do_eval and data.validation_file)):
-            raise UserError("there is nothing to do without training: give --validation_file or --test_file.")
+            raise UserError("nothing to do without training: pass --validation_file or --test_file.")
         if self.early_stopping_patience and not (self.run.do_eval and data.validation_file):
-            raise UserError("--early_stopping_patience needs evaluations: give --validation_file.")
+            raise UserError("--early_stopping_patience needs evaluations: pass --validation_file.")

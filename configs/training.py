@@ -1,4 +1,4 @@
-"""Flags shared by all training commands. Flags that change the result are apart from those that change the speed."""
+"""Flags shared by all training commands. Flags that affect the result are separate from those that affect the speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at
 from configs.cli import flag
 from utils.errors import UserError
 
-# Flags of other engines and launchers, which are accepted without effect: what to use instead.
+# Flags of other engines and launchers that are accepted without effect, with what to use instead.
 _LAUNCHER = "start a job on several hosts with python3 -m oneflow.distributed.launch (docs/distributed.md)."
 RETIRED = {
     "use_xla": "OneFlow 0.9 has no XLA; graph mode compiles without it.",
@@ -27,9 +27,9 @@ RETIRED = {
     **dict.fromkeys(("source_dir", "entry_point", "sm_job_name", "instance_type", "instance_count", "name"), _LAUNCHER),
     "evaluation_strategy": "--eval_every_n_iters N evaluates every N steps; 0 evaluates only at the end.",
     "save_strategy": "--model_save_every_n_iter N saves every N steps.",
-    "eval_accumulation_steps": "evaluation keeps sums, not outputs; --val_batch_size sets its batch.",
-    "dataloader_drop_last": "every record counts once; the last batch is filled with padding rows of weight 0.",
-    "dataloader_num_workers": "one thread reads ahead; there is no number to set.",
+    "eval_accumulation_steps": "evaluation accumulates sums, not outputs; --val_batch_size sets the batch size.",
+    "dataloader_drop_last": "every record counts once; the last batch is padded with rows of weight 0.",
+    "dataloader_num_workers": "one thread reads ahead; the number cannot be changed.",
     "remove_unused_columns": "only the features that the model needs are read.",
     "label_names": "--skip_nsp drops the next-sentence labels, --eval_only_mlm drops them in evaluation only.",
     "datasets_cache_dir": "records are read in place.",
@@ -69,7 +69,7 @@ class BatchFlags:
     )
     grad_acc_steps: int = flag(
         1,
-        "gradient accumulation: micro-batches for each update",
+        "gradient accumulation: micro-batches per update",
         aliases=("gradient_accumulation_steps",),
         unit="micro-batches",
     )
@@ -115,12 +115,12 @@ class OptimizerFlags:
 
     optim_name: str = flag(
         "adamw",
-        "adamw corrects the bias of the moments; bert_adam does not, like Google's; adam has no weight decay; lamb is "
+        "adamw has bias correction; bert_adam does not, like Google's optimizer; adam has no weight decay; lamb is "
         "meant for large batches",
         aliases=("optimizer",),
         choices=("adamw", "bert_adam", "adam", "lamb"),
     )
-    lr: float = flag(1e-3, "the highest learning rate", aliases=("learning_rate",))
+    lr: float = flag(1e-3, "peak learning rate", aliases=("learning_rate",))
     weight_decay: float = flag(
         0.01, "decoupled weight decay, not applied to biases and LayerNorm", aliases=("weight_decay_rate",)
     )
@@ -132,17 +132,17 @@ class OptimizerFlags:
         "clip gradients by their global norm, clip each value, or do not clip",
         choices=("norm", "value", "none"),
     )
-    max_grad_norm: float = flag(1.0, "with --clip norm: the largest global norm; 0 does not clip")
-    clip_value: float = flag(1.0, "with --clip value: the largest absolute value of a gradient's element")
+    max_grad_norm: float = flag(1.0, "with --clip norm: maximum global norm; 0 disables clipping")
+    clip_value: float = flag(1.0, "with --clip value: maximum absolute value of each gradient element")
     skip_loss_spikes: bool = flag(
         False,
-        "leave out an update whose gradient norm, before clipping, is more than --spike_factor times the median of the "
+        "skip an update whose gradient norm, before clipping, is more than --spike_factor times the median of the "
         "64 norms before it",
     )
-    spike_factor: float = flag(10.0, "with --skip_loss_spikes: how far a norm must be beyond the recent ones")
+    spike_factor: float = flag(10.0, "with --skip_loss_spikes: factor above the median of recent norms")
     lr_schedule: str | None = flag(
         None,
-        "the learning rate after warmup; onecycle is optax's linear one-cycle schedule",
+        "learning rate schedule after warmup; onecycle is optax's linear one-cycle schedule",
         default_text="linear, or polynomial if --lr_decay_power is given",
         aliases=("lr_scheduler_type",),
         choices=("linear", "polynomial", "constant", "cosine", "onecycle"),
@@ -150,7 +150,7 @@ class OptimizerFlags:
     warmup_proportion: float = flag(
         0.1, "fraction of the steps during which the learning rate rises", aliases=("warmup_ratio",)
     )
-    warmup_steps: int | None = flag(None, "steps of warmup; wins over --warmup_proportion", unit="steps")
+    warmup_steps: int | None = flag(None, "number of warmup steps; overrides --warmup_proportion", unit="steps")
     lr_decay_from: str = flag(
         "warmup",
         "count the decay from the end of warmup (Hugging Face, AWS), or from the start of the run (Google, NVIDIA), so "
@@ -159,7 +159,7 @@ class OptimizerFlags:
     )
     lr_first_step: int | None = flag(
         None,
-        "number of the first update in the schedule's formula: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA)",
+        "index of the first update in the schedule's formula: 0 (Google, Hugging Face) or 1 (AWS, NVIDIA)",
         default_text="1 for polynomial, else 0",
     )
     lr_decay_power: float | None = flag(
@@ -170,13 +170,13 @@ class OptimizerFlags:
     )
     end_learning_rate: float = flag(0.0, "learning rate at the end of the linear, polynomial and cosine schedules")
     onecycle_pct_final: float = flag(
-        0.85, "onecycle: fraction of the steps after which the first rate is reached again"
+        0.85, "onecycle: fraction of the steps after which the learning rate is back at its first value"
     )
-    onecycle_div_factor: float = flag(25.0, "onecycle: the highest learning rate divided by the first")
-    onecycle_final_div_factor: float = flag(1e4, "onecycle: the first learning rate divided by the last")
+    onecycle_div_factor: float = flag(25.0, "onecycle: peak learning rate divided by the first learning rate")
+    onecycle_final_div_factor: float = flag(1e4, "onecycle: first learning rate divided by the last")
     lr_for_batch: int | None = flag(
         None,
-        "--lr is meant for updates of this size; other sizes scale it by the square root of their ratio",
+        "batch size that --lr refers to; for other sizes, --lr is scaled by the square root of the ratio",
         default_text="no scaling",
         unit="sequences",
     )
@@ -186,17 +186,17 @@ class OptimizerFlags:
     )
     layer_lr_decay: float = flag(
         1.0,
-        "each encoder layer has this times the learning rate of the layer above it, the embeddings that of the lowest "
-        "layer times this; the head has --lr",
+        "factor between the learning rates of a layer and the layer above it; the head has --lr, the embeddings have "
+        "the lowest rate",
         aliases=("layerwise_lr_decay",),
     )
     ema_decay: float = flag(
         0.0,
-        "keep an exponential moving average of the weights with this decay, such as 0.999, evaluate it as well "
-        "(eval_ema_*), and store it in each checkpoint's training_state; 0 keeps none",
+        "keep an exponential moving average of the weights with this decay, such as 0.999, also evaluate it "
+        "(eval_ema_*), and store it in each checkpoint's training_state; 0 disables it",
     )
     stock_lamb: bool = flag(
-        False, "accept OneFlow's LAMB, which computes another trust ratio, in graph mode without the CPU kernels"
+        False, "in graph mode without the CPU kernels: accept OneFlow's LAMB, whose trust ratio differs from the paper"
     )
 
     def __post_init__(self) -> None:
@@ -214,7 +214,7 @@ class OptimizerFlags:
         at_most(self, MOST_STEPS, "warmup_steps")
         if self.lr_schedule not in (None, "polynomial") and self.lr_decay_power not in (None, 1):
             raise UserError(
-                f"--lr_decay_power belongs to --lr_schedule polynomial, not to {self.lr_schedule}: drop one of them."
+                f"--lr_decay_power needs --lr_schedule polynomial, not {self.lr_schedule}: remove one of them."
             )
         if self.lr_first_step not in (None, 0, 1):
             raise UserError(f"--lr_first_step must be 0 or 1, not {self.lr_first_step}.")
@@ -233,7 +233,7 @@ class OptimizerFlags:
 
     @property
     def norm_limit(self) -> float:
-        """The global norm to which gradients are scaled down; 0 means no limit."""
+        """The maximum global gradient norm; 0 means no clipping."""
         return self.max_grad_norm if self.clip == "norm" else 0.0
 
 
@@ -248,28 +248,28 @@ class RunFlags:
         "{default_output_dir}/NAME",
     )
     checkpoint_path: str | None = flag(
-        None, "another directory for checkpoints", default_text="--output_dir", aliases=("model_save_dir",)
+        None, "separate directory for checkpoints", default_text="--output_dir", aliases=("model_save_dir",)
     )
     log_dir: str | None = flag(
         None,
-        "another directory for TensorBoard's files, in a subdirectory named after --output_dir; several runs can share "
+        "separate directory for TensorBoard files, in a subdirectory named after --output_dir; several runs can share "
         "it",
         default_text="--output_dir",
         aliases=("logging_dir",),
     )
     load_from: str | None = flag(
         None,
-        "start from random weights (scratch), from --checkpoint_path, while new checkpoints go to --output_dir "
+        "start from random weights (scratch), from --checkpoint_path, with new checkpoints in --output_dir "
         "(checkpoint), or from --init_checkpoint, by default Google's model of --model_size from the hub (huggingface)",
         default_text="--init_checkpoint if given, else scratch",
         choices=("scratch", "checkpoint", "huggingface"),
     )
     load_optimizer_state: bool | None = flag(
         None,
-        "with --load_from checkpoint: load its optimizer state and step too; False starts at step 0",
+        "with --load_from checkpoint: also load the optimizer state and the step; False starts at step 0",
         default_text="{default_load_optimizer_state}",
     )
-    run_name: str | None = flag(None, "name of the run in its log", default_text="composed from its main flags")
+    run_name: str | None = flag(None, "name of the run in its log", default_text="generated from the main flags")
     epochs: float = flag(
         1,
         "passes over the training data",
@@ -277,15 +277,15 @@ class RunFlags:
     )
     max_steps: int | None = flag(
         None,
-        "number of updates; wins over --epochs",
+        "number of updates; overrides --epochs",
         aliases=("total_steps",),
         unit="steps",
         default_text="by --epochs",
     )
     train_hours: float | None = flag(
         None,
-        "train for this time instead of a number of updates, evaluations and checkpoints included; the learning rate "
-        "follows the time; all starts of a run count together, without the time between them; wins over --epochs",
+        "train for this time, including evaluations and checkpoints, instead of a number of updates; the learning rate "
+        "depends on the time; the time of all starts of a run is added up; overrides --epochs",
         unit="hours",
     )
     seed: int = flag(42, "seed of the initial weights, the data order and dropout")
@@ -308,7 +308,7 @@ class RunFlags:
     )
     save_at_steps: tuple[int, ...] = flag(
         (),
-        "save after these steps as well, and keep these checkpoints; 0 is before the first step",
+        "also save after these steps, and keep these checkpoints; 0 is before the first step",
         aliases=("save_at_step",),
         unit="steps",
     )
@@ -319,10 +319,10 @@ class RunFlags:
         aliases=("eval_steps", "validation_frequency", "evaluate_frequency"),
         unit="steps",
     )
-    eval_at_start: bool = flag(False, "evaluate before the first step as well")
+    eval_at_start: bool = flag(False, "also evaluate before the first step")
     report_to: str = flag(
         "tensorboard",
-        "experiment tracker; TensorBoard files are written with either value",
+        "experiment tracker; TensorBoard files are always written",
         choices=("tensorboard", "none"),
     )
     do_train: bool = flag(True, "train")
@@ -344,7 +344,7 @@ class RunFlags:
         above(self, 0, "epochs", "train_hours")
         at_most(self, 10**5, "train_hours")
         if self.train_hours and self.max_steps:
-            raise UserError("--max_steps and --train_hours both say when the run ends: give one of them.")
+            raise UserError("--max_steps and --train_hours both set the end of the run: pass only one of them.")
         if self.load_from == "checkpoint" and not self.checkpoint_path:
             raise UserError("--load_from checkpoint needs --checkpoint_path: name the checkpoint to start from.")
         if self.load_optimizer_state is not None and self.load_from != "checkpoint":
@@ -352,22 +352,22 @@ class RunFlags:
                 "--load_optimizer_state only works with --load_from checkpoint; to continue a run use --resume."
             )
         if self.resume and self.overwrite_output_dir:
-            raise UserError("--resume continues the run that --overwrite_output_dir deletes: drop one of them.")
+            raise UserError("--resume continues the run that --overwrite_output_dir deletes: remove one of them.")
         if not self.output_dir:
-            # With --load_from, --checkpoint_path is where the run starts, and not where it saves.
+            # With --load_from, --checkpoint_path is the start of the run, not the directory for its checkpoints.
             saves_in = None if self.load_from else self.checkpoint_path
             name = (self.run_name or "").replace("/", "-").strip(".")
             object.__setattr__(self, "output_dir", saves_in or str(Path(self.default_output_dir, name)))
 
     @property
     def loads_optimizer_state(self) -> bool:
-        """Whether the run takes optimizer state and step from the checkpoint of --load_from."""
+        """Whether the run loads the optimizer state and the step from the checkpoint of --load_from."""
         if self.load_from != "checkpoint":
             return False
         return self.default_load_optimizer_state if self.load_optimizer_state is None else self.load_optimizer_state
 
     def below(self, *parts: str) -> RunFlags:
-        """The same run in subdirectories of its directories."""
+        """The same flags with subdirectories of the run's directories."""
 
         def inside(directory: str | None) -> str | None:
             return directory and str(Path(directory, *parts))
@@ -386,19 +386,21 @@ class DeviceFlags:
 
     with_cuda: bool | None = flag(None, "train on CUDA", default_text="if CUDA is usable")
     device: str | None = flag(None, "the same choice by name", choices=("cpu", "cuda"))
-    cuda_devices: tuple[int, ...] = flag((), "numbers of the CUDA devices to use", per_host=True)
+    cuda_devices: tuple[int, ...] = flag((), "indices of the CUDA devices to use", per_host=True)
     use_ddp: bool = flag(False, "eager mode: average gradients over the ranks")
     use_consistent: bool = flag(False, "graph mode: global tensors over the ranks")
     use_fp16: bool = flag(
-        False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that have it", aliases=("fp16",)
+        False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that support it", aliases=("fp16",)
     )
-    nccl_fusion_threshold_mb: int = flag(16, "graph mode on CUDA: largest bucket of gradients to send", unit="MB")
-    nccl_fusion_max_ops: int = flag(24, "graph mode on CUDA: most gradients in one bucket", unit="gradients")
+    nccl_fusion_threshold_mb: int = flag(16, "graph mode on CUDA: maximum size of a gradient bucket", unit="MB")
+    nccl_fusion_max_ops: int = flag(
+        24, "graph mode on CUDA: maximum number of gradients in one bucket", unit="gradients"
+    )
     join_timeout: float = flag(
-        300.0, "several ranks: how long to wait for the others at the start", unit="seconds", per_host=True
+        300.0, "with several ranks: time to wait for the others at startup", unit="seconds", per_host=True
     )
     stop_timeout: float = flag(
-        60.0, "several ranks: time to save and end after SIGTERM or Ctrl-C", unit="seconds", per_host=True
+        60.0, "with several ranks: time to save and exit after SIGTERM or Ctrl-C", unit="seconds", per_host=True
     )
     num_threads: int | None = flag(
         None, "CPU threads of this rank", default_text="the host's cores, shared by its ranks", per_host=True
@@ -406,14 +408,14 @@ class DeviceFlags:
     cpu_kernels: bool = flag(True, "use the CPU kernels that `make setup` builds")
     activation_checkpointing: bool = flag(
         False,
-        "eager mode: keep only each layer's input, and compute the layer again in the backward pass",
+        "eager mode: keep only each layer's input, and recompute the layer in the backward pass",
         aliases=("checkpoint_activations", "gradient_checkpointing"),
     )
     profile: bool = flag(False, "print the time per operation at the end", per_host=True)
 
     def __post_init__(self) -> None:
         if self.device is not None and self.with_cuda not in (None, self.device == "cuda"):
-            raise UserError(f"--with_cuda {self.with_cuda} contradicts --device {self.device}: give one of them.")
+            raise UserError(f"--with_cuda {self.with_cuda} contradicts --device {self.device}: pass only one of them.")
         threads(self, "num_threads")
         at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")
         at_most(self, 1 << 20, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
@@ -425,7 +427,7 @@ def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: in
         return per_rank or default
     if total % world_size:
         raise UserError(
-            f"--{kind}-global-batch-size {total} cannot be shared by {world_size} ranks: choose a multiple."
+            f"--{kind}-global-batch-size {total} is not divisible by the {world_size} ranks: choose a multiple."
         )
     if total // world_size > MOST_ROWS:
         raise UserError(
@@ -435,6 +437,6 @@ def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: in
     if per_rank is not None and per_rank * world_size != total:
         raise UserError(
             f"--{kind}-batch-size {per_rank} on {world_size} ranks makes {per_rank * world_size}, "
-            f"not --{kind}-global-batch-size {total}: give one of them."
+            f"not --{kind}-global-batch-size {total}: pass only one of them."
         )
     return total // world_size

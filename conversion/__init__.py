@@ -1,4 +1,4 @@
-"""BERT checkpoints of every format, as numpy arrays and back."""
+"""Reads BERT checkpoints of every format into numpy arrays, and writes them."""
 
 from __future__ import annotations
 

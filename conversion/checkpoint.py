@@ -26,9 +26,9 @@ from utils.messages import warn
 
 FORMATS = ("hf", "oneflow", "lazy", "tf", "flax", "onnx")
 TARGETS = ("hf", "oneflow", "lazy", "tf", "onnx")
-_SCHEMES = {"flax": "hf", "onnx": "hf"}  # formats whose readers give Hugging Face's names
+_SCHEMES = {"flax": "hf", "onnx": "hf"}  # formats whose readers return Hugging Face's names
 _CONFIG_FILES = ("config.json", "bert_config.json")
-# All that a conversion to some format writes. Variables of the lazy and flow.save formats, and the pooling of an
+# Everything that conversions write, in any format. Variables of the lazy and flow.save formats, and the pooling of an
 # embedding model, are directories.
 _WRITTEN = re.compile(
     r"(bert_)?config\.json|model\.safetensors|bert_model\.ckpt\.(index|data-\d+-of-\d+)|snapshot_done|pickled_data"
@@ -41,7 +41,7 @@ _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read.
+    """A checkpoint in memory.
 
     Attributes:
         path: a directory, a weights file or a TensorFlow prefix.
@@ -49,7 +49,7 @@ class Checkpoint:
         config: the model's shape.
         state: {Hugging Face name: float32 array}.
         settings: the configuration file's content (it may name the labels), without its null values.
-        report: what became of each tensor.
+        report: what happened to each tensor.
     """
 
     path: Path
@@ -66,12 +66,12 @@ class Checkpoint:
 
     @property
     def directory(self) -> Path:
-        """The directory that holds the weights."""
+        """The directory that contains the weights."""
         return _directory(self.path)
 
     @property
     def vocab_file(self) -> Path | None:
-        """The vocabulary beside the weights, if there is one."""
+        """The vocabulary next to the weights, if there is one."""
         return find_vocabulary(self.directory)
 
 
@@ -89,14 +89,14 @@ def read_checkpoint(
     Args:
         path: a model directory, a weights file, a TensorFlow prefix, a training run's directory, or a hub name.
         source: its format; "auto" detects it.
-        config: a configuration file, or its content, to use instead of the one beside the weights.
-        sizes: settings given by flags; they must agree with the configuration.
+        config: a configuration file, or its content, to use instead of the one next to the weights.
+        sizes: settings from flags; they must agree with the configuration.
         trust: whether formats that need unpickling (`flow.save`) may be read.
-        allow_partial: whether tensors may be missing or have another shape; these are left out.
+        allow_partial: whether to skip tensors that are missing or have a different shape.
 
     Raises:
-        UserError: unknown format, damaged, not trusted, not BERT, tensors missing or of another shape, or a number
-            that is not finite.
+        UserError: the checkpoint has an unknown format, is damaged, untrusted or not BERT, contains numbers that are
+            not finite, or tensors are missing or have a different shape.
     """
     path = model_directory(local_directory(str(path)))
     settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
@@ -117,7 +117,7 @@ def read_checkpoint(
         raise UserError(
             f"{path} does not fit its configuration: {problems[0]}"
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-            + "; give the right configuration, or --allow_partial to leave such tensors out."
+            + ": pass the right configuration, or --allow_partial to skip such tensors."
         )
     _check_finite(path, state)
     return Checkpoint(path, source, shape, state, settings, report)
@@ -127,7 +127,7 @@ def detect(path: Path) -> str:
     """Detects the format of a checkpoint.
 
     Raises:
-        UserError: it has none of the formats; the message lists what was looked for.
+        UserError: it has none of the formats; the message lists the expected files.
     """
     if huggingface.find(path):
         return "hf"
@@ -142,9 +142,9 @@ def detect(path: Path) -> str:
     if onnx_file.find(path):
         return "onnx"
     if not path.exists():
-        raise UserError(f"{path} does not exist: name a model directory or a checkpoint file.")
+        raise UserError(f"{path} does not exist: pass a model directory or a checkpoint file.")
     raise UserError(
-        f"{path} is not a checkpoint: looked for {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
+        f"{path} is not a checkpoint: expected {', '.join(huggingface.FILES)} (Hugging Face), pickled_data "
         f"(flow.save), snapshot_done or */out (lazy OneFlow), *.ckpt.index (TensorFlow), {flax.FILE} or checkpoint_* "
         f"(Flax) and {' or '.join(onnx_file.FILES)} (ONNX)."
     )
@@ -159,30 +159,30 @@ def write_checkpoint(
     overwrite: bool = False,
     onnx: OnnxOptions = OnnxOptions(),  # noqa: B008 - frozen
 ) -> None:
-    """Writes a checkpoint beside its final name, reads it back, compares every bit, and renames it.
+    """Writes a checkpoint under a temporary name, reads it back, compares every bit, and renames it.
 
     Args:
         checkpoint: what to write.
-        directory: must not exist or be empty, unless `overwrite` is true and it holds nothing but a conversion.
+        directory: must be missing or empty, unless `overwrite` is true and it contains only an earlier conversion.
         target: the format.
-        vocab_file: a vocabulary to use instead of the one beside the weights that were read.
-        onnx: what an ONNX graph computes. Quantized weights are not compared with the input.
+        vocab_file: a vocabulary to use instead of the one next to the input's weights.
+        onnx: the settings of an ONNX graph. Quantized weights are not compared with the input.
 
     Raises:
-        UserError: the directory is in use, the disk is full, what was read back differs, or the format cannot say
-            what this model computes.
+        UserError: the directory is in use, the disk is full, the data read back differs, or the format cannot
+            represent the model.
     """
     directory = Path(directory)
     if checkpoint.config.is_variant and target in ("tf", "lazy"):
         raise UserError(
-            f"{checkpoint.path} is a variant of BERT's encoder, which programs that read {target} do not know."
+            f"{checkpoint.path} is a variant of BERT, which format {target} does not support: use --to hf or onnx."
         )
     _check_output(checkpoint, directory, overwrite)
     tokenizer = _tokenizer(checkpoint, vocab_file)
     directory.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(array.nbytes for array in checkpoint.state.values())
     if shutil.disk_usage(directory.parent).free < needed:
-        raise UserError(f"--output {directory} needs {needed / 1e6:.0f} MB, and the disk has less: free some space.")
+        raise UserError(f"--output {directory} needs {needed / 1e6:.0f} MB, but the disk has less space: free some.")
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
@@ -195,7 +195,7 @@ def write_checkpoint(
         settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
         if target == "onnx":
-            settings["model_type"] = "bert"  # a variant's too: the graph says what is computed
+            settings["model_type"] = "bert"  # also for a variant: the graph defines the computation
         name = _CONFIG_FILES[0 if target in ("hf", "oneflow", "onnx") else 1]
         (partial / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         pooling = Pooling.find(checkpoint.directory) if target in ("hf", "onnx") else None
@@ -213,25 +213,25 @@ def _check_finite(path: Path, state: State) -> None:
     bad = [name for name, array in state.items() if not np.isfinite(array).all()]
     if bad:
         raise UserError(
-            f"{path} holds NaN or infinite numbers in {len(bad)} tensors, first {bad[0]}: its training diverged. Use "
+            f"{path} has NaN or infinite numbers in {len(bad)} tensors (first: {bad[0]}): its training diverged. Use "
             "an earlier checkpoint."
         )
 
 
 def _check_output(checkpoint: Checkpoint, directory: Path, overwrite: bool) -> None:
-    """Raises UserError unless the output directory is free, or holds nothing that overwriting must keep."""
+    """Raises UserError unless the output directory is empty, or may be overwritten without losing other files."""
     if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output {directory} is a file: name a directory.")
+        raise UserError(f"--output {directory} is a file: use a directory.")
     held = sorted(directory.iterdir()) if directory.is_dir() else []
     if held and not overwrite:
-        raise UserError(f"--output {directory} is not empty: name another one, or add --overwrite_output_dir.")
+        raise UserError(f"--output {directory} is not empty: use another one, or pass --overwrite_output_dir.")
     own, source = directory.resolve(), checkpoint.path.resolve()
     if held and (own == source or own in source.parents):
-        raise UserError(f"--output {directory} contains the input, {checkpoint.path}: name another directory.")
+        raise UserError(f"--output {directory} contains the input, {checkpoint.path}: use another directory.")
     foreign = next((path for path in held if not _is_written_here(path)), None)
     if foreign:
         raise UserError(
-            f"--output {directory} holds {foreign.name}, which no conversion writes: move it, or name another "
+            f"--output {directory} contains {foreign.name}, which no conversion writes: move it, or use another "
             "directory."
         )
 
@@ -246,18 +246,18 @@ def _is_written_here(path: Path) -> bool:
 
 
 def _tokenizer(checkpoint: Checkpoint, vocab_file: str | Path | None) -> dict[str, bytes]:
-    """The tokenizer's files, {name: content}: those beside the weights as they are, and the rest made from them."""
+    """The tokenizer's files, {name: content}: those next to the weights unchanged, missing ones generated from them."""
     held = {name: file.read_bytes() for name in TOKENIZER_FILES if (file := checkpoint.directory / name).is_file()}
     named = vocab_file or checkpoint.vocab_file
     if named is None:
-        warn(f"{checkpoint.path} has no vocabulary beside it, and the output has none: --vocab_file names one.")
+        warn(f"{checkpoint.path} has no vocabulary, so the output has none either: set one with --vocab_file.")
         return held
     try:
         vocabulary = read_vocabulary(named, settings_in=checkpoint.directory)
     except UserError as error:
         if vocab_file:
             raise
-        warn(f"{error} The tokenizer's files are copied as they are.")
+        warn(f"{error} The tokenizer's files are copied unchanged.")
         return held
     made = vocabulary.files(checkpoint.config.max_position_embeddings)
     return made if vocab_file else made | held
@@ -281,7 +281,7 @@ def _write_stored(state: State, directory: Path, target: str) -> None:
 
 
 def _write_onnx(checkpoint: Checkpoint, directory: Path, options: OnnxOptions) -> Checkpoint:
-    """Writes the graph of one head; returns the checkpoint with no more than the graph uses."""
+    """Writes the graph of one head; returns the checkpoint with only the parameters that the graph uses."""
     used = onnx_export.write(checkpoint.state, checkpoint.config, checkpoint.architecture, directory, options)
     return replace(checkpoint, state=used)
 
@@ -291,11 +291,11 @@ def _verify(checkpoint: Checkpoint, written: Path, target: str) -> None:
     same = back.config == checkpoint.config and back.state.keys() == checkpoint.state.keys()
     # Bits and not values, so that -0.0 differs from 0.0.
     if not same or any((back.state[n].view(np.int32) != a.view(np.int32)).any() for n, a in checkpoint.state.items()):
-        raise UserError(f"what was written to {written.parent} differs from the input when read back: check the disk.")
+        raise UserError(f"the data written to {written.parent} differs from the input when read back: check the disk.")
 
 
 def _publish(partial: Path, directory: Path) -> None:
-    """Syncs every file, then replaces the directory; a link is replaced and not followed."""
+    """Syncs every file, then replaces the directory; a link is replaced, not followed."""
     for file in sorted(path for path in partial.rglob("*") if path.is_file()):
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Reads BERT from msgpack checkpoints of Flax, without Flax and without unpickling.
 
-Two trees of parameters are known: Hugging Face's (`flax_model.msgpack`, and training states that hold such a tree) and
-FlaxBERT's (`checkpoint_STEP`, https://github.com/nikitakit/flax_bert), whose attention kernels have an axis of heads.
+Two parameter trees are supported: Hugging Face's (`flax_model.msgpack`, and training states that contain such a tree)
+and FlaxBERT's (`checkpoint_STEP`, https://github.com/nikitakit/flax_bert), whose attention kernels have a head axis.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 FILE = "flax_model.msgpack"
 _STEP = re.compile(r"checkpoint_(\d{1,18})")
-_MOST_VALUES, _MOST_DEPTH, _MOST_DIMENSIONS = 1_000_000, 32, 8  # BERT-large with its optimizer has some 5,000 values
+_MOST_VALUES, _MOST_DEPTH, _MOST_DIMENSIONS = 1_000_000, 32, 8  # BERT-large with its optimizer has about 5,000 values
 _WRAPPERS = ("target", "params", "model")  # an optimizer's or a training state's entry for the parameters
 _FLOATS = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "bfloat16": "<u2"}
 _CHUNKED = "__msgpack_chunked_array__"  # how Flax stores an array that msgpack cannot: in pieces
@@ -45,7 +45,7 @@ _FLAXBERT = (
 
 
 def find(path: Path) -> Path | None:
-    """The msgpack file that `path` is, or the newest that lies in it."""
+    """The msgpack file at `path`, or the newest one in the directory."""
     if path.is_file():
         return path if path.suffix == ".msgpack" or _STEP.fullmatch(path.name) else None
     if (path / FILE).is_file():
@@ -58,11 +58,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The floating-point tensors, under Hugging Face's names and in its orientation.
 
     Raises:
-        UserError: damaged, or not a msgpack file with a tree of parameters.
+        UserError: the file is damaged, or is not a msgpack file with a parameter tree.
     """
     file = find(path)
     if file is None:
-        raise UserError(f"{path} holds neither {FILE} nor checkpoint_STEP.")
+        raise UserError(f"{path} contains neither {FILE} nor checkpoint_STEP.")
     try:
         with file.open("rb") as stream:
             content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_huggingface(name: str, arrays: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
-    """Modules are called as in PyTorch; only the parameters' names and the orientation of kernels differ."""
+    """Maps Hugging Face's Flax names: modules as in PyTorch, other parameter names, kernels transposed."""
     module, _, leaf = name.replace("/", ".").rpartition(".")
     leaf = {"kernel": "weight", "embedding": "weight", "scale": "weight"}.get(leaf, leaf)
     array = arrays[name]
@@ -87,7 +87,7 @@ def _from_huggingface(name: str, arrays: dict[str, np.ndarray]) -> tuple[str, np
 
 
 def _from_flaxbert(name: str, arrays: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
-    """Attention has an axis of heads, `N`: kernels [N, H, D], and [N, D, H] of the output, whose biases add up."""
+    """Maps FlaxBERT's names; attention kernels are [N, H, D], output kernels [N, D, H] with biases to be summed."""
     module, _, leaf = name.rpartition("/")
     array = arrays[name]
     if module == "classification":  # [C, H], as in PyTorch
@@ -117,14 +117,14 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, np.nd
 
 
 class _Extension(NamedTuple):
-    """A value of a type of Flax's own; 1 is an array."""
+    """A value of a Flax extension type; type 1 is an array."""
 
     kind: int
     content: memoryview
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """A view of an array's bytes, None if it does not hold floating-point numbers."""
+    """A view of an array's bytes; None if it is not floating-point."""
     if not isinstance(value, _Extension) or value.kind != 1:
         return None
     shape, kind, data = _Reader(value.content).whole(list)
@@ -146,10 +146,10 @@ class _Reader:
         self._content, self._at, self._values = content, 0, 0
 
     def whole(self, kind: type = dict) -> Any:
-        """The one value that the content consists of; raises ValueError if it is not of that kind."""
+        """The single value in the content; raises ValueError if it is not of that kind."""
         value = self._value(0)
         if not isinstance(value, kind) or self._at != len(self._content):
-            raise ValueError("it is not a tree of parameters")
+            raise ValueError("it is not a parameter tree")
         return value
 
     def _value(self, depth: int) -> Any:
@@ -177,7 +177,7 @@ class _Reader:
             if kind in ("bin", "str"):
                 return self._bytes(length) if kind == "bin" else str(self._bytes(length), "utf-8")
             return self._map(length, depth) if kind == "map" else self._list(length, depth)
-        raise ValueError(f"byte {code:#x} begins no value")
+        raise ValueError(f"byte {code:#x} does not begin a value")
 
     def _map(self, length: int, depth: int) -> dict[str, Any]:
         values = {}

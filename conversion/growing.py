@@ -1,4 +1,4 @@
-"""Larger tables for a checkpoint: embeddings of new words, and of further positions."""
+"""Extends a checkpoint's embeddings to new words and more positions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MOST_POSITIONS = 1 << 17
 
 
 def grow_vocabulary(checkpoint: Checkpoint, vocab_file: str | Path) -> Checkpoint:
-    """The checkpoint with embeddings for the entries that a vocabulary has after all of the checkpoint's own.
+    """Adds embeddings for the new entries of a vocabulary that extends the checkpoint's.
 
-    The row of a new word is the mean of the rows of the pieces that the old vocabulary breaks it into, and so is its
-    bias in the masked-LM head. Rows of old entries stay as they are. A vocabulary that does not extend the
-    checkpoint's leaves the checkpoint as it is.
+    The row of a new word is the mean of the rows of its pieces in the old vocabulary; the same holds for its bias in
+    the masked-LM head. Existing rows do not change. If the vocabulary does not extend the checkpoint's, the checkpoint
+    is returned unchanged.
     """
     if checkpoint.vocab_file is None:
         return checkpoint
@@ -45,16 +45,16 @@ def grow_vocabulary(checkpoint: Checkpoint, vocab_file: str | Path) -> Checkpoin
 
 
 def extend_positions(checkpoint: Checkpoint, positions: int, rule: str) -> Checkpoint:
-    """The checkpoint with embeddings for more positions.
+    """Adds embeddings for more positions.
 
     Args:
-        checkpoint: keeps its own positions with "repeat".
+        checkpoint: with "repeat", its existing positions do not change.
         positions: the new number.
-        rule: "repeat" copies the table again and again (as Longformer starts, Beltagy et al. 2020); "interpolate"
-            stretches it linearly, so that the first and the last position keep their vectors.
+        rule: "repeat" copies the table repeatedly (as Longformer is initialized, Beltagy et al. 2020);
+            "interpolate" stretches it linearly, so that the first and the last position keep their vectors.
 
     Raises:
-        UserError: the number is not above the checkpoint's, or its positions are computed.
+        UserError: the number is not above the checkpoint's, or its position embeddings are sinusoidal.
     """
     now = checkpoint.config.max_position_embeddings
     if not now < positions <= _MOST_POSITIONS:
@@ -63,7 +63,7 @@ def extend_positions(checkpoint: Checkpoint, positions: int, rule: str) -> Check
             f"{_MOST_POSITIONS}."
         )
     if checkpoint.config.position_embeddings != "learned":
-        raise UserError(f"{checkpoint.path} has computed positions, which need no --max_position_embeddings.")
+        raise UserError(f"{checkpoint.path} has sinusoidal position embeddings: omit --max_position_embeddings.")
 
     def grown(table: np.ndarray) -> np.ndarray:
         if rule == "repeat":
@@ -80,14 +80,14 @@ def extend_positions(checkpoint: Checkpoint, positions: int, rule: str) -> Check
 def _with_tables(
     checkpoint: Checkpoint, axis: str, grown: Callable[[np.ndarray], np.ndarray], **sizes: Any
 ) -> Checkpoint:
-    """The checkpoint with every tensor whose first axis is `axis` replaced, and the sizes in its configuration."""
+    """Replaces every tensor whose first axis is `axis`, and the sizes in the configuration."""
     names = {row.name for row in rows(checkpoint.config.num_hidden_layers) if row.axes.startswith(axis)}
     state = {name: grown(array) if name in names else array for name, array in checkpoint.state.items()}
     return replace(checkpoint, state=state, config=replace(checkpoint.config, **sizes))
 
 
 def _pieces(token: str, ids: Mapping[str, int]) -> list[int]:
-    """The ids of the longest entries that make up a token, from its start; [UNK] where there are none."""
+    """The ids of a token's pieces by greedy longest match; [UNK] if there are none."""
     inner, rest = token.startswith("##"), token.removeprefix("##")
     found: list[int] = []
     while rest:

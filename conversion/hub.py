@@ -1,4 +1,4 @@
-"""Models by their name on the Hugging Face hub."""
+"""Downloads models by their name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conversion import flax, onnx_export, onnx_file
 from conversion.tokenizer_files import TOKENIZER_FILES
 from utils.errors import UserError
 
-# Google's models have bare names; others need hf://, because runs/first may be a path as well as a model's name.
+# Google's models have bare names; others need hf://, because runs/first could be a path or a model name.
 _NAME = re.compile(r"hf://([\w.-]+(?:/[\w.-]+)?)|((?:google-bert/)?bert-[\w.-]+)")
 _FILES = ("config.json", *TOKENIZER_FILES, *POOLING_FILES)
 # The same weights in several formats, of which the first that a model has is downloaded.
@@ -27,7 +27,7 @@ _WEIGHTS = (
 
 
 def local_directory(name: str) -> Path:
-    """The directory of a model: `name` itself if it is a path, else a hub model's download, which is kept.
+    """The directory of a model: `name` itself if it is a path, else the cached download of a hub model.
 
     Args:
         name: a path, or a hub model (`bert-base-uncased`, `hf://owner/name`).
@@ -50,4 +50,4 @@ def local_directory(name: str) -> Path:
         return directory
     except Exception as error:  # the hub's exceptions differ between versions
         reason = str(error).split("\n")[0]
-        raise UserError(f"{name} is not a path, and the hub does not provide such a model ({reason}).") from None
+        raise UserError(f"{name} is not a path, and could not be downloaded from the hub ({reason}).") from None

@@ -1,4 +1,4 @@
-"""Hugging Face model directories, which are also our own: safetensors, whole or in shards, or PyTorch files."""
+"""Reads and writes Hugging Face model directories (also this project's format): safetensors or PyTorch files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _READABLE |= {"I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", 
 
 
 def find(path: Path) -> Path | None:
-    """The file that holds (or lists) the weights, if `path` is of this format.
+    """The file that contains (or lists) the weights, if `path` is of this format.
 
-    In a directory without one of `FILES` it is the only file with a suffix of weights.
+    In a directory without any of `FILES`, it is the only file with a weights suffix.
     """
     if path.is_file():
         return path if path.suffix in _SUFFIXES or path.name in FILES else None
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors, {name in the files: array}; bfloat16 is widened to float32."""
     file = find(path)
     if file is None:
-        raise UserError(f"{path} holds none of {', '.join(FILES)}.")
+        raise UserError(f"{path} contains none of {', '.join(FILES)}.")
     if not file.name.endswith(".index.json"):
         return _read_file(file)
     tensors: dict[str, np.ndarray] = {}
@@ -53,11 +53,11 @@ def write(state: dict[str, np.ndarray], directory: Path) -> None:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index lists, which must lie beside it."""
+    """The files that an index lists, which must be in its directory."""
     try:
         names = set(json.loads(read_text(index, _MOST_INDEX_BYTES))["weight_map"].values())
         if not names or not all(isinstance(name, str) and _names_a_file(name) for name in names):
-            raise ValueError("weight_map must name files beside it")
+            raise ValueError("weight_map must name files in the same directory")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} is not an index of shards ({error}): copy it again.") from None
     shards = [index.parent / name for name in sorted(names)]

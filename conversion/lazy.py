@@ -1,4 +1,4 @@
-"""Checkpoints of lazy OneFlow (0.2 to 0.4): one directory per variable, which holds `out` and usually `meta`.
+"""Checkpoints of lazy OneFlow (0.2 to 0.4): one directory per variable, which contains `out` and usually `meta`.
 
 `out` is raw little-endian float32; `meta` is a text message with the shape. Older converters wrote neither `meta` nor
 `snapshot_done`: their tensors are flat and get their shapes from the configuration.
@@ -23,10 +23,10 @@ def is_lazy(path: Path) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], bool]:
-    """Reads the variables under their own names, and returns whether they are flat (one of them has no `meta`).
+    """Reads the variables under their original names, and returns whether they are flat (one has no `meta`).
 
     Raises:
-        UserError: there is no variable, or an `out` and its `meta` disagree.
+        UserError: there are no variables, or an `out` and its `meta` disagree.
     """
     variables: dict[str, np.ndarray] = {}
     flat = False
@@ -39,13 +39,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], bool]:
         if meta.is_file():
             shape = _shape(meta)
             if math.prod(shape) != array.size:
-                raise UserError(f"{out} holds {array.size} numbers, but its meta says {list(shape)}: copy it again.")
+                raise UserError(f"{out} contains {array.size} numbers, but its meta says {list(shape)}: copy it again.")
             array = array.reshape(shape)
         else:
             flat = True
         variables[out.parent.name] = array
     if not variables:
-        raise UserError(f"{path} holds no variable: a lazy checkpoint consists of directories with a file named 'out'.")
+        raise UserError(
+            f"{path} contains no variable: a lazy checkpoint has one directory with a file 'out' per variable."
+        )
     return variables, flat
 
 

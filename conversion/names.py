@@ -1,7 +1,7 @@
-"""One table of BERT's parameters: their names, shapes and orientation in every format.
+"""The table of BERT's parameters: their names, shapes and orientation in every format.
 
-Hugging Face's name and shape are the canonical ones. TensorFlow's names are Google's; lazy OneFlow's are those with
-dashes. Dense kernels are [in, out] in both, [out, in] here, so they are transposed on the way. Axis legend:
+Hugging Face's names and shapes are canonical. TensorFlow's names are Google's; lazy OneFlow uses the same names with
+dashes. Dense kernels are [in, out] in both, but [out, in] here, so they are transposed. Axis legend:
 `V` vocabulary, `L` longest position, `T` segment types, `H` hidden, `I` intermediate, `C` labels, `2` two.
 """
 
@@ -24,7 +24,7 @@ State = dict[str, npt.NDArray[np.float32]]  # Hugging Face's names and shapes
 GROUPS = ("encoder", "pooler", "masked-lm head", "next-sentence head", "question-answering head", "classifier")
 ENCODER, POOLER, MASKED_LM, NEXT_SENTENCE, SQUAD, CLASSIFIER = GROUPS
 
-_MOST_LAYERS = 1000  # a name from a file may claim any number
+_MOST_LAYERS = 1000  # a name in a file may contain any number
 
 
 class Spelling(NamedTuple):
@@ -35,7 +35,7 @@ class Spelling(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One parameter: canonical name, axes, and its names in the other formats, of which the first is written."""
+    """One parameter: its canonical name, axes, and names in the other formats; the first name is used for writing."""
 
     name: str
     axes: str
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 def rows(layers: int) -> list[Row]:
-    """The table for an encoder with that many layers."""
+    """Returns the table for an encoder with this many layers."""
     table = [
         _row("bert.embeddings.word_embeddings.weight", "VH", ENCODER, "bert/embeddings/word_embeddings"),
         _row("bert.embeddings.position_embeddings.weight", "LH", ENCODER, "bert/embeddings/position_embeddings"),
@@ -70,7 +70,7 @@ def rows(layers: int) -> list[Row]:
     transform = "cls/predictions/transform"
     return [
         *table,
-        *_norm("bert.encoder.LayerNorm", ENCODER, "bert/encoder/LayerNorm"),  # of a variant, see BertConfig.final_norm
+        *_norm("bert.encoder.LayerNorm", ENCODER, "bert/encoder/LayerNorm"),  # for variants, see BertConfig.final_norm
         *_dense("bert.pooler.dense", "HH", POOLER, "bert/pooler/dense"),
         *_dense("cls.predictions.transform.dense", "HH", MASKED_LM, f"{transform}/dense"),
         *_norm("cls.predictions.transform.LayerNorm", MASKED_LM, f"{transform}/LayerNorm"),
@@ -103,9 +103,9 @@ def _norm(name: str, group: str, tensorflow: str) -> list[Row]:
 
 
 def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_dense: bool = False) -> list[Row]:
-    """A head: [labels, hidden] in TensorFlow. Lazy scripts and converters used several names.
+    """Rows of a head, [labels, hidden] in TensorFlow. Lazy scripts and converters used several names.
 
-    `X-output_weights` is [labels, hidden]; `X-output-weight` comes from a dense layer, [hidden, labels].
+    `X-output_weights` is [labels, hidden]; `X-output-weight` comes from a dense layer and is [hidden, labels].
     """
     own, dense = Spelling(f"{lazy}_weights"), Spelling(f"{lazy}-weight", transposed=True)
     weights = [dense, own] if lazy_is_dense else [own, dense]
@@ -123,7 +123,7 @@ def _head(name: str, axis: str, group: str, tensorflow: str, lazy: str, lazy_is_
 
 
 def architecture(names: Iterable[str], *, labels_tokens: bool = False) -> str:
-    """Returns the Hugging Face class that a set of canonical names belongs to; its classifier may label tokens."""
+    """Returns the Hugging Face class for a set of canonical names; `labels_tokens` selects the token classifier."""
     heads = {row.group for row in rows(0) if row.name in set(names)}
     if SQUAD in heads:
         return "BertForQuestionAnswering"
@@ -137,7 +137,7 @@ def architecture(names: Iterable[str], *, labels_tokens: bool = False) -> str:
 
 
 def to_scheme(state: State, scheme: str) -> State:
-    """Gives canonical parameters a format's own names and orientation."""
+    """Converts canonical parameters to the names and orientation of a format."""
     stored = {}
     for row in rows(count_layers(state)):
         if row.name in state:
@@ -154,7 +154,7 @@ def count_layers(names: Iterable[str]) -> int:
     found = [int(match[1]) for name in names if (match := re.search(r"(?:^|[./-])layer[._](\d{1,9})[./-]", name))]
     layers = max(found, default=-1) + 1
     if layers > _MOST_LAYERS:
-        raise UserError(f"a tensor's name contains encoder layer {layers - 1}: this is not a BERT checkpoint.")
+        raise UserError(f"a tensor's name refers to encoder layer {layers - 1}: this is not a BERT checkpoint.")
     return layers
 
 
@@ -173,7 +173,7 @@ _ALIASES = (  # older spellings of canonical names, tried in this order
     (re.compile(r"^cls_squad\.(output\.)?"), "qa_outputs."),
     (re.compile(r"^cls\.predictions\.(output_bias|decoder\.bias)$"), "cls.predictions.bias"),
     (re.compile(r"^electra\."), ""),
-    (re.compile(r"^(embeddings|encoder|pooler)\."), "bert."),  # a bare encoder, saved by itself
+    (re.compile(r"^(embeddings|encoder|pooler)\."), "bert."),  # a bare encoder
 )
 _TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
 
@@ -199,7 +199,7 @@ class Report(NamedTuple):
         mapped: {stored name: canonical name}.
         missing: canonical names that were not found.
         unexpected: stored names that are not BERT's.
-        mismatched: sentences about tensors that cannot be used.
+        mismatched: a sentence for each tensor that cannot be used.
         left_out: stored names that are not needed.
     """
 
@@ -231,7 +231,7 @@ def from_scheme(
         stored: the tensors under the format's names.
         scheme: "hf", "oneflow" (the same names), "tf" or "lazy".
         config: a configuration file's content; sizes that it lacks come from the tensors.
-        flat: the tensors have no shapes of their own (bare lazy directories).
+        flat: the tensors are stored without shapes (lazy directories without `meta`).
 
     Raises:
         UserError: there is no encoder, the number of heads is unknown, or a parameter is not floating-point.
@@ -241,11 +241,13 @@ def from_scheme(
     state: State = {}
     for name, (row, spelling, source) in known.items():
         if not np.issubdtype(stored[source].dtype, np.floating):
-            raise UserError(f"{source} holds {stored[source].dtype} numbers, and floating-point ones are needed.")
+            raise UserError(f"{source} has dtype {stored[source].dtype}, but floating-point numbers are needed.")
         array = _oriented(stored[source], row, spelling, sizes, flat)
         if array is None:
             want = row.shape(sizes)[:: -1 if spelling.transposed else 1]
-            mismatched.append(f"{source} is {list(stored[source].shape)}, and the configuration wants {list(want)}")
+            mismatched.append(
+                f"{source} has shape {list(stored[source].shape)}, but the configuration needs {list(want)}"
+            )
         else:
             state[name] = np.ascontiguousarray(array, dtype=np.float32)
     for source, twin in tied.items():
@@ -262,14 +264,14 @@ def from_scheme(
     ]
     missing = [name for name in wanted if name not in known]
     beyond = sorted(source for name, (_, _, source) in known.items() if name not in set(wanted))
-    mismatched += [f"{source} lies beyond the configuration's {shape.num_hidden_layers} layers" for source in beyond]
+    mismatched += [f"{source} is beyond the configuration's {shape.num_hidden_layers} layers" for source in beyond]
     state = {name: state[name] for name in wanted if name in state}
     mapped = {known[name][2]: name for name in state}
     return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
 
 
 class _Sorted(NamedTuple):
-    """A format's tensors by what they are; see `Report` for the last three."""
+    """A format's tensors, sorted by kind; see `Report` for the last three."""
 
     known: dict[str, tuple[Row, Spelling, str]]  # {canonical name: its row, spelling and stored name}
     tied: dict[str, str]  # {stored name: the canonical name of the parameter that it repeats}
@@ -305,7 +307,7 @@ def _sorted(stored: Mapping[str, np.ndarray], scheme: str) -> _Sorted:
 def _oriented(
     array: np.ndarray, row: Row, spelling: Spelling, sizes: Mapping[str, int], flat: bool
 ) -> np.ndarray | None:
-    """The array in canonical orientation, or None if its shape does not fit the configuration."""
+    """The array in canonical orientation; None if its shape does not match the configuration."""
     want = row.shape(sizes)
     held = want[::-1] if spelling.transposed else want
     if (flat and array.size == math.prod(held)) or (row.axes == "LH" and array.shape == (1, *held)):
@@ -321,7 +323,7 @@ def _oriented(
 def _sizes(
     known: Mapping[str, tuple[Row, Spelling, str]], stored: Mapping[str, np.ndarray], given: dict[str, object]
 ) -> tuple[dict[str, int], BertConfig]:
-    """The sizes of the axes and the configuration: from `given`, or else from the numbers of elements."""
+    """The axis sizes and the configuration, from `given` or else from the numbers of elements."""
 
     def count(name: str) -> int:
         return stored[known[name][2]].size if name in known else 0
@@ -330,8 +332,8 @@ def _sizes(
     words = count("bert.embeddings.word_embeddings.weight")
     if not hidden or not words:
         raise UserError(
-            "no BERT encoder is in this checkpoint: bert.embeddings.word_embeddings or bert.embeddings.LayerNorm was "
-            f"not found under any of its names (the first tensor is {min(stored, default='missing')!r:.100})."
+            "the checkpoint contains no BERT encoder: bert.embeddings.word_embeddings or bert.embeddings.LayerNorm was "
+            f"not found under any known name (the first tensor is {min(stored, default='missing')!r:.100})."
         )
     found: dict[str, object] = {
         "vocab_size": words // hidden,
@@ -345,7 +347,7 @@ def _sizes(
         head_size = given.get("hidden_size_per_head", 64)
         if not isinstance(head_size, int) or head_size < 1 or hidden % head_size:
             raise UserError(
-                f"the number of attention heads is unknown (the hidden size is {hidden}): give the model's "
+                f"the number of attention heads is unknown (the hidden size is {hidden}): pass the model's "
                 "configuration file (convert_checkpoint.py --config, run_infer.py --num_attention_heads)."
             )
         found["num_attention_heads"] = hidden // head_size

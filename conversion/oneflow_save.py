@@ -1,6 +1,6 @@
-"""Directories written by `flow.save`: a pickle beside one directory per tensor.
+"""Directories written by `flow.save`: a pickle next to one directory per tensor.
 
-This is the only format that is read by unpickling, so it is only read if the user says that it can be trusted.
+This is the only format that needs unpickling, so it is only read if the user trusts it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
     """Reads the tensors of a saved state dict.
 
     Raises:
-        UserError: not trusted, or not a state dict.
+        UserError: the directory is not trusted, or is not a state dict.
     """
     if not trust:
         raise UserError(
-            f"{path} was written by flow.save, and reading it can run code that it holds: "
-            "add --trust_checkpoint if you trust its source."
+            f"{path} was written by flow.save, and loading it can run arbitrary code: "
+            "pass --trust_checkpoint if you trust its source."
         )
     try:
         content: Any = _flow().load(str(path))
@@ -36,7 +36,7 @@ def read(path: Path, *, trust: bool) -> dict[str, np.ndarray]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read by flow.load ({reason}): copy it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a model's state dict.")
+        raise UserError(f"{path} contains a {type(content).__name__}, not a model's state dict.")
     return {name: value.numpy().copy() for name, value in content.items() if hasattr(value, "numpy")}
 
 

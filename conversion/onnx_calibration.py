@@ -1,4 +1,4 @@
-"""Measures the range of activations on a user's texts, for ONNX graphs with fixed scales of activations."""
+"""Measures the ranges of activations on the user's texts, for ONNX graphs with fixed activation scales."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _MOST_TEXTS, _TEXTS_PER_BATCH, _MOST_CHARACTERS = 512, 8, 10_000
 
 
 def measure(model: Path, tensors: list[str], texts: str, longest: int) -> Ranges:
-    """Runs a model on texts.
+    """Runs a model on texts and measures activations.
 
     Args:
-        model: an ONNX file that gives `tensors` as outputs, in a directory with the tokenizer.
+        model: an ONNX file with `tensors` as outputs, in a directory with the tokenizer.
         tensors: names of the activations.
         texts: a file with one text per line, of which the first 512 are used.
-        longest: tokens of the longest sequence that the model can take.
+        longest: the model's maximum input length, in tokens.
 
     Returns:
         The range of each tensor over all tokens.
 
     Raises:
-        UserError: there is no ONNX Runtime, no tokenizer or no text, or the vocabulary is another model's.
+        UserError: ONNX Runtime, the tokenizer or the texts are missing, or the vocabulary belongs to another model.
     """
     session = _runtime().InferenceSession(str(model), providers=["CPUExecutionProvider"])
     lines = _lines(Path(texts))
@@ -43,11 +43,11 @@ def measure(model: Path, tensors: list[str], texts: str, longest: int) -> Ranges
                 found[name] = min(low, float(values[inside].min())), max(high, float(values[inside].max()))
     except UserError:
         raise
-    except Exception as error:  # both libraries raise kinds of their own
+    except Exception as error:  # both libraries raise their own exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"--calibration_path {texts}: the model cannot run on these texts ({reason:.200}): "
-            "check that the vocabulary is the model's."
+            f"--calibration_path {texts}: the model cannot process these texts ({reason:.200}): "
+            "check that the vocabulary belongs to the model."
         ) from None
     return found
 
@@ -60,7 +60,7 @@ def _lines(file: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"--calibration_path {file} cannot be read: {error.strerror}.") from None
     if not lines:
-        raise UserError(f"--calibration_path {file} holds no text: give a file with one text per line.")
+        raise UserError(f"--calibration_path {file} contains no text: pass a file with one text per line.")
     return lines
 
 
@@ -76,9 +76,9 @@ def _batches(tokenizer: Any, texts: list[str]) -> Iterator[dict[str, np.ndarray]
 
 def _tokenizer(directory: Path, longest: int) -> Any:
     tokenizers = importlib.import_module("tokenizers")
-    rules = directory / "tokenizer.json"  # written beside the graph, made from the vocabulary if need be
+    rules = directory / "tokenizer.json"  # written next to the graph, generated from the vocabulary if necessary
     if not rules.is_file():
-        raise UserError("--calibration_path needs the model's vocabulary: name it with --vocab_file.")
+        raise UserError("--calibration_path needs the model's vocabulary: set it with --vocab_file.")
     tokenizer = tokenizers.Tokenizer.from_file(str(rules))
     tokenizer.enable_truncation(longest)
     tokenizer.enable_padding()

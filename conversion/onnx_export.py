@@ -25,14 +25,14 @@ from conversion.onnx_calibration import Ranges, measure
 from utils.errors import UserError
 
 FILE, DATA_FILE = "model.onnx", "model.onnx_data"
-_OPSET, _IR_VERSION = 17, 8  # the first opset with LayerNormalization; ONNX Runtime 1.12 and later read it
+_OPSET, _IR_VERSION = 17, 8  # the first opset with LayerNormalization, supported since ONNX Runtime 1.12
 _MOST_INLINE_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB; a larger model keeps its weights in DATA_FILE
-_MASKED_SCORE = -10000.0  # the score of a position not to be attended to, as in modeling/ops.py
-# Two products of an unsigned byte and a weight in this range fit in 16 bits, where CPUs without VNNI add them up.
+_MASKED_SCORE = -10000.0  # the score of masked positions, as in modeling/ops.py
+# The sum of two products of an unsigned byte and a weight in this range fits in the 16 bits of CPUs without VNNI.
 _INT8_RANGE = 64
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-# Hugging Face's tasks, and the class that answers each.
+# Hugging Face's tasks and the class for each.
 TASKS = {
     "feature-extraction": "BertModel",
     "fill-mask": "BertForMaskedLM",
@@ -47,10 +47,10 @@ Outputs = dict[str, tuple[str, tuple[Any, ...]]]  # {name: (tensor in the graph,
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """What to write of a model.
+    """The settings of an ONNX graph.
 
     Attributes:
-        task: one of `TASKS`, or "auto" for everything that the model's own class answers.
+        task: one of `TASKS`, or "auto" for all outputs of the model's own class.
         precision: "fp32"; or "int8", which stores the encoder's matrices and the masked-LM decoder as 8-bit integers,
             one scale per output channel, and quantizes activations at run time.
         calibration_path: a file of texts from which the scales of an "int8" graph's activations are computed. The
@@ -69,7 +69,7 @@ def write(state: State, config: BertConfig, architecture: str, directory: Path, 
         state: the parameters, under Hugging Face's names.
         config: the model's shape.
         architecture: the Hugging Face class of the model, which `options.task` may replace.
-        directory: must exist; to calibrate, it must hold the tokenizer's files.
+        directory: must exist; for calibration, it must contain the tokenizer's files.
         options: what to write.
 
     Returns:
@@ -98,7 +98,7 @@ def _write_graph(
     ranges: Ranges | None = None,
     watched: bool = False,
 ) -> _Graph:
-    """Writes one graph; `watched` adds the activations that can be quantized to its outputs."""
+    """Writes one graph; `watched` adds the quantizable activations to its outputs."""
     onnx = load_onnx()
     inline = sum(array.nbytes for array in state.values()) < _MOST_INLINE_BYTES
     with open(directory / DATA_FILE, "wb") as data:
@@ -110,12 +110,12 @@ def _write_graph(
     content = graph.model(outputs, metadata, graph.quantizable if watched else ()).SerializeToString()
     (directory / FILE).write_bytes(content)
     if (directory / FILE).read_bytes() != content:
-        raise UserError(f"{directory / FILE} differs from what was written when read back: check the disk.")
+        raise UserError(f"{directory / FILE} differs from the data written when read back: check the disk.")
     return graph
 
 
 def load_onnx() -> Any:
-    """The `onnx` package, an extra; raises UserError if it is not installed."""
+    """Imports the optional `onnx` package; raises UserError if it is not installed."""
     try:
         importlib.import_module("onnx.numpy_helper")
         return importlib.import_module("onnx")
@@ -130,7 +130,7 @@ class _Graph:
         onnx: the package.
         state: the parameters to draw from.
         int8: whether `linear` quantizes.
-        ranges: the range of each activation that it quantizes; None to quantize them at run time.
+        ranges: the range of each quantized activation; None to quantize at run time.
         data: a file for the matrices, or None to store them in the graph.
     """
 
@@ -141,10 +141,10 @@ class _Graph:
         self._names: dict[str, int] = {}
         self._quantized: dict[str, list[str]] = {}
         self.used: set[str] = set()
-        self.quantizable: dict[str, None] = {}  # activations, in their order
+        self.quantizable: dict[str, None] = {}  # activations, in order
 
     def node(self, operator: str, inputs: list[str], scope: str = "", outputs: int = 1, **attributes: Any) -> str:
-        """A node within a module, such as `bert.encoder.layer.0`."""
+        """Adds a node within a module, such as `bert.encoder.layer.0`."""
         # Dots separate modules from each other, but not a list from its index.
         name = "/" + re.sub(r"\.(?!\d)", "/", f"{scope}.{operator}".removeprefix("."))
         self._names[name] = number = self._names.get(name, -1) + 1
@@ -154,11 +154,11 @@ class _Graph:
         return results[0]
 
     def constant(self, name: str, values: Any, kind: Any = np.float32) -> str:
-        """An initializer that is not a parameter of the model."""
+        """Adds an initializer that is not a parameter of the model."""
         return self._initializer(name, np.asarray(values, dtype=kind))
 
     def parameter(self, name: str) -> str:
-        """A parameter of the model, as it is."""
+        """Adds a parameter of the model, unchanged."""
         return self._initializer(name, self._values(name))
 
     def linear(self, x: str, module: str, *, quantizable: bool = False) -> str:
@@ -167,7 +167,7 @@ class _Graph:
         return self.add_bias(self._product(x, module, weight, quantizable), module)
 
     def decoder(self, x: str, module: str, weight: str) -> str:
-        """x [..., H] -> [..., V], with a weight [V, H] that the graph holds already."""
+        """x [..., H] -> [..., V], with a weight [V, H] that is already in the graph."""
         self.quantizable[x] = None
         if self._int8:
             return self._product(x, module, self._values(weight), quantizable=True)
@@ -188,7 +188,7 @@ class _Graph:
         return self.node("LayerNormalization", inputs, module, axis=-1, epsilon=eps)
 
     def gelu(self, x: str, scope: str) -> str:
-        """GELU, the erf form. Its nodes stand as runtimes expect them in order to fuse them."""
+        """GELU, the erf form, with the node pattern that runtimes fuse."""
         root, one, half = (self.constant(f"gelu_{v}", v) for v in (math.sqrt(2), 1.0, 0.5))
         inner = self.node("Add", [self.node("Erf", [self.node("Div", [x, root], scope)], scope), one], scope)
         return self.node("Mul", [self.node("Mul", [x, inner], scope), half], scope)
@@ -215,7 +215,7 @@ class _Graph:
 
     def _values(self, name: str) -> np.ndarray:
         if name not in self._state:
-            raise UserError(f"{name} is missing, which the graph needs: choose another --onnx_task or model.")
+            raise UserError(f"{name} is missing but needed by the graph: use another --onnx_task or model.")
         self.used.add(name)
         return self._state[name]
 
@@ -223,7 +223,7 @@ class _Graph:
         if quantizable:
             self.quantizable[x] = None
         if not (self._int8 and quantizable):
-            # The transposed matrix gets a name of its own, so that nobody takes it for Hugging Face's.
+            # The transposed matrix gets a different name, so that it is not mistaken for Hugging Face's.
             matrix = self._initializer(f"{module}.weight_transposed", weight.T)
             return self.node("MatMul", [x, matrix], module)
         values, scales = quantize_weight(weight)
@@ -238,14 +238,14 @@ class _Graph:
         return self.node("Mul", [product, self.node("Mul", [scale, weight_scale], module)], module)
 
     def _quantize(self, x: str) -> list[str]:
-        """Unsigned bytes, their scale and their zero point; made once for all that read x."""
+        """Unsigned bytes, their scale and their zero point; created once per x."""
         if x not in self._quantized:
             self.node("DynamicQuantizeLinear", [x], "quantization", outputs=3)
             self._quantized[x] = list(self._nodes[-1].output)
         return self._quantized[x]
 
     def _fixed(self, x: str, low: float, high: float) -> str:
-        """x in steps of a 255th of its range, which holds 0; made once for all that read x."""
+        """x rounded to 256 levels over its range, which contains 0; created once per x."""
         if x not in self._quantized:
             step = (high - low) / 255 or 1.0
             scale = self.constant(f"{x}_scale", step)
@@ -272,7 +272,7 @@ class _Graph:
 
 
 def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [out, in] and float32 [out], whose product is nearest to `weight` [out, in]."""
+    """int8 [out, in] and float32 scales [out] whose product is closest to `weight` [out, in]."""
     scales = np.abs(weight).max(axis=1) / np.float32(_INT8_RANGE)
     scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
     return np.rint(weight / scales[:, None]).astype(np.int8), scales
@@ -281,7 +281,7 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _encoder(graph: _Graph, config: BertConfig) -> str:
     """`sequence_output` [B, S, H]."""
     hidden = _embeddings(graph, config)
-    # Hugging Face's exporter writes the mask and attention so, which is the form that runtimes look for.
+    # Mask and attention have the form that Hugging Face's exporter writes and runtimes recognize.
     mask = graph.node("Unsqueeze", ["attention_mask", graph.constant("axis_1", [1], np.int64)])  # [B, 1, S]
     mask = graph.node("Unsqueeze", [mask, graph.constant("axis_2", [2], np.int64)])  # [B, 1, 1, S]
     mask = graph.node("Cast", [mask], to=1)
@@ -389,7 +389,7 @@ def _token_classification(graph: _Graph, config: BertConfig, sequence: str) -> O
 
 _TEXTS: tuple[Any, ...] = ("batch_size",)
 _TOKENS: tuple[Any, ...] = ("batch_size", "sequence_length")
-# What each Hugging Face class puts on the encoder, with the outputs' names as optimum expects them.
+# The head of each Hugging Face class, with the output names that optimum expects.
 _HEADS: dict[str, Callable[[_Graph, BertConfig, str], Outputs]] = {
     "BertModel": _features,
     "BertForMaskedLM": _masked_lm,

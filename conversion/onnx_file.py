@@ -1,8 +1,8 @@
 """Reads BERT's parameters from ONNX files with Hugging Face's tensor names: our own, and those of exporters.
 
-Exporters transpose the matrix of a linear layer in advance and name it `onnx::MatMul_123`. The name then tells neither
-the parameter nor the orientation. The node that reads the matrix tells both: a MatMul takes [in, out], and is named
-after its module (`/bert/encoder/layer.0/attention/self/query/MatMul`), or the bias that is added next is.
+Exporters transpose the matrix of a linear layer in advance and name it `onnx::MatMul_123`. The name then
+identifies neither the parameter nor the orientation, but the node that uses the matrix does: a MatMul takes [in, out],
+and either its name or that of the added bias contains the module (`/bert/encoder/layer.0/attention/self/query/MatMul`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from utils.errors import UserError
 FILES = ("model.onnx", "onnx/model.onnx")
 _MOST_FILE_BYTES = 1 << 31  # protobuf's own limit
 _MOST_DIMENSIONS, _MOST_IDENTITIES = 8, 16
-_MOST_SHARING = 4  # times that all bytes may be used, on average: many names for one tensor must not fill the memory
+_MOST_SHARING = 4  # average number of uses per byte: many names for one tensor must not fill the memory
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
 _WRAPPERS = re.compile(r"^(?:(?:\d+|auto_model|transformer|base_model)\.)+")  # of sentence-transformers and others
 
 
 def find(path: Path) -> Path | None:
-    """The ONNX file that `path` is, or that lies in it."""
+    """The ONNX file at `path`, or in the directory."""
     if path.is_file():
         return path if path.suffix == ".onnx" else None
     return next((path / name for name in FILES if (path / name).is_file()), None)
@@ -40,17 +40,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The floating-point tensors, under Hugging Face's names and in its orientation.
 
     Raises:
-        UserError: the `onnx` package is not installed, or the file is damaged, quantized or lacks its data file.
+        UserError: the `onnx` package is not installed, the file is damaged or quantized, or its data file is missing.
     """
     onnx = load_onnx()
     file = find(path)
     if file is None:
-        raise UserError(f"{path} holds none of {', '.join(FILES)}.")
+        raise UserError(f"{path} contains none of {', '.join(FILES)}.")
     try:
         if file.stat().st_size > _MOST_FILE_BYTES:
             raise ValueError("it is larger than 2 GiB, which protobuf cannot hold")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # protobuf's, for bytes that it could not use
+            warnings.simplefilter("error", RuntimeWarning)  # protobuf's warning about unparsed bytes
             graph = onnx.load_model_from_string(file.read_bytes()).graph
         tensors = _Tensors(onnx, graph, file.parent)
         named = tensors.named()
@@ -62,13 +62,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise
     except MemoryError:
         raise UserError(f"{file} does not fit in memory.") from None
-    except Exception as error:  # protobuf's kinds differ between its implementations
+    except Exception as error:  # the exceptions differ between protobuf's implementations
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{file} is not a readable ONNX file ({reason:.200}): copy it again.") from None
 
 
 class _Tensors:
-    """The tensors of a graph, and what its nodes say about them."""
+    """The tensors of a graph, with their names and orientations from its nodes."""
 
     def __init__(self, onnx: Any, graph: Any, directory: Path) -> None:
         self._onnx, self._graph, self._directory = onnx, graph, directory
@@ -81,7 +81,7 @@ class _Tensors:
                 for attribute in node.attribute:
                     if attribute.name == "value" and attribute.HasField("t"):
                         self._stored[node.output[0]] = attribute.t
-        # Exporters store equal tensors once, and give the others' names to Identity nodes.
+        # Exporters store equal tensors once; Identity nodes have the other names.
         self._same = {
             node.output[0]: node.input[0]
             for node in graph.node
@@ -116,7 +116,7 @@ class _Tensors:
         return arrays
 
     def _uses(self) -> Iterator[tuple[str, str, bool]]:
-        """Each matrix that a MatMul or Gemm multiplies by: its name, where it is stored, whether as [in, out]."""
+        """Each matrix that a MatMul or Gemm uses: its name, the stored tensor, and whether that is [in, out]."""
         biases = self._biases()
         for node in self._graph.node:
             if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
@@ -137,7 +137,7 @@ class _Tensors:
                 yield named, source, not kept
 
     def _biases(self) -> dict[str, str]:
-        """{output of a node: the stored vector that an Add puts on it}."""
+        """{output of a node: the stored vector that an Add adds to it}."""
         biases = {}
         for node in self._graph.node:
             if node.op_type == "Add" and len(node.input) == 2:
@@ -147,15 +147,15 @@ class _Tensors:
         return biases
 
     def _source(self, name: str) -> str:
-        """The stored tensor that a name stands for."""
+        """The stored tensor that a name refers to."""
         for _ in range(_MOST_IDENTITIES):
             if name not in self._same:
                 return name
             name = self._same[name]
-        raise ValueError("its Identity nodes form a circle, or a chain that is too long")
+        raise ValueError("its Identity nodes form a cycle, or a chain that is too long")
 
     def _array(self, name: str) -> np.ndarray | None:
-        """A stored tensor, if it holds floating-point numbers."""
+        """A stored tensor; None if it is not floating-point."""
         if name not in self._arrays:
             self._arrays[name] = self._read(name)
         return self._arrays[name]
@@ -164,7 +164,7 @@ class _Tensors:
         tensor, kinds = self._stored[name], self._onnx.TensorProto
         if tensor.data_type in (kinds.INT8, kinds.UINT8) and len(tensor.dims) == 2:
             raise UserError(
-                f"the weights in {self._directory} are quantized ({name:.100} holds 8-bit integers): "
+                f"the weights in {self._directory} are quantized ({name:.100} contains 8-bit integers): "
                 "convert the float32 model they were made from."
             )
         if tensor.data_type not in (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16):
@@ -176,7 +176,7 @@ class _Tensors:
         return self._onnx.numpy_helper.to_array(tensor)
 
     def _external(self, tensor: Any) -> np.ndarray:
-        """A view of the data file, which lies beside the ONNX file."""
+        """A view of the data file, which is next to the ONNX file."""
         place = {entry.key: entry.value for entry in tensor.external_data}
         location = place.get("location", "")
         file = self._directory / location
@@ -191,7 +191,7 @@ class _Tensors:
         length = count * np.dtype(kind).itemsize
         self._data_files[file] = os.path.getsize(file)
         if offset < 0 or offset + length > self._data_files[file]:
-            raise ValueError(f"{location:.100} is shorter than {tensor.name:.100} needs")
+            raise ValueError(f"{location:.100} is too short for {tensor.name:.100}")
         self._external_claims += length
         if self._external_claims > _MOST_SHARING * self.external_bytes:
             raise ValueError("its tensors claim far more bytes than its data files have")
@@ -202,6 +202,6 @@ class _Tensors:
 
 
 def _layers(names: list[str]) -> int:
-    """The number of encoder layers that names speak of, capped: a name from a file may claim any number."""
+    """The number of encoder layers in the names, capped, because a name in a file may contain any number."""
     found = (re.search(r"layer\.(\d{1,3})[./]", name) for name in names)
     return max((int(match[1]) for match in found if match), default=-1) + 1

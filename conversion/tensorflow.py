@@ -37,14 +37,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Reads every floating-point variable of the checkpoint.
 
     Raises:
-        UserError: TensorFlow is not installed or cannot read the file, or the names are those of TensorFlow 2's
-            object graphs.
+        UserError: TensorFlow is not installed or cannot read the file, or its object graph is not that of a known BERT.
     """
     prefix = find(path)
     if prefix is None:
-        raise UserError(f"{path} is not a TensorFlow checkpoint: {PREFIX}.index was not found.")
+        raise UserError(f"{path} is not a TensorFlow checkpoint: {PREFIX}.index is missing.")
     if not list(prefix.parent.glob(f"{prefix.name}.data-*")):
-        raise UserError(f"{prefix}.data-00000-of-00001 is missing beside {prefix.name}.index: copy all of its files.")
+        raise UserError(f"{prefix}.data-00000-of-00001 is missing next to {prefix.name}.index: copy all of its files.")
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))

@@ -1,8 +1,8 @@
-"""Google's names for the variables of TensorFlow 2's object checkpoints.
+"""Maps the variables of TensorFlow 2's object checkpoints to Google's names.
 
 Such a checkpoint stores a variable under its path through Python objects, `model/layer_with_weights-4/_output_dense`,
-which says little. A graph of these objects, stored with them, keeps the name that Keras gave the variable,
-`transformer/layer_0/output/kernel`. This table maps the names in TensorFlow's model garden, KerasNLP and Hugging Face.
+which does not identify it. The stored object graph contains the name that Keras gave the variable,
+`transformer/layer_0/output/kernel`. The table maps the names in TensorFlow's model garden, KerasNLP and Hugging Face.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_MOST_NAME = 500  # characters; matching a longer one would take long
+_MOST_NAME = 500  # characters; matching longer names would be slow
 _NOT_PARAMETERS = re.compile(r"(^|/)(optimizer|\.OPTIMIZER_SLOT)/|^save_counter")
 _LAYER = r"transformer(?:/layer_|_layer_)(\d+)"
 _ATTENTION = rf"{_LAYER}/self_attention(?:_layer)?"
@@ -46,7 +46,7 @@ _MODULES = (
     (r"cls/squad|qa_outputs", "cls/squad/output"),
     (r"(?:\w+/)?logits|classifier", "output"),
 )
-# The model garden's earlier models use this name for every head. A masked-LM head beside it means pretraining; two
+# The model garden's earlier models use this name for every head. A masked-LM head next to it means pretraining; two
 # outputs (start and end) mean question answering.
 _ANY_HEAD = "predictions/transform/logits"
 
@@ -58,7 +58,7 @@ def read(reader: Any) -> dict[str, np.ndarray]:
         reader: TensorFlow's reader of the checkpoint.
 
     Raises:
-        UserError: the checkpoint has no variable of a known BERT.
+        UserError: the checkpoint contains no variable of a supported BERT.
     """
     types, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
     variables = {
@@ -75,7 +75,7 @@ def read(reader: Any) -> dict[str, np.ndarray]:
             found[known[0]] = (known[1], key)
     if not found:
         shown = ", ".join(sorted(variables.values())[:3]) or "none"
-        raise UserError(f"it is a TensorFlow 2 checkpoint, but not of a BERT that is known here (variables: {shown}).")
+        raise UserError(f"it is a TensorFlow 2 checkpoint, but not of a supported BERT (variables: {shown}).")
     return {target: _flat(target, reader.get_tensor(key)) for target, (_, key) in found.items()}
 
 
@@ -84,16 +84,16 @@ def _variables(graph: bytes) -> dict[str, str]:
     schema = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     try:
         nodes = schema.TrackableObjectGraph.FromString(graph).nodes
-    except Exception as error:  # protobuf's kinds differ between its implementations
+    except Exception as error:  # the exceptions differ between protobuf's implementations
         raise ValueError(f"its object graph is damaged: {error}") from None
     attributes = (attribute for node in nodes for attribute in node.attributes)
     return {each.checkpoint_key: each.full_name for each in attributes if len(each.full_name) <= _MOST_NAME}
 
 
 def _google_name(key: str, name: str) -> tuple[str, int] | None:
-    """Google's name of a variable and the row that gave it, None if it is not BERT's."""
+    """Google's name of a variable and the matching row; None if it is not BERT's."""
     module, _, leaf = name.rpartition("/")
-    if re.fullmatch(r"(.*/)?transformer_layer_\d+", module):  # KerasNLP's layers do not name what is in them
+    if re.fullmatch(r"(.*/)?transformer_layer_\d+", module):  # KerasNLP's layers do not name their parts
         module += "/" + key.removesuffix(_SUFFIX).split("/")[-2].lstrip("_")
     for row, (pattern, target) in enumerate(_MODULES):
         if match := re.fullmatch(rf"(?:.*[/_])?(?:{pattern})", module):
@@ -110,7 +110,7 @@ def _leaf(module: str, leaf: str) -> str:
 
 
 def _flat(target: str, array: np.ndarray) -> np.ndarray:
-    """Joins the axes of heads and head size; heads are [C, H] under Google's names."""
+    """Joins the axes of heads and head size; output heads are [C, H] under Google's names."""
     if target.endswith("_weights"):
         return array.T
     if "/attention/self/" in target:

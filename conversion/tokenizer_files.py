@@ -1,8 +1,8 @@
-"""A model directory's tokenizer: its vocabulary, the rules that split text for it, and the files that hold both.
+"""A model directory's tokenizer: its vocabulary, its rules for splitting text, and the files that store both.
 
-`vocab.txt` is Google's format: one token per line, the line number is the id. `tokenizer.json` is that of the
-`tokenizers` library, which holds the rules too. `tokenizer_config.json` is Hugging Face transformers' and says which
-rules apply. All of them are read here, and every save writes all of them.
+`vocab.txt` is Google's format: one token per line, the line number is the id. `tokenizer.json` is the format of the
+`tokenizers` library and also contains the rules. `tokenizer_config.json` is Hugging Face transformers' file for the
+rules. This module reads all of them, and every save writes all of them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_CHARACTERS_PER_WORD = 200  # Google's limit; a longer word is one [UNK]
 
 _MOST_BYTES = 1 << 28
-_MOST_TOKENS = 1 << 24  # an id in a JSON file may be any number
-_MOST_CHANGED = 0.02  # share of the entries that a rule may change and still be the vocabulary's
-# Settings of tokenizer_config.json, and of tokenizer.json's normalizer, that only have one value here: BERT's.
+_MOST_TOKENS = 1 << 24  # limit, because an id in a JSON file may be any number
+_MOST_CHANGED = 0.02  # fraction of the entries that a rule of the vocabulary may change
+# Settings of tokenizer_config.json, and of tokenizer.json's normalizer, of which only BERT's value is supported.
 _FIXED = {
     "do_basic_tokenize": True,
     "clean_text": True,
@@ -44,7 +44,7 @@ _PRE_TOKENIZERS = (["BertPreTokenizer"], ["WhitespaceSplit", "Punctuation"])
 class Rules(NamedTuple):
     """How text is normalized and split; names and meanings are those of tokenizer_config.json.
 
-    `strip_accents` None means: if `do_lower_case` is set.
+    `strip_accents` None means the value of `do_lower_case`.
     """
 
     do_lower_case: bool = True
@@ -62,10 +62,10 @@ class Vocabulary:
 
     Attributes:
         path: the file it comes from.
-        tokens: by id, as they stand in the file. Of a doubled entry the last one counts; a blank one is no token.
-        rules: how text is split for it.
-        source: the file that gives the casing, None where the entries are judged.
-        suggested: the rules that apply without a flag.
+        tokens: by id, as in the file. If an entry occurs twice, the last one counts; blank entries are not tokens.
+        rules: how text is split.
+        source: the file that sets the casing; None if the rules are inferred from the entries.
+        suggested: the rules without --do_lower_case.
     """
 
     path: Path
@@ -112,25 +112,25 @@ class Vocabulary:
         }
 
     def rules_of_records(self) -> dict[str, Any]:
-        """What a set of records keeps of the rules: the casing, and the others where they are not Google's."""
+        """The rules to store with a record set: the casing, and the others if they differ from Google's."""
         lower = self.rules.do_lower_case
         return {"do_lower_case": lower} if self.rules == Rules(lower) else self.rules._asdict()
 
     def files_beside_records(self) -> dict[str, bytes]:
-        """{name: content} of what a set of records keeps: vocab.txt, and its rules where they are not Google's."""
+        """{name: content} of files to store with a record set: vocab.txt, and its rules if they are not Google's."""
         rules = self.rules_of_records()
         return {VOCAB_FILE: self.text} | ({TOKENIZER_CONFIG: _to_bytes(rules)} if len(rules) > 1 else {})
 
     def warn_of_contradictions(self, do_lower_case: bool | None) -> None:
-        """One warning where the `--do_lower_case` flag does not fit the vocabulary, one where entries are doubled."""
+        """Warns if --do_lower_case contradicts the vocabulary, and if entries occur more than once."""
         if do_lower_case is not None and (conflict := self._conflict(do_lower_case)):
             _warn_once(f"--do_lower_case {do_lower_case} contradicts {conflict}: the flag is used.")
         doubled = sum(1 for token in self.tokens if token.strip()) - len(self.ids)
         if doubled:
-            _warn_once(f"{self.path} holds {doubled} entries that occur again: the last id of each is used.")
+            _warn_once(f"{self.path} has {doubled} duplicate entries: the last id of each is used.")
 
     def _conflict(self, do_lower_case: bool) -> str:
-        """What contradicts the flag, "" if nothing does."""
+        """What contradicts the flag; "" if nothing does."""
         suggested = self.suggested or self.rules
         if self.source:
             differs = suggested.do_lower_case != do_lower_case
@@ -177,7 +177,7 @@ def vocab_path(path: str | Path) -> Path:
 
 
 def find_vocabulary(directory: Path) -> Path | None:
-    """The file of a directory that holds a vocabulary, if it has one."""
+    """The file of a directory that contains a vocabulary, if it has one."""
     return next((directory / name for name in (VOCAB_FILE, TOKENIZER_JSON) if (directory / name).is_file()), None)
 
 
@@ -187,13 +187,12 @@ def read_vocabulary(
     """Reads a vocabulary and its rules.
 
     Args:
-        path: a vocab.txt or a tokenizer.json, or the directory that holds one.
-        do_lower_case: replaces what the files say; without files it gives Google's rules.
-        settings_in: a model directory whose tokenizer_config.json counts where none lies beside the vocabulary.
+        path: a vocab.txt or a tokenizer.json, or the directory that contains one.
+        do_lower_case: overrides the files; without files, the other rules are Google's.
+        settings_in: a model directory whose tokenizer_config.json applies if there is none next to the vocabulary.
 
     Raises:
-        UserError: the file cannot be read, lacks one of BERT's special tokens, or asks for rules that BERT does not
-            have.
+        UserError: the file cannot be read, lacks one of BERT's special tokens, or has rules that BERT does not have.
     """
     file = vocab_path(path)
     if file.suffix == ".json":
@@ -205,7 +204,7 @@ def read_vocabulary(
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary.ids]
     if missing:
         raise UserError(
-            f"vocabulary {file} lacks {', '.join(missing)}; make one with `prepare_data.py vocab` or take vocab.txt "
+            f"vocabulary {file} lacks {', '.join(missing)}: make one with `prepare_data.py vocab`, or use vocab.txt "
             "from a BERT model"
         )
     said, source = _rules_in(file.parent)
@@ -220,7 +219,7 @@ def read_vocabulary(
 
 @lru_cache
 def _warn_once(sentence: str) -> None:
-    """A command may read a vocabulary more than once."""
+    """Warns once per sentence, because a command may read a vocabulary more than once."""
     warn(sentence)
 
 
@@ -231,9 +230,9 @@ def _lines(file: Path) -> list[str]:
     try:
         text = read_text(file, _MOST_BYTES)
     except OSError as error:
-        raise UserError(f"cannot read vocabulary {file}: {error.strerror}; name one with --vocab_file") from None
+        raise UserError(f"vocabulary {file} cannot be read: {error.strerror}. Set one with --vocab_file.") from None
     except UnicodeDecodeError:
-        raise UserError(f"vocabulary {file} is not UTF-8 text; one token per line is expected") from None
+        raise UserError(f"vocabulary {file} is not UTF-8 text: one token per line is expected.") from None
     except TooLargeError:
         raise UserError(f"vocabulary {file} is over {_MOST_BYTES >> 20} MB; one token per line is expected") from None
     # Only line feeds end a line: a vocabulary may hold U+2028 and other separators as entries.
@@ -241,18 +240,18 @@ def _lines(file: Path) -> list[str]:
 
 
 def _tokens_of(content: Mapping[str, Any], file: Path) -> list[str]:
-    """The tokens of a tokenizer.json by id; ids without a token that vocab.txt can hold are blank."""
+    """The tokens of a tokenizer.json by id; unused ids, and tokens that vocab.txt cannot represent, are blank."""
     model = content.get("model")
     model = model if isinstance(model, dict) else {}
     kind = model.get("type") or "WordPiece"
     if kind != "WordPiece":
-        raise UserError(f"{file} holds a {kind} tokenizer, and BERT needs WordPiece: name a BERT vocabulary.")
+        raise UserError(f"{file} contains a {kind} tokenizer, but BERT needs WordPiece: use a BERT vocabulary.")
     for name, value in {"continuing_subword_prefix": "##", "unk_token": "[UNK]"}.items():
         if model.get(name, value) != value:
-            raise UserError(f"{file} has the {name} {model[name]!r}, and only {value!r} is supported.")
+            raise UserError(f"{file} has the {name} {model[name]!r}, but only {value!r} is supported.")
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not ids:
-        raise UserError(f"{file} holds no vocabulary: copy it again, or name a vocab.txt with --vocab_file.")
+        raise UserError(f"{file} contains no vocabulary: copy it again, or set a vocab.txt with --vocab_file.")
     ids = {**ids, **_added_tokens(content, ids, file)}
     if any(type(index) is not int or not 0 <= index < _MOST_TOKENS for index in ids.values()):
         raise UserError(f"{file} has an id that is not a whole number from 0 to {_MOST_TOKENS - 1}: copy it again.")
@@ -264,8 +263,8 @@ def _tokens_of(content: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def _added_tokens(content: Mapping[str, Any], ids: Mapping[str, int], file: Path) -> dict[str, Any]:
-    """Special tokens beyond the model's vocabulary; others would be cut out of the text first, which BERT's rules
-    do not do."""
+    """Special tokens outside the model's vocabulary. Other added tokens are refused: they would be cut out of the text
+    before BERT's rules apply."""
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(
         isinstance(one, dict) and isinstance(one.get("content"), str) for one in added
@@ -275,8 +274,8 @@ def _added_tokens(content: Mapping[str, Any], ids: Mapping[str, int], file: Path
     for one in new:
         if not one.get("special"):
             raise UserError(
-                f"{file} adds the token {one['content']!r} to the vocabulary, which is not supported: put it in "
-                "place of an [unused] entry of vocab.txt."
+                f"{file} adds the token {one['content']!r} to the vocabulary, which is not supported: replace "
+                "an [unused] entry of vocab.txt with it."
             )
     return {one["content"]: one.get("id") for one in new}
 
@@ -289,7 +288,7 @@ def _has_surrogate(token: str) -> bool:
 
 
 def _rules_in(directory: Path) -> tuple[dict[str, bool], Path | None]:
-    """The rules that a directory's files give (tokenizer_config.json wins), and the file that gives the casing."""
+    """The rules in a directory's files (tokenizer_config.json takes precedence), and the file that sets the casing."""
     said: dict[str, bool] = {}
     source = None
     for name, read in ((TOKENIZER_JSON, _normalizer), (TOKENIZER_CONFIG, dict)):
@@ -302,16 +301,16 @@ def _rules_in(directory: Path) -> tuple[dict[str, bool], Path | None]:
 
 
 def _checked(settings: Mapping[str, Any], file: Path) -> dict[str, bool]:
-    """The rules among settings; raises UserError for a setting that BERT's tokenizer does not have here."""
+    """The rules among settings; raises UserError for a setting that is not supported."""
     settings = {name: value for name, value in settings.items() if value is not None}
     for name, value in _FIXED.items():
         if settings.get(name, value) != value:
-            raise UserError(f"{file} sets {name} to {settings[name]!r}, and only {value!r} is supported.")
+            raise UserError(f"{file} sets {name} to {settings[name]!r}, but only {value!r} is supported.")
     never_split = settings.get("never_split", ())
     if not isinstance(never_split, list | tuple) or not set(map(str, never_split)) <= set(SPECIAL_TOKENS):
         raise UserError(
-            f"{file} has a never_split list ({never_split!r:.60}), which is not supported: remove it, and such words "
-            "are split at punctuation."
+            f"{file} has a never_split list ({never_split!r:.60}), which is not supported: remove it (such words "
+            "are then split at punctuation)."
         )
     rules = {name: settings[name] for name in Rules._fields if name in settings}
     for name, value in rules.items():
@@ -321,7 +320,7 @@ def _checked(settings: Mapping[str, Any], file: Path) -> dict[str, bool]:
 
 
 def _normalizer(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tokenizer.json says, in the words of tokenizer_config.json.
+    """The settings of a tokenizer.json under the names of tokenizer_config.json.
 
     Raises:
         UserError: its normalizer or pre-tokenizer is not BERT's.
@@ -344,7 +343,7 @@ def _normalizer(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(content: Any, list_name: str) -> list[dict[str, Any]]:
-    """A component of a tokenizer.json as the list of what it is made of."""
+    """The parts of a tokenizer.json component, as a list."""
     if not isinstance(content, dict):
         return []
     if content.get("type") != "Sequence":
@@ -354,12 +353,12 @@ def _parts(content: Any, list_name: str) -> list[dict[str, Any]]:
 
 
 def _judged(ids: Iterable[str]) -> Rules:
-    """The rules that the entries suggest: a rule that would change many of them was not applied to their text."""
+    """Infers the rules from the entries: a rule that would change many of them was not applied to the training text."""
     words = list(_words(ids))
     letters = {word for word in words if len(word) == 1}
     cased = [word for word in words if word.lower() != word.upper()]
     capitals = sum(word != word.lower() for word in cased)
-    # A single letter says nothing where the letter without its accent is an entry too.
+    # A single accented letter is no evidence if the letter without the accent is also an entry.
     unclear = {word for word in letters if _without_accents(word) in letters}
     accents = sum(word != _without_accents(word) and word not in unclear for word in words)
     if capitals > _MOST_CHANGED * len(cased):
@@ -368,7 +367,7 @@ def _judged(ids: Iterable[str]) -> Rules:
 
 
 def _words(ids: Iterable[str]) -> Iterable[str]:
-    """The entries that are made of letters, without ## and without [CLS] and its like."""
+    """The entries made of letters, without the ## prefix and without special tokens."""
     words = (token.removeprefix("##") for token in ids if not (token.startswith("[") and token.endswith("]")))
     return (word for word in words if any(map(str.isalpha, word)))
 

@@ -1,8 +1,8 @@
-"""Reads the tensors of a file written by `torch.save`, without PyTorch and without running anything in the file.
+"""Reads the tensors of a file written by `torch.save`, without PyTorch and without running code in the file.
 
-A pickle is a program for a small stack machine. The machine here only knows what `torch.save` of a state dict needs:
-it builds dicts, lists, tuples, strings and numbers, and as functions to call it accepts three names (rebuild a tensor,
-wrap it as a parameter, make an ordered dict). It imports nothing and calls nothing. Both containers are read: the zip
+A pickle is a program for a small stack machine. This implementation only supports what `torch.save` writes for a state
+dict: it builds dicts, lists, tuples, strings and numbers, and recognizes three function names (rebuild a tensor, wrap
+it as a parameter, make an ordered dict). It imports nothing and calls nothing. It reads both file formats: the zip
 archive of PyTorch 1.6 and later, and the older plain file.
 """
 
@@ -25,7 +25,7 @@ from utils.errors import UserError
 
 _MOST_OPCODES = 1_000_000  # BERT-large needs about 10,000
 _MOST_PICKLE_BYTES = 64 << 20
-_MOST_BYTES_PER_BYTE = 2  # of tensors in one of the file: tied weights are two tensors on one storage
+_MOST_BYTES_PER_BYTE = 2  # bytes of tensors per byte of the file: tied weights are two tensors on one storage
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # where training checkpoints keep the state dict
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
@@ -43,7 +43,7 @@ _STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
 
 
 class _Refused(Exception):
-    """The pickle holds something a state dict does not need."""
+    """The pickle contains something that a state dict does not need."""
 
 
 class _Global(NamedTuple):
@@ -70,14 +70,15 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a state dict saved by PyTorch.
 
     Raises:
-        UserError: not such a file, truncated, or it holds anything but tensors, numbers and strings.
+        UserError: the file was not written by PyTorch, is truncated, or contains anything but tensors, numbers and
+            strings.
     """
     try:
         with path.open("rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except _Refused as refusal:
         raise UserError(
-            f"{path} is refused: {refusal}; nothing in it was run. Save the weights as safetensors."
+            f"{path} is refused: {refusal}. No code in it was run. Save the weights as safetensors."
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -92,7 +93,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        # torch.save stores and never compresses: this is what makes a small bomb impossible.
+        # torch.save never compresses, so compressed archives (zip bombs) can be refused.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise _Refused("its archive is compressed, which PyTorch never does")
         if sum(entry.file_size for entry in entries.values()) > size:
@@ -108,7 +109,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
-    """Magic, protocol and system info, the state dict, the storages' keys, then each storage's count and bytes."""
+    """Reads magic, protocol, system info, state dict, storage keys, then the size and bytes of each storage."""
     file.seek(0)
     if file.read(1) != b"\x80":
         raise ValueError("neither a zip archive nor a pickle")
@@ -141,21 +142,21 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _tensors(state: Any) -> dict[str, _Tensor]:
-    """The named tensors of a state dict, or of the one that a training checkpoint holds."""
+    """The named tensors of a state dict, or of the state dict in a training checkpoint."""
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict):
-        raise _Refused("it holds no state dict")
+        raise _Refused("it contains no state dict")
     return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)}
 
 
 def _arrays(state: Any, storage: Callable[[str], bytes], file_size: int) -> dict[str, np.ndarray]:
     tensors = _tensors(state)
-    # Many tensors on one storage are much memory from a small file.
+    # Many tensors on one storage could use much memory from a small file.
     claimed = sum(_bytes(tensor) for tensor in tensors.values())
     if claimed > _MOST_BYTES_PER_BYTE * file_size:
-        raise _Refused(f"its tensors claim {claimed:,} bytes, and the file has {file_size:,}")
+        raise _Refused(f"its tensors claim {claimed:,} bytes, but the file has {file_size:,}")
     return {name: _array(tensor, storage) for name, tensor in tensors.items()}
 
 
@@ -182,7 +183,7 @@ def _array(tensor: _Tensor, storage: Callable[[str], bytes]) -> np.ndarray:
 
 
 class _Machine:
-    """Runs one pickle program as described above; `run` returns what it leaves on the stack."""
+    """Runs one pickle program as described above; `run` returns the top of its stack."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -271,7 +272,7 @@ class _Machine:
     def _binpersid(self, argument: Any) -> None:
         kind, storage, key, _, numel = self.stack.pop()[:5]
         if kind != "storage" or not isinstance(storage, _Global) or not isinstance(key, str) or type(numel) is not int:
-            raise _Refused("it refers to something that is no tensor storage")
+            raise _Refused("it refers to something that is not a tensor storage")
         self.stack.append(_Storage(storage.name.removeprefix("torch."), key, numel))
 
     def _reduce(self, argument: Any) -> None:
@@ -282,7 +283,7 @@ class _Machine:
         elif name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             storage, offset, shape, strides = arguments[:4]
             if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
-                raise _Refused("a tensor is built from something else than data")
+                raise _Refused("a tensor is built from something other than data")
             self.stack.append(_Tensor(storage, offset, shape, strides))
         elif name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _Tensor):
             self.stack.append(arguments[0])
@@ -299,7 +300,7 @@ class _Machine:
 
     def _top(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise _Refused("it changes something that is neither list nor dict")
+            raise _Refused("it modifies something that is neither a list nor a dict")
         return self.stack[-1]
 
     def _since_mark(self) -> list[Any]:

@@ -23,10 +23,10 @@ class TextExamples:
     Attributes:
         path: the file.
         lines: [n], the line of each row in the file, from 1.
-        texts: for each text column [n].
+        texts: for each text column, [n] texts.
         labels: [n] int32 classes or float32 targets, or float32 [n, C] with 1 for each of several labels; None for a
             set without labels.
-        indices: [n], the first column of a GLUE test set, for the leaderboard.
+        indices: [n], the index column of a GLUE test set, for the leaderboard.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class TextExamples:
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """How the loss treats labels.
+    """Label weights and smoothing in the loss.
 
     Attributes:
-        weights: [C], the weight of an example with each label, or, with several labels per text, the weight of the
-            label where it is present; None: 1.
-        smoothing: the share of the target that is spread over all labels (Szegedy et al. 2016); it needs `weights`.
+        weights: [C], the weight of examples with each label; with several labels per text, the weight of each label in
+            texts that have it; None means 1.
+        smoothing: the fraction of the target that is spread over all labels (Szegedy et al. 2016); needs `weights`.
     """
 
     weights: np.ndarray | None = None
@@ -64,10 +64,10 @@ class LabelLoss:
 
 
 class TextRecords:
-    """A set's examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut to fit.
+    """Text examples as records: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, truncated to fit.
 
     Attributes:
-        row: [r], the row of each record, rising; with `long_text` "windows" a row may have several records.
+        row: [r], the row of each record, in ascending order; with `long_text` "windows" a row may have several.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TextRecords:
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
         cuts = cut(np.stack([counts for _, counts in encoded]), max_seq_length - 1 - len(encoded), long_text)
         self.row, records = cuts.row, len(cuts.row)
-        self._share = 1 / np.bincount(self.row)[self.row]  # of a row's weight
+        self._share = 1 / np.bincount(self.row)[self.row]  # each record's fraction of its row's weight
         self._input_ids = np.zeros((records, max_seq_length), np.int32)
         self._input_ids[:, 0] = vocab["[CLS]"]
         self._segment_start = np.full(records, max_seq_length)  # where segment 1 begins
@@ -147,16 +147,17 @@ class TextRecords:
 
 
 def smoothed(labels: np.ndarray, smoothing: float, weights: np.ndarray) -> np.ndarray:
-    """float32 [n, C]: the target of each label, as PyTorch's CrossEntropyLoss with `weight` and `label_smoothing` has
-    it, divided by the weight of the example's label."""
+    """float32 [n, C]: the targets of PyTorch's CrossEntropyLoss with `weight` and `label_smoothing`, divided by the
+    weight of the example's label."""
     targets = smoothing / len(weights) * np.outer(1 / weights[labels], weights)
     targets[np.arange(len(labels)), labels] += 1 - smoothing
     return targets.astype(np.float32)
 
 
 def balanced_weights(labels: np.ndarray, count: int) -> np.ndarray:
-    """[C]: each label weighs the inverse of its frequency, and the mean weight of the examples is 1, as scikit-learn's
-    "balanced"; with several labels per text (labels [n, C]) absent divided by present texts, BCE's `pos_weight`."""
+    """[C]: label weights inversely proportional to frequency, with a mean of 1 over the examples, like scikit-learn's
+    "balanced". With several labels per text (labels [n, C]): texts without the label divided by texts with it, like
+    the `pos_weight` of binary cross entropy."""
     if labels.ndim == 2:
         present = labels.sum(axis=0)
         return np.where(present > 0, (len(labels) - present) / np.maximum(present, 1), 1.0)

@@ -1,4 +1,4 @@
-"""Random numbers and permutations that are functions of a counter: no state, no look-back, no memory."""
+"""Random numbers and permutations as functions of a counter, without state."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ def shuffled(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     A Feistel network with a keyed hash permutes the numbers below the next power of four; results of `count` and above
     pass through it again until they are below (cycle walking: Black & Rogaway 2002). A permutation in memory would
-    take gigabytes for a full corpus, on each rank.
+    take gigabytes per rank for a full corpus.
 
     Args:
         positions: int64 [n], 0 for the first record of the first epoch.

@@ -1,4 +1,4 @@
-"""Texts that belong together, to train and evaluate embeddings: pairs, triples, scored pairs and sentences.
+"""Pairs, triples, scored pairs and sentences for training and evaluating embeddings.
 
 Shapes: `n` rows, `T` texts of a row, `S` sequence.
 """
@@ -29,8 +29,8 @@ class TextGroups:
     Attributes:
         table: where the rows come from, for messages.
         names: the columns of the texts.
-        texts: for each text of a row [n].
-        scores: float32 [n], divided by the highest score; None where the file has none.
+        texts: for each text of a row, [n] texts.
+        scores: float32 [n], divided by the highest score; None if the file has none.
     """
 
     table: Table
@@ -43,11 +43,11 @@ class TextGroups:
 
     @property
     def columns(self) -> str:
-        """The columns that are used, for a message."""
+        """A description of the columns in use, for messages."""
         return ", ".join(self.names) + ("" if self.scores is None else " and a score")
 
     def check_scores(self, lowest: float) -> None:
-        """Raises UserError, naming file and row, for a score below `lowest` or above 1."""
+        """Raises UserError with file and row for a score below `lowest` or above 1."""
         scores = np.empty(0) if self.scores is None else self.scores
         outside = np.flatnonzero((scores < lowest) | (scores > 1))
         if len(outside):
@@ -59,7 +59,7 @@ class TextGroups:
 
     @classmethod
     def of_texts(cls, path: Path, texts: list[str]) -> TextGroups:
-        """Single texts, which need no place in a file."""
+        """Wraps single texts that are not rows of a file."""
         return cls(Table(path, {}, tuple(range(1, len(texts) + 1))), ("text",), (texts,), None)
 
 
@@ -72,15 +72,15 @@ def read_groups(
     max_score: float = 1.0,
     most_rows: int | None = None,
 ) -> TextGroups:
-    """Reads a file of rows that hold texts which belong together.
+    """Reads a file of pairs, triples, scored pairs or sentences.
 
     Args:
-        path: CSV, TSV, JSON lines, or plain text (.txt) with a sentence in each line; also with .gz.
+        path: CSV, TSV, JSON lines, or plain text (.txt) with one sentence per line; also with .gz.
         text_columns: the columns of the texts (default: guessed).
-        score_column: the column of the score of a pair (default: guessed; a plain sentence has none).
+        score_column: the column with the score of a pair (default: guessed; plain text has none).
         delimiter: see `read_table`.
-        max_score: the scores are divided by it.
-        most_rows: only the first rows are read.
+        max_score: the divisor of the scores.
+        most_rows: the maximum number of rows to read.
 
     Raises:
         UserError: the file cannot be read, a column is missing, a text is empty, or a score is not a number. The
@@ -101,7 +101,7 @@ def read_groups(
 
 
 def read_identified(path: str | Path, delimiter: str | None, flag: str) -> dict[str, str]:
-    """{id: text} of a file with the columns _id and text (and a title, which comes first); id works for _id."""
+    """{id: text} of a file with the columns _id (or id), text and optionally title, which is put before the text."""
     table = _read(Path(path), delimiter)
     ids = table.columns.get("_id") or table.columns.get("id") or table.column("_id", flag)
     table.column("text", flag)
@@ -110,13 +110,13 @@ def read_identified(path: str | Path, delimiter: str | None, flag: str) -> dict[
     found: dict[str, str] = {}
     for row, (name, title, text) in enumerate(zip(map(str, ids), titles, texts, strict=True)):
         if name in found:
-            raise UserError(f"{table.location(row)} has the id {name!r} of an earlier row: give each text its own.")
+            raise UserError(f"{table.location(row)} has the id {name!r} of an earlier row: give each text a unique id.")
         found[name] = f"{title} {text}".strip() if title else text
     return found
 
 
 def read_relevance(path: str | Path, delimiter: str | None) -> dict[str, dict[str, float]]:
-    """{query id: {corpus id: relevance above 0}} of a file with the columns query-id, corpus-id and, maybe, score."""
+    """{query id: {corpus id: relevance above 0}} of a file with columns query-id, corpus-id and optionally score."""
     table = _read(Path(path), delimiter)
     queries = table.column("query-id", "--qrels_file")
     documents = table.column("corpus-id", "--qrels_file")
@@ -133,20 +133,20 @@ def _read(path: Path, delimiter: str | None) -> Table:
         return read_table(path, delimiter=delimiter)
     numbered = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not numbered:
-        raise UserError(f"{path} holds no rows.")
+        raise UserError(f"{path} contains no rows.")
     return Table(path, {"sentence": [line for _, line in numbered]}, tuple(number for number, _ in numbered))
 
 
 def _guess(table: Table, score_column: str | None) -> tuple[str, ...]:
-    """The columns of texts: all but the score and those with usual names of other things."""
+    """The text columns: all except the score and columns with common names for other data."""
     names = [name for name in table.columns if name != score_column and name.lower() not in _IGNORED]
     names = [name for name in names if all(isinstance(value, str) for value in table.columns[name])]
     if not names:
-        raise UserError(f"{table.path} has no column of texts: name the columns with --text_columns.")
+        raise UserError(f"{table.path} has no text column: set the columns with --text_columns.")
     if score_column is not None and len(names) != 2:
         raise UserError(
-            f"{table.path} has scores in {score_column!r} and the text columns {', '.join(map(repr, names))}: name the "
-            "two that are compared with --text_columns."
+            f"{table.path} has scores in {score_column!r} and the text columns {', '.join(map(repr, names))}: set the "
+            "two to compare with --text_columns."
         )
     return tuple(names)
 
@@ -174,7 +174,7 @@ def _numbers(table: Table, name: str) -> np.ndarray:
 
 
 class GroupRecords:
-    """Rows of texts as records: every text is `[CLS] text [SEP]`, cut to fit."""
+    """Rows of texts as records: every text is `[CLS] text [SEP]`, truncated to fit."""
 
     def __init__(self, groups: TextGroups, vocabulary: Vocabulary, *, max_seq_length: int) -> None:
         self._groups, self._seq_length = groups, max_seq_length
@@ -193,7 +193,7 @@ class GroupRecords:
         return self._groups.table.location(index)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """`input_ids`, `input_mask`, `segment_ids` int32 [n, T, S] and, where there are any, `scores` [n, 1]."""
+        """`input_ids`, `input_mask`, `segment_ids` int32 [n, T, S] and, if there are any, `scores` [n, 1]."""
         indices = np.asarray(indices, np.int64)
         rows, texts = len(indices), len(self._ids)
         input_ids = np.zeros((rows, texts, self._seq_length), np.int32)

@@ -21,19 +21,19 @@ class GlueTask:
     """One task, with the layout of its files in the GLUE download."""
 
     directory: str
-    text_columns: tuple[str, ...]  # of a sentence, or of the two sentences of a pair
+    text_columns: tuple[str, ...]  # the columns of the sentence, or of both sentences of a pair
     label_column: str
-    labels: tuple[str, ...]  # in the order of their numbers; empty if the label is a score
+    labels: tuple[str, ...]  # by class number; empty if the label is a score
     metrics: tuple[str, ...]
     dev_sets: tuple[str, ...] = ("dev",)
     test_sets: tuple[str, ...] = ("test",)
-    leaderboard_files: tuple[str, ...] = ()  # one for each test set; default: one file with the name of the directory
-    headless_columns: tuple[str, ...] = ()  # of training and development files without a header line
-    meanings: tuple[str, ...] = ()  # of labels that are numbers in the files
+    leaderboard_files: tuple[str, ...] = ()  # one per test set; default: one file named after the directory
+    headless_columns: tuple[str, ...] = ()  # of training and development files without a header
+    meanings: tuple[str, ...] = ()  # names of labels that are numbers in the files
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The names of a model's answers: the meanings of the labels in the order of their numbers, or "score"."""
+        """The label names in the model's configuration, by class number, or "score"."""
         return self.meanings or self.labels or ("score",)
 
     @property
@@ -97,7 +97,7 @@ def task_directory(data_dir: str | Path, task: GlueTask, *, of_several: bool = F
         of_several: whether other tasks are wanted as well, so that only the GLUE download will do.
 
     Raises:
-        UserError: the directory is not there, or holds no such files.
+        UserError: the directory is not there, or contains no such files.
     """
     directory = Path(data_dir)
     inner = directory / task.directory
@@ -105,7 +105,7 @@ def task_directory(data_dir: str | Path, task: GlueTask, *, of_several: bool = F
         return inner
     if not directory.is_dir():
         raise UserError(
-            f"--data_dir {directory} is not a directory: name the GLUE download, or the task's directory in it."
+            f"--data_dir {directory} is not a directory: pass the directory of the GLUE download, or that of the task."
         )
     if of_several:
         raise UserError(
@@ -114,7 +114,7 @@ def task_directory(data_dir: str | Path, task: GlueTask, *, of_several: bool = F
         )
     if not any(directory.glob("*.tsv")):
         raise UserError(
-            f"--data_dir {directory} holds neither a directory {task.directory} nor .tsv files: name the GLUE "
+            f"--data_dir {directory} contains neither a directory {task.directory} nor .tsv files: name the GLUE "
             f"download, or {task.directory}'s directory in it."
         )
     return directory
@@ -123,11 +123,11 @@ def task_directory(data_dir: str | Path, task: GlueTask, *, of_several: bool = F
 def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = False) -> TextExamples:
     """Read `directory/name.tsv`.
 
-    QQP and other files, as downloaded, have rows with too few fields. They are skipped with a warning in training and
-    development sets; a test set must be complete, because the leaderboard wants an answer for each row.
+    The published QQP and other files contain rows with too few fields. In training and development sets they are
+    skipped with a warning; a test set must be complete, because the leaderboard needs a prediction for each row.
 
     Args:
-        directory: of the task's files.
+        directory: the directory of the task's files.
         task: the task.
         name: "train", or one of the task's development or test sets.
         strict: rows with too few fields are errors.
@@ -144,7 +144,9 @@ def read_examples(directory: Path, task: GlueTask, name: str, *, strict: bool = 
     wanted = (*task.text_columns, *(() if testing else (task.label_column,)))
     for column in wanted:
         if column not in columns:
-            raise UserError(f"{path} line 1 has no column {column!r}, so it is not {task.directory}'s {name}.tsv.")
+            raise UserError(
+                f"{path} line 1 has no column {column!r}, so it is not {task.directory}'s {name}.tsv: replace it."
+            )
     rows = _rows(lines, columns, path, skip_header=not headless, strict=strict or testing)
     texts = tuple([row[columns.index(column)] for row in rows.values()] for column in task.text_columns)
     words = {} if testing else {line: row[columns.index(task.label_column)] for line, row in rows.items()}
@@ -159,7 +161,7 @@ def _read_lines(path: Path, task: GlueTask) -> list[str]:
         lines = [line.removesuffix("\r") for line in path.read_bytes().decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): --data_dir must hold {task.directory}'s files."
+            f"{path} cannot be read ({error.strerror}): --data_dir must contain {task.directory}'s files."
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}).") from None
@@ -171,7 +173,7 @@ def _read_lines(path: Path, task: GlueTask) -> list[str]:
 def _rows(
     lines: list[str], columns: tuple[str, ...], path: Path, *, skip_header: bool, strict: bool
 ) -> dict[int, list[str]]:
-    """{line: fields} of the rows with all fields; warns of those with too few."""
+    """{line: fields} of complete rows; warns about rows with too few fields."""
     rows: dict[int, list[str]] = {}
     short: list[int] = []
     for number, line in enumerate(lines[skip_header:], 1 + skip_header):
@@ -188,7 +190,7 @@ def _rows(
             f"skipped, the first in line {short[0]}. --strict_data True makes this an error."
         )
     if not rows:
-        raise UserError(f"{path} holds no rows.")
+        raise UserError(f"{path} contains no rows.")
     return rows
 
 

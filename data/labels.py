@@ -1,4 +1,4 @@
-"""The labels of a table: one per text, several, or a number.
+"""Reads the labels of a table: one per text, several per text, or a number.
 
 Shapes: `n` rows, `C` labels.
 """
@@ -28,10 +28,10 @@ class Labels:
     """How a label column is read.
 
     Attributes:
-        column: its name.
+        column: the column's name.
         problem_type: `SINGLE`, `SEVERAL` or `NUMBER`.
-        separator: between several labels in one field.
-        names: of the labels, in the order of their numbers; "score" for a number.
+        separator: separates several labels in one field.
+        names: the label names, by class number; "score" for a number.
     """
 
     column: str
@@ -41,10 +41,10 @@ class Labels:
 
     @classmethod
     def of(cls, table: Table, column: str, problem_type: str, separator: str) -> Labels:
-        """The labels that a training table has, sorted.
+        """Collects the labels of a training table, sorted.
 
         Raises:
-            UserError: there is only one label, or a label has a single example, which is probably a mistake.
+            UserError: there is only one label, or a label has only one example, which is probably a typo.
         """
         if problem_type == NUMBER:
             return cls(column, problem_type, separator, ("score",))
@@ -78,7 +78,7 @@ class Labels:
             for name in _names(table, row, value, self.problem_type, self.separator):
                 if name not in numbers:
                     raise UserError(
-                        f"{table.location(row)} has the label {name!r}, which training does not know: its labels are "
+                        f"{table.location(row)} has the label {name!r}, which the training data lacks: its labels are "
                         f"{_shortened(self.names)}."
                     )
                 if several:
@@ -89,7 +89,7 @@ class Labels:
 
 
 def guess_problem_type(values: Sequence[Any]) -> str:
-    """The problem type of a label column: lists are several labels; numbers, not all of them whole, are numbers."""
+    """Guesses the problem type: lists mean several labels; numbers that are not all whole mean regression."""
     if any(isinstance(value, list) for value in values):
         return SEVERAL
     numbers = [_float(value) for value in values]
@@ -137,7 +137,7 @@ def _text(value: Any) -> str:
 
 
 def _order(names: Sequence[str] | Counter[str]) -> Any:
-    """The sort key: by value if all names are whole numbers."""
+    """The sort key of label names: by value if all are whole numbers."""
     return int if all(_WHOLE.fullmatch(name) for name in names) else str
 
 

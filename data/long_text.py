@@ -1,7 +1,7 @@
-"""Which tokens a classifier reads of texts that do not fit.
+"""Chooses the tokens that a classifier reads from texts that are too long.
 
-Shapes: `t` texts of a row (1, or 2 of a pair), `n` rows, `r` records. A record is one input of the model; with
-"windows" a row has several.
+Shapes: `t` texts of a row (1, or 2 of a pair), `n` rows, `r` records. A record is one model input; with
+"windows", a row may have several.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cuts:
     """The tokens of each record: token `j` of a text is its token `j`, or `j + shift` from `head` on.
 
     Attributes:
-        row: [r], the row of each record, rising.
+        row: [r], the row of each record, in ascending order.
         kept: [t, r], tokens of each text.
         head, shift: [t, r].
     """
@@ -32,17 +32,17 @@ class Cuts:
     shift: np.ndarray
 
     def tokens(self, text: int, record: int) -> np.ndarray:
-        """[kept], the numbers of the tokens of one text of one record."""
+        """[kept], the indices of the tokens of one text in one record."""
         inside = np.arange(self.kept[text, record])
         return inside + np.where(inside < self.head[text, record], 0, self.shift[text, record])
 
 
 def fitting_lengths(counts: np.ndarray, longest: int) -> np.ndarray:
-    """[t, n] lengths that fit into `longest`; the longer text is shortened, at a tie the second."""
+    """[t, n] lengths that fit into `longest`; the longer text is shortened, or the second if they are equal."""
     if len(counts) == 1:
         return np.minimum(counts, longest)
     first, second = counts
-    # If both are long, each gets half, and the first the odd token; if one is short, the other gets the rest.
+    # If both are long, each gets half, and the first text gets the odd token; if one is short, the other gets the rest.
     kept_first = np.where(
         first + second <= longest, first, np.minimum(first, np.maximum(longest - second, (longest + 1) // 2))
     )
@@ -50,7 +50,7 @@ def fitting_lengths(counts: np.ndarray, longest: int) -> np.ndarray:
 
 
 def cut(counts: np.ndarray, longest: int, how: LongText) -> Cuts:
-    """The records of rows whose texts have `counts` [t, n] tokens and may have `longest` tokens together."""
+    """Cuts texts of `counts` [t, n] tokens into records of at most `longest` text tokens."""
     assert how in get_args(LongText)
     kept = fitting_lengths(counts, longest)
     rows, excess = np.arange(counts.shape[1]), counts - kept
@@ -61,7 +61,7 @@ def cut(counts: np.ndarray, longest: int, how: LongText) -> Cuts:
     if how == "head_tail":
         return Cuts(rows, kept, -(-kept // HEAD_SHARE), excess)
     step = np.maximum(kept - kept // 4, 1)
-    last = -(-excess // step)  # [t, n], the number of each text's last window
+    last = -(-excess // step)  # [t, n], the index of each text's last window
     windows = last.max(axis=0) + 1
     row = np.repeat(rows, windows)
     number = np.arange(len(row)) - np.repeat(np.cumsum(windows) - windows, windows)

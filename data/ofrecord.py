@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 class OFRecords(IndexedRecords):
-    """OFRecord shards. Open them with `open_records`."""
+    """A set of OFRecord shards, opened by `open_records`."""
 
     def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:
         for row, record in enumerate(records):
@@ -27,14 +27,14 @@ class OFRecords(IndexedRecords):
 def open_records(path: str | Path, *, parts: int | None = None) -> OFRecords:
     """Open a directory of shards, named `part-N` or `part-0000N`, or one shard.
 
-    A set with `dataset.json` opens at once; one without it is scanned.
+    A set with `dataset.json` opens immediately; one without it is scanned.
 
     Args:
         parts: use only this many shards, the first ones.
 
     Raises:
-        UserError: there is nothing, an unfinished preparation, too few shards, or a shard that is empty, truncated or
-            corrupt; the message names the file and the record.
+        UserError: there are no records, too few shards, or an unfinished preparation, or a shard is empty, truncated or
+            corrupt. The message gives the file and the record.
     """
     path = Path(path)
     directory, files, metadata = find_shards(path, parts=parts)
@@ -44,7 +44,7 @@ def open_records(path: str | Path, *, parts: int | None = None) -> OFRecords:
         offsets = list(map(scan_offsets, files))
     schema = stored_schema(metadata) if metadata else infer_schema(files[0])
     if not sum(map(len, offsets)):
-        raise UserError(f"{path} holds no records.")
+        raise UserError(f"{path} contains no records.")
     return OFRecords(str(path), directory, files, offsets, schema, metadata)
 
 
@@ -64,7 +64,7 @@ def scan_offsets(file: Path) -> np.ndarray:
             length = int.from_bytes(data[position : position + 8], "little", signed=True)
             if not 0 < length <= MAX_RECORD_BYTES and position + 8 <= size:
                 raise UserError(
-                    f"{file}: record {count} is corrupt: its length is {length}; copy or prepare this file again."
+                    f"{file}: record {count} is corrupt: its length is {length}. Copy or prepare this file again."
                 )
             if position + 8 + length > size:
                 raise UserError(f"{file} ends inside record {count}: copy or prepare it again.")

@@ -1,4 +1,4 @@
-"""Open a record source in whichever format it is, and combine several into one."""
+"""Open record sets of any format, and combine several into one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def open_source(path: str | Path, *, parts: int | None = None) -> RecordSet:
 
     Args:
         path: the directory or the file.
-        parts: use only this many files, the first ones.
+        parts: use only this many files, from the first.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there are no records, or the set is damaged.
     """
     return _OPENERS[_format(Path(path))](path, parts=parts)
 
@@ -57,15 +57,15 @@ def open_sources(
 
     Args:
         paths: directories or files, as for `open_source`.
-        parts: use only this many files of a single directory, the first ones.
-        seq_length, max_predictions_per_seq: the records' lengths, where the files leave them open (default: the
-            maximum over all records).
+        parts: use only this many files of a single directory, from the first.
+        seq_length, max_predictions_per_seq: the records' lengths, if the format allows any (default: the maximum over
+            all records).
 
     Raises:
-        UserError: a source cannot be opened, or two cannot be combined; the message names both.
+        UserError: a source cannot be opened, or two cannot be combined.
     """
     if parts is not None and len(paths) > 1:
-        raise UserError("--train_data_part counts the shards of one directory: omit it, or name only one directory.")
+        raise UserError("--train_data_part counts the shards of one directory: omit it, or pass only one directory.")
     sources = equally_long(
         *(open_source(path, parts=parts) for path in paths),
         seq_length=seq_length,
@@ -78,7 +78,7 @@ def open_sources(
 def equally_long(
     *sources: RecordSet, seq_length: int | None = None, max_predictions_per_seq: int | None = None
 ) -> list[RecordSet]:
-    """The sets with records of these lengths (default: of the longest), where their files leave the lengths open."""
+    """The sets with records of these lengths (default: the longest), if their formats allow any length."""
     tokens, predictions = (
         max(each.schema.get(name, ("", 0))[1] for each in sources) for name in ("input_ids", "masked_lm_ids")
     )
@@ -86,14 +86,14 @@ def equally_long(
 
 
 class Mixture(RecordSet):
-    """Several sets, one after the other. The order of training mixes them."""
+    """Several sets, concatenated. The training order mixes them."""
 
     def __init__(self, sources: Sequence[RecordSet]) -> None:
         first = sources[0]
         for other in sources[1:]:
             check_agreement(first, other)
         metadata: dict[str, object] = {}
-        for source in reversed(sources):  # of several values of one key, the first source's counts
+        for source in reversed(sources):  # the first source's metadata takes precedence
             metadata |= source.metadata
         metadata["shards"] = [shard for source in sources for shard in source.metadata.get("shards", ())]
         directories = [each.directory for each in sources if (each.directory / "vocab.txt").exists()]
@@ -127,7 +127,7 @@ class Mixture(RecordSet):
 
 
 class Shuffled(RecordSet):
-    """A set whose shards are bins of lengths, renumbered at random so that any run of records holds all lengths."""
+    """A set with length bins, renumbered randomly so that any range of records contains all lengths."""
 
     def __init__(self, source: RecordSet) -> None:
         counts = np.diff(np.append(source.shard_starts, len(source))).tolist()
@@ -150,7 +150,7 @@ class Shuffled(RecordSet):
 
 
 def objective(source: RecordSet) -> str:
-    """The second task the records were made for; the published sets do not state it, but hold next-sentence labels."""
+    """The second task of the records; published sets do not state it but have next-sentence labels."""
     return source.metadata.get("objective", "nsp" if "next_sentence_labels" in source.schema else "none")
 
 

@@ -12,13 +12,13 @@ from utils.errors import UserError
 
 
 def split(table: Table, fraction: float, seed: int, classes: Sequence[Any] | None = None) -> tuple[Table, Table]:
-    """The rows that stay, and those that are held out, both in the order of the file.
+    """Splits a table into the rows to keep and the rows to hold out, both in file order.
 
     Args:
         table: the rows.
-        fraction: the share to hold out.
-        seed: draws the rows.
-        classes: [n], the class of each row; of each, the same share is held out, rounded, but never all rows.
+        fraction: the fraction to hold out.
+        seed: determines the rows.
+        classes: [n], the class of each row; the same fraction of each class is held out, rounded, but never all rows.
 
     Raises:
         UserError: a part would be empty.
@@ -32,5 +32,7 @@ def split(table: Table, fraction: float, seed: int, classes: Sequence[Any] | Non
         count = min(round(fraction * len(rows)), len(rows) - 1)
         held.update(random.permutation(rows)[:count].tolist())
     if not held:
-        raise UserError(f"--validation_fraction {fraction} of the {len(table)} rows of {table.path} holds out none.")
+        raise UserError(
+            f"--validation_fraction {fraction} of the {len(table)} rows of {table.path} is less than one row: raise it."
+        )
     return table.take(row for row in range(len(table)) if row not in held), table.take(sorted(held))

@@ -1,6 +1,6 @@
-"""Tables of texts: CSV (RFC 4180), TSV and JSON lines, plain or compressed with gzip.
+"""Reads tables of texts: CSV (RFC 4180), TSV and JSON lines, plain or compressed with gzip.
 
-Every row keeps its place in the file, so that a message can name it.
+The line of every row is kept for error messages.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from configs.spelling import nearest
 from utils.errors import UserError
 from utils.messages import warn
 
-_MOST_BYTES = 8 << 30  # after decompression; a gzip file of a few MB can hold as much
+_MOST_BYTES = 8 << 30  # limit after decompression, because a small gzip file can be a zip bomb
 _MOST_FIELD = 1 << 28  # characters
 _CHUNK = 1 << 20
 _GZIP = b"\x1f\x8b"
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
-# One field of a TSV that quotes as CSV does, with what ends it.
+# One field of a TSV with CSV quoting, and the character after it.
 _CSV_FIELD = re.compile(r'(?:"(?:[^"]|"")*"|[^"\t\r\n]*)(?:\t|\r?\n|\Z)')
 # An escape of a surrogate, which is half of a character; two of them are one character, and one alone is no text.
 _SURROGATE, _SURROGATE_TEXT = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")
@@ -39,8 +39,8 @@ class Table:
 
     Attributes:
         path: the file.
-        columns: {name: [n] values}: text, or any JSON value where the file holds JSON lines.
-        lines: [n], the line that each row begins in, from 1.
+        columns: {name: [n] values}: text, or any JSON value if the file contains JSON lines.
+        lines: [n], the line in which each row begins, from 1.
         numbers: [n], the number of each row in the file, from 1; None: the table has all rows of the file.
     """
 
@@ -60,19 +60,19 @@ class Table:
         return row + 1 if self.numbers is None else self.numbers[row]
 
     def column(self, name: str, flag: str) -> list[Any]:
-        """The values of a column that a flag names; raises UserError with the nearest name where there is none."""
+        """The values of the column given by a flag; if it is missing, raises UserError with the most similar name."""
         if name in self.columns:
             return self.columns[name]
         near = nearest(name, list(self.columns))
         hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(map(repr, self.columns))}."
-        raise UserError(f"{self.path} has no column {name!r}, which {flag} names: {hint}")
+        raise UserError(f"{self.path} has no column {name!r} (from {flag}): {hint}")
 
     def first(self, count: int | None) -> Table:
-        """The table of the first `count` rows, or of all."""
+        """The first `count` rows, or all."""
         return self.take(range(min(count or len(self), len(self))))
 
     def take(self, rows: Iterable[int]) -> Table:
-        """The table of these rows."""
+        """The given rows."""
         rows = list(rows)
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         return Table(
@@ -81,7 +81,7 @@ class Table:
 
 
 def read_table(path: str | Path, *, delimiter: str | None = None, header: bool = True) -> Table:
-    """Reads a file in the format that its name says: .tsv, .jsonl, .json or .ndjson (all also with .gz), else CSV.
+    """Reads a file; its name determines the format: .tsv, .jsonl, .json or .ndjson (all also with .gz), else CSV.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def read_table(path: str | Path, *, delimiter: str | None = None, header: bool =
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, has no rows, or a row has too few or too many fields. The
-            message names file and row.
+            message gives the file and the row.
     """
     path = Path(path)
     text = read_text(path)
@@ -99,7 +99,7 @@ def read_table(path: str | Path, *, delimiter: str | None = None, header: bool =
         _read_json_lines(path, text) if suffix in _JSON_LINES else _read_fields(path, text, suffix, delimiter, header)
     )
     if not len(table):
-        raise UserError(f"{path} holds no rows.")
+        raise UserError(f"{path} contains no rows.")
     return table
 
 
@@ -138,13 +138,13 @@ def _chunks(file: Any, path: Path) -> Iterable[bytes]:
     while chunk := file.read(_CHUNK):
         size += len(chunk)
         if size > _MOST_BYTES:
-            raise UserError(f"{path} holds more than {_MOST_BYTES >> 30} GB of text: split it.")
+            raise UserError(f"{path} contains more than {_MOST_BYTES >> 30} GB of text: split it.")
         yield chunk
 
 
 def _read_json_lines(path: Path, text: str) -> Table:
     if text.lstrip().startswith("["):
-        raise UserError(f"{path} is a JSON array, not JSON lines: write each object on a line of its own.")
+        raise UserError(f"{path} is a JSON array, not JSON lines: write one object per line.")
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -182,12 +182,12 @@ def _read_fields(path: Path, text: str, suffix: str, delimiter: str | None, head
     names = rows.pop(0)[1] if header else [str(number + 1) for number in range(len(rows[0][1]))]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
-        raise UserError(f"{path} row 1 names the column {doubled!r} twice: rename one of them.")
+        raise UserError(f"{path} row 1 has the column {doubled!r} twice: rename one of them.")
     for number, (line, fields) in enumerate(rows, 1):
         if len(fields) != len(names):
             raise UserError(
                 f"{path} row {number} (line {line}) has {len(fields)} fields, not {len(names)}: correct the row, or "
-                "quote a field that holds the delimiter."
+                "quote a field that contains the delimiter."
             )
     columns = {name: [fields[index] for _, fields in rows] for index, name in enumerate(names)}
     return Table(path, columns, tuple(line for line, _ in rows))
@@ -197,20 +197,20 @@ def _delimiter(path: Path, text: str, suffix: str, given: str | None) -> str:
     if given is not None:
         separator = _DELIMITERS.get(given, given)
         if len(separator) != 1 or separator in '"\r\n':
-            raise UserError(f"--delimiter {given!r} must be one character other than a quote, or tab.")
+            raise UserError(f"--delimiter {given!r} must be one character that is not a quote, or the word tab.")
         return separator
     if suffix == ".tsv":
         return "\t"
     header = text.split("\n", 1)[0]
     others = [character for character in ";\t|" if character in header]
     if "," not in header and len(others) == 1:
-        warn(f"{path}: the header has no comma, so the delimiter is {others[0]!r}. --delimiter sets another.")
+        warn(f"{path}: the header has no comma, so {others[0]!r} is used as the delimiter. --delimiter overrides this.")
         return others[0]
     return ","
 
 
 def _quotes_fields(text: str) -> bool:
-    """Whether a TSV quotes fields as CSV does. In most TSV files, such as GLUE's, quotes are part of the text."""
+    """Whether a TSV uses CSV quoting. In most TSV files, such as GLUE's, quotes are part of the text."""
     position = 0
     while position < len(text):
         field = _CSV_FIELD.match(text, position)
@@ -229,7 +229,7 @@ def _plain_rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line, fields) of each row that is not blank; a row with line breaks in a field begins in that line."""
+    """Yields (line, fields) of each row that is not blank; the line is the first one of the row."""
     csv.field_size_limit(_MOST_FIELD)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     number, line = 0, 1
@@ -248,7 +248,7 @@ def _quoted_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, l
 
 
 def check_columns(tables: Sequence[Table], needed: Sequence[str]) -> None:
-    """Raises UserError where a later table lacks a needed column of the first one."""
+    """Raises UserError if a later table lacks a needed column of the first one."""
     first, *others = tables
     for table in others:
         for name in needed:

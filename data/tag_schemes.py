@@ -1,4 +1,4 @@
-"""Schemes of entity tags: IOB1, IOB2 and BIOES (also with the letters of BILOU and BMES), read as IOB2.
+"""Entity tag schemes: IOB1, IOB2 and BIOES (also with the letters of BILOU and BMES), converted to IOB2.
 
 - IOB2: `B-` begins every entity, `I-` continues it.
 - IOB1: `I-` begins and continues; `B-` only begins an entity right after another one of the same type.
@@ -19,7 +19,7 @@ _PREFIXES = "BIES" + "".join(_LETTERS)
 
 
 class SchemeError(Exception):
-    """A tag that does not fit, with its place."""
+    """A tag that does not follow the scheme, with its position."""
 
     def __init__(self, message: str, word: int, sentence: int = 0) -> None:
         super().__init__(message)
@@ -27,10 +27,10 @@ class SchemeError(Exception):
 
 
 def detect_scheme(tags: Iterable[Sequence[str]]) -> Scheme:
-    """The first of none, BIOES, IOB2 and IOB1 that all sentences follow.
+    """Returns the first of none, BIOES, IOB2 and IOB1 that all sentences follow.
 
     Raises:
-        SchemeError: there is none.
+        SchemeError: they follow none of them.
     """
     sentences = list(tags)
     letters = {_letter(tag) for sentence in sentences for tag in sentence if tag != OUTSIDE}
@@ -44,8 +44,8 @@ def detect_scheme(tags: Iterable[Sequence[str]]) -> Scheme:
             if tag != OUTSIDE and not _letter(tag)
         )
         raise SchemeError(
-            f"the tag {sentences[sentence][word]!r} has no prefix such as B- or I-, which other tags have: correct it, "
-            "or name the column with --tag_column.",
+            f"the tag {sentences[sentence][word]!r} has no prefix such as B- or I-, unlike other tags: correct it, "
+            "or set the column with --tag_column.",
             word,
             sentence,
         )
@@ -94,16 +94,16 @@ def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
 
 
 def _begins(before: str, tag: str, scheme: Scheme) -> bool | None:
-    """Whether a tag begins an entity after the tag before it; None if it cannot follow."""
+    """Whether a tag begins an entity, given the previous tag; None if it cannot follow it."""
     last, letter = _letter(before), _letter(tag)
-    continues = last != "" and before[2:] == tag[2:]  # the entity could go on
+    continues = last != "" and before[2:] == tag[2:]  # the entity could continue
     if scheme == "iob2":
         return True if letter == "B" or tag == OUTSIDE else False if continues else None
     if scheme == "iob1":
         if letter == "B":
             return True if continues else None
         return not continues
-    inside = last in ("B", "I")  # the entity before has not ended
+    inside = last in ("B", "I")  # the previous entity has not ended
     if tag == OUTSIDE or letter in ("B", "S"):
         return None if inside else True
     return False if inside and continues else None

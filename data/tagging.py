@@ -1,4 +1,4 @@
-"""Sentences whose words have tags: CoNLL columns and JSON lines, schemes of entities, records of windows.
+"""Reads tagged sentences from CoNLL columns and JSON lines, and converts them to records of windows.
 
 Shapes: `w` words of a set, `r` records, `S` sequence.
 """
@@ -32,8 +32,8 @@ class TaggedSentences:
     Attributes:
         path: the file.
         tokens: the words of each sentence, at least one.
-        tags: a tag for each word; None for a set without tags.
-        lines: of each sentence the line of each word, or of the sentence in JSON lines.
+        tags: the tag of each word; None for a set without tags.
+        lines: the lines of each sentence's words; in JSON lines, the line of the sentence.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class TaggedSentences:
         return TaggedSentences(self.path, self.tokens[:count], tags, self.lines[:count])
 
     def in_iob2(self, scheme: Scheme) -> TaggedSentences:
-        """The same sentences with their tags, which follow `scheme`, in IOB2; raises UserError where they do not."""
+        """Converts the tags from `scheme` to IOB2; raises UserError if they do not follow it."""
         if self.tags is None:
             return self
         tags = []
@@ -67,7 +67,7 @@ class TaggedSentences:
         return TaggedSentences(self.path, self.tokens, tags, self.lines)
 
     def scheme(self) -> Scheme:
-        """The scheme that all tags follow; raises UserError where there is none, naming file and line."""
+        """The scheme that all tags follow; if there is none, raises UserError with file and line."""
         assert self.tags is not None
         try:
             return detect_scheme(self.tags)
@@ -78,16 +78,16 @@ class TaggedSentences:
 def read_tagged(
     path: str | Path, token_column: str = "1", tag_column: str | None = None, *, tagged: bool = True
 ) -> TaggedSentences:
-    """Reads a tagged corpus: JSON lines by its name (.jsonl, .json or .ndjson, also with .gz), else CoNLL columns.
+    """Reads a tagged corpus: JSON lines (.jsonl, .json or .ndjson, also with .gz), else CoNLL columns.
 
     Args:
         path: the file.
-        token_column, tag_column: in CoNLL the numbers of the columns from 1, or from the end if negative (default: the
-            first and the last); in JSON lines the keys (default: tokens and tags).
-        tagged: whether the tags are read.
+        token_column, tag_column: in CoNLL, column numbers from 1, or from the end if negative (default: the first and
+            the last); in JSON lines, keys (default: tokens and tags).
+        tagged: whether to read the tags.
 
     Raises:
-        UserError: the file cannot be read, or a row is damaged. The message names file and row.
+        UserError: the file cannot be read, or a row is damaged. The message gives the file and the row.
     """
     path = Path(path)
     if Path(path.name.removesuffix(".gz")).suffix.lower() in _JSON_LINES:
@@ -96,7 +96,7 @@ def read_tagged(
     else:
         sentences = _read_columns(path, token_column, tag_column or "-1", tagged)
     if not len(sentences):
-        raise UserError(f"{path} holds no sentences.")
+        raise UserError(f"{path} contains no sentences.")
     return sentences
 
 
@@ -106,7 +106,7 @@ def _read_json_lines(path: Path, token_name: str, tag_name: str, tagged: bool) -
     tags = table.column(tag_name, "--tag_column") if tagged else None
     for row, words in enumerate(tokens):
         if not _is_words(words):
-            raise UserError(f"{table.location(row)}: {token_name!r} is not a list of words that are not empty.")
+            raise UserError(f"{table.location(row)}: {token_name!r} is not a list of non-empty words.")
         if tags is None:
             continue
         if not _is_words(tags[row]):
@@ -147,7 +147,9 @@ def _read_columns(path: Path, token_column: str, tag_column: str, tagged: bool) 
     sentences = [row for row in rows if row]
     token, tag = _index(path, "token_column", token_column, width), _index(path, "tag_column", tag_column, width)
     if tagged and token == tag:
-        raise UserError(f"{path} has {width} columns, so --tag_column {tag_column} is that of the words: name another.")
+        raise UserError(
+            f"{path} has {width} columns, so --tag_column {tag_column} is the column of the words: choose another."
+        )
     for number, row in enumerate(sentences, 1):
         for line_number, fields in row:
             for name, index in (("word", token), ("tag", tag)) if tagged else (("word", token),):
@@ -166,7 +168,7 @@ def _index(path: Path, flag: str, column: str, width: int) -> int:
     try:
         number = int(column)
     except ValueError:
-        raise UserError(f"--{flag} {column!r} is not a column's number, which {path} needs.") from None
+        raise UserError(f"--{flag} {column!r} is not a column number, which {path} needs.") from None
     if number == 0 or abs(number) > max(width, 1):
         raise UserError(f"--{flag} {column} does not exist: {path} has the columns 1 to {width}.")
     return number - 1 if number > 0 else width + number
@@ -179,8 +181,8 @@ def tag_names(sets: Iterable[TaggedSentences]) -> tuple[str, ...]:
 
 
 def windows(lengths: Sequence[int], most: int, stride: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of runs of items whose lengths are at most `most` together, about `stride` apart; each item is in
-    at least one. An item longer than `most` is a window of its own."""
+    """(start, end) of windows over items whose total length is at most `most`, about `stride` apart; each item is in at
+    least one window. An item longer than `most` forms a separate window."""
     ends = np.append(0, np.cumsum(lengths))
     start, covered = 0, 0
     while True:
@@ -194,7 +196,7 @@ def windows(lengths: Sequence[int], most: int, stride: int) -> Iterator[tuple[in
 
 
 def best_windows(spans: Sequence[tuple[int, int]], count: int) -> np.ndarray:
-    """[count]: the window in which each item has the most context on its shorter side; at a tie the first."""
+    """[count]: the window in which each item has the most context on its shorter side (the first at a tie)."""
     items = np.arange(count)
     context = np.stack(
         [
@@ -207,9 +209,9 @@ def best_windows(spans: Sequence[tuple[int, int]], count: int) -> np.ndarray:
 
 
 class TagRecords:
-    """A set's sentences as records, `[CLS] words [SEP]`. A sentence that does not fit is several windows.
+    """Tagged sentences as records, `[CLS] words [SEP]`. A sentence that is too long is split into windows.
 
-    The first piece of a word carries its tag, in the window in which the word has the most context.
+    The first piece of a word has its tag, in the window in which the word has the most context.
 
     Attributes:
         lengths: [r] tokens of each record.
@@ -266,7 +268,7 @@ class TagRecords:
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """`input_ids`, `input_mask`, `segment_ids` int32 [r, S] and, for a set with tags, `label_ids` int32 and
-        `label_weights` float32 [r, S], which is 1 where a tag is."""
+        `label_weights` float32 [r, S], which is 1 at the tags."""
         shape = (len(indices), self._width)
         input_ids, input_mask, label_ids = np.zeros((3, *shape), np.int32)
         label_weights = np.zeros(shape, np.float32)
@@ -287,7 +289,7 @@ class TagRecords:
         tag = self.sentences.tags[sentence][word]
         if tag not in numbers:
             raise UserError(
-                f"{self.sentences.location(sentence, word)} has the tag {tag!r}, which training does not know: its "
+                f"{self.sentences.location(sentence, word)} has the tag {tag!r}, which the training data lacks: its "
                 f"tags are {', '.join(numbers)}."
             )
         return numbers[tag]
@@ -298,6 +300,6 @@ def _positions(tokens: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
 
 
 def tagged_json_lines(tokens: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> str:
-    """JSON lines with `tokens` and `tags`, as `read_tagged` reads them."""
+    """Returns JSON lines with `tokens` and `tags`, as `read_tagged` reads them."""
     rows = zip(tokens, tags, strict=True)
     return "".join(json.dumps({"tokens": a, "tags": list(b)}, ensure_ascii=False) + "\n" for a, b in rows)

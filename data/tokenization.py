@@ -1,4 +1,4 @@
-"""BERT's tokenizer: a `tokenizers.Tokenizer` that gives the tokens of Google's `FullTokenizer` for a vocabulary.
+"""BERT's tokenizer: a `tokenizers.Tokenizer` that produces the same tokens as Google's `FullTokenizer`.
 
 Each rule of `tokenization.py` in google-research/bert (clean, split Chinese, lower-case and strip accents, split
 punctuation, greedy longest match) is one expression below. The library's own BERT rules differ: they drop private-use
@@ -28,18 +28,18 @@ _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
 
 
 def load_vocab(path: str | Path) -> dict[str, int]:
-    """{token: id} of a vocabulary: vocab.txt, tokenizer.json, or a directory that holds one of them."""
+    """Reads {token: id} from a vocab.txt, a tokenizer.json, or a directory that contains one of them."""
     return read_vocabulary(path).ids
 
 
 def load_tokenizer(vocab_file: str | Path, do_lower_case: bool | None = None) -> Tokenizer:
     """Returns a tokenizer whose `encode(text).tokens` are those of Google's `FullTokenizer(...).tokenize(text)`.
 
-    Special tokens are neither added nor recognised: "[MASK]" in a text is three tokens, as there.
+    Special tokens are neither added nor recognised: "[MASK]" in a text is three tokens, as in Google's code.
 
     Args:
-        vocab_file: the vocabulary; the files beside it may ask for other rules than Google's.
-        do_lower_case: takes the place of what those files say.
+        vocab_file: the vocabulary; files next to it may set rules other than Google's.
+        do_lower_case: overrides those files.
     """
     vocabulary = read_vocabulary(vocab_file, do_lower_case)
     return build_tokenizer(vocabulary.ids, *vocabulary.rules)
@@ -68,7 +68,7 @@ def build_tokenizer(
     return tokenizer
 
 
-# Kinds of bytes: space, letter or digit, other printable ASCII, and bytes that need the full rules.
+# Classes of bytes: space, letter or digit, other printable ASCII, and bytes that need the full rules.
 _SPACE, _LETTER, _OTHER, _HARD = range(4)
 _KINDS = bytes(
     _SPACE if byte in b" \t\n\r" else _HARD if not 0x21 <= byte < 0x7F else _LETTER if chr(byte).isalnum() else _OTHER
@@ -82,8 +82,8 @@ class BulkTokenizer:
     """A tokenizer for large amounts of text, which tokenizes every distinct part of a word only once.
 
     No rule looks across a space, so the tokens of a text are those of its words in order. For printable ASCII the rules
-    reduce to lower-casing and separating letters and digits from other characters. This, and the look-up of parts seen
-    before, is done for all words at once. Words with other characters stay whole and get the full rules.
+    reduce to lower-casing and separating letters and digits from other characters. This, and the lookup of known parts,
+    is done for all words at once. Words with other characters stay whole and are processed with the full rules.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class BulkTokenizer:
         self._forget()
 
     def _forget(self) -> None:
-        self._number_of: dict[bytes, int] = {}  # number of each part seen
+        self._number_of: dict[bytes, int] = {}  # index of each known part
         self._ids = np.empty(0, np.int32)  # token ids of all parts, concatenated
         self._ends = np.zeros(1, np.int64)  # end of each part's ids, after a leading 0
-        # The same numbers by hash: each cell holds the part that was stored in it last.
+        # The same indices by hash: each cell contains the part that was stored in it last.
         self._hashes = np.zeros(1 << _CELL_BITS, np.uint64)
         self._hashes[0] = np.iinfo(np.uint64).max  # 0 in cell 0 would be a valid hash; this one belongs to another cell
         self._numbers = np.zeros(1 << _CELL_BITS, np.int32)
@@ -152,7 +152,7 @@ class BulkTokenizer:
         return lowered, borders[parts], borders[parts + 1], newlines
 
     def _look_up(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Returns the number of each part."""
+        """Returns the index of each part."""
         if len(self._number_of) > self._words_kept:
             self._forget()
         hashes = _hash_parts(text, starts, ends - starts)

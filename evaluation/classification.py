@@ -1,4 +1,4 @@
-"""Figures of classifiers and of regression, computed by scikit-learn and SciPy.
+"""Metrics for classification and regression, computed by scikit-learn and SciPy.
 
 Shapes: `n` examples, `C` labels.
 """
@@ -27,7 +27,7 @@ ClassTable = dict[str, dict[str, float]]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings of figures that are undefined, such as the correlation with a constant."""
+    """Suppresses warnings about undefined metrics, such as the correlation with a constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -57,7 +57,7 @@ METRICS: dict[str, Metric] = {
     "spearman": _correlation(spearmanr),
     "rmse": lambda labels, predictions: np.sqrt(np.mean((labels - predictions) ** 2)),
 }
-# The figures of own data, by the `problem_type` of the model's configuration.
+# The metrics for the user's own data, by the `problem_type` of the model's configuration.
 FIGURES = {
     "": ("accuracy", "macro_f1", "micro_f1", "matthews_correlation"),
     "multi_label_classification": ("accuracy", "macro_f1", "micro_f1", "mean_average_precision"),
@@ -72,7 +72,7 @@ def metrics(names: Iterable[str], labels: np.ndarray, predictions: np.ndarray) -
     Args:
         names: keys of `METRICS`.
         labels: [n] classes (1 is the positive class) or numbers; [n, C], 1 for each of several labels.
-        predictions: of the same shape.
+        predictions: same shape as `labels`.
 
     Returns:
         {name: value}. A correlation is 0 if it is undefined because all predictions or all labels are equal.
@@ -86,7 +86,7 @@ def mean_score(figures: dict[str, float]) -> float:
 
 
 def predictions_of(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """The answers that logits [n, C] give: classes [n], 0 or 1 for each label [n, C], or numbers [n]."""
+    """Converts logits [n, C] to predictions: classes [n], 0 or 1 for each label [n, C], or numbers [n]."""
     if problem_type == "regression":
         return logits[:, 0]
     if problem_type == "multi_label_classification":
@@ -96,10 +96,10 @@ def predictions_of(logits: np.ndarray, problem_type: str) -> np.ndarray:
 
 
 def figures_of(labels: np.ndarray, logits: np.ndarray, problem_type: str) -> dict[str, float]:
-    """The figures of own data.
+    """The metrics for the user's own data.
 
-    With several labels per text, accuracy is the share of texts whose labels are all right, and mean average precision
-    is scikit-learn's `average_precision_score` with macro average.
+    With several labels per text, accuracy is the fraction of texts whose labels are all correct, and mean average
+    precision is scikit-learn's `average_precision_score` with macro averaging.
     """
     predictions = predictions_of(logits, problem_type)
     names = [name for name in FIGURES[problem_type] if name in METRICS]
@@ -112,7 +112,7 @@ def figures_of(labels: np.ndarray, logits: np.ndarray, problem_type: str) -> dic
 
 
 def class_table(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> ClassTable:
-    """{label: {precision, recall, f1, support}} of classes [n], or of several labels [n, C]."""
+    """{label: {precision, recall, f1, support}} for classes [n], or for several labels [n, C]."""
     columns = precision_recall_fscore_support(
         labels, predictions, labels=np.arange(len(names)), average=None, zero_division=0
     )
@@ -124,7 +124,7 @@ def class_table(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str
 
 
 def format_table(table: ClassTable) -> str:
-    """The table of classes as text."""
+    """Formats a class table as text."""
     width = max(5, *map(len, table))
     lines = [f"{'label':{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}"]
     for name, row in table.items():
@@ -138,7 +138,7 @@ _MOST_NUMBERED, _MOST_NAMED = 20, 60  # labels
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> None:
-    """Draw how often each label (rows) is answered with each label (columns), as a PNG."""
+    """Draw how often each label (rows) is predicted as each label (columns), as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

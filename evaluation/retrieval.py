@@ -1,6 +1,6 @@
-"""Exact search among vectors, the figures of a ranking, and those of scored pairs.
+"""Exact vector search, ranking metrics, and correlations of scored pairs.
 
-Shapes: `Q` queries, `N` vectors that are searched, `H` dimensions, `k` results.
+Shapes: `Q` queries, `N` vectors in the corpus, `H` dimensions, `k` results.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 CUTOFFS = (1, 3, 5, 10)  # of recall
-RANKED = 10  # results that MRR and nDCG look at
+RANKED = 10  # number of results that MRR and nDCG use
 _BLOCK_BYTES = 32 << 20
 _QUERIES_AT_ONCE = 256
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """float32: the vectors of the last axis divided by their lengths; a vector of zeros stays one."""
+    """float32: vectors normalized to length 1 over the last axis; zero vectors stay zero."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def blocks(vectors: np.ndarray) -> Iterable[np.ndarray]:
-    """The vectors [N, H] in blocks, whose scores fit into a little memory."""
+    """Yields the vectors [N, H] in blocks whose scores need little memory."""
     rows = max(1, _BLOCK_BYTES // (4 * vectors.shape[1]))
     return (vectors[first : first + rows] for first in range(0, len(vectors), rows))
 
 
 def most_similar(queries: np.ndarray, corpus: Iterable[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors with the highest cosines for each query, best first; of equal ones the earlier first.
+    """Finds the k vectors with the highest cosines for each query, best first; ties are in corpus order.
 
     Args:
         queries: [Q, H].
@@ -37,7 +37,7 @@ def most_similar(queries: np.ndarray, corpus: Iterable[np.ndarray], k: int) -> t
         k: the number of results.
 
     Returns:
-        The numbers of the vectors, int64 [Q, min(k, N)], and their cosines, float32.
+        The indices of the vectors, int64 [Q, min(k, N)], and their cosines, float32.
     """
     queries = unit(queries)
     best = np.full((len(queries), k), -1, np.int64)
@@ -54,7 +54,7 @@ def most_similar(queries: np.ndarray, corpus: Iterable[np.ndarray], k: int) -> t
 
 
 def _improve(best: np.ndarray, cosines: np.ndarray, scores: np.ndarray, first: int) -> None:
-    """Puts the better ones of a block, scores [Q, n], among the best so far [Q, k]; `first` is the block's number."""
+    """Merges the scores [Q, n] of a block into the best so far [Q, k]; `first` is the index of its first vector."""
     (rows,) = np.nonzero((scores > cosines[:, -1:]).any(axis=1))
     k = best.shape[1]
     scores = scores[rows]
@@ -71,7 +71,7 @@ def _improve(best: np.ndarray, cosines: np.ndarray, scores: np.ndarray, first: i
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """int64 [Q, k]: where the k largest scores of each row are, in ascending order; of equal ones the first count."""
+    """int64 [Q, k]: the ascending positions of the k largest scores of each row; ties favor the first."""
     limit = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k, None]
     above, equal = scores > limit, scores == limit
     room = k - above.sum(axis=1, keepdims=True)
@@ -80,7 +80,7 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def retrieval_metrics(rankings: Sequence[Sequence[str]], relevance: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Recall at several cutoffs, MRR@10 and nDCG@10 (with the gain itself, as in trec_eval), means over the queries.
+    """Recall at several cutoffs, MRR@10 and nDCG@10 (with linear gain, as in trec_eval), averaged over the queries.
 
     Args:
         rankings: for each query the ids of its results, best first.
@@ -104,7 +104,7 @@ def _discounted(gains: Iterable[float]) -> float:
 
 
 def similarity_metrics(cosines: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Spearman's and Pearson's correlation of cosines and scores [n]; 0 where one of them never changes."""
+    """Spearman's and Pearson's correlation of cosines and scores [n]; 0 if one of them is constant."""
     if np.ptp(cosines) == 0 or np.ptp(scores) == 0:
         return {"spearman": 0.0, "pearson": 0.0}
     return {

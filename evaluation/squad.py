@@ -1,7 +1,7 @@
 """Exact match and F1 of SQuAD predictions, equal to the official evaluation scripts for v1.1 and v2.0.
 
-`python -m evaluation.squad DATASET.json PREDICTIONS.json` prints the same JSON as they do and nothing else on standard
-output. Sums are taken in the same order, so that every digit agrees.
+`python -m evaluation.squad DATASET.json PREDICTIONS.json` prints the same JSON as the official scripts, and nothing
+else, on standard output. Sums have the same order, so that every digit agrees.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def evaluate(
     A question without a prediction scores 0, with a warning. (The official v2.0 script fails in that case.)
 
     Args:
-        articles: from `read_squad_json`. They are scored by the rules of v2.0 if `is_version_2`, else by those of v1.1.
+        articles: from `read_squad_json`, scored by the rules of v2.0 if `is_version_2`, else by those of v1.1.
         predictions: {question id: answer}; "" means no answer.
-        na_probs: v2.0 only: {question id: score of having no answer}, a probability or null odds. Adds the best
-            thresholds to the result.
-        na_prob_thresh: v2.0 only: a question whose `na_probs` is above this counts as predicted to have no answer.
-        out_image_dir: v2.0 with `na_probs` only: adds average precisions to the result and draws the precision-recall
-            curves into this directory.
+        na_probs: v2.0 only: {question id: no-answer score}, a probability or null odds; adds the best thresholds to the
+            result.
+        na_prob_thresh: v2.0 only: above this no-answer score, the prediction is "" (no answer).
+        out_image_dir: v2.0 with `na_probs` only: adds average precisions to the result and writes precision-recall
+            curves to this directory.
 
     Raises:
         UserError: there are no questions, a v1.1 question has no answers, a prediction or probability has the wrong
@@ -230,7 +230,7 @@ def _precision_recall(
             true_positives += scores[qas_id]
         if (
             count == len(ids) or na_probs[qas_id] != na_probs[ids[count]]
-        ):  # a threshold can separate this question from the next
+        ):  # a threshold exists between this question and the next
             precision, recall = true_positives / count, true_positives / total
             average += precision * (recall - recalls[-1])
             precisions.append(precision)
@@ -239,7 +239,7 @@ def _precision_recall(
 
 
 def _draw_curve(precisions: Sequence[float], recalls: Sequence[float], directory: Path, name: str) -> None:
-    from matplotlib.figure import Figure  # imported only here, because it takes a second
+    from matplotlib.figure import Figure  # imported here, because it takes a second
 
     titles = {"exact": "exact match", "f1": "F1", "oracle": "oracle (whether a question has an answer)"}
     figure = Figure()

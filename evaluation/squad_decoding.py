@@ -1,7 +1,8 @@
 """Decodes start and end logits into answers, n-best lists and null odds, equal to Google's write_predictions.
 
-The candidate spans of all windows are found and ordered with numpy; only the best of each question become text. Shapes:
-`F` windows (features), `S` sequence, `K` n-best size.
+numpy finds and sorts the candidate spans of all windows; only the best spans of each question are converted to text.
+
+Shapes: `F` windows (features), `S` sequence, `K` n-best size.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def decode_predictions(
         version_2_with_negative: whether questions may have no answer.
 
     Raises:
-        UserError: a logit is NaN or infinite, as after training that diverged.
+        UserError: a logit is NaN or infinite, because training diverged.
     """
     if not (np.isfinite(start_logits).all() and np.isfinite(end_logits).all()):
         raise UserError("the model's logits are not finite: training diverged. Train with a lower --learning_rate.")
@@ -122,7 +123,7 @@ def decode_predictions(
 
 
 def _null_span(start_logits: np.ndarray, end_logits: np.ndarray) -> tuple[_Span, float]:
-    """The "no answer" of the window with the lowest null score, and that score; logits of [CLS] in each window."""
+    """The "no answer" of the window with the lowest null score, and that score; inputs are the [CLS] logits."""
     if not len(start_logits):
         return _NO_ANSWER, _NO_NULL_SCORE
     lowest = int((start_logits + end_logits).argmin())
@@ -137,12 +138,12 @@ def _n_best(
     null: _Span | None,
     size: int,
 ) -> list[_Span]:
-    """The best spans of one question with different texts, at most `size`.
+    """The best `size` spans of one question with different texts.
 
     Args:
         candidates: window, start and end of each candidate, best first.
         scores: the scores of the candidates.
-        span_of: makes a span from a candidate. Called as rarely as possible, because text is slow to make.
+        span_of: converts a candidate to a span; called as rarely as possible, because extracting text is slow.
         null: "no answer"; ranked among the candidates, or added at the end. None for SQuAD 1.1.
         size: the n-best size.
     """
@@ -158,7 +159,7 @@ def _n_best(
             nbest.setdefault(span.text, span)
     if null is not None:
         nbest.setdefault("", null)
-    return list(nbest.values()) or [_Span("empty", 0.0, 0.0)]  # as Google's code if no span is allowed
+    return list(nbest.values()) or [_Span("empty", 0.0, 0.0)]  # as in Google's code if no span is allowed
 
 
 def _candidates(
@@ -223,7 +224,7 @@ class _Texts:
 
 
 class _BasicWords(dict[str, str]):
-    """{word: its tokens by Google's BasicTokenizer, joined by blanks}, computed on first use."""
+    """{word: its tokens by Google's BasicTokenizer, joined by spaces}, computed on first use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -238,15 +239,15 @@ class _BasicWords(dict[str, str]):
 def get_final_text(pred_text: str, orig_text: str, tok_text: str) -> tuple[str, str]:
     """The part of the original text that corresponds to a predicted text (Google's get_final_text).
 
-    For example, "steve smith" in "Steve Smith's" is "Steve Smith". The texts are aligned by their non-blank characters.
+    For example, "steve smith" in "Steve Smith's" is "Steve Smith". The texts are aligned by their non-space characters.
 
     Args:
         pred_text: the tokens of the span, joined.
         orig_text: the words that contain the span.
-        tok_text: the tokens of these words by the basic tokenizer, joined by blanks.
+        tok_text: the tokens of these words by the basic tokenizer, joined by spaces.
 
     Returns:
-        The text, and "" or the reason why it is all of `orig_text`.
+        The text, and "" or the reason why it is the whole `orig_text`.
     """
     start = tok_text.find(pred_text)
     if start < 0 or not pred_text:

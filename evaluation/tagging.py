@@ -1,7 +1,7 @@
-"""Figures of taggers.
+"""Metrics for taggers.
 
-Those of entities equal seqeval's (Nakayama 2018) in its default mode, to the last digit. They are computed here because
-seqeval has had no release since 2020 and is published as source only.
+Entity metrics equal those of seqeval (Nakayama 2018) in its default mode, to the last digit. They are implemented here
+because seqeval has had no release since 2020 and is only published as source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Entity = tuple[int, str, int, int]  # sentence, type, first and last word
 
 
 def entities(sentences: Iterable[Sequence[str]]) -> set[Entity]:
-    """The entities in IOB2 tags. As in conlleval, an `I-` tag without an entity of its type before it begins one."""
+    """The entities in IOB2 tags. As in conlleval, an `I-` tag that continues no entity of its type begins one."""
     found: set[Entity] = set()
     for number, tags in enumerate(sentences):
         start, kind = 0, ""
@@ -32,9 +32,9 @@ def entities(sentences: Iterable[Sequence[str]]) -> set[Entity]:
 
 
 def entity_figures(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and F1 of all entities together, the mean F1 of the types, and the accuracy of tags.
+    """Precision, recall and F1 of all entities, the mean F1 of the types, and the tag accuracy.
 
-    An entity is right if its first and last word and its type are.
+    An entity is correct if its first word, last word and type are correct.
     """
     true, answered = entities(labels), entities(predictions)
     table = entity_table(labels, predictions)

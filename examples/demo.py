@@ -1,7 +1,7 @@
 """Pretrains a small BERT from raw text and fills masks with it, in a few minutes on a laptop's CPU (`make demo`).
 
 The text is Python's own documentation (docstrings, comments and help topics of the standard library), or your own with
---text. Each command is printed before it runs, so that you can repeat it by hand.
+--text. Each command is printed before it runs, so that you can repeat it manually.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
         text = out / "raw"
         write_python_documentation(text)
     elif not text.exists():
-        sys.exit(f"error: --text {text} (OWN_TEXT of make demo) does not exist: name a file or a directory of files.")
+        sys.exit(f"error: --text {text} (OWN_TEXT of make demo) does not exist: pass a file or a directory of files.")
 
     sentences, vocab = out / "sentences", out / "vocab.txt"
     python("prepare_data.py", "clean", "--input_file", text, "--output_dir", sentences, "--overwrite_output_dir")
@@ -80,7 +80,7 @@ def python(script: str, *words: object) -> None:
 
 
 def choose_size(flags: list[object]) -> tuple[str, int]:
-    """The model size and the number of steps that this machine can train in `TRAINING_SECONDS`, by a short trial."""
+    """The model size and the number of steps that this machine can train in `TRAINING_SECONDS`, from a short trial."""
     for size in ("mini", "tiny"):
         print(f"\nMeasuring the speed of BERT-{size} with a few steps …", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
@@ -148,7 +148,7 @@ def split_documents(sentences: Path, out: Path) -> tuple[Path, Path]:
     documents = [document for document in text.split("\n\n") if document.strip()]
     if len(documents) < 40:
         sys.exit(
-            f"error: the text has {len(documents)} documents, but the demo needs 40: give it more text. "
+            f"error: the text has {len(documents)} documents, but the demo needs 40: use more text. "
             "Blank lines separate documents."
         )
     paths = out / "training.txt", out / "held_out.txt"

@@ -1,7 +1,7 @@
 """Writes made-up questions with their answers, to try run_embedding.py without a download.
 
-A question and its answer are about the same thing in the same room, in other words; the hard negative is about the same
-thing in another room.
+A question and its answer are about the same object in the same room, in different words; the hard negative is about the
+same object in another room.
 """
 
 import random
@@ -29,7 +29,7 @@ class SampleConfig:
 
 
 def main() -> None:
-    """Write the files; dev.csv and scored.csv are about combinations that train.csv does not have."""
+    """Write the files; dev.csv and scored.csv contain combinations that are not in train.csv."""
     config = parse(SampleConfig, description=__doc__ or "")
     output, rng = Path(config.output_dir), random.Random(7)
     output.mkdir(parents=True, exist_ok=True)

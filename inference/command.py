@@ -1,6 +1,6 @@
-"""The command of run_infer.py: rows from flags, a file or a prompt; answers as tables or as JSON lines.
+"""Implements run_infer.py: reads rows from flags, a file or a prompt; writes answers as tables or JSON lines.
 
-This is the only module of the package that knows flags.
+This is the only module of the package that uses flags.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from utils.errors import UserError
 from utils.messages import warn
 
 _MOST_LINE_BYTES = 16 << 20
-# Names of columns in the first line of public data sets.
+# Column names in the headers of public data sets.
 _COLUMNS = frozenset(
     "id idx index text text_a text_b text_pair sentence sentence1 sentence2 label labels score class category target "
     "premise hypothesis question question1 question2 context answer answers title review".split()
 )
-# The flags of arguments that have another name.
+# The flags whose arguments have a different name.
 _FLAGS = {"max_predictions": "max_predictions_per_seq"}
 
 
 def infer(config: InferConfig) -> None:
-    """Loads the model and answers the rows that the flags name.
+    """Loads the model and answers the rows that the flags select.
 
     Raises:
-        UserError: the model, the task or a text given by a flag cannot be used.
+        UserError: the model, the task or a text from a flag cannot be used.
     """
     try:
         _infer(config)
@@ -87,7 +87,7 @@ def _infer(config: InferConfig) -> None:
 
 
 def _options(config: InferConfig, task: str) -> dict[str, Any]:
-    """The flags that are options of the task's pipeline."""
+    """The options of the task's pipeline, from the flags."""
     options: dict[str, dict[str, Any]] = {
         "fill-mask": {"top_k": config.rows.top_k or 5, "max_predictions": config.rows.max_predictions_per_seq},
         "question-answering": {
@@ -134,7 +134,7 @@ def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | Us
                 yield UserError(f"line {number} is longer than {_MOST_LINE_BYTES >> 20} MB.")
                 continue
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # an editor may begin the file with a mark
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # the file may begin with a byte-order mark
                 text = text.rstrip("\r\n")
                 if number == 1:
                     _check_no_header(path, text)
@@ -142,17 +142,17 @@ def _rows_of_file(path: str, pipeline: Pipeline) -> Iterator[dict[str, Any] | Us
             except UnicodeDecodeError:
                 yield UserError(f"line {number} is not valid UTF-8.")
     if not number:
-        raise UserError(f"--input_path {path} holds no lines: give --text, or a file with one text per line.")
+        raise UserError(f"--input_path {path} contains no lines: pass --text, or a file with one text per line.")
 
 
 def _check_no_header(path: str, line: str) -> None:
-    """Raises UserError where the first line names the columns of a table."""
+    """Raises UserError if the first line is a table header."""
     for separator, name in (("\t", "tabs"), (",", "commas")):
         columns = [column.strip(' "').lower() for column in line.split(separator)]
         if len(columns) > 1 and _COLUMNS.issuperset(columns):
             raise UserError(
-                f"--input_path {path}: line 1, {line!r}, names columns that {name} separate: remove it, and write only "
-                "the texts on each line, with a tab between two texts, or a JSON object."
+                f"--input_path {path}: line 1, {line!r}, is a header with columns separated by {name}: remove it. "
+                "Write only the texts in each line, separated by tabs, or a JSON object."
             )
 
 
@@ -169,10 +169,10 @@ def _row(line: str, number: int, pipeline: Pipeline) -> dict[str, Any] | UserErr
         return UserError(f'line {number} begins with {{ but is not a JSON object: write {{"{names[0]}": "…"}}.')
     texts = line.split("\t")
     if len(texts) > len(names):
-        if len(names) == 1:  # a tab is a space in a text
+        if len(names) == 1:  # in a single text, a tab counts as a space
             return {names[0]: line}
         return UserError(
-            f"line {number} has {len(texts)} columns, separated by tabs, but the task reads {len(names)}: "
+            f"line {number} has {len(texts)} columns, separated by tabs, but the task needs {len(names)}: "
             f"{', '.join(names)}. Remove the others, or write a JSON object."
         )
     labels = {str(label).lower() for label in getattr(pipeline, "labels", ())}
@@ -189,7 +189,7 @@ def _is_number(text: str) -> bool:
 
 
 def _answered(model: Model, task: str, options: dict[str, Any], rows: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields (row, answer) in the rows' order; keeps only the rows that the model has not answered yet."""
+    """Yields (row, answer) in order; only keeps rows that the model has not answered yet in memory."""
     waiting: deque[Any] = deque()
 
     def remembered() -> Iterator[Any]:
@@ -202,7 +202,7 @@ def _answered(model: Model, task: str, options: dict[str, Any], rows: Any) -> It
 
 
 def _in_flags(error: UserError) -> UserError:
-    """The error with the flag's name in place of the argument's."""
+    """The error with the flag's name instead of the argument's."""
     if not isinstance(error, ArgumentError):
         return error
     return UserError(f"--{_FLAGS.get(error.argument, error.argument)} {error.problem}")
@@ -217,8 +217,8 @@ def _raised(answer: Any) -> Any:
 def _conversation(
     model: Model, task: str, options: dict[str, Any], pipeline: Pipeline
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Asks for rows on the terminal until an empty line or the end of input."""
-    print(f"{model.path} answers {task}. Enter an empty line to stop.", file=sys.stderr)
+    """Prompts for rows on the terminal until an empty line or the end of input."""
+    print(f"{model.path}: {task}. Enter an empty line to stop.", file=sys.stderr)
     while True:
         row: dict[str, Any] = {}
         for name in pipeline.fields:
@@ -249,13 +249,13 @@ def _write(config: InferConfig, task: str, pairs: Iterator[tuple[Any, Any]]) -> 
 
 
 def _write_vectors(path: Path, pairs: Iterator[tuple[Any, Any]]) -> None:
-    """Writes pooled vectors as an .npy file, a row for each input line; a line without an answer ends the command."""
+    """Writes pooled vectors as an .npy file, one row per input line; a line without an answer is an error."""
     vectors = VectorFile()
     for number, (_, answer) in enumerate(tqdm(pairs, unit=" rows", disable=not sys.stderr.isatty()), 1):
         if isinstance(answer, UserError):
-            raise UserError(f"line {number} has no vector, which {path} needs for every line: {answer}")
+            raise UserError(f"line {number} has no vector, but {path} needs one for every line: {answer}")
         if isinstance(answer[0], list):
-            raise UserError(f"--output_path {path} holds one vector per line: give --pooling first, mean or max.")
+            raise UserError(f"--output_path {path} contains one vector per line: pass --pooling first, mean or max.")
         vectors.append(answer)
     partial = path.with_name(f"{path.name}.partial")
     vectors.save(partial)
@@ -263,15 +263,15 @@ def _write_vectors(path: Path, pairs: Iterator[tuple[Any, Any]]) -> None:
 
 
 def _check_other_file(input_path: str | None, output_path: str | None) -> None:
-    """Raises UserError where the answers would replace the rows."""
+    """Raises UserError if the answers would overwrite the rows."""
     paths = [path for path in (input_path, output_path) if path and path != "-" and os.path.exists(path)]
     if len(paths) == 2 and os.path.samefile(*paths):
-        raise UserError(f"--output_path {output_path} is the file of --input_path: name another file.")
+        raise UserError(f"--output_path {output_path} is the file of --input_path: use another file.")
 
 
 @contextmanager
 def _output(path: str) -> Iterator[TextIO]:
-    """Standard output, or a file that gets its name once it is complete."""
+    """Standard output, or a file that gets its final name when it is complete."""
     if path == "-":
         yield sys.stdout
         return
@@ -293,7 +293,7 @@ def _output(path: str) -> Iterator[TextIO]:
 
 
 def _table(task: str, row: Any, answer: Any) -> str:
-    """One answer, formatted for a person."""
+    """Formats one answer as text."""
     if isinstance(answer, UserError):
         return f"error: {answer}\n"
     asked = [str(row[name]) for name in ("text", "text_pair", "question") if row.get(name)]
@@ -332,4 +332,4 @@ def _show_fixed(model: Model) -> None:
     )
     for index, probability in best:
         print(f"  {probability:7.2%}  {index}")
-    print("To ask in words, name the model's vocab.txt with --vocab_file.")
+    print("To use text, set the model's vocab.txt with --vocab_file.")

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, in terms of Python arguments; inference/command.py words it in flags."""
+"""Errors about Python arguments; inference/command.py rewrites them in terms of flags."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from utils.errors import UserError
 
 
 class ArgumentError(UserError):
-    """An argument that cannot be used.
+    """An argument is invalid.
 
     Attributes:
         argument: the argument's name.
-        problem: what is wrong with it, and what to do; a sentence that continues the name.
+        problem: what is wrong and what to do; a sentence that follows the argument's name.
     """
 
     def __init__(self, argument: str, problem: str) -> None:

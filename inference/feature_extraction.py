@@ -18,11 +18,11 @@ from inference.text import TextEncoder, field
 
 @dataclass
 class FeatureExtraction:
-    """Answers with one vector per token, including [CLS] and [SEP], or with one pooled vector.
+    """Returns one vector per token, including [CLS] and [SEP], or one pooled vector.
 
     Attributes:
         pooling: "tokens" (no pooling), "first" or "cls" (the vector of [CLS]), "mean" or "max" (over all tokens).
-        dimensions: only these leading numbers of a pooled vector are kept (default: all).
+        dimensions: the number of leading dimensions of a pooled vector to keep (default: all).
         normalize: whether a pooled vector is then divided by its length.
     """
 
@@ -54,7 +54,7 @@ class FeatureExtraction:
 
 @dataclass
 class Similarity(FeatureExtraction):
-    """Answers with `score`, the cosine of the vectors of `text` and `text_pair`."""
+    """Returns `score`, the cosine of the vectors of `text` and `text_pair`."""
 
     pooling: str = "mean"
 

@@ -1,4 +1,4 @@
-"""The most probable tokens for each [MASK] of a text."""
+"""Predicts the most probable tokens for each [MASK] of a text."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FillMask:
     """Answers like Hugging Face's pipeline: a list of `score`, `token`, `token_str` and `sequence` for each mask.
 
     Attributes:
-        top_k: answers for each mask.
-        max_predictions: the largest number of masks in one text (default: no limit).
+        top_k: the number of answers per mask.
+        max_predictions: the maximum number of masks in one text (default: no limit).
     """
 
     encoder: TextEncoder
@@ -42,7 +42,7 @@ class FillMask:
         pieces = field(row, "text").split(MASK)
         masks = len(pieces) - 1
         if not masks:
-            raise UserError(f"there is no {MASK} in the text: put one in place of the word to predict.")
+            raise UserError(f"the text contains no {MASK}: put one in place of the word to predict.")
         if self.max_predictions and masks > self.max_predictions:
             raise ArgumentError(
                 "max_predictions",
@@ -88,7 +88,7 @@ class FillMask:
 def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ids of the largest logits [V], in descending order, and their probabilities."""
     blocks = np.maximum.reduceat(logits, np.arange(0, len(logits), _BLOCK))
-    # At least `count` logits reach the `count`-th largest block maximum, and few others do: this avoids sorting all V.
+    # At least `count` logits, but few more, reach the `count`-th largest block maximum, which avoids sorting all V.
     floor = np.partition(blocks, -count)[-count] if count <= len(blocks) else -np.inf
     ids = np.flatnonzero(logits >= floor)
     ids = ids[np.argsort(-logits[ids], kind="stable")][:count]

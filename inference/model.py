@@ -1,4 +1,4 @@
-"""`load` reads a checkpoint of any format; the `Model` it returns answers."""
+"""`load` reads a checkpoint of any format and returns a `Model`, which answers texts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
 from utils.messages import warn
 
-TAGGER = "classifier of tokens"  # the parameters of a classifier, with another configuration
+TAGGER = "classifier of tokens"  # has a classifier's parameters, but a different configuration
 # The head that each task needs. The first task in this order that a model supports is its default.
 TASKS = {
     "question-answering": SQUAD,
@@ -49,7 +49,7 @@ TASKS = {
     "next-sentence": NEXT_SENTENCE,
     "feature-extraction": ENCODER,
 }
-_VECTORS = ("feature-extraction", "similarity", "search")  # every model can do them; they take its pooling
+_VECTORS = ("feature-extraction", "similarity", "search")  # tasks that every model supports, with its pooling
 _PIPELINES: dict[str, Callable[..., Any]] = {
     "question-answering": QuestionAnswering,
     "text-classification": TextClassification,
@@ -93,13 +93,13 @@ def load(
 ) -> Model:
     """Loads a model of any format.
 
-    The number of CPU threads belongs to the process, not to a model: OneFlow reads it when it is imported. Export
-    OMP_NUM_THREADS or call `kernels.configure(threads)` before you import `inference`.
+    The number of CPU threads is set per process, because OneFlow reads it when it is imported. Export OMP_NUM_THREADS
+    or call `kernels.configure(threads)` before you import `inference`.
 
     Args:
         path: a model directory, a training run's output directory, a weights file, a TensorFlow prefix or a lazy
             checkpoint.
-        mode: "graph" compiles each batch shape once; "eager" starts at once and uses less memory (default: graph on
+        mode: "graph" compiles each batch shape once; "eager" starts immediately and uses less memory (default: graph on
             CUDA, eager on a CPU).
         device: "cpu", "cuda" or "cuda:I" (default: CUDA if it is usable).
         batch_size: the largest number of rows in a batch.
@@ -107,17 +107,17 @@ def load(
             fastest).
         seq_length: the longest input, in tokens (default: the limit of the model, or of its sentence-transformers
             files).
-        vocab_file: a vocabulary that replaces the one next to the weights.
-        do_lower_case: whether the vocabulary is uncased (default: as tokenizer_config.json says, else judged by the
+        vocab_file: a vocabulary to use instead of the one next to the weights.
+        do_lower_case: whether the vocabulary is uncased (default: as tokenizer_config.json says, else inferred from the
             vocabulary's entries).
         source: the checkpoint's format, or "auto" to detect it.
-        config: a configuration file, or its content, that replaces the one next to the weights.
+        config: a configuration file, or its content, to use instead of the one next to the weights.
         sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
         trust_checkpoint: whether to read formats that need unpickling.
-        precision: of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest that this CPU has
-            instructions for. Precisions other than "fp32" need eager mode and a CPU with the kernels.
-        int8_keep: for int8, the encoder's products that stay in higher precision: "output" for those of every layer,
-            "3.output" for one.
+        precision: the precision of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest one that this
+            CPU supports. Precisions other than "fp32" need eager mode and the CPU kernels.
+        int8_keep: with int8, the encoder's products to keep in higher precision: "output" in every layer, "3.output"
+            in one layer.
 
     Raises:
         ArgumentError: an argument contradicts the checkpoint or this machine.
@@ -144,7 +144,7 @@ def load(
 
 
 def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
-    """The module for a checkpoint, with the given head or the checkpoint's own. Missing parameters are zero."""
+    """Builds the module for a checkpoint, with the given head or its own. Missing parameters are zero."""
     present = groups(checkpoint)
     head = head or next(head for head in TASKS.values() if head in present)
     model = _CLASSES[head](checkpoint.config)
@@ -157,7 +157,7 @@ def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
 
 
 def groups(checkpoint: Checkpoint) -> set[str]:
-    """The parts of BERT (encoder, heads) whose parameters are all in the checkpoint."""
+    """The parts of BERT (encoder, heads) that are completely in the checkpoint."""
     config = checkpoint.config
     wanted = [row for row in rows(config.num_hidden_layers) if config.has_parameter(row.name)]
     found = {row.group for row in wanted} - {row.group for row in wanted if row.name not in checkpoint.state}
@@ -167,13 +167,13 @@ def groups(checkpoint: Checkpoint) -> set[str]:
 class Model:
     """A model that answers texts: one method for each task, and `stream` for many rows.
 
-    The methods take single texts, or lists, for which they return a list of answers.
+    The methods accept single texts or lists; for a list they return a list of answers.
 
     Attributes:
         config: the model's shape.
-        path: where it was loaded from.
-        tasks: the tasks it has heads for; the first one is its default.
-        pooling: how one vector is made of a text, where the model's directory tells (sentence-transformers).
+        path: the path it was loaded from.
+        tasks: the tasks that it supports; the first one is the default.
+        pooling: how token vectors are combined, if the model's directory defines it (sentence-transformers).
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Model:
     ) -> Any:
         """All labels, the most probable first: a list of {label, score}.
 
-        `options` may be `long_text`, which says how texts that do not fit are read (default: as in training).
+        `options` can contain `long_text`: how to read texts that are too long (default: as in training).
         """
         return self._answer("text-classification", _rows(text=text, text_pair=text_pair), **options)
 
@@ -229,7 +229,7 @@ class Model:
         return self._answer("token-classification", _rows(text=text), aggregation_strategy=aggregation_strategy)
 
     def feature_extraction(self, text: str | list[str], **options: Any) -> Any:
-        """A vector for each token, or one vector for the text if the model or the option `pooling` says so.
+        """One vector per token, or one per text if the model or the option `pooling` says so.
 
         `options` are the attributes of `FeatureExtraction`, such as `pooling` and `dimensions`.
         """
@@ -244,7 +244,7 @@ class Model:
         return self._answer("search", _rows(text=text), corpus=corpus, top_k=top_k, **options)
 
     def corpus(self, path: str | Path, **options: Any) -> Corpus:
-        """The corpus in a file, for `search`: texts, which are embedded here, or vectors in an .npy file.
+        """Opens a corpus for `search`: a file of texts, which are embedded now, or of vectors (.npy).
 
         `options` are those of `search`, such as `pooling` and `dimensions`.
         """
@@ -255,11 +255,11 @@ class Model:
         return embedded(path, self.stream("search", corpus_rows(path, starts), **options), starts)
 
     def stream(self, task: str, rows: Iterable[Mapping[str, Any] | UserError], **options: Any) -> Iterator[Any]:
-        """Answers rows in their order. A row that cannot be answered yields its UserError.
+        """Answers rows in order. For a row that cannot be answered, yields a UserError.
 
         Args:
             task: one of `TASKS`, "similarity" or "search".
-            rows: {field: text}, read lazily; or a UserError, which is passed through.
+            rows: {field: text}, read lazily; a UserError is passed through.
             options: the attributes of the task's pipeline.
         """
         pipeline = self.pipeline(task, **options)
@@ -287,7 +287,7 @@ class Model:
         if task not in self.tasks and task not in _VECTORS:
             raise UnsupportedTask(
                 "task",
-                f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it can do "
+                f"{task} needs a {TASKS.get(task, 'head')}, which {self.path} does not have: it supports "
                 f"{', '.join(self.tasks)}.",
             )
         own: dict[str, Any] = {}
@@ -309,11 +309,11 @@ class Model:
 
     @property
     def encoder(self) -> TextEncoder:
-        """Makes examples from texts; raises MissingVocabulary if the model has no vocabulary."""
+        """Converts texts to examples; raises MissingVocabulary if the model has no vocabulary."""
         if self._encoder is None:
             raise MissingVocabulary(
                 "vocab_file",
-                f"is missing: {self.path} has neither vocab.txt nor tokenizer.json. Name the vocabulary the model was "
+                f"is missing: {self.path} has no vocab.txt or tokenizer.json. Use the vocabulary that the model was "
                 "trained with.",
             )
         return self._encoder
@@ -324,7 +324,7 @@ class Model:
         return self._runner
 
     def _vector_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options with the model's pooling where they do not say how to pool."""
+        """Adds the model's pooling to options that do not set it."""
         options = {name: value for name, value in options.items() if value is not None}
         dimensions = options.get("dimensions")
         if dimensions is not None and dimensions > self.config.hidden_size:
@@ -343,7 +343,7 @@ class Model:
         return len(self._runner.graphs)
 
     def fixed_example(self, top_k: int = 5) -> tuple[list[int], list[tuple[int, float]]]:
-        """An answer without a vocabulary: a fixed sequence of ids, and the best (id, probability) at its mask."""
+        """Answers without a vocabulary: a fixed sequence of ids, and the best (id, probability) at its mask."""
         ids = np.array(_FIXED_IDS, np.int32) % self.config.vocab_size
         example = Example(ids, np.zeros_like(ids), np.array([_FIXED_POSITION], np.int32))
         ((_, outputs),) = self._runner.run([example], FillMask.outputs)
@@ -384,7 +384,7 @@ def _rows(**texts: str | list[str] | None) -> dict[str, Any] | list[dict[str, An
     lengths = {name: len(value) for name, value in lists.items()}
     if len({*lengths.values()}) > 1:
         (first, count), (other, others) = lengths.items()
-        raise ArgumentError(other, f"must have {count} elements, as {first} has, not {others}.")
+        raise ArgumentError(other, f"must have {count} elements, like {first}, not {others}.")
     return [
         {name: value[i] if isinstance(value, list) else value for name, value in texts.items()}
         for i in range(max(lengths.values()))
@@ -399,7 +399,7 @@ def _device(device: str | None) -> str:
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise ArgumentError("device", f"{device} is unknown: use cpu, cuda or cuda:N.")
     if kind == "cuda" and (not usable or int(number or 0) >= flow.cuda.device_count()):
-        raise ArgumentError("device", f"{device} is not usable on this machine: use cpu, or leave it out.")
+        raise ArgumentError("device", f"{device} is not usable on this machine: use cpu, or omit it.")
     return device
 
 
@@ -411,7 +411,7 @@ def _encoder(
     if seq_length is not None and not 3 < seq_length <= config.max_position_embeddings:
         raise ArgumentError(
             "seq_length",
-            f"{seq_length} must be above 3 and at most the model's longest input, {config.max_position_embeddings}.",
+            f"{seq_length} must be above 3 and at most the model's maximum length, {config.max_position_embeddings}.",
         )
     file = vocab_file or checkpoint.vocab_file
     if file is None:
@@ -420,8 +420,8 @@ def _encoder(
     if vocabulary.size > config.vocab_size:
         raise ArgumentError(
             "vocab_file",
-            f"{vocabulary.path} has {vocabulary.size} tokens and the model {config.vocab_size}: name the vocabulary "
-            "the model was trained with.",
+            f"{vocabulary.path} has {vocabulary.size} tokens, the model has {config.vocab_size}: use the vocabulary "
+            "that the model was trained with.",
         )
     if vocabulary.size < config.vocab_size:
         warn(

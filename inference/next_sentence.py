@@ -1,4 +1,4 @@
-"""Whether one text follows another."""
+"""Predicts whether one text follows another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inference.text import TextEncoder, field, softmax
 
 @dataclass
 class NextSentence:
-    """Answers with `label` ("is_next" or "random") and `score`, the label's probability."""
+    """Returns `label` ("is_next" or "random") and `score`, the label's probability."""
 
     encoder: TextEncoder
 
@@ -25,7 +25,7 @@ class NextSentence:
 
     def encode(self, row: Row) -> list[Example]:
         field(row, "text_pair")
-        # One masked position: without any, the masked-LM head would score the whole text.
+        # One masked position, because without any the masked-LM head would score the whole text.
         return [replace(self.encoder.text_or_pair(row), masked_lm_positions=np.zeros(1, np.int32))]
 
     def reduce(self, example: Example, outputs: Outputs) -> np.ndarray:

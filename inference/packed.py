@@ -1,7 +1,7 @@
-"""A model whose encoder runs as one call on packed weights: float32, bf16 or int8, on a CPU with our kernels.
+"""Runs a model's encoder as one call on packed weights: float32, bf16 or int8, on a CPU with our kernels.
 
-The model's code stays `modeling/bert.py`: `pack` takes the weights by their names and answers in place of
-`BertModel.forward`, with the same inputs and outputs. Heads run as they are, on what it returns.
+The model is still defined in `modeling/bert.py`: `pack` looks up the weights by name and replaces `BertModel.forward`
+with a function that has the same inputs and outputs. Heads run unchanged on its outputs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PRECISIONS = get_args(AskedPrecision)
 
 
 def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision:
-    """The precision to compute in: the one asked for where this machine has it, else the next best, with a warning.
+    """The precision to use: the requested one if this machine supports it, else the next best, with a warning.
 
     Raises:
-        ArgumentError: another precision than fp32 is asked for in graph mode.
+        ArgumentError: a precision other than fp32 is requested in graph mode.
     """
     if asked == "fp32":
         return "fp32"
@@ -41,49 +41,49 @@ def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision
     elif {"bf16": status.bf16, "int8": status.int8}[asked]:
         return asked
     else:
-        why = f"this CPU has no {asked} products"
+        why = f"this CPU does not support {asked} products"
     instead: Precision = "bf16" if status is not None and status.loaded and status.bf16 else "fp32"
     warn(f"precision {asked} is not available ({why}): {instead} is used instead.")
     return instead
 
 
 def _best(status: kernels.Status | None) -> Precision:
-    """The fastest that this CPU has instructions for."""
+    """The fastest precision that this CPU supports."""
     if status is None or not status.loaded:
         return "fp32"
     return "int8" if status.int8 else "bf16" if status.bf16 else "fp32"
 
 
 def check_kept(names: tuple[str, ...], layers: int) -> None:
-    """Checks the names of products that int8 leaves in higher precision.
+    """Checks the names of products to keep in higher precision with int8.
 
     Raises:
-        ArgumentError: a name is not one of a product of the encoder.
+        ArgumentError: a name is not that of a product of the encoder.
     """
     known = {*LINEARS, *(f"{layer}.{linear}" for layer in range(layers) for linear in LINEARS)}
     for name in names:
         if name not in known:
             raise ArgumentError(
                 "int8_keep",
-                f"{name} names no product of the encoder: use {', '.join(LINEARS)}, or one layer's as 0.output, up to "
+                f"{name} is not a product of the encoder: use {', '.join(LINEARS)}, or for one layer 0.output, up to "
                 f"layer {layers - 1}.",
             )
 
 
 def pack(model: PretrainedModel, precision: Precision, kept: tuple[str, ...] = ()) -> None:
-    """From now on the model's encoder runs on packed weights, for inference only; our kernels must be loaded.
+    """Makes the model's encoder run on packed weights, for inference only; our kernels must be loaded.
 
     Args:
         model: any of `modeling`'s, on the CPU.
-        precision: of the encoder's matrix products.
-        kept: int8: products that are left in higher precision, see `kernels.encoder.PackedEncoder`.
+        precision: the precision of the encoder's matrix products.
+        kept: with int8, the products to keep in higher precision, see `kernels.encoder.PackedEncoder`.
     """
     bert = model if isinstance(model, BertModel) else model.bert
     bert.forward = _Packed(bert, precision, kept).forward  # type: ignore[method-assign]
 
 
 class _Packed:
-    """A BertModel's forward pass on packed weights, which are packed again when the model's have been written to."""
+    """A BertModel's forward pass on packed weights, which are repacked if the model's weights change."""
 
     def __init__(self, bert: BertModel, precision: Precision, kept: tuple[str, ...]) -> None:
         self.bert, self.precision, self.kept = bert, precision, kept

@@ -17,7 +17,7 @@ class Pipeline(Protocol):
     Attributes:
         fields: the names of a row's texts; the first one is required.
         outputs: the names of the model outputs it needs.
-        keeps_sequences: whether `reduce` keeps a vector per token. Fewer rows are then processed at once.
+        keeps_sequences: whether `reduce` keeps a vector per token, so that fewer rows are processed at once.
     """
 
     encoder: TextEncoder
@@ -34,5 +34,5 @@ class Pipeline(Protocol):
         ...
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> Any:
-        """The answer, in plain Python values that JSON can hold."""
+        """The answer, as plain JSON-serializable Python values."""
         ...

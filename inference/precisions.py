@@ -1,7 +1,7 @@
-"""A model's figures in fp32 and in lower precision, side by side.
+"""Compares a model's metrics in fp32 and in lower precision.
 
-On SQuAD questions exact match and F1; on a GLUE task's development sets its metrics; on plain texts how often the
-likeliest token of a [MASK] is the same, and how far the vectors of texts turn.
+On SQuAD: exact match and F1. On a GLUE task: its metrics on the development sets. On plain texts: how often the most
+likely token of a [MASK] is the same, and the cosines between text vectors.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from inference.packed import AskedPrecision
 from utils.errors import UserError
 from utils.messages import warn
 
-Answers = dict[str, list[Any]]  # by what was asked
+Answers = dict[str, list[Any]]  # {task or set: answers}
 
 
 def compare(config: PrecisionsConfig) -> str:
-    """The table: a line for each figure, a column for each precision."""
+    """Returns a table with one row per metric and one column per precision."""
     answers = {}
     for precision in dict.fromkeys(("fp32", *config.precisions)):
         model = load(
@@ -62,7 +62,7 @@ def _answers(config: PrecisionsConfig, model: Model) -> Answers:
 
 
 def _figures(config: PrecisionsConfig, answers: Answers, exact: Answers) -> dict[str, float]:
-    """{figure: value} of one precision's answers; `exact` are fp32's."""
+    """{metric: value} of one precision's answers; `exact` are the answers in fp32."""
     if config.squad_file is not None:
         return _squad_figures(config, answers[""])
     if config.glue_task is not None:
@@ -72,7 +72,7 @@ def _figures(config: PrecisionsConfig, answers: Answers, exact: Answers) -> dict
         same = [
             _tokens(one) == _tokens(other) for one, other in zip(answers["fill-mask"], exact["fill-mask"], strict=True)
         ]
-        figures["fill-mask: same likeliest token"] = sum(same) / len(same)
+        figures["fill-mask: same most likely token"] = sum(same) / len(same)
     if "vectors" in answers:
         cosines = [_cosine(one, other) for one, other in zip(answers["vectors"], exact["vectors"], strict=True)]
         figures["vectors: mean cosine"] = sum(cosines) / len(cosines)
@@ -102,7 +102,7 @@ def _glue_figures(config: PrecisionsConfig, answers: Answers) -> dict[str, float
 
 
 def _questions(config: PrecisionsConfig) -> list[dict[str, Any]]:
-    """Questions with their contexts, as in the file."""
+    """The questions of the file with their contexts."""
     return [
         {**question, "context": paragraph["context"]}
         for article in read_squad_json(str(config.squad_file))
@@ -115,15 +115,15 @@ def _glue_sets(config: PrecisionsConfig, model: Model | None) -> dict[str, tuple
     """{development set: rows and labels}.
 
     Raises:
-        UserError: there is no such task, or the model has another number of labels.
+        UserError: there is no such task, or the model has a different number of labels.
     """
     if config.glue_task not in GLUE_TASKS:
         raise UserError(f"--glue_task {config.glue_task} is unknown: use one of {', '.join(GLUE_TASKS)}.")
     task = GLUE_TASKS[config.glue_task]
     if model is not None and model.config.num_labels != len(task.label_names):
         raise UserError(
-            f"{config.model_path} has {model.config.num_labels} labels and {config.glue_task} {len(task.label_names)}: "
-            "name a model fine-tuned for this task."
+            f"{config.model_path} has {model.config.num_labels} labels, but the task {len(task.label_names)}: "
+            "use a model that is fine-tuned for this task."
         )
     sets = {}
     for name in task.dev_sets:
@@ -141,22 +141,22 @@ def _texts(config: PrecisionsConfig) -> list[str]:
         raise UserError(f"--input_path {path} cannot be read: {error}.") from None
     texts = [line for line in lines if line.strip()][: config.max_rows]
     if not texts:
-        raise UserError(f"--input_path {path} holds no text: give a file with one text a line.")
+        raise UserError(f"--input_path {path} contains no text: pass a file with one text per line.")
     return texts
 
 
 def _all(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
-    """The rows' answers, without rows that cannot be answered: the same ones in every precision."""
+    """The answers to all rows that can be answered, which are the same rows in every precision."""
     answers = [answer for answer in model.stream(task, rows, **options) if not isinstance(answer, UserError)]
     if len(answers) < len(rows):
-        warn(f"{len(rows) - len(answers)} of {len(rows)} rows cannot be answered and are left out.")
+        warn(f"{len(rows) - len(answers)} of {len(rows)} rows cannot be answered and are skipped.")
     if not answers:
-        raise UserError(f"none of the {len(rows)} rows can be answered: give shorter texts.")
+        raise UserError(f"none of the {len(rows)} rows can be answered: use shorter texts.")
     return answers
 
 
 def _every(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
-    """The rows' answers; raises UserError for a row that cannot be answered, as figures need all."""
+    """The answers to all rows; raises UserError if one cannot be answered, because metrics need all rows."""
     answers = list(model.stream(task, rows, **options))
     for answer in answers:
         if isinstance(answer, UserError):
@@ -165,7 +165,7 @@ def _every(model: Model, task: str, rows: Sequence[Mapping[str, Any]], **options
 
 
 def _tokens(answer: Any) -> list[int]:
-    """The likeliest token for each mask."""
+    """The most likely token for each mask."""
     masks = [answer] if isinstance(answer[0], dict) else answer
     return [best[0]["token"] for best in masks]
 

@@ -1,9 +1,9 @@
-"""Spans of a context that answer a question.
+"""Finds spans of a context that answer a question.
 
 Windows, probabilities and the merging of equal answers follow Hugging Face's pipeline: a span's score is the
-probability of its start times the probability of its end, each over the window's context and [CLS]. Spans grow to
-whole words, except in scripts that write no spaces between words. (`run_squad.py` decodes as Google's code does, for
-the official scores.)
+probability of its start times the probability of its end, each over the window's context and [CLS]. Spans are
+extended to whole words, except in scripts without spaces between words. (`run_squad.py` decodes answers with
+evaluation/squad_decoding.py, like Google's code, for the official scores.)
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _SEQ_LENGTH, _OVERLAP = 384, 128  # defaults for windows, in tokens
 
 @dataclass
 class QuestionAnswering:
-    """Answers with `score`, `start` and `end` (characters of the context) and `answer`, the best first.
+    """Returns `score`, `start` and `end` (characters of the context) and `answer`, best first.
 
     Attributes:
         top_k: the number of answers.
         max_answer_length: the longest answer, in tokens.
         seq_length: question and window together, in tokens.
         doc_overlap: tokens that one window shares with the next.
-        align_to_words: whether spans grow to whole words (default: except in kana, Thai, Lao, Khmer and Burmese,
-            where the tokenizer takes a whole phrase for a word).
+        align_to_words: whether spans are extended to whole words (default: except in kana, Thai, Lao, Khmer and
+            Burmese, where the tokenizer treats a whole phrase as a word).
         may_be_empty: whether "" (no answer) is a possible answer, as in SQuAD 2.0.
     """
 
@@ -64,7 +64,7 @@ class QuestionAnswering:
         overlap = min(self.doc_overlap, seq_length // 2)
         if window <= overlap and len(context) > window:
             raise UserError(
-                f"the question has {len(question)} tokens, which leaves too few for the context: shorten it."
+                f"the question has {len(question)} tokens, which leaves too few tokens for the context: shorten it."
             )
         spans = doc_spans(len(context), window, window - overlap)
         return [self.encoder.example(question, context[start : start + length]) for start, length in spans]
@@ -103,7 +103,7 @@ class QuestionAnswering:
             probabilities.append(softmax(np.concatenate([logits[:1], logits[first:-1]])))  # [CLS] and the window
         starts, ends = (p[1:] for p in probabilities)
         scores = np.triu(np.tril(np.outer(starts, ends), self.max_answer_length - 1)).ravel()
-        count = min(2 * self.top_k + 10, len(scores))  # more than top_k, because several spans may be the same words
+        count = min(2 * self.top_k + 10, len(scores))  # more than top_k, because several spans may cover the same words
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.argsort(-scores[best], kind="stable")]
         pairs = [divmod(int(i), len(ends)) for i in best]

@@ -1,8 +1,9 @@
 """Runs a model over examples of different lengths, in few batch shapes.
 
-In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
-or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further; on a
-CPU with our kernels the encoder runs on packed weights (packed.py) and does no work on padding at all.
+In graph mode, every batch shape is compiled once. Therefore lengths are rounded up to a few values, and batches are
+padded to the full number of rows (or to one, for a single example). Eager mode pads to the longest row of the batch; on
+a CPU with our kernels, the encoder runs on packed weights (packed.py) and computes no padding.
+
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -25,7 +26,7 @@ from modeling.pretrained import PretrainedModel
 Mode = Literal["graph", "eager"]
 Outputs = dict[str, np.ndarray]
 
-# Larger batches are not faster. On a CPU every compiled shape also keeps its own memory for each operation.
+# Larger batches are not faster. On a CPU, every compiled shape also keeps its own memory for each operation.
 _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 POSITIONS_PER_EXAMPLE = 8  # examples have 1 masked position, or are padded to this many
@@ -58,8 +59,8 @@ class Runner:
         batch_size: the largest number of rows in a batch.
         max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
             fastest).
-        precision: of matrix products. Other precisions than "fp32" need eager mode and a CPU with the kernels.
-        kept: for int8, the encoder's products that stay in higher precision.
+        precision: the precision of matrix products. Precisions other than "fp32" need eager mode and the CPU kernels.
+        kept: with int8, the encoder's products to keep in higher precision.
     """
 
     def __init__(
@@ -94,13 +95,13 @@ class Runner:
         """Yields (index, outputs of that example) for every example, in the order that needs the least padding.
 
         Args:
-            examples: rows of any length that the model can take.
+            examples: rows of any length up to the model's maximum.
             names: the model outputs to return, each without the batch axis and without padding.
         """
         kinds: dict[tuple[int, int], list[int]] = {}
         for index in sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids)):
             kinds.setdefault(self.kind(examples[index]), []).append(index)
-        for indices in kinds.values():  # the longest come first: if memory does not suffice, it shows at once
+        for indices in kinds.values():  # longest first, so that running out of memory shows immediately
             while indices:
                 rows = self.rows([len(examples[index].input_ids) for index in indices[: self.batch_size]])
                 chosen, indices = indices[:rows], indices[rows:]
@@ -127,7 +128,7 @@ class Runner:
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
     def kind(self, example: Example) -> tuple[int, int]:
-        """What the examples of one batch share: P, and in graph mode the rounded length."""
+        """The properties that all examples of a batch share: P, and in graph mode the rounded length."""
         return example.num_positions, self._length(len(example.input_ids)) if self.mode == "graph" else 0
 
     def _length(self, longest: int) -> int:

@@ -1,4 +1,4 @@
-"""Exact search for the texts of a corpus that are closest to a text.
+"""Exact search for the texts of a corpus that are most similar to a text.
 
 Shapes: `N` texts of the corpus, `H` dimensions of a vector.
 """
@@ -30,9 +30,9 @@ class Corpus:
     """The texts to search, which stay in their file.
 
     Attributes:
-        path: a file with a text, or a JSON object with `text`, in each line; or vectors (.npy).
+        path: a file with one text, or one JSON object with `text`, per line; or vectors (.npy).
         vectors: in the order of the texts.
-        starts: int64 [N], where each text's line starts; None: there are only vectors.
+        starts: int64 [N], the start of each text's line; None if there are only vectors.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Corpus:
     starts: np.ndarray | None
 
     def answer(self, number: int, score: float) -> dict[str, Any]:
-        """`score`, `number` (the text's, from 0) and, where there is one, its `text` and `id`."""
+        """`score`, `number` (the text's index, from 0) and, if there is one, its `text` and `id`."""
         answer: dict[str, Any] = {"score": score, "number": number}
         if self.starts is None:
             return answer
@@ -51,9 +51,9 @@ class Corpus:
 
 @dataclass
 class Search(FeatureExtraction):
-    """Answers with the `top_k` closest texts of a corpus, best first, by the cosine of the vectors.
+    """Returns the `top_k` most similar texts of a corpus, best first, by the cosine of the vectors.
 
-    Without a corpus it answers with the vector of the text, which is how a corpus is embedded.
+    Without a corpus, returns the vector of the text, which is used to embed a corpus.
     """
 
     pooling: str = "mean"
@@ -63,7 +63,7 @@ class Search(FeatureExtraction):
     fields: tuple[str, ...] = ("text",)
 
     def search(self, vectors: dict[int, np.ndarray]) -> dict[int, list[dict[str, Any]]]:
-        """The answers to many queries, in one pass over the corpus; vectors and answers are numbered alike."""
+        """Answers many queries in one pass over the corpus; vectors and answers have the same keys."""
         assert self.corpus is not None
         if not vectors:
             return {}
@@ -78,12 +78,12 @@ class Search(FeatureExtraction):
 
 
 class VectorFile:
-    """Vectors [N, H] in a file, which are read block by block, so that the memory they take does not grow with N.
+    """Vectors [N, H] in a file, which are read block by block, so that memory does not grow with N.
 
     Args:
-        file: holds the vectors; by default a temporary one, which takes vectors by `append`.
-        offset: where they begin, in bytes.
-        count, size, dtype: N, H and the type of their numbers.
+        file: the file with the vectors; by default a temporary one that `append` writes to.
+        offset: the start of the vectors, in bytes.
+        count, size, dtype: N, H and the data type.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class VectorFile:
 
 
 def open_vectors(path: Path, dimensions: int) -> Corpus:
-    """A corpus of vectors in an .npy file; raises ArgumentError where it is no array [N, dimensions] of numbers."""
+    """A corpus of vectors in an .npy file; raises ArgumentError if it is not an array [N, dimensions] of numbers."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -128,13 +128,13 @@ def open_vectors(path: Path, dimensions: int) -> Corpus:
     if stored.ndim != 2 or not len(stored) or stored.dtype.kind != "f" or not stored.flags.c_contiguous:
         raise ArgumentError(
             "corpus_path",
-            f"{path} holds {stored.dtype} {list(stored.shape)}, not a table of numbers with a row for each vector.",
+            f"{path} contains {stored.dtype} {list(stored.shape)}, not numbers with one row per vector.",
         )
     if stored.shape[1] != dimensions:
         raise ArgumentError(
             "corpus_path",
-            f"{path} has vectors of {stored.shape[1]} numbers and the model gives {dimensions}: embed the corpus with "
-            "this model, and to the same number of dimensions.",
+            f"{path} has vectors of {stored.shape[1]} numbers, but the model produces {dimensions}: embed the corpus "
+            "with this model and the same number of dimensions.",
         )
     count, size = stored.shape
     vectors = VectorFile(open(path, "rb"), stored.offset, count, size, stored.dtype)  # noqa: SIM115
@@ -142,10 +142,10 @@ def open_vectors(path: Path, dimensions: int) -> Corpus:
 
 
 def corpus_rows(path: Path, starts: list[int]) -> Iterator[dict[str, Any]]:
-    """Yields {text} of each line that is not blank, and adds where it starts to `starts`.
+    """Yields {text} of each non-blank line, and appends its offset to `starts`.
 
     Raises:
-        ArgumentError: the file cannot be read, or a line is not usable; the message names the line.
+        ArgumentError: the file cannot be read, or a line is not usable; the message gives the line.
     """
     try:
         file: BinaryIO = open(path, "rb")  # noqa: SIM115
@@ -161,7 +161,7 @@ def corpus_rows(path: Path, starts: list[int]) -> Iterator[dict[str, Any]]:
                 yield {"text": row["text"]}
             start += len(line)
     if not starts:
-        raise ArgumentError("corpus_path", f"{path} holds no texts.")
+        raise ArgumentError("corpus_path", f"{path} contains no texts.")
 
 
 def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
@@ -177,13 +177,13 @@ def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {"text": text}
     if not isinstance(row.get("text"), str):
-        raise UserError(f"{path} line {number} has no field 'text'.")
+        raise UserError(f"{path} line {number} has no field 'text': add it.")
     names = [name for name in ("id", "_id") if name in row]
     return {"text": row["text"]} | ({"id": row[names[0]]} if names else {})
 
 
 def embedded(path: Path, vectors: Iterable[Any], starts: list[int]) -> Corpus:
-    """The corpus of a file's rows, given their vectors in order; raises UserError where a row has none."""
+    """The corpus of a file's rows, given their vectors in order; raises UserError if a row has none."""
     stored = VectorFile()
     for number, vector in enumerate(vectors, 1):
         if isinstance(vector, UserError):

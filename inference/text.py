@@ -1,4 +1,4 @@
-"""From texts to token ids, with checks of the text."""
+"""Converts texts to token ids, with checks of the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 
 class TextTooLong(UserError):
-    """A text has more tokens than the model takes."""
+    """A text has more tokens than the model accepts."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TextEncoder:
     Attributes:
         max_length: the longest input, in tokens.
         segments: the model's number of segment types.
-        keep: which end of a text that is too long to keep; None refuses such a text.
+        keep: which end of a text to keep if it is too long; None refuses such texts.
     """
 
     tokenizer: Tokenizer
@@ -58,7 +58,7 @@ class TextEncoder:
         ids = [cls, *first, sep] + ([*second, sep] if second is not None else [])
         if len(ids) > self.max_length:
             raise TextTooLong(
-                f"the text has {len(ids)} tokens, and the model takes at most {self.max_length}: shorten it."
+                f"the text has {len(ids)} tokens, but the model accepts at most {self.max_length}: shorten it."
             )
         segment_ids = np.zeros(len(ids), np.int32)
         if self.segments > 1:
@@ -66,7 +66,7 @@ class TextEncoder:
         return Example(np.array(ids, np.int32), segment_ids)
 
     def _cut(self, first: list[int], second: list[int] | None) -> tuple[list[int], list[int] | None]:
-        """Token ids that fit into one example; of a pair the longer text loses tokens first."""
+        """Truncates token ids to fit into one example; in a pair, the longer text is shortened first."""
         room = self.max_length - (2 if second is None else 3)
         most = min(len(second or ()), max(room // 2, room - len(first)))  # of the second text
 
@@ -82,7 +82,7 @@ class TextEncoder:
 
 
 def field(row: Mapping[str, Any], name: str) -> str:
-    """The row's text with that name.
+    """The row's text in a field.
 
     Raises:
         UserError: it is missing, empty, or not text.

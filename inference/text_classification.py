@@ -1,4 +1,4 @@
-"""The class of a text, or of a pair of texts."""
+"""Classifies a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class TextClassification:
-    """Answers with `label` and `score` for every label, the highest score first.
+    """Returns `label` and `score` for every label, the highest score first.
 
     Scores are probabilities. A regression model (one label, or `problem_type` "regression") gives its raw output;
-    with `problem_type` "multi_label_classification" each label has a probability of its own.
+    with `problem_type` "multi_label_classification" each label has an independent probability.
 
     Attributes:
-        long_text: how texts that do not fit are read; "": they cannot be answered.
-        longest: the longest input, in tokens (default: the encoder's).
-        function: "softmax", "sigmoid" or "none", in place of what the model was trained for.
+        long_text: how to read texts that are too long; "" means they are errors.
+        longest: the maximum input length, in tokens (default: the encoder's).
+        function: "softmax", "sigmoid" or "none", instead of the function that the model was trained with.
     """
 
     encoder: TextEncoder

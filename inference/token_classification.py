@@ -1,4 +1,4 @@
-"""The tag of each word of a text, or the entities that the tags mark."""
+"""Predicts the tag of each word of a text, or the entities that the tags mark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference.text import TextEncoder, field, softmax
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 _OUTSIDE = "O"
-# How the probabilities [pieces, C] of a word's pieces become those of the word.
+# How the probabilities [pieces, C] of a word's pieces are combined into those of the word.
 _OF_WORD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "first": lambda scores: scores[0],
     "average": lambda scores: scores.mean(axis=0),
@@ -27,15 +27,15 @@ _OF_WORD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class TokenClassification:
-    """Answers like Hugging Face's pipeline: a list of `score`, `word`, `start` and `end`, without what is tagged `O`.
+    """Returns the same as Hugging Face's pipeline: a list of `score`, `word`, `start` and `end`, without `O` tags.
 
-    With "none" each token is an answer, with its tag as `entity` and its number as `index`. Otherwise tokens are
+    With "none", each token is an answer, with its tag as `entity` and its position as `index`. Otherwise tokens are
     grouped into entities, with their type as `entity_group`: "simple" takes each token's own tag, "first", "average"
     and "max" give the tokens of a word one tag, from the first token, the mean or the most certain token. The default
     is "first", because run_ner.py trains the first token of each word.
 
-    A text that is longer than the model's input is read in windows that overlap by half, and each token is judged in
-    the window where it has the most context.
+    A text that is longer than the model's maximum input is read in windows that overlap by half; each token is
+    classified in the window where it has the most context.
     """
 
     encoder: TextEncoder
@@ -86,7 +86,7 @@ class TokenClassification:
         start, end = offsets
         word, source = self.encoder.tokenizer.id_to_token(index) or "", text[start:end]
         unknown = index == self.encoder.vocab["[UNK]"]
-        # As in Hugging Face's pipeline, a token continues a word if it is spelt with more characters than it covers.
+        # As in Hugging Face's pipeline, a token continues a word if it has more characters than the text it covers.
         continues = not unknown and len(word) != len(source)
         return {"word": source if unknown else word, "start": start, "end": end, "continues": continues}
 
@@ -105,7 +105,7 @@ class TokenClassification:
         return words
 
     def _grouped(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Neighbours of the same type as one entity, which ends where a tag begins with `B-`."""
+        """Merges adjacent tokens of the same type into entities; a `B-` tag begins a new one."""
         number, groups = 0, []
         for before, one in zip([None, *found], found, strict=False):
             prefix, kind = _parts(one["entity"])
@@ -132,5 +132,5 @@ class TokenClassification:
 
 
 def _parts(tag: str) -> tuple[str, str]:
-    """The prefix of a tag, `I` if it has none, and its type."""
+    """The prefix of a tag (`I` if it has none) and its type."""
     return (tag[0], tag[2:]) if tag.startswith(("B-", "I-")) else ("I", tag)

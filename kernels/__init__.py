@@ -4,7 +4,8 @@
     kernels.configure()          # before OneFlow is imported: sets threads and spinning
     status = kernels.load()      # registers the kernels, or says why it cannot
 
-Everything also works without them, only slower. `python -m kernels` builds and checks them. See docs/cpu.md.
+Everything also works without them, but slower. `python -m kernels` checks them, `python -m kernels build` builds them.
+See docs/cpu.md.
 """
 
 import utils  # noqa: F401  first, because it refuses a Python that is too old for the modules below

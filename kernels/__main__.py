@@ -12,7 +12,7 @@ import sys
 import kernels
 from kernels.build import BuildError, build
 
-TOLERANCE = 1e-5  # rounding error of float32 sums over a few hundred values
+TOLERANCE = 1e-5  # rounding error of float32 sums of a few hundred values
 SHAPES = [(1, 1), (7, 37), (64, 768), (131, 257)]
 
 

@@ -1,7 +1,7 @@
-"""Compiles the CPU kernels: one shared library per instruction set, of which `kernels.load` picks one, and a small one
-that is loaded before OneFlow.
+"""Compiles the CPU kernels: one shared library per instruction set, from which `kernels.load` selects one, and a small
+library that is loaded before OneFlow.
 
-This needs g++, OneFlow's headers and libraries, and oneDNN's; all but g++ are in the Python environment.
+This needs g++, and the headers and libraries of OneFlow and oneDNN, which are in the Python environment.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BuildError(Exception):
 
 
 def sources() -> list[Path]:
-    """The C++ files of the kernels."""
+    """The C++ source files of the kernels."""
     return sorted((HERE / "src").glob("*.cpp"))
 
 
@@ -79,9 +79,11 @@ def build(jobs: int | None = None, sanitize: bool = False) -> bool:
         return False
     compiler = os.environ.get("CXX") or "g++"
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        raise BuildError(f"the CPU kernels need x86-64 Linux, and this is {platform.machine()} {sys.platform}")
+        raise BuildError(f"the CPU kernels need x86-64 Linux, but this is {platform.machine()} {sys.platform}")
     if oneflow_version() != ONEFLOW_VERSION:
-        raise BuildError(f"the CPU kernels need OneFlow {ONEFLOW_VERSION}, found {oneflow_version()}: run `make setup`")
+        raise BuildError(
+            f"the CPU kernels need OneFlow {ONEFLOW_VERSION}, but {oneflow_version()} is installed: run `make setup`"
+        )
     if shutil.which(compiler) is None:
         raise BuildError(f"no C++ compiler ({compiler}) on PATH: install g++ (on Debian: apt install g++) or set CXX")
     if not (ENVIRONMENT / "include" / "dnnl.h").is_file():
@@ -127,7 +129,7 @@ def _link(compiler: str, objects: Path, name: str, sanitize: bool) -> None:
 
 
 def _preload(compiler: str, sanitize: bool) -> None:
-    """The library that is loaded before OneFlow and so cannot be linked against it."""
+    """Compiles the library that is loaded before OneFlow and therefore cannot be linked against it."""
     name = f'-DONEFLOW_LIBRARY="{_wheel_library("oneflow")}"'
     flags = [*FLAGS, *(["-fsanitize=address"] if sanitize else []), name]
     _shared_object([compiler, *flags, str(HERE / "src" / "preload" / "job_queue.cpp"), "-ldl"], LIB / "job_queue.so")

@@ -28,7 +28,7 @@ def case(function: Case) -> Case:
 
 
 def largest_error(name: str, rows: int, columns: int, seed: int = 0) -> float:
-    """The largest difference of a case's results from numpy's, NaN if there is a NaN.
+    """The largest difference between a case's results and numpy's; NaN if there is a NaN.
 
     Each difference is relative to the largest absolute value of the expected array, or to 1 if that is larger.
 
@@ -70,7 +70,7 @@ def draw(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def leaf(array: Array) -> flow.Tensor:
-    """A tensor of these values that collects gradients."""
+    """A leaf tensor with these values and gradients enabled."""
     return flow.tensor(array, requires_grad=True)
 
 
@@ -138,7 +138,7 @@ def layer_norm(rng: np.random.Generator, rows: int, columns: int) -> Results:
     normal = (wide - wide.mean(1, keepdims=True)) * inv
     g = slope * gamma
     yield y.numpy(), normal * gamma + beta
-    if columns > 2:  # with one or two columns the exact gradient is about 0, and only rounding errors remain
+    if columns > 2:  # with one or two columns the exact gradient is about 0, so only rounding errors remain
         yield dx, inv * (g - g.mean(1, keepdims=True) - normal * (g * normal).mean(1, keepdims=True))
     yield dgamma, (slope * normal).sum(0)
     yield dbeta, slope.sum(0)
@@ -260,7 +260,7 @@ def bias_add(rng: np.random.Generator, rows: int, columns: int) -> Results:
 
 @case
 def reduce_sum(rng: np.random.Generator, rows: int, columns: int) -> Results:
-    x = draw(rng, rows, 3, columns) + 2  # rounding errors would look large next to sums near 0
+    x = draw(rng, rows, 3, columns) + 2  # avoids sums near 0, whose relative rounding errors are large
     for axes in ((0,), (0, 1), (2,), (1,), (0, 2), (0, 1, 2)):
         yield flow.sum(flow.tensor(x), dim=axes).numpy(), x.astype(np.float64).sum(axes)
     x, slope = draw(rng, columns), draw(rng, rows, columns)  # the gradient of a broadcast uses reduce_sum_like

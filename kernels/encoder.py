@@ -1,4 +1,4 @@
-"""BERT's encoder for inference, compiled for this CPU: see kernels/src/encoder.cpp."""
+"""BERT's encoder for inference, implemented in kernels/src/encoder.cpp."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LAYER_PAIRS = (
     "output.dense",
     "output.LayerNorm",
 )
-# A layer's matrix products; queries, keys and values are one.
+# A layer's matrix products; queries, keys and values are one product.
 LINEARS = ("attention.self", "attention.output", "intermediate", "output")
 
 
@@ -46,7 +46,7 @@ class EncoderShape:
     positions: int
     segments: int
     pre_norm: bool
-    epsilon: float  # of LayerNorm
+    epsilon: float  # LayerNorm's epsilon
 
 
 class _Shape(ctypes.Structure):
@@ -60,13 +60,13 @@ class PackedEncoder:
     """An encoder whose weights are converted and packed once.
 
     Args:
-        shape: the encoder's.
-        parameters: float32 arrays by their names in `modeling.bert.BertModel`; those the model lacks are left out. The
-            embeddings are read where they are, so the arrays must stay alive.
-        precision: of the matrix products. In int8, weights have a scale for each output and activations one for each
-            token, found as they are computed; what is not a product of a layer is then computed in `low`.
-        low: what activations are kept in and what `kept` products are computed in, "fp32" or "bf16".
-        kept: int8: products that are computed in `low`, each as "output" for all layers, or as "3.output" for one.
+        shape: the encoder's shape.
+        parameters: float32 arrays by their names in `modeling.bert.BertModel`; variants lack some. The embeddings are
+            not copied, so the arrays must stay alive.
+        precision: the precision of the matrix products. In int8, weights have one scale per output and activations one
+            scale per token, computed at run time; other operations use `low`.
+        low: the precision of activations and of `kept` products, "fp32" or "bf16".
+        kept: with int8, the products to compute in `low`: "output" for all layers, "3.output" for one.
 
     The kernels must be loaded.
     """
@@ -80,7 +80,7 @@ class PackedEncoder:
         kept: tuple[str, ...] = (),
     ) -> None:
         self._shape, self._parameters = shape, dict(parameters)
-        self._lock = threading.Lock()  # the activations' memory is the encoder's
+        self._lock = threading.Lock()  # the encoder has one buffer for activations
         self._library = _library()
         precisions = np.array(
             [
@@ -104,19 +104,20 @@ class PackedEncoder:
         weakref.finalize(self, self._library.kernels_encoder_destroy, self._handle)
 
     def is_current(self) -> bool:
-        """Whether no packed parameter was written to since; a few numbers of each are compared, so that an optimizer's
-        step or other weights are noticed, and a change of single numbers may not be."""
-        plugin.wait_for_kernels()  # what writes to them may still be running
+        """Whether the packed parameters are unchanged. Only a few numbers of each are compared, so an optimizer step or
+        loaded weights are detected, but a change of single numbers may be missed."""
+        plugin.wait_for_kernels()  # pending kernels may still write to them
         return bool(self._library.kernels_encoder_is_current(self._handle))
 
     def run(self, input_ids: np.ndarray, segment_ids: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        """
+        """Encode a batch.
+
         Args:
             input_ids, segment_ids: int32 [B, S].
-            keep: bool [B, S], true for tokens and false for padding, on which no work is done.
+            keep: bool [B, S], True for tokens and False for padding, which is not computed.
 
         Returns:
-            sequence_output, float32 [B, S, H], zero on padding.
+            sequence_output, float32 [B, S, H], 0 at padding.
         """
         batch, length = input_ids.shape
         rows = np.flatnonzero(keep).astype(np.int64)  # [T]
@@ -141,14 +142,14 @@ class PackedEncoder:
         return output
 
     def pool(self, first: np.ndarray) -> np.ndarray:
-        """The pooled output float32 [B, H] of the first tokens' vectors [B, H]."""
+        """The pooled output, float32 [B, H], of the first tokens' vectors [B, H]."""
         first, pooled = np.ascontiguousarray(first, np.float32), np.empty(first.shape, np.float32)
         with self._lock:
             self._library.kernels_encoder_pool(self._handle, first.ctypes.data, len(first), pooled.ctypes.data)
         return pooled
 
     def _addresses(self, names: list[str]) -> ctypes.Array:
-        """Where these parameters are; null for those that the model does not have."""
+        """The addresses of these parameters; null for those that the model does not have."""
         arrays = [self._parameters.get(name) for name in names]
         return (ctypes.c_void_p * len(names))(*(None if array is None else array.ctypes.data for array in arrays))
 

@@ -28,14 +28,14 @@ ONEDNN_VERSION = 302  # 3.2
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the kernels are loaded. `reason` is one line for the log: which kernels run, or why not these."""
+    """Whether the kernels are loaded. `reason` is one line for the log: which kernels run, or why these do not."""
 
     loaded: bool
     reason: str
     isa: str = ""
     cpu_features: tuple[str, ...] = ()
     bf16: bool = False  # whether the CPU multiplies bf16 numbers
-    int8: bool = False  # whether it adds products of 8-bit numbers to 32-bit sums, so that none saturates
+    int8: bool = False  # whether the CPU adds 8-bit products to 32-bit sums, which cannot saturate
 
 
 @functools.cache
@@ -51,16 +51,16 @@ def load() -> Status:
         return Status(False, f"stock CPU kernels, several times slower: {reason}", cpu_features=shown)
 
     if not settings.enabled_by_caller:
-        return without("this project's kernels are switched off")
+        return without("this project's kernels are disabled")
     if platform.machine() != "x86_64":
-        return without(f"this project's kernels need x86-64, and this is {platform.machine()}")
+        return without(f"this project's kernels need x86-64, but this is {platform.machine()}")
     isa = next((name for name, needed in NEEDED_FEATURES.items() if needed <= features and _allowed(name)), None)
     if isa is None:
-        return without("this project's kernels need a CPU with AVX2 and FMA, which ONEDNN_MAX_CPU_ISA must allow")
+        return without("this project's kernels need a CPU with AVX2 and FMA, and ONEDNN_MAX_CPU_ISA must allow them")
     if build.oneflow_version() != build.ONEFLOW_VERSION:
         return without(f"this project's kernels need OneFlow {build.ONEFLOW_VERSION}; `make setup` installs it")
     if not build.is_current():
-        return without("this project's kernels are not built; `python -m kernels build` builds them, given g++")
+        return without("this project's kernels are not built; `python -m kernels build` builds them (needs g++)")
     try:
         library = _open(build.LIB / f"kernels_{isa}.so")
     except OSError as error:
@@ -85,7 +85,7 @@ def set_bf16(on: bool) -> bool:
     """Switch bf16 matrix products on or off: operands are rounded to bf16; sums, inputs and outputs stay float32.
 
     Returns:
-        Whether they are on now. They stay off if the CPU has no bf16 matrix instructions.
+        Whether they are now on. They stay off if the CPU has no bf16 matrix instructions.
     """
     status = load()
     if not status.loaded:
@@ -186,8 +186,8 @@ def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
 
     Args:
         run_seed: any integer.
-        rank: this process's rank in eager data parallelism, where each rank holds an equal part of the batch and draws
-            the matching part of the batch's masks. Global tensors do not need it: OneFlow knows their parts.
+        rank: this process's rank in eager data parallelism, where each rank has an equal part of the batch and draws
+            the matching part of the batch's masks. Not needed for global tensors, whose parts OneFlow knows.
         step: the number of the optimizer step.
     """
     if is_loaded():
@@ -208,19 +208,19 @@ def last_gradient_norm() -> float | None:
 
 
 def watch_gradient_norms() -> None:
-    """Begin a run: forget all gradient norms of compiled jobs, and the limit above which an update is left out."""
+    """Begin a run: reset the gradient norms of compiled jobs, and the limit above which updates are skipped."""
     if is_loaded():
         wait_for_kernels()
         library().kernels_watch_gradient_norms()
 
 
 def leave_out_updates_above(limit: float) -> None:
-    """Let compiled jobs leave out updates whose gradient norm is above `limit`; needs these kernels and clipping."""
+    """Let compiled jobs skip updates whose gradient norm is above `limit`; needs these kernels and clipping."""
     library().kernels_set_norm_limit(limit)
 
 
 def gradient_norms_are_finite() -> bool:
-    """Whether every gradient norm of compiled jobs was finite since `watch_gradient_norms`; True without kernels."""
+    """Whether all gradient norms of compiled jobs since `watch_gradient_norms` are finite; True without kernels."""
     if not is_loaded():
         return True
     wait_for_kernels()

@@ -21,7 +21,7 @@ class Profile:
     def table(self) -> str:
         """Calls, milliseconds and share of the wall-clock time per op, slowest first.
 
-        The last row is the remaining time: stock kernels, Python, waiting.
+        The last row is all other time: stock kernels, Python, waiting.
         """
         rest = self.wall_seconds - sum(seconds for _, seconds in self.ops.values())
         rows = [(op, str(calls), seconds) for op, (calls, seconds) in self.ops.items()]

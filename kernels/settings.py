@@ -1,6 +1,7 @@
-"""Thread settings, which matter as much for speed as the kernels do.
+"""Thread settings, which affect the speed as much as the kernels do.
 
-Most are environment variables that libraries read once while loading, so they are set before OneFlow is imported.
+Most are environment variables that libraries read once when they are loaded, so they are set before OneFlow is
+imported.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import sys
 
 from kernels import build
 
-# An OpenMP thread that waits for its team spins this many times, for up to half a millisecond, before it sleeps. With a
-# tenth of that, many kernels pay for a wake-up (a quarter of the time of one text through BERT-base in bf16). The
-# default of many milliseconds starves other processes on two cores.
+# A waiting OpenMP thread spins this many times, up to half a millisecond, before it sleeps. With a tenth of that, many
+# kernels include a wake-up (a quarter of the time of one text through BERT-base in bf16). The default of many
+# milliseconds starves other processes on two cores.
 SPIN_COUNT = "10000"
 
 _NAMES = ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")
@@ -26,8 +27,8 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
     """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
     Also loads the library that changes how OneFlow runs compiled jobs (kernels/src/preload), if it is built. Variables
-    that are already set keep their values, except for the one thread per process that OneFlow's launcher sets by
-    itself. Only the first call has an effect.
+    that are already set are not changed, except OMP_NUM_THREADS=1, which OneFlow's launcher sets. Only the first call
+    has an effect.
 
     Args:
         threads: kernel threads per process (default: the host's cores divided by its number of ranks).
@@ -45,7 +46,7 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
         launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
         if threads is not None or launched:
             os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
-        # "0" for the second: with a separate worker thread, OneFlow's scheduler spins and occupies a core of its own.
+        # "0" for the second: with a separate worker thread, OneFlow's scheduler spins and occupies a core.
         for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
             os.environ.setdefault(name, value)
         _settings = {name: os.environ[name] for name in _NAMES}
@@ -55,9 +56,9 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
 
 
 def import_oneflow() -> None:
-    """Import OneFlow without its start-up messages about missing GPUs and network cards.
+    """Import OneFlow without its startup messages about missing GPUs and network cards.
 
-    If GLOG_minloglevel is set, the messages appear.
+    If GLOG_minloglevel is set, the messages are shown.
     """
     if "oneflow" in sys.modules or "GLOG_minloglevel" in os.environ:
         return
@@ -75,8 +76,8 @@ def import_oneflow() -> None:
 def configure_graph() -> None:
     """Run the CPU kernels of compiled graphs in a single stream; call it before the first graph is compiled.
 
-    By default OneFlow distributes a graph's kernels over one thread per core, and each thread starts an OpenMP team of
-    its own. With several streams, the order of accumulated sums also varies from run to run.
+    By default OneFlow distributes a graph's kernels over one thread per core, and each thread starts a separate
+    OpenMP team. With several streams, the order of accumulated sums also varies between runs.
     """
     import oneflow as flow
 

@@ -1,12 +1,12 @@
-"""Connections between ranks, which carry one JSON object per line.
+"""Connections between ranks, which transmit one JSON object per line.
 
-The messages by `kind`:
+Messages by `kind`:
     hello   a rank introduces itself to rank 0
-    start   rank 0 answers once all ranks are there
-    error   ends the meeting or the job, with the `sentence` to print
+    start   rank 0's reply once all ranks have connected
+    error   ends the meeting or the job; contains the `sentence` to print
     stopped a rank received a `signal` outside training (to its own watcher only)
-    done    a rank has finished (towards rank 0)
-    leave   rank 0 answers once all ranks have finished
+    done    a rank has finished (sent towards rank 0)
+    leave   rank 0's reply once all ranks have finished
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LOOPBACK = ("localhost", "127.0.0.1")
 
 
 class Connection:
-    """A socket that carries messages.
+    """A socket that transmits messages.
 
     Attributes:
         rank: the rank at the other end.
-        where: what messages call the other end, such as "pid 7 on 10.0.0.2".
+        where: a description of the other end for messages, such as "pid 7 on 10.0.0.2".
         done: whether the rank at the other end has finished.
         host_and_local_rank: the other end's address and local rank, if its launcher set one.
     """
@@ -42,12 +42,12 @@ class Connection:
         return self.socket.fileno()
 
     def send(self, **message: Any) -> None:
-        """Sends a message. A lost peer is not an error here: the reader of the connection notices it."""
+        """Sends a message. A lost peer is not an error here; reading from the connection detects it."""
         with contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """The messages that have arrived; raises OSError if the connection is closed or carries anything else."""
+        """The messages that have arrived; raises OSError if the connection is closed or the data is invalid."""
         data = self.socket.recv(4096)
         if not data or len(self._buffer) > LONGEST_MESSAGE:
             raise ConnectionResetError
@@ -59,7 +59,7 @@ class Connection:
         return [message for message in messages if isinstance(message, dict)]
 
     def next(self) -> dict[str, Any]:
-        """Waits for the next message; raises as `receive` does."""
+        """Waits for the next message; raises the same errors as `receive`."""
         while not (messages := self.receive()):
             pass
         return messages[0]
@@ -76,7 +76,7 @@ class Connection:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Rank 0's listening socket at the launcher's address, or at all addresses if that one is not this host's.
+    """Opens rank 0's listening socket at the launcher's address, or at all addresses if it is not one of this host.
 
     Raises:
         UserError: the host is unknown or the port cannot be used.
@@ -92,4 +92,4 @@ def listen(host: str, port: int) -> socket.socket:
             raise UserError(f"the launcher's --master_addr {host} is not a known host.") from None
         except OSError as error:
             reason = error.strerror
-    raise UserError(f"the launcher's --master_port {port} cannot be used here ({reason}): give it another one.")
+    raise UserError(f"the launcher's --master_port {port} cannot be used here ({reason}): choose another one.")

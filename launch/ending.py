@@ -1,4 +1,4 @@
-"""How the ranks of a job end together: `fail` ends all of them with one sentence, `leave` waits for all of them."""
+"""Ends the ranks of a job together: `fail` ends all of them with one message, `leave` waits for all of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _meeting = False
 
 
 def fail(sentence: str, code: int) -> None:
-    """Ends the whole job with one sentence. Does nothing in a job of one process; does not return otherwise."""
+    """Ends the whole job with one message. Does nothing in a job of one process; does not return otherwise."""
     if size() == 1:
         return
     sys.stdout.flush()
@@ -35,7 +35,7 @@ def fail(sentence: str, code: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = os.getppid()
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(1)  # a wrong flag is wrong on every rank: let the first rank of this host report it
+        time.sleep(1)  # a wrong flag affects every rank: let the first rank of this host report it
         if os.getppid() != parent:
             os._exit(code)
     wait_for_launcher(terminate_launcher(parent))
@@ -48,14 +48,14 @@ def fail(sentence: str, code: int) -> None:
 def leave(code: int) -> None:
     """Ends this process with `code` once all ranks have called this. Does nothing in a job of one process.
 
-    The framework takes the end of one rank, even an orderly one, for a failure in the ranks that still work.
+    The framework treats the end of one rank, even a normal one, as a failure in the ranks that still run.
     """
     if _watched_rank:
         _watched_rank.leave(code)
 
 
 def announce_meeting() -> None:
-    """Notes that this rank takes part in the meeting, so that the others hear of its failure there."""
+    """Records that this rank takes part in the meeting, so that the others are told if it fails there."""
     global _meeting
     _meeting = True
 
@@ -70,7 +70,7 @@ def start_watcher(peers: list[Connection], stop_timeout: float) -> None:
 
     Args:
         peers: connections to the other ranks, which the watcher takes over.
-        stop_timeout: seconds this rank may go on after a signal.
+        stop_timeout: seconds that this rank may continue after a signal.
     """
     global _watched_rank
     _watched_rank = _WatchedRank(*_fork_watcher(peers, stop_timeout))
@@ -90,7 +90,7 @@ def _fork_watcher(peers: list[Connection], stop_timeout: float) -> tuple[Connect
             own = Connection(theirs, rank(), f"pid {pid} on {socket.gethostname()}")
             watch(own, peers, signals, launcher, stop_timeout)
         finally:
-            os._exit(1)  # whatever happens, the child must not continue as a second rank
+            os._exit(1)  # in any case, the child must not continue as a second rank
     theirs.close()
     signals.close()
     for peer in peers:
@@ -109,7 +109,7 @@ class _WatchedRank:
         """Sends signals to the watcher and listens to it."""
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        # The training loop installs its own handler, which saves a checkpoint (training/loop.py).
+        # Training installs its own handler, which saves a checkpoint (training/stopping.py).
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._report_signal)
@@ -138,7 +138,7 @@ class _WatchedRank:
                 pass
             self._all_done.set()
         except OSError:
-            os._exit(1)  # the watcher is gone, so the other ranks believe that this rank is gone
+            os._exit(1)  # without the watcher, the other ranks treat this rank as lost
 
 
 def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -147,7 +147,7 @@ def _fail_with_traceback(kind: type[BaseException], error: BaseException, trace:
 
 
 def _tell_other_hosts(sentence: str) -> None:
-    """Sends an error from before the meeting to ranks on other hosts that wait for this one, now or within seconds."""
+    """Sends an error from before the meeting to ranks on other hosts that are waiting, or start within seconds."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     deadline = time.monotonic() + (0 if host in LOOPBACK else _TELL_OTHER_HOSTS_FOR)
     while (left := deadline - time.monotonic()) > 0:

@@ -11,13 +11,14 @@ from launch import ranks
 class JobShape:
     """One rank's position in its job.
 
-    `rank` and `size` count all processes. They decide who writes files, and who waits for whom. The `data_parallel_`
-    properties count replicas of the model. They decide how rows are shared, and what a sum over the batch adds up.
+    `rank` and `size` count all processes. They determine which rank writes files and which ranks wait for each other.
+    The `data_parallel_` properties count replicas of the model. They determine how rows are divided and what a sum over
+    the batch covers.
     """
 
     rank: int = 0
     size: int = 1
-    ranks_per_replica: int = 1  # consecutive ranks that hold one replica of the model together, and read the same rows
+    ranks_per_replica: int = 1  # consecutive ranks that share one replica of the model and read the same rows
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:

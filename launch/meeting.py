@@ -1,9 +1,9 @@
-"""How the ranks of a job find each other, before the framework is imported.
+"""Connects the ranks of a job before the framework is imported.
 
-The framework waits forever for a rank that never comes. If a rank is lost later, the others wait for a long time or
-abort with lines that explain nothing. Therefore every rank first connects to rank 0 at the launcher's address and
-port, rank 0 checks that all of them belong to the same job, and each rank forks a watcher (launch/watcher.py) that
-keeps the connection until the end.
+The framework waits forever for a missing rank. If a rank is lost later, the others wait for a long time or abort with
+unclear messages. Therefore every rank first connects to rank 0 at the launcher's address and port, rank 0 checks that
+all of them belong to the same job, and each rank forks a watcher (launch/watcher.py) that keeps the connection open
+until the end.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def meet(join_timeout: float, stop_timeout: float, flags: Mapping[str, Any] | No
 
     Args:
         join_timeout: seconds to wait for the other ranks.
-        stop_timeout: seconds this process may go on after SIGTERM, Ctrl-C or the end of its launcher.
+        stop_timeout: seconds that this process may continue after SIGTERM, Ctrl-C or the end of its launcher.
         flags: the flags that must be equal on all ranks.
 
     Raises:
-        UserError: the other ranks do not arrive in time, the port is taken, or the ranks do not belong together.
+        UserError: the other ranks do not connect in time, the port is in use, or the ranks do not belong to one job.
     """
     if size() == 1 or ending.is_watched():
         return
@@ -50,8 +50,8 @@ def meet(join_timeout: float, stop_timeout: float, flags: Mapping[str, Any] | No
     # The kernel sends this process SIGTERM when the launcher ends for any reason; it may have ended already.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1 and "local_rank_" in os.environ.get("GLOG_log_dir", "") and not is_launcher(1):
-        raise UserError(f"the launcher of rank {rank()} is gone.")
-    os.environ.setdefault("grpc_proxy", "")  # the framework would look for the other ranks behind the web proxy
+        raise UserError(f"the launcher of rank {rank()} has ended: start the job again.")
+    os.environ.setdefault("grpc_proxy", "")  # otherwise the framework would contact other ranks through the web proxy
     deadline = time.monotonic() + join_timeout
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     signal.signal(signal.SIGTERM, _stop_meeting)  # the launcher sends it if another rank has ended
@@ -80,7 +80,7 @@ def _gather(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tupl
                 if not ready:
                     missing = ", ".join(str(rank) for rank in range(1, size()) if rank not in peers)
                     raise UserError(
-                        f"rank {missing} of {size()} did not come to {host}:{port} within {timeout:g} s: start the "
+                        f"rank {missing} of {size()} did not connect to {host}:{port} within {timeout:g} s: start the "
                         "launcher on every host, with the same --nnodes, --master_addr and --master_port."
                     )
                 for source in ready:
@@ -131,19 +131,19 @@ def _wrong_number(peer: Connection, hello: dict[str, Any], peers: Mapping[int, C
     if hello["size"] == size() and 0 < peer.rank < size() and peer.rank not in peers:
         return None
     return (
-        f"rank {peer.rank} of {hello['size']} from {host} does not fit into this job of {size()}: give every "
+        f"rank {peer.rank} of {hello['size']} from {host} does not belong to this job of {size()}: give every "
         "host the same --nnodes and --nproc_per_node, and its own --node_rank."
     )
 
 
 def _two_launchers(peer: Connection, peers: Mapping[int, Connection], own_host: str) -> str | None:
-    """Two ranks with one local rank on one host: the framework would hang, or abort without a message."""
+    """An error message if two ranks on one host have the same local rank, which would hang or crash the framework."""
     taken = {other.host_and_local_rank: other.rank for other in peers.values() if other.host_and_local_rank}
     taken[own_host, os.environ.get("LOCAL_RANK", "")] = 0
     if peer.host_and_local_rank not in taken:
         return None
     return (
-        f"rank {taken[peer.host_and_local_rank]} and rank {peer.rank} come from two launchers on one host, "
+        f"rank {taken[peer.host_and_local_rank]} and rank {peer.rank} were started by two launchers on one host, "
         f"{peer.host_and_local_rank[0]}: start one launcher on each host, and set the number of its ranks with "
         "--nproc_per_node."
     )
@@ -175,11 +175,11 @@ def _forget_if_closed(peer: Connection, peers: dict[int, Connection]) -> None:
         peer.receive()
     except OSError:
         peer.socket.close()
-        del peers[peer.rank]  # it may be started again
+        del peers[peer.rank]  # it may be restarted
 
 
 def _reach(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple[list[Connection], int]:
-    """The other ranks' part: tries until rank 0 answers. Returns what `_gather` returns."""
+    """The other ranks' part: tries to connect until rank 0 answers. Returns the same as `_gather`."""
     start, reason = time.monotonic(), "no answer"
     while (left := timeout - (time.monotonic() - start)) > 0:
         try:
@@ -211,7 +211,7 @@ def _reach(host: str, port: int, timeout: float, flags: dict[str, Any]) -> tuple
 
 
 def _wait_for_framework(host: str, port: int, timeout: float, deadline: float) -> None:
-    # In rank 0 the framework listens at the same address next. A rank that asks before that waits for 10 s or more.
+    # Next, the framework of rank 0 listens at the same address. A rank that connects earlier would wait 10 s or more.
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()

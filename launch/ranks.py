@@ -1,4 +1,4 @@
-"""This process's place in its job, as the launcher put it into the environment."""
+"""This process's rank and the job's size, from the launcher's environment variables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def rank() -> int:
-    """This process's rank, 0 if it runs alone."""
+    """This process's rank; 0 if there is only one process."""
     return max(0, int(os.environ.get("RANK", "0")))  # importing OneFlow without a launcher sets RANK to -1
 
 

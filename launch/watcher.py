@@ -1,6 +1,6 @@
 """A small process next to each rank that ends the rank when the job must end.
 
-Watchers are processes of their own because a rank can be stuck inside the framework, where no Python code runs. Each
+Watchers are separate processes, because a rank can be stuck inside the framework, where no Python code runs. Each
 watcher is connected to its rank and to rank 0's watcher, which decides. An error message or a closed connection ends
 the job on every host: each watcher passes the sentence on, terminates the launcher, kills its rank and prints the
 sentence once per host.
@@ -33,7 +33,7 @@ def watch(
         peers: the connections to all other ranks' watchers (on rank 0), or to rank 0's watcher (on the others).
         signals: becomes readable when the rank receives a signal.
         launcher: the process id of the rank's launcher.
-        stop_timeout: seconds the rank may go on after a signal.
+        stop_timeout: seconds that the rank may continue after a signal.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -41,12 +41,12 @@ def watch(
     deadline = float("inf")
     while True:
         wait = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-        # Peers come first: an error message from another rank explains more than the end of our own.
+        # Peers come first, because another rank's error message explains more than the end of our own rank.
         sources: list[Any] = [*peers, signals, own]
         ready = select.select(sources, [], [], wait)[0]
         if time.monotonic() >= deadline:
             watcher.end(
-                f"still busy {stop_timeout:g} s after the signal to stop; --resume continues from the checkpoint."
+                f"still running {stop_timeout:g} s after the stop signal; --resume continues from the last checkpoint."
             )
         for source in ready:
             if source is not signals:
@@ -57,7 +57,7 @@ def watch(
 
 @dataclass
 class _Watcher:
-    """What a watcher knows; the arguments are those of `watch`."""
+    """The state of a watcher; the arguments are those of `watch`."""
 
     own: Connection
     peers: list[Connection]
@@ -66,7 +66,7 @@ class _Watcher:
     leaving: bool = False
 
     def handle(self, connection: Connection) -> None:
-        """Acts on what has arrived on a connection."""
+        """Handles the messages that have arrived on a connection."""
         try:
             messages = connection.receive()
         except OSError:
@@ -99,14 +99,14 @@ class _Watcher:
             self.peers.remove(connection)
             return
         self.end(
-            f"rank {connection.rank} ({connection.where}) is gone: it was killed, it crashed, or its host cannot be "
+            f"rank {connection.rank} ({connection.where}) is lost: it was killed, it crashed, or its host cannot be "
             "reached; --resume continues from the last checkpoint.",
-            # If rank 0's watcher is gone, nobody else prints the sentence.
+            # If rank 0's watcher is lost, no other process prints the sentence.
             prints=rank() == 1 and connection is not self.own,
         )
 
     def _own_error(self) -> str | None:
-        # If all ranks were given the same wrong flag, rank 0 reports it in its own name.
+        # If all ranks have the same wrong flag, rank 0 reports its own error.
         if self.own.fileno() in select.select([self.own.fileno()], [], [], 0.5)[0]:
             with contextlib.suppress(OSError):
                 for message in self.own.receive():

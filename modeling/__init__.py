@@ -1,6 +1,6 @@
 """BERT as OneFlow modules, with Hugging Face's parameter names and Google's numerics.
 
-Importing this package imports OneFlow without its start-up notes and loads this project's CPU kernels.
+Importing this package imports OneFlow without its startup messages and loads this project's CPU kernels.
 """
 
 import kernels

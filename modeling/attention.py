@@ -27,7 +27,7 @@ _BF16_FACTOR = 4  # how much longer than `LONG_ROW` a row is in bf16
 
 @dataclass(frozen=True)
 class Rows:
-    """How the sequences of a batch lie in its rows.
+    """The layout of sequences in the rows of a batch.
 
     Attributes:
         numbers: int [B, S], the number of each token's sequence within its row; 0 for padding. Tokens attend to the

@@ -23,7 +23,7 @@ _VERY_LONG_ROW = 4096
 
 
 class BertModel(PretrainedModel):
-    """The encoder: token ids to one vector per token, and a pooled vector of the first token."""
+    """The encoder: maps token ids to one vector per token, and a pooled vector of the first token."""
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
 class Layer(nn.Module):
     """Self-attention and a feed-forward network, each followed by dropout, a residual connection and LayerNorm.
 
-    With `norm` "pre" (Xiong et al. 2020), LayerNorm is applied to the input of each instead, and the residual bypasses
+    With `norm` "pre" (Xiong et al. 2020), LayerNorm is instead applied to the input of each, and the residual bypasses
     it. Parameter names are the same in both cases.
     """
 
@@ -250,8 +250,8 @@ def init_weights(module: nn.Module, config: BertConfig, seed: int) -> None:
 def sinusoids(positions: int, width: int, stddev: float) -> np.ndarray:
     """Sinusoidal position embeddings (Vaswani et al. 2017), float32 [positions, width], sines and cosines interleaved.
 
-    They are scaled to the standard deviation of freshly initialized word embeddings, `stddev`. With their original
-    amplitude of 1 they would dominate the sum of the embeddings.
+    They are scaled to `stddev`, the standard deviation of newly initialized word embeddings. With an amplitude of 1,
+    they would dominate the sum of the embeddings.
     """
     frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
     angles = np.arange(positions)[:, None] * frequencies  # [positions, width / 2 rounded up]
@@ -260,7 +260,7 @@ def sinusoids(positions: int, width: int, stddev: float) -> np.ndarray:
 
 
 def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], stddev: float) -> np.ndarray:
-    """float32 values from a normal distribution; values beyond two standard deviations are redrawn."""
+    """float32 values from a normal distribution truncated at two standard deviations."""
     values = generator.standard_normal(shape, np.float32)
     while (outside := np.abs(values) > 2).any():
         values[outside] = generator.standard_normal(int(outside.sum()), np.float32)

@@ -12,9 +12,9 @@ from modeling import dropout
 
 
 def checkpointed(layer: Callable[..., flow.Tensor], *inputs: Any) -> flow.Tensor:
-    """layer(*inputs), storing only the inputs: the backward pass recomputes the layer.
+    """Computes layer(*inputs), storing only the inputs; the backward pass recomputes the layer.
 
-    OneFlow's `checkpoint` restores neither the dropout masks nor autocast for the recomputation; this function does.
+    Unlike OneFlow's `checkpoint`, this restores the dropout masks and autocast for the recomputation.
     """
     state = dropout.get_state()
     half, dtype = flow.is_autocast_enabled(), flow.get_autocast_gpu_dtype()

@@ -1,16 +1,16 @@
 """Dropout with reproducible masks: each mask is a function of the run's seed, the step, the rank, the forward pass
 within the step, and the number of the dropout call within that pass.
 
-So a resumed run and a recomputed layer draw the masks they drew before, in both modes:
+A resumed run and a recomputed layer therefore draw the same masks again, in both modes:
 
-- With this project's CPU kernels, the seed of the generator that `generator` returns holds the number of the call (and
-  in eager mode that of the forward pass), and the kernel derives the mask from it (kernels/src/dropout.cpp). A compiled
-  job counts its forward passes itself.
+- With this project's CPU kernels, the seed of the generator that `generator` returns encodes the number of the call
+  (and in eager mode that of the forward pass). The kernel derives the mask from it (kernels/src/dropout.cpp). A
+  compiled job counts its forward passes itself.
 - With other kernels, eager mode seeds OneFlow's default generator at the start of each forward pass and of each
   recomputed layer.
-- OneFlow's stock dropout in `nn.Graph` ignores seeds and restarts its sequence at each compilation. There numpy draws
-  the masks, and the job takes them as inputs in the order of the dropout calls: `record` finds the order and shapes,
-  `draw` makes the masks of one forward pass, and `feed` hands them to the model.
+- OneFlow's stock dropout in `nn.Graph` ignores seeds and restarts its sequence at each compilation. In that
+  case, numpy draws the masks, and the job takes them as inputs in the order of the dropout calls: `record` finds the
+  order and shapes, `draw` draws the masks of one forward pass, and `feed` passes them to the model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Site:
 
 @dataclass(frozen=True)
 class State:
-    """How far dropout has got within a training step."""
+    """The position of dropout within a training step."""
 
     forward: int = -1  # index of the forward pass within the step; -1 before the first
     calls: int = 0  # dropout calls so far in this forward pass
@@ -56,7 +56,7 @@ def begin_step(seed: int, step: int, rank: int) -> None:
     Args:
         seed: the run's seed.
         step: the number of the optimizer step.
-        rank: this process's rank. Each rank draws masks of its own for its rows.
+        rank: this process's rank. Each rank draws different masks for its rows.
     """
     global _step, _state
     kernels.begin_dropout_step(seed, rank, step)
@@ -74,7 +74,7 @@ def get_state() -> State:
 
 
 def set_state(state: State) -> None:
-    """Continue from a state of the current step. The same masks follow each call with the same state."""
+    """Continue from a state of the current step. The same state always leads to the same masks."""
     global _state, _default_seeded
     _state, _default_seeded = state, False
 
@@ -108,7 +108,7 @@ def generator(x: flow.Tensor) -> flow.Generator | None:
 
 
 def next_seed() -> int:
-    """What this project's kernels derive the masks of the next dropout call from. Counts the call."""
+    """The seed from which this project's kernels derive the masks of the next dropout call. Counts the call."""
     call = _next_call()
     return call.calls + (max(0, call.forward) << 32)
 

@@ -1,4 +1,4 @@
-"""A model that gives each text one vector.
+"""A model that computes one vector per text.
 
 Shapes: `B` rows of the batch, `T` texts of a row, `S` sequence, `H` hidden.
 """
@@ -25,8 +25,8 @@ class BertForEmbedding(BertModel):
 
     Args:
         config, seed: as for `BertModel`.
-        pooling: how token vectors become one vector (default: their mean).
-        loss: compares the vectors of a batch; None for a model that only answers.
+        pooling: how token vectors are combined into one vector (default: the mean).
+        loss: the loss over the vectors of a batch; None for inference.
     """
 
     architecture = "BertModel"
@@ -47,18 +47,18 @@ class BertForEmbedding(BertModel):
         example_weights: flow.Tensor | None = None,
         loss_reduction: str = "mean",
     ) -> dict[str, flow.Tensor]:
-        """Embed every text of every row, and compare them.
+        """Embed every text of every row, and compute the loss.
 
         Args:
             input_ids, input_mask, segment_ids: as for `BertModel`, [B, T, S].
-            scores: float [B, 1], how similar the two texts of a row are.
-            embedding_gradients: float [B, T*H], the gradients of a loss that was computed elsewhere, for all rows of
-                an update (training/gradient_cache.py).
+            scores: float [B, 1], the similarity of the two texts of a row.
+            embedding_gradients: float [B, T*H], the gradients of a loss over all rows of an update that was computed
+                before (training/gradient_cache.py).
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
         Returns:
             `embeddings` [B, T*H]. In training also `total_loss`: the model's loss or, with `embedding_gradients`, a sum
-            that has these gradients.
+            with these gradients.
         """
         rows, texts, length = input_ids.shape
         mask = flow.ones_like(input_ids) if input_mask is None else input_mask
@@ -103,7 +103,7 @@ class BertForEmbedding(BertModel):
 
 
 def pool(hidden: flow.Tensor, mask: flow.Tensor, kind: str) -> flow.Tensor:
-    """The vectors of the tokens as one vector per text; hidden [R, S, H], mask [R, S] -> [R, H]."""
+    """Combines token vectors into one vector per text; hidden [R, S, H], mask [R, S] -> [R, H]."""
     if kind == "cls":
         return hidden[:, 0]
     keep = mask.to(hidden.dtype).unsqueeze(-1)  # [R, S, 1]

@@ -1,4 +1,4 @@
-"""Losses that train sentence embeddings. Each compares the texts of a whole batch.
+"""Losses for sentence embeddings. Each compares the texts of a whole batch.
 
 A loss is called with the embeddings and returns one number per row, so that the weighted mean over the rows is the
 loss of the batch (losses.py). Definitions follow the losses of sentence-transformers.
@@ -17,7 +17,7 @@ import oneflow as flow
 
 from modeling.layout import full_like
 
-_EXCLUDED = -1e9  # the score of a pair that does not count
+_EXCLUDED = -1e9  # the score of excluded pairs
 
 
 class EmbeddingLoss(Protocol):
@@ -28,8 +28,8 @@ class EmbeddingLoss(Protocol):
 
         Args:
             embeddings: [B, T, H].
-            scores: float [B], how similar texts 0 and 1 of a row are; None where the records have no scores.
-            weights: [B], above 0 for a record and 0 for a row that pads the batch, whose texts are left out.
+            scores: float [B], the similarity of texts 0 and 1 of a row; None if the records have no scores.
+            weights: [B], above 0 for a record and 0 for a padding row, whose texts are excluded.
         """
         ...
 
@@ -40,7 +40,7 @@ class MultipleNegatives:
 
     Attributes:
         scale: multiplies the cosines; 1 / temperature.
-        symmetric: whether the mean with the cross entropy of the anchor among all anchors, given the positive, is used.
+        symmetric: whether to average with the cross entropy of the anchor among all anchors, given the positive.
     """
 
     scale: float = 20.0

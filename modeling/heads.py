@@ -45,7 +45,7 @@ class BertForPreTraining(PretrainedModel):
             masked_lm_ids: int [B, P], the original tokens at these positions.
             masked_lm_weights: float [B, P], 1 for a prediction and 0 for padding (default: 1).
             next_sentence_labels: int [B, 1], 1 if the second sentence is random and 0 if it follows the first.
-            example_weights: float [B], 1 for a record and 0 for a row that pads the batch (default: 1).
+            example_weights: float [B], 1 for a record and 0 for a padding row (default: 1).
             loss_reduction: "mean" or "sum", see losses.py.
 
         Returns:
@@ -168,9 +168,9 @@ class BertForQuestionAnswering(PretrainedModel):
 
 
 class BertForSequenceClassification(PretrainedModel):
-    """One label of several, several labels, or a number, as the configuration's `problem_type` says.
+    """Predicts one label, several labels, or a number, depending on the configuration's `problem_type`.
 
-    As in google-research/bert run_classifier.py, and for the other two as in Hugging Face transformers.
+    One label is as in google-research/bert run_classifier.py, the other two as in Hugging Face transformers.
     """
 
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
@@ -198,7 +198,7 @@ class BertForSequenceClassification(PretrainedModel):
             input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             label_ids: [B, 1], int classes or, for regression, float targets; [B, C], 1 for each of several labels.
             label_weights: float [B, 1], the weight of each example's loss (default: `example_weights`).
-            label_scales: float [B, C], the factor of each label's own cross entropy in an example's loss: smoothed
+            label_scales: float [B, C], the factor of each label's cross entropy in an example's loss: smoothed
                 targets, or the weights of several labels (default: only `label_ids` counts).
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
@@ -231,7 +231,7 @@ class BertForSequenceClassification(PretrainedModel):
 
 
 class BertForTokenClassification(PretrainedModel):
-    """A label for every token (Devlin et al. 2019, section 5.3), with Hugging Face's parameter names."""
+    """Predicts a label for every token (Devlin et al. 2019, section 5.3), with Hugging Face's parameter names."""
 
     unused = ("bert.pooler.",)
 
@@ -258,8 +258,8 @@ class BertForTokenClassification(PretrainedModel):
         Args:
             input_ids, input_mask, segment_ids, packed_tokens, packed_places: as for `BertModel`.
             label_ids: int [B, S], the class of each token.
-            label_weights: float [B, S], 1 for the tokens that are trained and 0 for the others (default: 1).
-            example_weights: not used: a row that pads the batch has no `label_weights`.
+            label_weights: float [B, S], 1 for the tokens that count and 0 for the others (default: 1).
+            example_weights: not used, because `label_weights` is 0 in padding rows.
             loss_reduction: as for `BertForPreTraining`.
 
         Returns:
@@ -282,5 +282,5 @@ class BertForTokenClassification(PretrainedModel):
 
 
 def _weights_or_ones(weights: flow.Tensor | None, like: flow.Tensor) -> flow.Tensor:
-    """`weights` as [B], or ones if there are none; `like` [B, ...] gives size and type."""
+    """`weights` as [B], or ones if there are none; `like` [B, ...] determines size and type."""
     return flow.ones_like(like[:, 0]) if weights is None else weights.reshape(-1)

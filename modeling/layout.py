@@ -1,4 +1,4 @@
-"""Placement of tensors: the only module that knows OneFlow's placements and SBP signatures.
+"""Placement of tensors: the only module that uses OneFlow's placements and SBP signatures.
 
 Tensors are local in a single process and in eager mode. The compiled job of several ranks uses global tensors:
 parameters and optimizer state are replicated on every rank (`replicate`), batches are split by rows (`split_rows`), and
@@ -17,12 +17,12 @@ Placed = TypeVar("Placed", flow.Tensor, flow.nn.Module)
 
 
 def replicate(tensor: Placed, device: str) -> Placed:
-    """The tensor (or the module, in place) as a global one of which every rank holds a full copy."""
+    """Converts a tensor (or a module, in place) to global tensors with a full copy on every rank."""
     return tensor.to_global(placement=_all_ranks(device), sbp=flow.sbp.broadcast)
 
 
 def split_rows(tensor: flow.Tensor, device: str) -> flow.Tensor:
-    """The global tensor [ranks * R, ...] of which this rank holds `tensor` [R, ...]."""
+    """Returns the global tensor [ranks * R, ...] with `tensor` [R, ...] as this rank's part."""
     return tensor.to_global(placement=_all_ranks(device), sbp=flow.sbp.split(0))
 
 

@@ -1,6 +1,6 @@
 """Weighted losses and accuracies of BERT's objectives.
 
-Items that only pad a batch have weight 0. With `reduction="mean"`, the weighted sum is divided by the sum of the
+Padding items have weight 0. With `reduction="mean"`, the weighted sum is divided by the sum of the
 weights. With `"sum"` it is not. A caller that splits a batch into micro-batches or over ranks uses "sum" and divides
 the weights by their sum over the whole batch first, so that the partial sums add up to the mean of the whole batch.
 
@@ -26,7 +26,7 @@ def soft_cross_entropy(logits: flow.Tensor, targets: flow.Tensor, weights: flow.
 def binary_cross_entropy(
     logits: flow.Tensor, labels: flow.Tensor, scales: flow.Tensor | None, weights: flow.Tensor, reduction: str
 ) -> flow.Tensor:
-    """Weighted mean over the classes of the sigmoid cross entropy of each, a scalar.
+    """Weighted sigmoid cross entropy, averaged over the classes, a scalar.
 
     Args:
         logits, labels: [K, C].

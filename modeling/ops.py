@@ -1,7 +1,7 @@
 """The operations of the encoder, each in the form that is fastest on the current device.
 
-CUDA and this project's CPU kernels have OneFlow's fused ops. OneFlow's stock CPU kernels do not, so there each
-operation is composed of ops that are cheap on them.
+CUDA and this project's CPU kernels implement OneFlow's fused ops. OneFlow's stock CPU kernels do not, so there each
+operation is composed of ops that are fast on them.
 
 Shapes: `R` rows, `H` features of a row, `B` batch, `N` heads, `S` sequence.
 """

@@ -1,4 +1,4 @@
-"""Model directories as Hugging Face transformers reads them: `config.json`, `model.safetensors` and a tokenizer."""
+"""Reads and writes Hugging Face model directories: `config.json`, `model.safetensors` and a tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound="PretrainedModel")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 GENERATOR_DIRECTORY = "generator"  # in a directory of modeling/electra.py: the generator as a model of its own
 ENCODER = "bert."
-# Hugging Face's files may hold these; here they are another tensor, or computed.
+# Hugging Face's files may contain these tensors, which are tied or computed here.
 DERIVED_TENSORS = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
@@ -40,7 +40,7 @@ class PretrainedModel(nn.Module):
     """A module with a `BertConfig` that is read from and written to model directories.
 
     Attributes:
-        unused: beginnings of the names of parameters that no output needs; a checkpoint may lack them.
+        unused: prefixes of the names of parameters that no output needs; a checkpoint may lack them.
     """
 
     unused: tuple[str, ...] = ()
@@ -56,12 +56,12 @@ class PretrainedModel(nn.Module):
         """Reads the model in a directory.
 
         Args:
-            directory: holds `config.json` and `model.safetensors`.
-            config: replaces the directory's, for example with other dropout rates.
+            directory: contains `config.json` and `model.safetensors`.
+            config: replaces the directory's, for example with different dropout rates.
 
         Raises:
-            UserError: a file is missing or damaged, or an encoder tensor is missing or has another shape. A head that
-                the directory does not hold is initialized, with a warning.
+            UserError: a file is missing or damaged, or an encoder tensor is missing or has another shape. A head
+                that is not in the directory is initialized randomly, with a warning.
         """
         directory = Path(directory)
         arrays = read_weights(directory / WEIGHTS_FILE)
@@ -78,7 +78,7 @@ class PretrainedModel(nn.Module):
 
         Args:
             arrays: {Hugging Face parameter name: array}; tensors that this model does not have are ignored.
-            source: where they come from, for messages.
+            source: the origin of the arrays, for messages.
             optional: prefixes of the names of head parameters that may be missing (default: all).
 
         Returns:
@@ -89,10 +89,12 @@ class PretrainedModel(nn.Module):
             UserError: a tensor's shape is not the model's, or an encoder tensor or a needed head is missing.
         """
         parameters = dict(self.named_parameters())
-        if not any(name.startswith(ENCODER) for name in parameters):  # a bare encoder takes a whole model's
+        if not any(
+            name.startswith(ENCODER) for name in parameters
+        ):  # a bare encoder can load a whole model's parameters
             arrays = {name.removeprefix(ENCODER): array for name, array in arrays.items()}
         fresh = sorted(name for name in set(parameters) - set(arrays) if not name.startswith(self.unused))
-        # The pooler may be missing: Hugging Face's models for questions and for masked words have none.
+        # The pooler may be missing: Hugging Face's question-answering and masked-LM models have none.
         encoder = [n for n in fresh if n.removeprefix(ENCODER).startswith(("embeddings.", "encoder."))]
         if encoder:
             raise UserError(
@@ -109,17 +111,17 @@ class PretrainedModel(nn.Module):
                     f"{list(parameters[name].shape)}."
                 )
             if not np.issubdtype(arrays[name].dtype, np.floating):
-                raise UserError(f"{source}: {name} holds {arrays[name].dtype} numbers, not floating-point ones.")
+                raise UserError(f"{source}: {name} has dtype {arrays[name].dtype}, not a floating-point type.")
         for name in set(parameters) & set(arrays):
             array = np.ascontiguousarray(arrays[name], dtype=np.float32)
             parameters[name].data.copy_(flow.from_numpy(array))
         if fresh:
             heads = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh}))
-            warn(f"{source} holds no {heads}: it is initialized at random.")
+            warn(f"{source} contains no {heads}: it is initialized randomly.")
         return fresh
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """{parameter name: a copy of its values}; every rank gets whole tensors."""
+        """{parameter name: a copy of its values}; every rank gets complete tensors."""
         return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
 
     def checksum(self) -> int:
@@ -147,7 +149,7 @@ class PretrainedModel(nn.Module):
         """Writes the model directory.
 
         Args:
-            directory: made if it does not exist.
+            directory: created if it does not exist.
             arrays: the parameters (default: `to_arrays()`).
             tokenizer: {name: content} of the tokenizer's files, such as vocab.txt.
         """
@@ -185,10 +187,10 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         UserError: it is missing, cannot be read, or is truncated or damaged.
     """
     try:
-        with path.open("rb"):  # safetensors reports a file that may not be read as missing
+        with path.open("rb"):  # safetensors reports an unreadable file as missing
             arrays = load_file(str(path))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name a model directory that holds {WEIGHTS_FILE}.") from None
+        raise UserError(f"{path} does not exist: pass a model directory that contains {WEIGHTS_FILE}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -197,9 +199,11 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_size(config: BertConfig, arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises UserError if a configuration claims a larger model than the arrays hold, before memory is used for it."""
+    """Raises UserError if a configuration describes a larger model than the arrays, before memory is allocated."""
     held = sum(array.size for array in arrays.values())
     claimed = config.hidden_size * (config.vocab_size + config.type_vocab_size)
     claimed += config.num_hidden_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
     if claimed > held + (1 << 24):  # heads that the arrays lack are smaller
-        raise UserError(f"{source}: {CONFIG_FILE} describes {claimed:,} weights, and {WEIGHTS_FILE} holds {held:,}.")
+        raise UserError(
+            f"{source}: {CONFIG_FILE} describes {claimed:,} weights, but {WEIGHTS_FILE} has {held:,}: copy both again."
+        )

@@ -1,6 +1,6 @@
-"""The project's packages for notebooks and other folders: `from oneflow_bert.inference import load`.
+"""Makes the project's packages importable outside the clone: `from oneflow_bert.inference import load`.
 
-`uv pip install -e .` installs this package alone. `oneflow_bert.NAME` is the same module as `NAME` in the clone.
+`uv pip install -e .` installs only this package. `oneflow_bert.NAME` is the same module as `NAME` in the clone.
 Importing `oneflow_bert` makes those top-level packages importable too, because they import each other by these names.
 """
 
@@ -40,17 +40,19 @@ class _Finder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives the module its own specification back, which the import system has replaced."""
+        """Restores the module's own specification, which the import system has replaced."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 
 
 def _check_names() -> None:
-    """Raises ImportError where another project's module already has the name of a package of the clone."""
+    """Raises ImportError if another project's module already has the name of a package of the clone."""
     for name in sorted(_PACKAGES & sys.modules.keys()):
         file = getattr(sys.modules[name], "__file__", None)
         if file and not Path(file).resolve().is_relative_to(_ROOT):
-            raise ImportError(f"{file} is already imported as {name!r}, a package of oneflow_bert: rename that module.")
+            raise ImportError(
+                f"{file} is already imported as {name!r}, which is also a package of oneflow_bert: rename your module."
+            )
 
 
 _check_names()

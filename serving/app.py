@@ -1,4 +1,4 @@
-"""The application: routes, page, errors, and the middleware around them."""
+"""Creates the application: routes, web page, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def create_app(config: ServeConfig) -> App:
     app = FastAPI(
         title="OneFlow BERT",
         description="BERT over HTTP: embeddings, masks, answers and classes.",
-        docs_url=None,  # FastAPI's own page loads scripts from another host
+        docs_url=None,  # FastAPI's documentation page loads scripts from another host
         redoc_url=None,
     )
     app.state.service = service
@@ -64,7 +64,7 @@ def _add_service_routes(app: FastAPI) -> None:
     async def health(service: AnyService) -> Response:
         """Status 200 while the service can answer."""
         if not service.batcher.is_alive:
-            raise Unhealthy("the computing thread has ended")
+            raise Unhealthy("the inference thread has ended")
         return Response()
 
     @app.get("/metrics", tags=["service"])
@@ -88,7 +88,7 @@ async def _invalid_body(request: Request, error: Any) -> Response:
     if first["type"] == "json_invalid":
         return error_response(request.url.path, BadRequest("the body is not JSON"))
     path = [str(part) for part in first["loc"][1:]]
-    # Of a field that takes several types pydantic names each type in turn: the field is enough.
+    # If a field accepts several types, pydantic reports each of them; the field is enough.
     field = list(itertools.takewhile(lambda part: part != "str" and "[" not in part, path))
     reason = "it has the wrong type" if len(field) < len(path) else first["msg"].lower()
     where = f"`{'.'.join(field)[:100]}`" if field else "the body"
@@ -99,7 +99,7 @@ async def _http_error(request: Request, error: Any) -> Response:
     refusal = ServiceError(str(error.detail))
     refusal.status, refusal.kind = error.status_code, "Validation"
     if error.status_code == 404:
-        refusal = NotFound("there is no such route: /docs lists them")
+        refusal = NotFound("this route does not exist: /docs lists all routes")
     elif error.status_code == 400:
         refusal = BadRequest("the body is not JSON")
     return error_response(request.url.path, refusal)

@@ -1,7 +1,7 @@
 """The queue in front of the models, and the one thread that computes.
 
-A batch starts with the oldest example, so that every example is computed eventually. It adds the waiting examples of
-nearest length while their padding costs less than another batch would. Most clients send the next request as soon as
+A batch starts with the oldest example, so that every example is computed eventually. It adds waiting examples of
+similar length as long as their padding costs less than a separate batch. Most clients send the next request as soon as
 they have an answer, so a batch that is not full waits until the number of new requests equals the number that the last
 batch answered.
 """
@@ -26,9 +26,9 @@ from serving.log import current_trace, logger
 from serving.metrics import Metrics
 
 Result = TypeVar("Result")
-# What a batch costs whatever its size, as a part of a full batch: more padding than this costs more than another batch.
+# The fixed cost of a batch, as a fraction of a full batch: more padding than this costs more than a separate batch.
 _FIXED_COST = 1 / 16
-_SMOOTHING = 0.2  # of the measured speed
+_SMOOTHING = 0.2  # smoothing factor of the measured speed
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class _Job:
     results: list[Any] = field(default_factory=list)
     items: list[_Item] = field(default_factory=list)
     computed: int = 0
-    queue_seconds: float = 0.0  # of the example that waited longest
+    queue_seconds: float = 0.0  # the longest wait of its examples
     inference_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -55,8 +55,8 @@ class _Item:
     """One example of a job.
 
     Attributes:
-        length: in tokens.
-        group: what the examples of one batch share.
+        length: the number of tokens.
+        group: the properties that all examples of a batch share.
     """
 
     def __init__(self, job: _Job, index: int) -> None:
@@ -67,13 +67,13 @@ class _Item:
 
 
 class Batcher:
-    """Computes the examples of all requests in batches, in its own thread; no other thread uses OneFlow.
+    """Runs the examples of all requests in batches, in its own thread; no other thread uses OneFlow.
 
     Args:
-        max_wait: longest time that a batch waits for more requests, in seconds.
-        max_queue_tokens: largest number of waiting tokens.
-        max_delay: longest expected time in the queue, in seconds; beyond it new requests are refused.
-        metrics: counts the batches.
+        max_wait: the maximum time that a batch waits for more requests, in seconds.
+        max_queue_tokens: the maximum number of waiting tokens.
+        max_delay: the maximum expected time in the queue, in seconds; above it, new requests are refused.
+        metrics: the metrics to update.
     """
 
     def __init__(self, max_wait: float, max_queue_tokens: int, max_delay: float, metrics: Metrics) -> None:
@@ -84,7 +84,7 @@ class Batcher:
         self._waiting: OrderedDict[_Item, None] = OrderedDict()  # by arrival
         self._groups: dict[Hashable, dict[int, OrderedDict[_Item, None]]] = {}  # {group: {length: items by arrival}}
         self._tokens = 0  # waiting
-        self._answered: float = math.inf  # requests that the last batch finished
+        self._answered: float = math.inf  # requests that the last batch completed
         self._arrived = 0  # requests since then
         self._last_end = 0.0
         self._tokens_per_second: float | None = None
@@ -107,7 +107,7 @@ class Batcher:
         """Returns `pipeline.reduce` of each example's outputs; cancelling the call removes the examples from the queue.
 
         Raises:
-            InputTooLarge: the request has more tokens than the queue can hold.
+            InputTooLarge: the request has more tokens than the queue accepts.
             Overloaded: the queue is full.
             CannotCompute: the model failed.
         """
@@ -125,7 +125,7 @@ class Batcher:
             trace.inference += job.inference_seconds
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """Runs a function in the computing thread, before the next batch."""
+        """Runs a function in the inference thread, before the next batch."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
 
@@ -146,7 +146,7 @@ class Batcher:
         tokens = sum(item.length for item in job.items)
         if tokens > self._max_tokens:
             raise InputTooLarge(
-                f"the request has {tokens} tokens and the queue takes {self._max_tokens}: send fewer or shorter texts"
+                f"the request has {tokens} tokens, above the queue's {self._max_tokens}: send fewer or shorter texts"
             )
         with self._changed:
             delay = self._tokens / self._tokens_per_second if self._tokens_per_second else 0.0
@@ -190,7 +190,7 @@ class Batcher:
                 self._compute(batch)
 
     def _seconds_to_wait(self) -> float | None:
-        """Seconds until the next batch starts, None where the queue is empty."""
+        """Seconds until the next batch starts, None if the queue is empty."""
         if not self._waiting:
             return None
         oldest = next(iter(self._waiting))
@@ -201,18 +201,20 @@ class Batcher:
         return max(0, max(oldest.job.submitted, self._last_end) + self._max_wait - time.perf_counter())
 
     def _take(self) -> list[_Item]:
-        """Removes a batch from the queue: the oldest item, and items of its group with the nearest lengths."""
+        """Removes a batch from the queue: the oldest item, and items of its group with the most similar lengths."""
         oldest = next(iter(self._waiting))
         runner = oldest.job.model.runner
         batch: list[_Item] = []
         longest = oldest.length
-        most_padding = math.inf if runner.packed else runner.most_tokens * _FIXED_COST  # packed models compute none
+        most_padding = (
+            math.inf if runner.packed else runner.most_tokens * _FIXED_COST
+        )  # packed models compute no padding
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
             room = runner.rows([max(longest, length)] * runner.batch_size) - len(batch)
             count = min(room, len(lengths[length]))
             padding = len(batch) * (length - longest) if length > longest else count * (longest - length)
-            if room <= 0 or padding > most_padding:  # another batch costs less than the padding
+            if room <= 0 or padding > most_padding:  # a separate batch costs less than the padding
                 break
             batch += [item for item, _ in zip(lengths[length], range(count), strict=False)]
             longest = max(longest, length)
@@ -260,7 +262,7 @@ class Batcher:
 
 
 def _schedule(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and so have all requests
+    with contextlib.suppress(RuntimeError):  # the event loop has ended, and with it all requests
         loop.call_soon_threadsafe(function, *arguments)
 
 

@@ -1,15 +1,15 @@
-"""Answers other than 200, named as text-embeddings-inference names them."""
+"""Error responses, with the names of text-embeddings-inference."""
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """An error that the client is told.
+    """An error that is reported to the client.
 
     Attributes:
         status: the HTTP status code.
         kind: the `error_type` of the body.
-        retry_after: seconds after which the client may try again, if that helps.
+        retry_after: seconds after which the client may retry, if that is useful.
     """
 
     status = 500
@@ -18,7 +18,7 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The request is not well-formed, for example its body is not JSON."""
+    """The request is malformed, for example its body is not JSON."""
 
     status, kind = 400, "Validation"
 
@@ -54,19 +54,19 @@ class InputTooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is declared to be something else than JSON."""
+    """The body is declared as something other than JSON."""
 
     status, kind = 415, "Validation"
 
 
 class InvalidInput(ServiceError):
-    """The body is JSON, but not what the route takes."""
+    """The body is JSON, but not in the form that the route accepts."""
 
     status, kind = 422, "Validation"
 
 
 class InvalidText(ServiceError):
-    """A text cannot be made into tokens that the task can use."""
+    """A text cannot be used for the task."""
 
     status, kind = 422, "Tokenizer"
 
@@ -88,7 +88,7 @@ class Overloaded(ServiceError):
 
 
 class Unhealthy(ServiceError):
-    """The service cannot answer at all."""
+    """The service cannot answer any request."""
 
     status, kind = 503, "Unhealthy"
 

@@ -1,4 +1,4 @@
-"""One JSON line per request and per event, without the texts."""
+"""Logs one JSON line per request and event, without texts."""
 
 from __future__ import annotations
 

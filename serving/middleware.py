@@ -1,4 +1,4 @@
-"""What applies to every request: API key, limits on its body, timeouts, cancellation, metrics and one log line."""
+"""Middleware for every request: API key, body limits, timeouts, cancellation, metrics and one log line."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = ("/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/static/")  # GET without a key
-_MOST_BUFFERED_BYTES = 256 << 20  # bodies of all requests together
-# Read and drop this much of a body that is too large: many clients do not see an answer while they still send.
+_MOST_BUFFERED_BYTES = 256 << 20  # limit for the bodies of all requests together
+# Read and discard this much of a body that is too large, because many clients ignore responses while they send.
 _MOST_DISCARDED_BYTES = 32 << 20
 _CLIENT_CLOSED = 499  # logged if the client disconnects before the answer
 _HEADERS = {
@@ -196,7 +196,7 @@ class _Request:
         headers = dict(self.scope["headers"])
         method, path = self.scope["method"], self.scope["path"]
         try:
-            # Read the body before any error: many clients do not see an answer while they still send.
+            # Read the body before any error, because many clients ignore responses while they send.
             body = await self._middleware.read_body(headers, self.receive)
             self._middleware.authorize(method, path, headers)
             if method != "POST":

@@ -30,7 +30,7 @@ def parse_model_paths(values: Sequence[str]) -> dict[str, str]:
     """Splits `NAME=PATH` values into {name: path}; without a name, the path's last part is the name.
 
     Raises:
-        UserError: two models have the same name, or a name has other characters than letters, digits, `.`, `_`, `-`.
+        UserError: two models have the same name, or a name has characters other than letters, digits, `.`, `_`, `-`.
     """
     paths: dict[str, str] = {}
     for value in values:
@@ -42,7 +42,7 @@ def parse_model_paths(values: Sequence[str]) -> dict[str, str]:
                 f"--model_path {value}: write PATH or NAME=PATH, with a name of letters, digits, . _ and -."
             )
         if name in paths:
-            raise UserError(f"--model_path names two models {name!r}: give each its own name with NAME=PATH.")
+            raise UserError(f"--model_path has two models named {name!r}: give them different names with NAME=PATH.")
         paths[name] = path
     return paths
 
@@ -52,11 +52,11 @@ class Description:
     """Properties of a model that are available even when its weights are not in memory.
 
     Attributes:
-        tasks: what it can do, its own task first.
-        max_length: longest input, in tokens.
-        max_batch_tokens: largest batch, with its padding.
-        pooling: how a text's vector is made of those of its tokens.
-        prompts: {name: text to put in front of a text to embed}.
+        tasks: the supported tasks, the default task first.
+        max_length: maximum input length, in tokens.
+        max_batch_tokens: maximum batch size, in tokens with padding.
+        pooling: how token vectors are combined into a text's vector.
+        prompts: {name: prefix for texts to embed}.
         num_bytes: size of the weights in memory.
     """
 
@@ -70,7 +70,7 @@ class Description:
 
 
 class ServedModel:
-    """One model by its name.
+    """One served model.
 
     Attributes:
         description: known once the model has been loaded for the first time.
@@ -82,7 +82,7 @@ class ServedModel:
         self.description: Description = None  # type: ignore[assignment]
         self.model: Model | None = None
         self.users = 0  # requests that are using it
-        self.is_leaving = False  # new requests wait until it is back
+        self.is_leaving = False  # being unloaded; new requests wait until it is loaded again
         self.last_used = 0.0
 
 
@@ -92,8 +92,8 @@ class Models:
     Args:
         paths: {name: path}; the first is the default.
         load: reads the model at a path.
-        batcher: loads the models in its thread.
-        budget: largest size of all weights in memory, in bytes; None for no limit.
+        batcher: runs `load` in its thread.
+        budget: maximum size of all weights in memory, in bytes; None for no limit.
         pooling: overrides the models' own pooling.
         metrics: counts the models in memory.
     """
@@ -126,7 +126,7 @@ class Models:
         return self._served[name]
 
     async def start(self) -> None:
-        """Loads every model once, so that errors show at startup; the default model is loaded last and stays in memory.
+        """Loads every model once, so that errors appear at startup. The default model is loaded last and stays loaded.
 
         Raises:
             UserError: a model cannot be loaded, has no vocabulary, or is larger than the budget.
@@ -179,12 +179,12 @@ class Models:
     def _read(self, served: ServedModel) -> Model:
         model = self._load(served.path)
         served.description = describe(model, self._pooling)
-        # The first batch is slow: compute one before the first request.
+        # The first batch is slow, so run one before the first request.
         list(model.runner.run([model.encoder.example([])], ("sequence_output",)))
         return model
 
     async def _make_room(self, num_bytes: int, keep: ServedModel | None = None) -> None:
-        """Drops the least recently used models until this many bytes fit into the budget."""
+        """Unloads the least recently used models until this many bytes fit into the budget."""
         while self._budget is not None and self._resident_bytes + num_bytes > self._budget:
             resident = [served for served in self if served.model is not None and served is not keep]
             if not resident:

@@ -20,7 +20,7 @@ class JsonResponse(Response):
 
 
 def error_response(path: str, error: ServiceError) -> Response:
-    """The error as the route's clients expect it: OpenAI's form under /v1/, text-embeddings-inference's elsewhere."""
+    """An error in the form that the route's clients expect: OpenAI's under /v1/, else text-embeddings-inference's."""
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
@@ -29,7 +29,7 @@ def error_response(path: str, error: ServiceError) -> Response:
     if not path.startswith("/v1/"):
         content: dict[str, Any] = {"error": str(error), "error_type": error.kind}
         return JsonResponse(content, error.status, headers)
-    # OpenAI answers every mistake in the request with 400.
+    # OpenAI returns 400 for every invalid request.
     status = 400 if error.status in (413, 415, 422) else error.status
     kind = "invalid_request_error" if status < 424 else error.kind.lower()
     content = {"error": {"message": str(error), "type": kind, "param": None, "code": error.kind}}

@@ -1,4 +1,4 @@
-"""Server processes and the port that they share."""
+"""Starts the server processes and the port that they share."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from serving.log import configure_logging, logger
 from utils.errors import UserError
 from utils.messages import warn
 
-_STARTUP_FAILURE = 3  # uvicorn's exit code where the application does not start
+_STARTUP_FAILURE = 3  # uvicorn's exit code if the application fails to start
 _MOST_CONNECTIONS, _BACKLOG = 4096, 2048
 
 
 def serve(config: ServeConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what is in flight.
+    """Serves until SIGTERM or SIGINT, then finishes the requests in flight.
 
     Raises:
         UserError: the port cannot be used.
@@ -56,7 +56,7 @@ def serve(config: ServeConfig) -> None:
         "timeout_graceful_shutdown": round(config.request_timeout) + 1,
         "workers": config.num_workers,
     }
-    # uvicorn raises SIGTERM again after its shutdown; the exit code is 0 all the same.
+    # uvicorn raises SIGTERM again after its shutdown; the exit code must still be 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with listener:
         if config.num_workers == 1:
@@ -78,15 +78,15 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError):
-        raise UserError(f"--host {host} is not an address of this machine: leave the flag out for 127.0.0.1.") from None
+        raise UserError(f"--host {host} is not an address of this machine: omit the flag to use 127.0.0.1.") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(_BACKLOG)  # clients that connect while the models are loading wait
+        listener.listen(_BACKLOG)  # clients that connect while models are loading wait
     except OSError as error:
         listener.close()
-        raise UserError(f"--host {host} --port {port} cannot be used: {error.strerror}. Name another one.") from None
+        raise UserError(f"--host {host} --port {port} cannot be used: {error.strerror}. Choose another one.") from None
     listener.set_inheritable(True)
     return listener
 
@@ -138,9 +138,9 @@ def _create(config: ServeConfig) -> Any:
         threads = max(1, len(os.sched_getaffinity(0)) // config.num_workers)
     kernels.configure(threads, enabled=config.cpu_kernels)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    from serving.app import create_app  # imports the framework, whose settings are made above
+    from serving.app import create_app  # imports the framework after it is configured
 
-    for number, handler in handlers.items():  # the framework installs one that ends the process at once
+    for number, handler in handlers.items():  # the framework installs handlers that end the process immediately
         signal.signal(number, handler)
     PatientProtocol.seconds = config.body_timeout
     return create_app(config)

@@ -1,4 +1,4 @@
-"""Answers by task: texts to examples, examples through the queue, outputs to answers."""
+"""Answers requests by task: converts texts to examples, runs them through the queue, and decodes the outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 Text = str | list[int]  # a text, or its token ids
 Keep = Literal["start", "end"] | None
 _ENCODING_THREADS = 2
-_SHORT_CHARACTERS = 2000  # a request with fewer is tokenized faster than a thread takes over
+_SHORT_CHARACTERS = 2000  # shorter requests are tokenized faster than a thread starts
 _MOST_VALUES = 1 << 23  # numbers in one answer: 32 MB of float32
 
 
@@ -60,7 +60,7 @@ class Service:
         self._encoding = ThreadPoolExecutor(_ENCODING_THREADS, thread_name_prefix="encode")
 
     def close(self) -> None:
-        """Computes what is queued and ends the threads."""
+        """Finishes the queue and ends the threads."""
         self.batcher.close()
         self._encoding.shutdown(wait=False, cancel_futures=True)
 
@@ -73,13 +73,13 @@ class Service:
         pooling: str | None = None,
         prompt_name: str | None = None,
     ) -> list[np.ndarray]:
-        """A vector [H] for each text, or with pooling "tokens" a matrix [S, H]; not normalized.
+        """A vector [H] per text, or with pooling "tokens" a matrix [S, H]; not normalized.
 
         Args:
             texts: texts, or token ids with or without [CLS] and [SEP].
-            keep: which end of a text that is too long to keep; None refuses such a text.
+            keep: which end of a text to keep if it is too long; None refuses such texts.
             pooling: "first", "mean" or "tokens" (default: the model's).
-            prompt_name: name of a prompt to put in front of the texts.
+            prompt_name: name of a prompt to prepend to the texts.
         """
         self._check_count(texts)
         self._check_task(served, "feature-extraction")
@@ -125,7 +125,7 @@ class Service:
         Args:
             rows: {field: text}.
             options: the pipeline's.
-            keep: which end of a text that is too long to keep; None refuses such a text.
+            keep: which end of a text to keep if it is too long; None refuses such texts.
         """
         self._check_count(rows)
         self._check_task(served, task)
@@ -145,7 +145,7 @@ class Service:
     async def tokenize(
         self, served: ServedModel, texts: Sequence[str], *, add_special_tokens: bool, prompt_name: str | None
     ) -> list[list[dict[str, Any]]]:
-        """The tokens of each text: id, text, whether it is special, first character and end."""
+        """The tokens of each text: id, text, whether it is special, start and end."""
         self._check_count(texts)
         prompt = self._prompt(served, prompt_name)
         _note(served, "tokenize", texts)
@@ -200,7 +200,7 @@ class Service:
     def _check_task(served: ServedModel, task: str) -> None:
         tasks = served.description.tasks
         if task not in tasks:
-            raise CannotCompute(f"the model {served.name} cannot do {task}: it can do {', '.join(tasks)}")
+            raise CannotCompute(f"the model {served.name} does not support {task}: it supports {', '.join(tasks)}")
 
     @staticmethod
     def _prompt(served: ServedModel, name: str | None) -> str:
@@ -212,7 +212,7 @@ class Service:
 
 
 def relevant_label(served: ServedModel) -> int:
-    """The index of the label that means relevance: the only one, or of two the one that is not negated."""
+    """The index of the label that means relevance: the only label, or the one of two that is not negated."""
     labels = served.description.config.shown_labels
     if "text-classification" not in served.description.tasks or len(labels) > 2:
         raise CannotCompute("model is not a re-ranker model")

@@ -1,4 +1,4 @@
-"""The checkpoint of a run with the highest score."""
+"""Keeps the best checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BestCheckpoint:
 
     @classmethod
     def of(cls, output_dir: str | Path, *, continued: bool) -> BestCheckpoint:
-        """The best checkpoint in a run's directory, if the run that left it is `continued`; else none yet."""
+        """The best checkpoint in a run's directory if that run is `continued`; otherwise none yet."""
         directory = Path(output_dir) / BEST
         if not continued or not (directory / SCORE_FILE).exists():
             return cls(directory)
@@ -53,8 +53,8 @@ class BestCheckpoint:
             with atomic_directory(self.directory) as partial:
                 model.save_pretrained(partial, arrays, files)
                 write_json(partial / SCORE_FILE, {"score": score})
-        evaluator.world.barrier()  # the other ranks read it later
-        say(f"the best so far, {score:.4f}: {self.directory}")
+        evaluator.world.barrier()  # the other ranks read it afterwards
+        say(f"new best score {score:.4f}, saved in {self.directory}")
 
     def evaluator(self, evaluator: Evaluator, bert: BertConfig) -> Evaluator:
         """The same evaluator for the saved model."""

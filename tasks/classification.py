@@ -1,4 +1,4 @@
-"""Fine-tuning of a classifier of texts or pairs of texts; GLUE's tasks (glue.py) and own files (labelled_files.py)
+"""Fine-tunes a classifier of texts or text pairs. GLUE's tasks (glue.py) and the user's own files (labelled_files.py)
 differ only in their `Problem`."""
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ Figures = dict[str, float]
 
 
 class Judging(Protocol):
-    """What is done with the logits of a classifier."""
+    """Computes metrics and writes predictions from a classifier's logits."""
 
     def figures(self, sets: list[np.ndarray]) -> Figures:
-        """The figures of the validation sets, from the logits [n, C] of each."""
+        """The metrics of the validation sets, from the logits [n, C] of each."""
         ...
 
     def score(self, figures: Figures) -> float:
-        """The figure that the best checkpoint has most of."""
+        """The score that selects the best checkpoint; higher is better."""
         ...
 
     def write(self, output: Path, validation: list[np.ndarray], tests: list[np.ndarray]) -> None:
-        """Writes answers and reports from the logits of each set; empty lists mean that a set is not asked for."""
+        """Writes predictions and reports from the logits of each set; empty lists mean that none are requested."""
         ...
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a classifier is trained on and how it is judged.
+    """The data of a classifier and its evaluation.
 
     Attributes:
-        names, problem_type: of the labels, as in `BertConfig`.
+        names, problem_type: the label names and problem type, as in `BertConfig`.
         training: None without training.
-        validation, tests: the sets to judge by, and the sets to answer.
-        judging: the figures and the answers.
-        loss: how the loss treats labels.
-        long_text: how texts that do not fit are read.
-        kept: fields of the model's configuration that say how it reads texts.
-        patience: evaluations without a better score before training stops; 0: never.
+        validation, tests: the sets to evaluate on, and the sets to predict.
+        judging: computes metrics and writes predictions.
+        loss: label weights and smoothing.
+        long_text: how to read texts that are too long.
+        kept: fields to store in the model's configuration, such as `long_text`.
+        patience: evaluations without improvement before training stops; 0 disables early stopping.
     """
 
     names: tuple[str, ...]
@@ -81,11 +81,11 @@ class Problem:
 def finetune(
     config: GlueConfig | ClassifierConfig, problem_of: Callable[[BertConfig | None], Problem]
 ) -> dict[str, float]:
-    """Trains, evaluates and answers with one seed; returns the figures of the best checkpoint.
+    """Trains, evaluates and predicts with one seed; returns the metrics of the best checkpoint.
 
     Args:
         config: the flags.
-        problem_of: makes the problem for the configuration of the weights to start from.
+        problem_of: creates the problem, given the configuration of the initial weights.
     """
 
     def open_task(start: Start, world: World) -> SequenceClassification:
@@ -96,7 +96,7 @@ def finetune(
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassification(Task):
-    """Gives a text or a pair of texts a label, several labels, or a number."""
+    """Predicts one label, several labels, or a number for a text or a text pair."""
 
     model_class = BertForSequenceClassification
     judged_by = "eval_score"
@@ -116,14 +116,14 @@ class SequenceClassification(Task):
         return (LossTerm(Figure(TOTAL_LOSS, weights), labels=labels, others=(accuracy,)),)
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """The figures of the validation sets, and the score; the best checkpoint so far is kept."""
+        """The metrics of the validation sets, and the score; keeps the best checkpoint so far."""
         figures = self.problem.judging.figures(self._logits(evaluator, self._validation, say))
         score = self.problem.judging.score(figures)
         self.best.offer(score, evaluator, self.vocabulary, say)
         return {f"eval_{name}": value for name, value in {**figures, "score": score}.items()}
 
     def answer(self, evaluator: Evaluator) -> dict[str, float]:
-        """Writes the figures and the answers of the best checkpoint; returns the figures."""
+        """Writes the metrics and the predictions of the best checkpoint; returns the metrics."""
         if self.evaluates:
             evaluator = self.best.evaluator(evaluator, self.bert)
         asked = self._validation if self.do_eval else ()
@@ -155,7 +155,7 @@ def _source(records: Records) -> TextRecords:
 
 
 def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: Start) -> SequenceClassification:
-    """The classifier; raises UserError where flags, vocabulary and model do not fit together."""
+    """Creates the task; raises UserError if flags, vocabulary and model do not fit together."""
     flags, data = config.run, config.data
     vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)
@@ -196,7 +196,7 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
 
 
 def drop_other_classifier(start: Start, names: tuple[str, ...], do_train: bool, *, labels_tokens: bool) -> None:
-    """Leaves out a classifier for other labels, such as another task's; the encoder is kept."""
+    """Drops a classifier for other labels, such as another task's, from the initial weights; keeps the encoder."""
     config = start.config
     if config is None or (
         config.num_labels == len(names) and config.label_names in ((), names) and config.labels_tokens == labels_tokens
@@ -209,5 +209,5 @@ def drop_other_classifier(start: Start, names: tuple[str, ...], do_train: bool, 
             f"{', '.join(config.shown_labels)}, not {', '.join(names)}"
         )
         if not do_train:
-            raise UserError(f"{sentence}: name a model of this task, or train one with --do_train True.")
+            raise UserError(f"{sentence}: use a model of this task, or train one with --do_train True.")
         warn(f"{sentence}: the encoder is kept.")

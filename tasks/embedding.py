@@ -1,4 +1,4 @@
-"""Training of sentence embeddings and of cross-encoders on pairs of texts, and their evaluation."""
+"""Trains and evaluates sentence embeddings and cross-encoders on text pairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESULTS_FILE = "eval_results.json"
 
 @dataclass(frozen=True)
 class Retrieval:
-    """A corpus, queries and which texts are relevant to each query.
+    """A corpus, queries, and the relevant texts of each query.
 
     Attributes:
         corpus: {id: text}.
@@ -56,7 +56,7 @@ class Retrieval:
         """Reads the three files of a retrieval set.
 
         Raises:
-            UserError: a file cannot be read, or relevant ids are not in the other two.
+            UserError: a file cannot be read, or ids in `qrels_file` are not in the other two.
         """
         corpus = read_identified(corpus_file, delimiter, "--corpus_file")
         queries = read_identified(queries_file, delimiter, "--queries_file")
@@ -65,7 +65,7 @@ class Retrieval:
             unknown = next((name for name in documents if name not in corpus), None)
             if query not in queries or unknown is not None:
                 where, name = (queries_file, query) if query not in queries else (corpus_file, unknown)
-                raise UserError(f"{qrels_file} names {name!r}, which {where} does not have: check the ids.")
+                raise UserError(f"{qrels_file} has the id {name!r}, which is not in {where}: check the ids.")
         judged = {name: text for name, text in queries.items() if name in relevance}
         if not judged:
             raise UserError(f"{qrels_file} has no relevant text for any query: there is nothing to evaluate.")
@@ -73,7 +73,7 @@ class Retrieval:
 
     @classmethod
     def of_pairs(cls, groups: TextGroups) -> Retrieval:
-        """Each anchor is a query, whose positive is to be found among all positives and hard negatives."""
+        """Makes each anchor a query whose positive must be found among all positives and hard negatives."""
         relevance: dict[str, dict[str, float]] = {}
         for anchor, positive in zip(*groups.texts[:2], strict=True):
             relevance.setdefault(anchor, {})[positive] = 1.0
@@ -83,15 +83,15 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class EmbeddingFiles:
-    """The rows that the flags name."""
+    """The rows of the files in the flags."""
 
     training: TextGroups | None
-    scored: TextGroups | None  # pairs whose scores are compared with the model's
+    scored: TextGroups | None  # pairs whose scores are correlated with the model's
     retrieval: Retrieval | None
 
     @classmethod
     def read(cls, config: EmbeddingConfig) -> EmbeddingFiles:
-        """Reads and checks all files; raises UserError where a file, a row or a flag does not fit."""
+        """Reads and checks all files; raises UserError if a file, a row or a flag does not fit."""
         flags = config.data
         read = partial(
             read_groups,
@@ -106,11 +106,11 @@ class EmbeddingFiles:
         if config.run.do_eval and flags.validation_file:
             groups = read(flags.validation_file, most_rows=flags.max_val_samples)
             if len(groups.texts) < 2:
-                raise UserError(f"{flags.validation_file} has single texts: evaluation needs pairs.")
+                raise UserError(f"{flags.validation_file} has single texts, but evaluation needs pairs.")
             scored, retrieval = (groups, None) if groups.scores is not None else (None, Retrieval.of_pairs(groups))
         if config.run.do_eval and flags.corpus_file and flags.queries_file and flags.qrels_file:
             if retrieval:
-                raise UserError("--corpus_file and pairs without scores in --validation_file exclude each other.")
+                raise UserError("--corpus_file and pairs without scores in --validation_file cannot be combined.")
             retrieval = Retrieval.read(flags.corpus_file, flags.queries_file, flags.qrels_file, flags.delimiter)
         if ranks.rank() == 0:
             for each in filter(None, (training, scored)):
@@ -119,7 +119,7 @@ class EmbeddingFiles:
 
 
 def train_embedding(config: EmbeddingConfig) -> dict[str, float]:
-    """Trains and evaluates as the flags say; returns the figures, which eval_results.json holds too."""
+    """Trains and evaluates as the flags say; returns the metrics, which are also in eval_results.json."""
     files = EmbeddingFiles.read(config)
     name = loss_name(config, files.training)
     open_task = _open_reranking if name == "cross_encoder" else _open_embedding
@@ -127,27 +127,31 @@ def train_embedding(config: EmbeddingConfig) -> dict[str, float]:
 
 
 def loss_name(config: EmbeddingConfig, training: TextGroups | None) -> str:
-    """The loss that --loss names, or the one that fits the rows; raises UserError where rows lack what it needs."""
+    """The name of the loss: --loss, or the one that fits the rows; raises UserError if the rows do not fit it."""
     name = config.embedding.loss
     if training is None:
         return name or "multiple_negatives"
     texts, path = len(training.texts), training.table.path
     name = name or ("cosent" if training.scores is not None else "simcse" if texts == 1 else "multiple_negatives")
     if name in SCORED_LOSSES and training.scores is None:
-        raise UserError(f"--loss {name} needs scored pairs, but {path} has {training.columns}: name --score_column.")
+        raise UserError(f"--loss {name} needs scored pairs, but {path} has {training.columns}: set --score_column.")
     if name == "simcse" and texts != 1:
-        raise UserError(f"--loss simcse needs sentences, but {path} has {training.columns}: name one --text_columns.")
+        raise UserError(
+            f"--loss simcse needs sentences, but {path} has {training.columns}: set --text_columns to one column."
+        )
     if name == "multiple_negatives" and texts < 2:
         raise UserError(f"--loss multiple_negatives needs pairs, but {path} has sentences: use --loss simcse.")
     if name == "cross_encoder" and (texts < 2 or (training.scores is None and texts < 3)):
-        raise UserError(f"--loss cross_encoder needs scored pairs or hard negatives, but {path} has neither.")
+        raise UserError(
+            f"--loss cross_encoder needs scored pairs or hard negatives, but {path} has neither: use other data."
+        )
     if name in ("cosine", "cross_encoder"):
         training.check_scores(-1 if name == "cosine" else 0)
     return name
 
 
 def embedding_loss(name: str, config: EmbeddingConfig, hidden_size: int) -> EmbeddingLoss:
-    """The loss object; raises UserError where a matryoshka dimension is above the model's."""
+    """The loss object; raises UserError if a matryoshka dimension is above the model's."""
     flags = config.embedding
     scale = 1 / flags.temperature
     made: dict[str, EmbeddingLoss] = {
@@ -167,7 +171,7 @@ def embedding_loss(name: str, config: EmbeddingConfig, hidden_size: int) -> Embe
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(Task):
-    """What embeddings and cross-encoders share: a loss without other figures, and an evaluation on the same files."""
+    """Base class for embeddings and cross-encoders: one loss, and evaluation on the same files."""
 
     terms = (LossTerm(Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS), labels=("scores",)),)
     judged_by = "eval_score"
@@ -176,7 +180,7 @@ class Similarity(Task):
     files: EmbeddingFiles
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """Spearman's and Pearson's correlation of scored pairs, the figures of a retrieval set, and their main one."""
+        """The correlations of scored pairs, the metrics of a retrieval set, and the main metric."""
         metrics = self.metrics(evaluator, say)
         metrics["score"] = metrics["spearman"] if "spearman" in metrics else metrics[f"ndcg@{RANKED}"]
         if evaluator.world.shape.is_first:
@@ -188,13 +192,13 @@ class Similarity(Task):
         return {f"eval_{name}": value for name, value in metrics.items()}
 
     def metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """The figures of the files."""
+        """The metrics on the evaluation files."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceEmbedding(Similarity):
-    """One vector for each text, so that texts with close vectors mean similar things."""
+    """Computes one vector per text, so that texts with similar meanings have similar vectors."""
 
     model_class = BertForEmbedding
 
@@ -221,7 +225,7 @@ class SentenceEmbedding(Similarity):
         return metrics
 
     def _embed(self, texts: list[str], evaluator: Evaluator, say: Say) -> np.ndarray:
-        """[n, H]: the vectors of texts, each of which is embedded once."""
+        """[n, H]: the vectors of texts; equal texts are embedded once."""
         distinct = list(dict.fromkeys(texts))
         vectors = evaluator.outputs(self.to_records(distinct), ("embeddings",), say)["embeddings"]
         number = {text: row for row, text in enumerate(distinct)}
@@ -230,7 +234,7 @@ class SentenceEmbedding(Similarity):
 
 @dataclass(frozen=True, kw_only=True)
 class Reranking(Similarity):
-    """A score for each pair of texts, which the model reads together."""
+    """Computes a score for each pair of texts, which the model reads together."""
 
     model_class = BertForSequenceClassification
     terms = (LossTerm(Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS), labels=("label_ids",)),)
@@ -262,7 +266,7 @@ def _vocabulary_and_shape(config: EmbeddingConfig, start: Start) -> tuple[Vocabu
 def _open_embedding(
     config: EmbeddingConfig, files: EmbeddingFiles, name: str, start: Start, world: World
 ) -> SentenceEmbedding:
-    """The task of a bi-encoder; raises UserError where flags, vocabulary and model do not fit together."""
+    """Creates the task of a bi-encoder; raises UserError if flags, vocabulary and model do not fit together."""
     vocabulary, bert = _vocabulary_and_shape(config, start)
     flags, length = config.embedding, config.data.max_seq_length
     pooling = (Pooling.read(start.weights.directory) if start.weights else None) or Pooling()
@@ -296,7 +300,7 @@ def _open_embedding(
 
 
 def _check_masks(config: EmbeddingConfig, world: World) -> None:
-    """Raises UserError where two passes over an update cannot draw the same masks."""
+    """Raises UserError if two passes over an update cannot draw the same dropout masks."""
     if config.batch.grad_acc_steps > 1 or world.shape.data_parallel_size > 1:
         raise UserError(
             "--mode graph on CUDA cannot repeat dropout masks, which several micro-batches or ranks need here: use "
@@ -305,7 +309,7 @@ def _check_masks(config: EmbeddingConfig, world: World) -> None:
 
 
 def _open_reranking(config: EmbeddingConfig, files: EmbeddingFiles, name: str, start: Start, world: World) -> Reranking:
-    """The task of a cross-encoder; raises UserError where flags, vocabulary and model do not fit together."""
+    """Creates the task of a cross-encoder; raises UserError if flags, vocabulary and model do not fit together."""
     vocabulary, bert = _vocabulary_and_shape(config, start)
     bert = replace(bert, num_labels=1, label_names=("score",), problem_type="multi_label_classification")
     if start.config and start.config.num_labels != 1:
@@ -341,7 +345,7 @@ def _open_reranking(config: EmbeddingConfig, files: EmbeddingFiles, name: str, s
 
 
 def _labelled_pairs(groups: TextGroups) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """The pairs with their scores: those of the file or, without, 1 for a positive and 0 for a hard negative."""
+    """The pairs and their scores: those of the file, or else 1 for a positive and 0 for a hard negative."""
     if groups.scores is not None:
         return list(zip(*groups.texts[:2], strict=True)), groups.scores
     anchors, *others = groups.texts

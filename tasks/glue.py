@@ -1,4 +1,4 @@
-"""GLUE: presets of the classifier for its tasks, with their files, metrics and leaderboard files."""
+"""Fine-tunes on GLUE: presets of the classifier, with the tasks' files, metrics and leaderboard files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from utils.atomic_files import write_atomically
 
 
 def finetune_glue(config: GlueConfig) -> None:
-    """Trains, evaluates and predicts each task with each seed; summary.json has the figures of all of them."""
-    # Every file is read before hours of work begin.
+    """Trains, evaluates and predicts each task with each seed; writes the metrics of all runs to summary.json."""
+    # Read every file before training starts.
     problems = {name: preset(config, GLUE_TASKS[name]) for name in config.data.tasks}
 
     def run(config: GlueConfig, name: str) -> Figures:
@@ -30,7 +30,7 @@ def finetune_glue(config: GlueConfig) -> None:
 
 
 def preset(config: GlueConfig, task: GlueTask) -> Problem:
-    """The problem of a task, with the rows that the flags need; raises UserError for a missing or damaged file."""
+    """Creates the problem of a task with the required sets; raises UserError for missing or damaged files."""
     flags, data = config.run, config.data
     directory = task_directory(data.data_dir, task, of_several=len(data.tasks) > 1)
 
@@ -47,7 +47,7 @@ def preset(config: GlueConfig, task: GlueTask) -> Problem:
 
 @dataclass(frozen=True)
 class GlueJudging:
-    """GLUE's metrics, and files for its leaderboard."""
+    """Computes GLUE's metrics and writes files for its leaderboard."""
 
     task: GlueTask
     problem_type: str
@@ -55,7 +55,7 @@ class GlueJudging:
     tests: list[TextExamples]
 
     def figures(self, sets: list[np.ndarray]) -> Figures:
-        """The task's metrics; those of a second development set have its name in front."""
+        """The task's metrics; those of a second development set are prefixed with its name."""
         task, figures = self.task, Figures()
         for name, examples, logits in zip(task.dev_sets, self.validation, sets, strict=True):
             prefix = "" if name == task.dev_sets[0] else f"{name.removeprefix('dev_')}_"

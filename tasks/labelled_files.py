@@ -1,4 +1,4 @@
-"""Fine-tuning a classifier on your own files: columns, labels, held-out rows, figures and predictions.csv."""
+"""Fine-tunes a classifier on the user's own files: columns, labels, held-out rows, metrics and predictions.csv."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from utils.json_file import read_settings, write_json
 PREDICTIONS_FILE, TEST_RESULTS_FILE, CONFUSION_FILE = "predictions.csv", "test_results.json", "confusion_matrix.png"
 _PROBLEM_TYPES = {"single_label": SINGLE, "multi_label": SEVERAL, "regression": NUMBER}
 _DEFAULT_METRIC = {SINGLE: "accuracy", SEVERAL: "micro_f1", NUMBER: "pearson_spearman"}
-# Names that columns are recognized by.
+# Column names that are recognized.
 _TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "review", "content", "comment")
 _PAIR_NAMES = ("text_pair", "sentence2", "text_b")
 _LABEL_NAMES = ("label", "labels", "class", "category", "score")
 
 
 def finetune_classifier(config: ClassifierConfig) -> None:
-    """Trains, evaluates and answers with each seed; summary.json has the figures of all of them.
+    """Trains, evaluates and predicts with each seed; writes the metrics of all runs to summary.json.
 
     Raises:
-        UserError: files, columns and flags do not fit together. Every file is read before anything is trained.
+        UserError: files, columns and flags do not fit together. Every file is read before training starts.
     """
     files = Files.read(config)
 
@@ -58,7 +58,7 @@ def finetune_classifier(config: ClassifierConfig) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that are read; label None: the files have none."""
+    """The names of the columns to read; `label` is None if there are no labels."""
 
     text: str
     pair: str | None
@@ -66,10 +66,10 @@ class Columns:
 
     @classmethod
     def of(cls, flags: ClassifierDataFlags, table: Table, *, labelled: bool) -> Columns:
-        """The columns that the flags name, or the names that leave no doubt; says what it guesses.
+        """The columns in the flags, or columns with unambiguous names; prints its guesses.
 
         Raises:
-            UserError: a named column is missing, or there is doubt.
+            UserError: a column is missing, or the choice is ambiguous.
         """
         for name, flag in (
             (flags.text_column, "--text_column"),
@@ -88,9 +88,9 @@ class Columns:
         pair = flags.text_pair_column or (None if flags.text_column else _only(_PAIR_NAMES, table))
         names = ", ".join(map(repr, table.columns))
         if text is None:
-            raise UserError(f"--text_column is missing: {table.path} has the columns {names}. Name that of the texts.")
+            raise UserError(f"--text_column is missing: choose one of the columns of {table.path}: {names}.")
         if label is None and labelled:
-            raise UserError(f"--label_column is missing: {table.path} has the columns {names}. Name the labels'.")
+            raise UserError(f"--label_column is missing: choose one of the columns of {table.path}: {names}.")
         chosen = cls(text, pair, label if labelled or label in table.columns else None)
         if len({*chosen.texts, chosen.label}) <= len(chosen.texts):
             raise UserError(f"--text_column, --text_pair_column and --label_column name {text!r} twice.")
@@ -102,11 +102,11 @@ class Columns:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns of texts."""
+        """The text columns."""
         return (self.text, self.pair) if self.pair else (self.text,)
 
     def examples(self, table: Table, labels: Labels | None) -> TextExamples:
-        """A table's texts, with its labels if they are asked for; raises UserError for an empty text."""
+        """A table's texts, with its labels if requested; raises UserError for an empty text."""
         columns = []
         for name in self.texts:
             for row, value in enumerate(table.columns[name]):
@@ -120,7 +120,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Files:
-    """The tables that the flags name, cut to the rows that are used."""
+    """The tables in the flags, limited to the rows that are used."""
 
     columns: Columns
     problem_type: str
@@ -162,7 +162,7 @@ class Files:
         )
 
     def problem(self, config: ClassifierConfig, start: BertConfig | None) -> Problem:
-        """The problem for the model to start from, whose label names count where nothing is trained."""
+        """Creates the problem, given the initial model, whose label names apply if nothing is trained."""
         labels = self._labels(config, start)
         test_labels = labels if self.test is not None and self._test_is_labelled(self.test) else None
         training = None if self.training is None else self.columns.examples(self.training, labels)
@@ -185,7 +185,7 @@ class Files:
         column, separator = self.columns.label or "label", config.data.label_separator
         if self.labels is not None:
             return self.labels
-        assert start is not None  # without training there is a model to start from
+        assert start is not None  # without training there is an initial model
         problem_type = NUMBER if start.is_regression else SEVERAL if start.problem_type == SEVERAL else SINGLE
         return Labels(column, problem_type, separator, start.shown_labels)
 
@@ -197,7 +197,7 @@ class Files:
 
 @dataclass(frozen=True)
 class FileJudging:
-    """Figures of a classifier of own files, and predictions.csv."""
+    """Computes the metrics of the user's own files and writes predictions.csv."""
 
     labels: Labels
     best_metric: str | None
@@ -209,11 +209,11 @@ class FileJudging:
         figures = dict.fromkeys((*FIGURES[self.labels.problem_type], _DEFAULT_METRIC[self.labels.problem_type]))
         if self.best_metric is not None and self.best_metric not in figures:
             raise UserError(
-                f"--best_metric {self.best_metric} is not a figure of these labels: use {', '.join(figures)}."
+                f"--best_metric {self.best_metric} is not a metric of this problem type: use {', '.join(figures)}."
             )
 
     def figures(self, sets: list[np.ndarray]) -> Figures:
-        """The figures of the validation set."""
+        """The metrics of the validation set."""
         assert self.validation is not None and self.validation.labels is not None
         return figures_of(self.validation.labels, sets[0], self.labels.problem_type)
 
@@ -251,9 +251,9 @@ class FileJudging:
 
 
 def predictions_csv(table: Table, logits: np.ndarray, labels: Labels) -> str:
-    """The rows of a table with two more columns: `prediction`, and `score`, its probability.
+    """The rows of a table with two additional columns: `prediction`, and `score`, its probability.
 
-    Several labels, and their probabilities, are joined by the separator; a number is its own score.
+    Several labels, and their probabilities, are joined by the separator. For a number, both columns are equal.
     """
     written = io.StringIO(newline="")
     writer = csv.writer(written)
@@ -289,12 +289,12 @@ def _problem_type(data: ClassifierDataFlags, table: Table, columns: Columns) -> 
 
 
 def _loss(config: ClassifierConfig, labels: Labels, training: TextExamples | None) -> LabelLoss:
-    """How the loss treats labels; raises UserError where the flags do not fit the labels."""
+    """Label weights and smoothing from the flags; raises UserError if they do not fit the labels."""
     named, smoothing, count = config.loss.class_weights, config.loss.label_smoothing, len(labels.names)
     if named and labels.problem_type == NUMBER:
-        raise UserError("--class_weights needs labels, but the label column holds numbers: drop the flag.")
+        raise UserError("--class_weights needs labels, but the label column contains numbers: omit the flag.")
     if smoothing and labels.problem_type != SINGLE:
-        raise UserError("--label_smoothing needs one label for each text: drop the flag.")
+        raise UserError("--label_smoothing needs exactly one label per text: omit the flag.")
     if training is None:
         return LabelLoss()
     assert training.labels is not None
@@ -321,7 +321,7 @@ def _read_weights(path: str, names: tuple[str, ...]) -> np.ndarray:
 
 
 def _only(names: tuple[str, ...], table: Table) -> str | None:
-    """The only column with one of these names, None if there are none or several."""
+    """The only column with one of these names; None if there are none or several."""
     found = [column for column in table.columns if column.lower() in names]
     return found[0] if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""Masked-LM, with or without a second task on sentence pairs: which loss terms it has, and how it is evaluated."""
+"""Masked-LM, with or without a second task on sentence pairs: its loss terms and its evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASKED_LM = LossTerm(
 
 
 def _sentence_pair(name: str) -> LossTerm:
-    """The second task's term, whose figures are called `name`. The model computes both tasks in the same way."""
+    """The loss term of a second task with this name. The model computes both second tasks in the same way."""
     loss, accuracy = f"{name}_loss", f"{name}_accuracy"
     return LossTerm(
         Figure("nsp_loss", EXAMPLE_WEIGHTS, label=loss, evaluated_as=loss, in_log_line=True),
@@ -40,11 +40,11 @@ NEXT_SENTENCE, SENTENCE_ORDER = _sentence_pair("nsp"), _sentence_pair("sop")
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(Task):
-    """Masked-LM alone."""
+    """Masked-LM without a second task."""
 
     model_class = BertForPreTraining
-    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, NEXT_SENTENCE)  # all that the model can compute
-    objective_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM,)  # those that the records have labels for
+    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, NEXT_SENTENCE)  # all terms that the model can compute
+    objective_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM,)  # the terms that the records have labels for
     judged_by = "eval_total_loss"
     inputs = (*INPUTS, "masked_lm_positions")
 
@@ -72,7 +72,7 @@ class MaskedLM(Task):
         return masked_lm_metrics(means, losses)
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """The figures of the held-out records, also written to eval_results.txt."""
+        """The metrics of the held-out records, which are also written to eval_results.txt."""
         (held_out,) = self.evaluation
         terms = self.evaluation_terms
         means = evaluator.means(held_out, terms, features_of(self.inputs, terms), say)

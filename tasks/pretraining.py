@@ -32,10 +32,10 @@ from utils.messages import warn
 
 @dataclass(frozen=True)
 class Objective:
-    """What --objective names."""
+    """A value of --objective."""
 
     task: type[MaskedLM]
-    records: tuple[str, ...]  # the objectives of the record sets that it can be trained on
+    records: tuple[str, ...]  # the objectives of the record sets that it can use
 
 
 OBJECTIVES = {
@@ -62,14 +62,14 @@ def pretrain(config: PretrainingConfig, mode: Mode) -> None:
 def _open_phase(
     config: PretrainingConfig, later: Mapping[int, PretrainingConfig], start: Start, world: World
 ) -> MaskedLM:
-    """The task of a phase, after a check that those `later` ones can follow it."""
+    """Creates the task of a phase, after checking that the `later` phases can follow it."""
     task = open_task(config, start.config, start.vocab_file)
     if not (config.run.do_train or task.evaluates):
         raise UserError(
-            "--do_train False leaves nothing to do without evaluation data: give --val_ofrecord_path or --val_fraction."
+            "--do_train False leaves nothing to do without evaluation data: pass --val_ofrecord_path or --val_fraction."
         )
     if config.run.do_eval and not task.evaluates and world.shape.is_first:
-        warn("--do_eval has no effect without evaluation data: give --val_ofrecord_path or --val_fraction.")
+        warn("--do_eval has no effect without evaluation data: pass --val_ofrecord_path or --val_fraction.")
     task = replace(
         task,
         training=padded(task.training, config.batch) if task.training else None,
@@ -83,11 +83,11 @@ def _open_phase(
 
 
 def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Path | None) -> MaskedLM:
-    """The task that the flags and the records describe.
+    """Creates the task from the flags and the records.
 
     Args:
         config: the flags.
-        bert, vocab_file: of the weights to start from, if there are any.
+        bert, vocab_file: the configuration and vocabulary of the initial weights, if there are any.
 
     Raises:
         UserError: flags, records, vocabulary and model do not fit together.
@@ -116,27 +116,27 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
 
 
 def task_class(flags: PretrainingDataFlags, records: PretrainingRecords) -> type[MaskedLM]:
-    """The task that --objective names, by default the one that the records were made for."""
+    """The task class for --objective, by default the objective that the records were made for."""
     source, found = records.source.name, records.objective
     if found not in OBJECTIVES:
         raise UserError(
-            f"{source} was made for the objective {found!r}, but this version only knows {', '.join(OBJECTIVES)}: "
+            f"{source} was made for the objective {found!r}, but this version only supports {', '.join(OBJECTIVES)}: "
             "prepare the data again."
         )
     chosen = OBJECTIVES[flags.objective or found]
     if found in chosen.records or (flags.objective == "none" and flags.skip_nsp):
         return chosen.task
     if flags.objective == "none":
-        raise UserError(f"--objective none, but {source} has labels for {found}: leave them out with --skip_nsp.")
+        raise UserError(f"--objective none, but {source} has labels for {found}: ignore them with --skip_nsp.")
     raise UserError(
         f"--objective {flags.objective} disagrees with {source}, which was made for {found}: prepare the data again."
     )
 
 
 def _with_positions(phases: list[PretrainingConfig]) -> list[PretrainingConfig]:
-    """The phases with enough positions for the longest sequences of all phases, where no flag says how many.
+    """The phases with enough positions for the longest sequences of all phases, if no flag sets the number.
 
-    Weights to start from have a fixed number of positions already.
+    Initial weights already have a fixed number of positions.
     """
     first, run = phases[0].model, phases[0].run
     has_weights = run.load_from != "scratch" and (run.load_from or first.init_checkpoint)
@@ -151,7 +151,7 @@ def _with_positions(phases: list[PretrainingConfig]) -> list[PretrainingConfig]:
 
 @contextmanager
 def _named_phase(number: int) -> Iterator[None]:
-    """Names the phase in a UserError from inside."""
+    """Adds the phase to the message of a UserError."""
     try:
         yield
     except UserError as error:
@@ -159,14 +159,12 @@ def _named_phase(number: int) -> Iterator[None]:
 
 
 def _check_phase(config: PretrainingConfig, first: MaskedLM, steps_before: int, world: World) -> int:
-    """Raises UserError where a phase cannot follow the one before it; returns the updates after which it ends."""
+    """Checks that a phase can follow the previous one; returns the number of updates after which it ends."""
     task = open_task(config, first.bert, first.vocabulary.path if first.vocabulary else None)
     steps = _total_steps(config, task, world)
     learning_rates(config.optimizer, max(1, steps))
     if config.run.load_optimizer_state and (config.run.max_steps or 0) <= steps_before:
-        raise UserError(
-            f"with the optimizer's state it continues at step {steps_before}: give a --max_steps above that."
-        )
+        raise UserError(f"with the optimizer state it continues at step {steps_before}: set --max_steps above that.")
     if world.shape.is_first:
         RunDirectory.of(config.run).check_unused(config.run)
     return steps
@@ -180,7 +178,7 @@ def _records_of_run(config: PretrainingConfig, records_per_epoch: int) -> int:
 
 
 def _total_steps(config: PretrainingConfig, task: MaskedLM, world: World) -> int:
-    """The updates of a training run that starts at step 0."""
+    """The number of updates of a training run that starts at step 0."""
     assert task.training is not None
     state = TrainingState(step=0, records_taken=0, seed=config.run.seed)
     return total_steps(config, state, len(task.training), world.shape.data_parallel_size)

@@ -1,4 +1,4 @@
-"""The record sets of a pretraining run, and whether flags, vocabulary and model fit them."""
+"""Opens the record sets of a pretraining run and checks that flags, vocabulary and model fit them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from training.start import named_vocabulary
 from utils.errors import UserError
 from utils.messages import warn
 
-# Whole shards may hold out this much more or less than --val_fraction, relative to it. Their documents are seldom in
-# other shards too.
+# Relative tolerance within which whole shards are held out for --val_fraction. Documents are rarely in several shards.
 _SHARD_TOLERANCE = 0.2
 _CHUNKS = {"word": None, "ngram": Chunks.ngrams(), "span": Chunks.spans()}  # by --masking_chunks
 
 
 @dataclass(frozen=True)
 class PretrainingRecords:
-    """The record sets to train and to evaluate on, and what they and the flags agree on."""
+    """The record sets for training and evaluation, checked against the flags."""
 
     flags: PretrainingDataFlags
     source: RecordSet
@@ -42,11 +41,11 @@ class PretrainingRecords:
 
     @classmethod
     def open(cls, flags: PretrainingDataFlags, do_train: bool = True) -> PretrainingRecords:
-        """Opens the sets; raises UserError where they are not pretraining records or disagree with the flags."""
+        """Opens the sets; raises UserError if they are not pretraining records or disagree with the flags."""
         if not do_train and not flags.ofrecord_path:
             flags = replace(flags, ofrecord_path=flags.val_ofrecord_path)  # evaluation only needs its own set
         if not flags.ofrecord_path:
-            raise UserError("--ofrecord_path is missing: name a directory that `prepare_data.py pretraining` wrote.")
+            raise UserError("--ofrecord_path is missing: pass a directory that `prepare_data.py pretraining` wrote.")
         source = open_sources(
             flags.ofrecord_path,
             parts=flags.train_data_part,
@@ -73,13 +72,13 @@ class PretrainingRecords:
 
     @property
     def vocab_size(self) -> int | None:
-        """The vocabulary's size, if the data or its vocabulary tells it."""
+        """The vocabulary size, if the data or its vocabulary provides it."""
         size: int | None = self.source.metadata.get("vocab_size")
         return size if size or not self._own_vocab else read_vocabulary(self._own_vocab).size
 
     @property
     def _own_vocab(self) -> Path | None:
-        """The vocabulary that the flags name, or the one beside the data."""
+        """The vocabulary in the flags, or the one next to the data."""
         beside = Path(self.source.directory) / VOCAB_FILE
         if self.flags.vocab_file:
             return named_vocabulary(self.flags.vocab_file)
@@ -92,7 +91,7 @@ class PretrainingRecords:
         if self.flags.do_lower_case is not None and stored is not None and self.flags.do_lower_case != stored:
             raise UserError(
                 f"--do_lower_case {self.flags.do_lower_case} disagrees with {self.source.name}, which was made with "
-                f"{stored}: leave the flag out."
+                f"{stored}: omit the flag."
             )
         return stored if self.flags.do_lower_case is None else self.flags.do_lower_case
 
@@ -103,12 +102,12 @@ class PretrainingRecords:
     def for_model(
         self, bert: BertConfig, vocab_file: Path | None, seed: int, run_records: int = 1
     ) -> tuple[Records, Records | None]:
-        """The records to train and to evaluate on; their values are checked against the model's tables when read.
+        """The records for training and evaluation; their values are checked against the model's sizes when read.
 
         Args:
             bert: the model's shape.
             vocab_file: for dynamic masking.
-            seed: decides the dynamic masks.
+            seed: determines the dynamic masks.
             run_records: what the run reads in all, over which the fraction of masked tokens changes.
 
         Raises:
@@ -122,7 +121,7 @@ class PretrainingRecords:
         if self.vocab_size is not None and self.vocab_size > bert.vocab_size:
             raise UserError(
                 f"--vocab_size {bert.vocab_size} is less than the {self.vocab_size} entries of the vocabulary that "
-                f"{self.source.name} was made with: leave the flag out or raise it."
+                f"{self.source.name} was made with: omit the flag or raise it."
             )
         below = {
             "input_ids": bert.vocab_size,
@@ -146,7 +145,7 @@ class PretrainingRecords:
         if not _is_dynamic(flags, self.source):
             return None
         if vocab_file is None:
-            raise UserError("--masking dynamic needs the vocabulary: name it with --vocab_file.")
+            raise UserError("--masking dynamic needs the vocabulary: set it with --vocab_file.")
         vocab = load_vocab(vocab_file)
         masking = Masking.of_vocab(
             vocab,
@@ -159,43 +158,43 @@ class PretrainingRecords:
         return replace(made, chunks=_CHUNKS[flags.masking_chunks])
 
     def find_vocab(self, bert: BertConfig, starts_with: Path | None) -> Path | None:
-        """The vocabulary to save with the model: the named one, the data's, or that of the weights to start from.
+        """The vocabulary to save with the model: that of the flags, the data, or the initial weights.
 
         Raises:
-            UserError: it is not the one that the data was made with, or it is larger than the model's.
+            UserError: the data was made with a different vocabulary, or it is larger than the model's.
         """
         path = self._own_vocab or starts_with
         if path is None:
-            warn("the model is saved without a vocabulary: name one with --vocab_file.")
+            warn("the model is saved without a vocabulary: set one with --vocab_file.")
             return None
         vocabulary = read_vocabulary(path)
         if vocabulary.size > bert.vocab_size:
             raise UserError(
-                f"--vocab_file {path} has {vocabulary.size} entries, more than the model's {bert.vocab_size}: name the "
+                f"--vocab_file {path} has {vocabulary.size} entries, more than the model's {bert.vocab_size}: pass the "
                 "model's vocabulary, or raise --vocab_size."
             )
         if starts_with and read_vocabulary(starts_with).ids != vocabulary.ids:
             raise UserError(
-                f"{path} is not the vocabulary of the weights to start from, {starts_with}: prepare the data with that "
+                f"{path} is not the vocabulary of the initial weights, {starts_with}: prepare the data with that "
                 "one, or start from other weights."
             )
         digest = self.source.metadata.get("vocab_sha256")
         if digest and digest != vocabulary.sha256:
             raise UserError(
-                f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with: name that one, or "
+                f"--vocab_file {path} is not the vocabulary that {self.source.name} was made with: pass that one, or "
                 "prepare the data again."
             )
         return path
 
 
 def _transform(masking: DynamicMasking | None, skip_mlm: bool) -> Callable[[Batch, np.ndarray], Batch] | None:
-    """Masks a batch, and shortens the positions where masked-LM is skipped; None: a batch is left as it is."""
+    """A function that masks a batch, and shortens the positions if masked-LM is skipped; None to do neither."""
     if masking is None and not skip_mlm:
         return None
 
     def transform(batch: Batch, positions: np.ndarray) -> Batch:
         batch = masking(batch, positions) if masking else batch
-        if skip_mlm:  # the model decodes at least one position, and all of them if it is given none
+        if skip_mlm:  # the model decodes at least one position, and all positions if none are given
             batch = {**batch, "masked_lm_positions": batch["masked_lm_positions"][:, :1]}
         return batch
 
@@ -205,7 +204,7 @@ def _transform(masking: DynamicMasking | None, skip_mlm: bool) -> Callable[[Batc
 def _split(
     flags: PretrainingDataFlags, source: RecordSet, held_out: RecordSet | None
 ) -> tuple[Records, Records | None]:
-    """The records to train and to evaluate on, each limited to what the flags say."""
+    """The records for training and evaluation, limited as the flags say."""
     training, evaluation = Records(source), None
     if held_out:
         check_agreement(source, held_out)
@@ -222,7 +221,7 @@ def _split(
 
 
 def _held_out_from(fraction: float, source: RecordSet) -> int:
-    """The first record to hold out: of a whole shard where that comes close to the fraction, else of any record.
+    """The first record to hold out: the start of a shard if that is close to the fraction, else any record.
 
     Raises:
         UserError: there are too few records.
@@ -234,19 +233,19 @@ def _held_out_from(fraction: float, source: RecordSet) -> int:
     boundary = len(source) - max(1, round(fraction * len(source)))
     if boundary < 1:
         raise UserError(
-            f"--val_fraction {fraction} of {len(source)} records leaves none to train on: lower it, or give "
+            f"--val_fraction {fraction} of {len(source)} records leaves none to train on: lower it, or pass "
             "--val_ofrecord_path."
         )
     return boundary
 
 
 def _check_lengths(flags: PretrainingDataFlags, source: RecordSet, lengths: tuple[int, int], dynamic: bool) -> None:
-    """Raises UserError where the flags ask for other lengths than the records have; dynamic masks have any number."""
+    """Raises UserError if the flags set lengths that differ from the records'; dynamic masks may have any number."""
     for name, found in zip(("seq_length", "max_predictions_per_seq"), lengths, strict=True):
         asked = getattr(flags, name)
         if asked is not None and asked != found and not (dynamic and name == "max_predictions_per_seq"):
             raise UserError(
-                f"--{name} {asked} disagrees with {source.name}, whose records have {found}: leave the flag out or "
+                f"--{name} {asked} disagrees with {source.name}, whose records have {found}: omit the flag or "
                 "prepare the data again."
             )
 
@@ -257,23 +256,23 @@ def _is_dynamic(flags: PretrainingDataFlags, source: RecordSet) -> bool:
 
 
 def _check_labels(flags: PretrainingDataFlags, source: RecordSet) -> None:
-    """Raises UserError where the records do not have the masks or labels that the flags need."""
+    """Raises UserError if the records do not have the masks or labels that the flags need."""
     for name, default in (("masking_chunks", "word"), ("masked_lm_prob_end", None)):
         if getattr(flags, name) != default and not _is_dynamic(flags, source):
             raise UserError(f"--{name} has no effect on the masks in {source.name}: give --masking dynamic.")
     if flags.masking == "static" and _is_dynamic(flags, source):
-        raise UserError(f"--masking static, but {source.name} holds no masks: leave the flag out.")
+        raise UserError(f"--masking static, but {source.name} contains no masks: omit the flag.")
     if flags.skip_mlm and objective(source) == "none":
-        raise UserError(f"--skip_mlm leaves nothing to learn: {source.name} holds no other task; leave the flag out.")
+        raise UserError(f"--skip_mlm leaves nothing to train, because {source.name} has no second task: omit the flag.")
 
 
 def _lengths(source: RecordSet) -> tuple[int, int]:
-    """(seq_length, max_predictions_per_seq) of pretraining records; the second is 20 where nothing tells it."""
+    """(seq_length, max_predictions_per_seq) of pretraining records; the second is 20 if unknown."""
     schema = source.schema
     masked = "masked_lm_positions" in schema
     if "input_ids" not in schema or not (masked or schema.keys() <= pretraining_schema(1, 1).keys()):
         raise UserError(
-            f"{source.name} does not hold pretraining records, its features are {', '.join(schema)}: name another "
+            f"{source.name} does not contain pretraining records (its features are {', '.join(schema)}): use another "
             "directory."
         )
     if masked:

@@ -1,4 +1,4 @@
-"""Several runs of a fine-tuning command, one for each data set and seed, and the summary of their figures."""
+"""Runs a fine-tuning command for each data set and seed, and summarizes the metrics."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SUMMARY_FILE = "summary.json"
 def finetune_seeds(
     config: Config, names: Sequence[str], finetune: Callable[[Config, str], Mapping[str, float]]
 ) -> None:
-    """Fine-tunes on each data set with each seed; `summary.json` has the figures of all runs.
+    """Fine-tunes on each data set with each seed; writes the metrics of all runs to `summary.json`.
 
     Args:
-        config: the flags. Each run has its own directories below --output_dir where there are several.
-        names: of the data sets.
-        finetune: makes one run on the data set of a name, and returns the figures of its best checkpoint.
+        config: the flags. If there are several runs, each has its own directory below --output_dir.
+        names: the names of the data sets.
+        finetune: performs one run on a named data set, and returns the metrics of its best checkpoint.
     """
     configs = {
         name: [_config_of(config, name if len(names) > 1 else "", number) for number in range(config.seeds)]
@@ -49,7 +49,7 @@ def finetune_seeds(
 
 
 def summary_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A line for each data set and figure: the median, the minimum and the maximum over the seeds, and their number."""
+    """One line per data set and metric: median, minimum and maximum over the seeds, and the number of seeds."""
     width = max(6, *map(len, summary))
     lines = [f"{'task':{width}} {'metric':28} {'median':>8} {'least':>8} {'most':>8} {'seeds':>5}"]
     for task, metrics in summary.items():
@@ -74,7 +74,7 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _config_of(config: Config, name: str, number: int) -> Config:
-    """The configuration of one data set and seed; without training it starts from the best checkpoint that is there."""
+    """The configuration of one data set and seed; without training it uses the existing best checkpoint."""
     seed = config.run.seed + number
     parts = ([name] if name else []) + ([f"seed-{seed}"] if config.seeds > 1 else [])
     run, model = dataclasses.replace(config.run.below(*parts), seed=seed), config.model

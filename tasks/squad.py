@@ -1,4 +1,4 @@
-"""Fine-tuning for question answering: from features to answers and their scores."""
+"""Fine-tunes for question answering: from features to answers and their scores."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SCORES_FILE = "eval_results.json"
 
 
 def finetune_squad(config: SquadConfig) -> None:
-    """Trains, evaluates and answers as the flags say; all files go to the output directory."""
+    """Trains, evaluates and predicts as the flags say; all files go to the output directory."""
     train_and_evaluate(config, cast(Mode, config.mode), partial(open_task, config))
 
 
@@ -57,7 +57,7 @@ class QuestionAnswering(Task):
     answers_change = True
 
     config: SquadConfig
-    questions: Questions | None  # only on the first rank, which answers
+    questions: Questions | None  # only on the first rank, which writes the answers
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """Writes the answers, and scores them if --do_eval is given."""
@@ -78,7 +78,7 @@ class QuestionAnswering(Task):
 
 
 def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswering:
-    """The task that the flags describe; the first rank prepares features that are not there yet.
+    """Creates the task from the flags; the first rank prepares missing features.
 
     Raises:
         UserError: flags, questions, features, vocabulary and model do not fit together.
@@ -107,7 +107,7 @@ def open_task(config: SquadConfig, start: Start, world: World) -> QuestionAnswer
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions to answer, their windows, and the settings of the answers."""
+    """The questions to answer, their windows, and the settings for decoding."""
 
     config: SquadConfig
     settings: FeatureFlags
@@ -118,7 +118,7 @@ class Questions:
 
     @classmethod
     def read(cls, config: SquadConfig, settings: FeatureFlags) -> Questions:
-        """Reads --predict_file and makes its windows; raises UserError where --do_eval finds no answers in it."""
+        """Reads --predict_file and makes its windows; raises UserError if --do_eval needs answers that are missing."""
         path = config.data.predict_file or ""
         articles = read_squad_json(path)
         examples = read_squad_examples(
@@ -127,12 +127,12 @@ class Questions:
         if config.run.do_eval:
             check_gold(articles, version_2=settings.version_2_with_negative and is_version_2(articles))
         features = convert_examples_to_features(examples, settings, num_workers=1)  # takes seconds
-        # Read now, because the vocabulary may be in a checkpoint that training prunes.
+        # Read now, because training may delete the checkpoint with the vocabulary.
         tokenizer = load_tokenizer(settings.vocab_file or "", settings.do_lower_case)
         return cls(config, settings, articles, examples, list(features), tokenizer)
 
     def answer(self, logits: np.ndarray) -> dict[str, float]:
-        """Writes the answers that the logits [2, features, S] give, and their scores if --do_eval is given.
+        """Decodes the logits [2, features, S], writes the answers and, with --do_eval, their scores.
 
         Returns:
             the scores, {"eval_…": score}.
@@ -150,7 +150,7 @@ class Questions:
         output = Path(self.config.run.output_dir)
         check_still_there(output)
         decoded.write(output)
-        (output / SCORES_FILE).unlink(missing_ok=True)  # they belong to earlier answers
+        (output / SCORES_FILE).unlink(missing_ok=True)  # scores of earlier answers
         if not self.config.run.do_eval:
             return {}
         # --null_score_diff_threshold has been applied to the predictions already.
@@ -184,7 +184,7 @@ def _records_to_answer(
     source = _open(directory, data.eval_data_part_num, features, is_training=False)
     if data.eval_example_num not in (None, len(source)):
         warn(
-            f"--eval_example_num is {data.eval_example_num}, but {directory} holds {len(source)} features; all of them "
+            f"--eval_example_num is {data.eval_example_num}, but {directory} has {len(source)} features; all of them "
             "are used."
         )
     if questions:
@@ -193,12 +193,12 @@ def _records_to_answer(
 
 
 def _check_same(source: RecordSet, questions: Questions, directory: str) -> None:
-    """Raises UserError where the features in a directory are not the windows of the questions."""
+    """Raises UserError if the features in a directory are not the windows of the questions."""
     path, settings = questions.config.data.predict_file, questions.settings
     if len(questions.features) != len(source):
         raise UserError(
-            f"{path} makes {len(questions.features)} features, but {directory} holds {len(source)}: give the same "
-            "file, --max_seq_length, --doc_stride and --max_query_length as when they were prepared."
+            f"{path} yields {len(questions.features)} features, but {directory} contains {len(source)}: use the same "
+            "file, --max_seq_length, --doc_stride and --max_query_length as in the preparation."
         )
     for first in range(0, len(source), 1024):
         numbers = np.arange(first, min(first + 1024, len(source)))
@@ -207,13 +207,13 @@ def _check_same(source: RecordSet, questions: Questions, directory: str) -> None
         different = (held != made).any(axis=1)
         if different.any():
             raise UserError(
-                f"{directory}: feature {first + int(different.argmax())} is not what {path} and {settings.vocab_file} "
-                "make: give the file, vocabulary and casing that it was prepared with."
+                f"{directory}: feature {first + int(different.argmax())} differs from those of {path} and "
+                f"{settings.vocab_file}: use the file, vocabulary and casing of the preparation."
             )
 
 
 def _cached(config: SquadConfig, world: World, features: FeatureFlags, path: str, *, is_training: bool) -> str:
-    """The directory of a file's features, which the first rank prepares if they are not there yet."""
+    """The directory of a file's features, which the first rank prepares if they are missing."""
     flags = SquadDataConfig(input_file=path, output_dir="unknown", is_training=is_training, features=features)
     digest = hashlib.sha256(json.dumps(features_plan(flags), sort_keys=True).encode()).hexdigest()[:12]
     directory = Path(config.run.output_dir) / "features" / f"{'train' if is_training else 'eval'}-{digest}"
@@ -231,17 +231,17 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
             found = source.schema.get(name)
             has = f"{name} of {found[1]} values" if found else f"no {name}"
             raise UserError(
-                f"{directory} has {has}, not {kind[1]}: give --max_seq_length {source.schema['input_ids'][1]}, or "
-                "name another directory."
+                f"{directory} has {has}, not {kind[1]}: pass --max_seq_length {source.schema['input_ids'][1]}, or "
+                "use another directory."
                 if found
-                else f"{directory} has {has}: it does not hold {'training' if is_training else 'evaluation'} features."
+                else f"{directory} has {has}: these are not {'training' if is_training else 'evaluation'} features."
             )
     vocabulary = read_vocabulary(features.vocab_file or "", features.do_lower_case)
     if source.metadata.get("vocab_sha256", vocabulary.sha256) != vocabulary.sha256:
-        raise UserError(f"{directory} was made with another --vocab_file: prepare it again.")
+        raise UserError(f"{directory} was made with a different --vocab_file: prepare it again.")
     for name, value in vocabulary.rules._asdict().items() if "do_lower_case" in source.metadata else ():
         if source.metadata.get(name, Rules._field_defaults[name]) != value:
-            raise UserError(f"{directory} was made with another {name} than {value}: prepare it again.")
+            raise UserError(f"{directory} was made with a different {name}, not {value}: prepare it again.")
     return source
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a tagger of words: named entities, parts of speech."""
+"""Fine-tunes a tagger of words: named entities, parts of speech."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _PREFIXES = ("B-", "I-")
 
 
 def finetune_tagger(config: TaggingConfig) -> None:
-    """Trains, evaluates and tags with each seed; summary.json has the figures of all of them.
+    """Trains, evaluates and tags with each seed; writes the metrics of all runs to summary.json.
 
     Raises:
-        UserError: files and flags do not fit together. Every file is read before anything is trained.
+        UserError: files and flags do not fit together. Every file is read before training starts.
     """
     files = Files.read(config)
 
@@ -53,7 +53,7 @@ def finetune_tagger(config: TaggingConfig) -> None:
 
 @dataclass(frozen=True)
 class Files:
-    """The sentences that the flags name, their tags in IOB2, or without prefixes if they have none."""
+    """The sentences of the files in the flags, with tags in IOB2 or without prefixes."""
 
     training: TaggedSentences | None
     validation: TaggedSentences | None
@@ -86,7 +86,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Tagging(Task):
-    """Gives every word of a sentence a tag."""
+    """Predicts a tag for every word of a sentence."""
 
     model_class = BertForTokenClassification
     terms = (
@@ -105,14 +105,14 @@ class Tagging(Task):
     do_eval: bool
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """The figures of the validation set, and the score; the best checkpoint so far is kept."""
+        """The metrics of the validation set, and the score; keeps the best checkpoint so far."""
         figures = self._figures(self._tags(evaluator, self.evaluation[0], say))
         score = figures["f1" if "f1" in figures else "accuracy"]
         self.best.offer(score, evaluator, self.vocabulary, say)
         return {f"eval_{name}": value for name, value in {**figures, "score": score}.items()}
 
     def answer(self, evaluator: Evaluator) -> dict[str, float]:
-        """Writes the figures and the tags of the best checkpoint; returns the figures."""
+        """Writes the metrics and the tags of the best checkpoint; returns the metrics."""
         if self.evaluates:
             evaluator = self.best.evaluator(evaluator, self.bert)
         validation, test, figures = self.files.validation, self.files.test, Figures()
@@ -161,7 +161,7 @@ class Tagging(Task):
 
 
 def open_task(config: TaggingConfig, files: Files, start: Start, world: World) -> Tagging:
-    """The tagger; raises UserError where flags, files, vocabulary and model do not fit together."""
+    """Creates the task; raises UserError if flags, files, vocabulary and model do not fit together."""
     flags, data = config.run, config.data
     vocabulary = find_vocabulary(start, data.vocab_file, data.do_lower_case)
     bert = config.model.bert_config(start.config, vocab_size=vocabulary.size)

@@ -29,5 +29,5 @@ def test_a_module_of_the_same_name_is_named(tmp_path):
     (tmp_path / "utils.py").touch()
     done = run(tmp_path, "import utils, oneflow_bert")
     assert done.stderr.endswith(
-        "utils.py is already imported as 'utils', a package of oneflow_bert: rename that module.\n"
+        "utils.py is already imported as 'utils', which is also a package of oneflow_bert: rename your module.\n"
     )

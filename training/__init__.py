@@ -1,3 +1,3 @@
-"""From flags to trained models."""
+"""Trains models as the flags describe."""
 
-import modeling  # noqa: F401 - first of all, because it imports the framework quietly
+import modeling  # noqa: F401 - first, because it imports the framework without its startup messages

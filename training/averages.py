@@ -15,11 +15,11 @@ from training.optimizer import trained_parameters
 from training.step import Metrics, TrainStep
 from utils.errors import UserError
 
-SUFFIX = ".ema"  # of the averages' names among the arrays of a checkpoint's optimizer state
+SUFFIX = ".ema"  # suffix of the averages' names in a checkpoint's optimizer state
 
 
 class WeightAverage:
-    """A training step that also averages the trained weights, which it does not change.
+    """A training step that also maintains an average of the trained weights.
 
     After update n, counted from 1, `average = d * average + (1 - d) * weights` with `d = min(decay, (1 + n) /
     (10 + n))`, so that the first weights do not dominate short runs (TensorFlow's ExponentialMovingAverage with
@@ -70,12 +70,14 @@ class WeightAverage:
         for name, array in found.items():
             average = self._averages[name]
             if array is None or array.shape != tuple(average.shape):
-                raise UserError(f"{source}: the average of {name} is missing or has another shape: drop --ema_decay.")
+                raise UserError(
+                    f"{source}: the average of {name} is missing or has a different shape: omit --ema_decay."
+                )
             _assign(average, array)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Gives the model the averaged weights inside the block, and its own ones back afterwards."""
+        """Replaces the model's weights with the averages inside the block."""
         with flow.no_grad():
             own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
             self._give(self._averages)
@@ -99,5 +101,5 @@ def _assign(tensor: flow.Tensor, array: np.ndarray) -> None:
 
 
 def averaged_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures of an evaluation with averaged weights: `eval_ema_X` in place of `eval_X`."""
+    """The metrics of an evaluation with averaged weights: `eval_ema_X` instead of `eval_X`."""
     return {f"eval_ema_{name.removeprefix('eval_')}": value for name, value in figures.items()}

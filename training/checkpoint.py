@@ -1,13 +1,15 @@
-"""Checkpoints, each complete or absent, and each finite: `checkpoint-STEP/` replaces its name when it is complete.
+"""Writes and reads checkpoints. A checkpoint with NaN or infinite numbers is never written.
+
+A checkpoint is written under a temporary name, synced and renamed (utils/atomic_files.py), so it is complete or absent:
 
 checkpoint-120/
   config.json model.safetensors     a model directory, for Hugging Face too
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
-  training_state/state.json             step, records taken, seed; with --train_hours, the clock
+  training_state/state.json             step, records taken, seed, group; with --train_hours, the clock
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
                                         with --skip_loss_spikes, the gradient norms of recent updates;
                                         with --ema_decay, "<parameter>.ema"
-latest                                  the name of the newest one
+latest                                  the name of the newest checkpoint
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ STATE_FILE, OPTIMIZER_FILE = "training_state/state.json", "training_state/optimi
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after `step` updates."""
+    """The position of a run after `step` updates."""
 
     step: int
-    records_taken: int  # of the endless sequence of records, by all ranks
+    records_taken: int  # from the endless sequence of records, by all ranks
     seed: int
     group: int | None = None  # consecutive records of similar length, if lengths are known; fixed for the whole run
     clock: Clock | None = None  # of a run with --train_hours
@@ -56,13 +58,16 @@ def save_checkpoint(
     """Writes `directory/checkpoint-STEP`, points `latest` at it, and removes old checkpoints.
 
     Args:
-        directory: of the run.
-        model: gives the configuration.
-        arrays: the model's parameters (`model.to_arrays()`), given so that only the first rank writes.
-        optimizer_state, state: for resuming.
-        tokenizer: its files, {name: content}.
-        keep_last: how many checkpoints stay, the newest ones; 0: all.
-        kept_steps: checkpoints after these numbers of updates are not counted and not removed.
+        directory: the run's checkpoint directory.
+        model: provides the configuration.
+        arrays: the model's parameters (`model.to_arrays()`, which all ranks must call, while only the first writes).
+        optimizer_state, state: the state for resuming.
+        tokenizer: the tokenizer's files, {name: content}.
+        keep_last: the number of newest checkpoints to keep; 0 keeps all.
+        kept_steps: checkpoints after these numbers of updates are neither counted nor removed.
+
+    Raises:
+        NotFiniteError: a weight or an optimizer moment is NaN or infinite.
     """
     check_finite(arrays, f"the weights after {state.step} updates")
     check_finite(optimizer_state, f"the optimizer's state after {state.step} updates")
@@ -76,7 +81,7 @@ def save_checkpoint(
             del content["clock"]
         (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n")
     point_latest_at(final)
-    # Later checkpoints are from before a resume at an earlier step; they stay until the run reaches their steps.
+    # Later checkpoints, from before a resume at an earlier step, are kept until the run reaches their steps.
     earlier = [path for path in checkpoints(directory) if checkpoint_step(path) <= state.step]
     removable = [path for path in earlier if checkpoint_step(path) not in kept_steps]
     for old in removable[:-keep_last] if keep_last else []:
@@ -85,7 +90,7 @@ def save_checkpoint(
 
 
 def point_latest_at(checkpoint: Path) -> None:
-    """Makes `checkpoint` the one that --resume continues."""
+    """Makes `checkpoint` the one that --resume continues from."""
     write_atomically(checkpoint.parent / LATEST, f"{checkpoint.name}\n".encode())
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are saved, what goes into them, and the probes that look at them."""
+"""Decides when checkpoints are saved, collects their content, and runs the probes on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Checkpointer:
     flags: RunFlags
     journal: Journal
     world: World
-    saved_step: int | None = None  # the last checkpoint's number of updates; None: there is none
+    saved_step: int | None = None  # the number of updates before the last checkpoint; None if there is none
 
     @property
     def _tokenizer_files(self) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ class Checkpointer:
         return self.vocabulary.files(longest) if self.vocabulary else {}
 
     def due(self, done: int) -> bool:
-        """Whether a checkpoint is wanted after this many updates."""
+        """Whether a checkpoint is due after this many updates."""
         if done in self.flags.save_at_steps:
             return True
         regular = done % self.flags.model_save_every_n_iter == 0 or (self.probes is not None and self.probes.due(done))
@@ -86,9 +86,9 @@ class Checkpointer:
         self.saved_step = done
 
     def _diverged(self, problem: object, first_bad: int) -> UserError:
-        """The error that names the last good checkpoint, which --resume continues from now on.
+        """The error with the last good checkpoint, from which --resume will continue.
 
-        The checkpoint after N updates is good if update N, which its weights compute, was finite.
+        The checkpoint after N updates is good if update N, computed with its weights, was finite.
         """
         good = [path for path in checkpoints(self.directory) if checkpoint_step(path) < first_bad]
         if good and self.world.shape.is_first and newest_checkpoint(self.directory) != good[-1]:
@@ -96,8 +96,8 @@ class Checkpointer:
         return diverged(problem, good[-1] if good else None)
 
     def probe(self, done: int, last: bool = False) -> None:
-        """Lets the probes look at the newest checkpoint after this many updates, the `last` ones or not."""
+        """Runs the probes on the newest checkpoint after this many updates; `last` is True at the end of the run."""
         checkpoint = newest_checkpoint(self.directory)
         if self.world.shape.is_first and self.probes and checkpoint:
             self.probes(checkpoint, done, last, self.journal)
-        self.world.barrier()  # the other ranks wait, whether or not there is anything to look at
+        self.world.barrier()  # the other ranks always wait, even if no probe runs

@@ -1,4 +1,4 @@
-"""The sections that the configuration of every training command has."""
+"""The sections of every training command's configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 
 
 class TrainingConfig(Protocol):
-    """What a training run reads of its command's configuration."""
+    """The part of a command's configuration that a training run uses."""
 
     @property
     def model(self) -> ModelFlags: ...

@@ -1,4 +1,4 @@
-"""The lines that a run begins its log with."""
+"""The first lines of a run's log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from training.task import Task
 def describe_run(
     config: TrainingConfig, task: Task, start: Start, plan: UpdatePlan, evaluator: Evaluator, bf16: bool
 ) -> str:
-    """What a run trains, on what, with what, and from where to where."""
+    """Describes a run: model, records, machine, initial weights and steps."""
     assert task.training is not None
     model, world = evaluator.model, evaluator.world
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'fresh weights'}"
+    origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'random weights'}"
     widths = [task.seq_length] if task.training.sorting_lengths is None else task.training.widths.tolist()
     lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
     if task.training.packs:
@@ -49,7 +49,7 @@ def _end(plan: UpdatePlan) -> str:
 
 
 def default_name(config: TrainingConfig, task: Task) -> str:
-    """A run's name, made of what it trains."""
+    """The default name of a run, generated from its main settings."""
     bert, optimizer = task.bert, config.optimizer
     return (
         f"{'variant' if bert.is_variant else 'bert'}-{bert.num_hidden_layers}x{bert.hidden_size}-"

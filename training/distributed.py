@@ -1,4 +1,4 @@
-"""This rank among the others: its device, and what ranks tell each other."""
+"""Communication between ranks, and this rank's device."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ class World:
     device: str = "cpu"  # or "cuda:I"
 
     def sum_over_batch(self, values: np.ndarray) -> np.ndarray:
-        """The sum of `values` over the data-parallel ranks, on every rank; each replica's ranks hold equal values."""
+        """The sum of `values` over the data-parallel ranks, on every rank; the ranks of a replica have equal values."""
         return self._sum_over_ranks(values) / self.shape.ranks_per_replica
 
     def sum_gradients(self, parameters: list[flow.nn.Parameter]) -> None:
         """Replaces each parameter's gradient with its sum over the data-parallel ranks."""
         if self.shape.data_parallel_size > 1:
-            for parameter in (p for p in parameters if p.grad is not None):  # question answering has no use for pooling
+            for parameter in (
+                p for p in parameters if p.grad is not None
+            ):  # for example, question answering does not use the pooler
                 parameter.grad = flow._C.local_all_reduce(parameter.grad)
 
     def as_global(self, rows: flow.Tensor) -> flow.Tensor:
-        """This rank's rows as its part of the global tensor that graph mode computes on."""
+        """The global tensor of graph mode, with this rank's rows as its part."""
         return rows if self.shape.data_parallel_size == 1 else split_rows(rows, self.device)
 
     def gather_rows(self, rows: flow.Tensor) -> np.ndarray:
@@ -58,7 +60,7 @@ class World:
         return float(self._of_each_rank(value)[0])
 
     def barrier(self) -> None:
-        """Waits until all ranks are here."""
+        """Waits until all ranks have called this."""
         self._sum_over_ranks(np.zeros(1))
 
     def _of_each_rank(self, value: float) -> np.ndarray:
@@ -67,20 +69,22 @@ class World:
     def _sum_over_ranks(self, values: np.ndarray) -> np.ndarray:
         if self.shape.size == 1:
             return values
-        local = flow.tensor(np.asarray(values, np.float64))  # on the CPU: small, and apart from the model's stream
+        local = flow.tensor(
+            np.asarray(values, np.float64)
+        )  # on the CPU, because it is small and independent of the model's stream
         return flow._C.local_all_reduce(local).numpy().reshape(np.shape(values))
 
 
 def join(flags: DeviceFlags) -> World:
-    """This rank's world: the shape that the launcher gave the job, and the device that the flags give this rank.
+    """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: CUDA is asked for and not usable, or a device number does not exist.
+        UserError: CUDA is requested but not usable, or a device index does not exist.
     """
     shape, usable = JobShape.current(), flow.cuda.is_available()
     wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
     if wanted and not usable:
-        raise UserError("--with-cuda True, but CUDA is not usable here: leave the flag out to train on the CPU.")
+        raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")
     if wanted is False or not usable:
         return World(shape, "cpu")
     local_rank = flow.env.get_local_rank()

@@ -1,4 +1,4 @@
-"""When a training run evaluates, and where the figures go."""
+"""Decides when a training run evaluates, and records the metrics."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from training.time_budget import TimeBudget
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The evaluations of a training run: when they are due, and which have been made."""
+    """The evaluations of a training run: which are due and which are done."""
 
     task: Task
     evaluator: Evaluator
     every: int  # steps between evaluations; 0: only at the end
     journal: Journal
-    average: WeightAverage | None = None  # weights that are evaluated as well
+    average: WeightAverage | None = None  # averaged weights to evaluate too
     budget: TimeBudget | None = None
 
     def due(self, step: int) -> bool:
-        """Whether the flags ask for an evaluation after this many steps, and there is time for it before the last."""
+        """Whether an evaluation is due after this many steps, and there is time for it before the last one."""
         regular = bool(self.every) and step % self.every == 0
         return regular and (self.budget is None or self.budget.has_time_to_evaluate())
 
@@ -34,7 +34,7 @@ class Evaluations:
         return not self.evaluator.world.any(self.journal.evaluated(step, self.task.judged_by))
 
     def exhausted(self) -> bool:
-        """Whether the last `task.patience` evaluations are all no better than an earlier one."""
+        """Whether none of the last `task.patience` evaluations improved on earlier ones."""
         if not self.task.patience:
             return False
         scores = self.journal.scores(self.task.judged_by)
@@ -42,12 +42,12 @@ class Evaluations:
         return self.evaluator.world.any(since_best >= self.task.patience)
 
     def make(self, step: int) -> None:
-        """Evaluates after this many steps, and reports the figures; a signal interrupts it, and --resume makes it."""
+        """Evaluates after this many steps and reports the metrics; if a signal interrupts it, --resume repeats it."""
         with suppress(Interrupted):
             self._make(step)
 
     def make_last(self, step: int) -> None:
-        """Evaluates after the last step; raises Stopped where a signal interrupts it."""
+        """Evaluates after the last step; raises Stopped if a signal interrupts it."""
         stop = self.evaluator.stop
         with stop:
             try:

@@ -1,4 +1,4 @@
-"""Evaluation: a model run over whole record sets."""
+"""Evaluates a model on whole record sets."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ class Evaluator:
     mode: Mode
     model: PretrainedModel
     world: World
-    rows: int  # of one batch on one rank
-    say_every: int  # batches between lines of progress
-    stop: StopSignals  # interrupts an evaluation while it is active
+    rows: int  # rows of one batch on one rank
+    say_every: int  # batches between progress lines
+    stop: StopSignals  # interrupts an evaluation while signals are collected
     _steps: dict[tuple[str, ...], EvalStep] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls, mode: Mode, model: PretrainedModel, world: World, batch: BatchFlags, run: RunFlags, stop: StopSignals
     ) -> Evaluator:
-        """The evaluator that the flags describe."""
+        """Creates the evaluator from the flags."""
         rows = batch.val_rows(world.shape.data_parallel_size)
         return cls(mode, model, world, rows, run.val_print_every_n_iters, stop)
 
     def with_model(self, model: PretrainedModel) -> Evaluator:
-        """The same settings for another placed model."""
+        """The same evaluator for another placed model."""
         return replace(self, model=model, _steps={})
 
     def means(self, records: Records, terms: Sequence[LossTerm], features: Sequence[str], say: Say) -> dict[str, float]:
-        """The figures of these loss terms as means over all records, in the order of the model's outputs.
+        """The metrics of these loss terms, averaged over all records, in the order of the model's outputs.
 
         Args:
             records: the set.
-            terms: name the figures, and the weights that divide each.
-            features: what the model is given of each record.
+            terms: the metrics, and the weights that divide each.
+            features: the record features that the model receives.
             say: prints progress.
 
         Raises:
@@ -59,7 +59,7 @@ class Evaluator:
         return self.means_of((select(batch, features) for batch in self.batches(records, say)), terms)
 
     def means_of(self, batches: Iterable[Batch], terms: Sequence[LossTerm]) -> dict[str, float]:
-        """The figures of these loss terms as means over this rank's batches and those of the other ranks."""
+        """The metrics of these loss terms, averaged over the batches of all ranks."""
         divisors = {figure.output: figure.weights for figure in figures_of(terms)}
         weights = sorted(set(divisors.values()))
         sums: dict[str, float] = {}
@@ -74,7 +74,7 @@ class Evaluator:
     def outputs(self, records: Records, names: Sequence[str], say: Say) -> dict[str, np.ndarray]:
         """The named outputs for all records, in their order: {name: [len(records), L]}, on every rank.
 
-        Positions beyond the width of a record's batch hold the score of a masked-out position.
+        Positions beyond the width of a record's batch have the score of a masked position.
 
         Raises:
             Interrupted: see `batches`.
@@ -95,10 +95,10 @@ class Evaluator:
         return results
 
     def batches(self, records: Records, say: Say) -> Iterator[Batch]:
-        """This rank's rows of all records, in batches; prints lines of progress.
+        """Yields this rank's rows of all records in batches, and prints progress.
 
         Raises:
-            Interrupted: a signal asks the training to stop.
+            Interrupted: a signal requests that training stops.
         """
         shape = self.world.shape
         rows = self.rows * shape.data_parallel_size

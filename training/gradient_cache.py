@@ -1,9 +1,8 @@
-"""Losses that compare the rows of an update, over all its micro-batches and ranks (GradCache, Gao et al. 2021).
+"""Training step for losses that compare all rows of an update (GradCache, Gao et al. 2021).
 
-A micro-batch's forward and backward pass only needs the memory of that micro-batch, but its rows are compared with all
-rows of the update. So an update embeds all micro-batches without gradients first, computes the loss of all embeddings
-and its gradient for each of them, and then makes the ordinary step with these gradients. Both passes draw the same
-dropout masks.
+A forward and backward pass only needs the memory of one micro-batch, although its rows are compared with all rows of
+the update. An update first embeds all micro-batches without gradients and computes the loss of all embeddings with its
+gradient for each. Then it performs the ordinary step with these gradients. Both passes draw the same dropout masks.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from training.terms import EXAMPLE_WEIGHTS, INPUTS, TOTAL_LOSS
 
 
 def comparing_rows(step: TrainStep, mode: Mode, model: PretrainedModel, options: StepOptions) -> TrainStep:
-    """The step, which compares the rows of a whole update where the model's loss compares rows."""
+    """Wraps the step in a `GradientCache` if the model's loss compares rows and an update has several parts."""
     return GradientCache(step, mode, model, options) if isinstance(model, BertForEmbedding) else step
 
 

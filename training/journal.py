@@ -1,4 +1,4 @@
-"""What a run reports: the log line, `metrics.jsonl`, TensorBoard events, and a progress bar on a terminal."""
+"""Writes a run's reports: log lines, `metrics.jsonl`, TensorBoard events, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Journal:
     Args:
         directory: where `metrics.jsonl` goes; it is created.
         events: the directory for TensorBoard's files (default: `tensorboard` in `directory`).
-        first_step: rows of this and later steps, which an earlier run left, are removed; None: all rows stay.
-        total_steps: of the run, for the progress bar; None: not known.
-        active: whether this rank is the one that reports.
-        on_closed_output: called when a line cannot be printed, because the reader of the output has ended.
+        first_step: rows of this and later steps from an earlier run are removed; None keeps all rows.
+        total_steps: the run's number of steps, for the progress bar; None if unknown.
+        active: whether this rank writes reports.
+        on_closed_output: called if a line cannot be printed because the output is closed.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Journal:
             self._bar.update()
 
     def training_row(self, step: int, epoch: int, metrics: Mapping[str, float | None], line: Sequence[str]) -> None:
-        """Reports one training step; `line` names the metrics in the log line, in order."""
+        """Reports one training step; `line` lists the metrics in the log line, in order."""
         if not self.active:
             return
         shown = ", ".join(f"{name}: {metrics[name]:.3f}" for name in line if metrics.get(name) is not None)
@@ -91,11 +91,11 @@ class Journal:
         self._write({"step": step, "epoch": epoch, **metrics})
 
     def evaluated(self, step: int, name: str) -> bool:
-        """Whether `metrics.jsonl` has an evaluation figure of this name after this many steps."""
+        """Whether `metrics.jsonl` has an evaluation metric with this name after this many steps."""
         return any(row["step"] == step and name in row for row in self._evaluations)
 
     def scores(self, name: str) -> list[float]:
-        """The values of an evaluation figure in `metrics.jsonl`, in order."""
+        """The values of an evaluation metric in `metrics.jsonl`, in order."""
         return [row[name] for row in self._evaluations if name in row]
 
     def evaluation_row(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -139,7 +139,7 @@ def keep_rows_before(path: Path, step: int) -> None:
 
 
 def read_rows(path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file; lines that are not rows are left out."""
+    """All complete rows of a metrics file; other lines are skipped."""
     if missing_ok and not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
@@ -155,6 +155,6 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _step_of(row: Mapping[str, Any]) -> int:
-    # An evaluation's row has the number of completed steps, a training row the number of its own step.
+    # An evaluation row has the number of completed steps, a training row the index of its step.
     step: int = row["step"]
     return step if TOTAL_LOSS in row else step - 1

@@ -1,7 +1,7 @@
-"""Which layers are trained, and how fast: frozen layers, and learning rates that fall from the head to the embeddings.
+"""Frozen layers, and learning rates that decrease from the head to the embeddings.
 
-The depth of a parameter is 0 for the embeddings, `i` for encoder layer `i` counted from 1, and one more than the number
-of layers for whatever comes after the encoder's layers.
+The depth of a parameter is 0 for the embeddings, `i` for encoder layer `i` counted from 1, and the number of layers
+plus 1 for everything above the encoder layers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.")
 
 
 def depth(name: str, layers: int) -> int:
-    """The depth of the parameter of this name in a model with this number of encoder layers."""
+    """The depth of the parameter with this name in a model with this number of encoder layers."""
     layer = _LAYER.search(name)
     if layer:
         return int(layer[1]) + 1
@@ -46,16 +46,16 @@ def freeze(model: PretrainedModel, flags: OptimizerFlags) -> None:
 
 
 class ScaledUpdates:
-    """A training step whose updates are scaled, each layer's by `decay` times what the next layer above has.
+    """A training step whose updates are scaled per layer, each by `decay` times the factor of the layer above.
 
     The update of each parameter is scaled after it is made, so that this works in both modes, with every optimizer, and
     with the gradients' norm taken over all parameters. It costs a copy of the scaled parameters.
 
     Args:
-        step: makes the updates.
+        step: performs the updates.
         model: the trained model.
-        decay: of the layers.
-        share: gives what all layers' updates are scaled by, before each update.
+        decay: the factor between adjacent layers.
+        share: returns the common factor of all layers, before each update.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ScaledUpdates:
         return metrics
 
     def first_bad_update(self) -> int | None:
-        """The wrapped step's."""
+        """The first bad update of the wrapped step."""
         return self._step.first_bad_update()
 
     def state(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The rows of training steps: losses, norms, learning rate, and the throughput since the row before."""
+"""Collects the rows of training steps: losses, norms, learning rate, and throughput since the previous row."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from training.task import Task
 
 
 class TrainingLog:
-    """Writes a row for every update that is to be logged, and measures the time between rows.
+    """Writes a row for every update to be logged, and measures the time between rows.
 
     Args:
-        journal: where rows go.
-        flags: when rows are due.
-        plan: the epoch, the records and the learning rate of each update, and the number of updates.
-        task: names the figures.
-        evaluator: of the trained model, whose weights are measured and whose operations are counted; it computes the
-            figures that training leaves out.
+        journal: writes the rows.
+        flags: the intervals between rows.
+        plan: provides the epoch, the records and the learning rate of each update, and the number of updates.
+        task: names the metrics.
+        evaluator: the evaluator of the trained model; it also computes the metrics that training does not.
         peak: floating-point operations per second of the job's matrix products.
     """
 
@@ -48,12 +47,12 @@ class TrainingLog:
         self.journal.advance()
 
     def due(self, done: int) -> bool:
-        """Whether the last of `done` updates is to be logged: the first, the last, and one in every few."""
+        """Whether the last of `done` updates is to be logged: the first, the last, and those at the log interval."""
         regular = done % self.flags.loss_print_every_n_iters == 0
         return regular or done == 1 or self.plan.ends(done) or self._measures(done)
 
     def write(self, done: int, outputs: Mapping[str, float]) -> None:
-        """Writes the row of the last of `done` updates, whose outputs these are."""
+        """Writes the row of the last of `done` updates, given its outputs."""
         update = done - 1
         records = self.plan.records_before(done) - self.plan.records_before(self._logged)
         rates = np.array([records, *self._work]) / (time.perf_counter() - self._clock)
@@ -73,7 +72,7 @@ class TrainingLog:
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Excludes the time inside from the throughput."""
+        """Excludes the time inside the block from the throughput."""
         stopped = time.perf_counter()
         yield
         self._clock += time.perf_counter() - stopped
@@ -83,7 +82,7 @@ class TrainingLog:
         return bool(every) and done % every == 0
 
     def _measured(self, done: int) -> dict[str, float]:
-        """The figures of the first micro-batch that only an evaluation computes, such as masked-LM accuracy."""
+        """Metrics of the first micro-batch that only evaluation computes, such as masked-LM accuracy."""
         if not self._measures(done):
             return {}
         rows = self.plan.sizes.micro_rows // self.shape.data_parallel_size

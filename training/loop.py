@@ -1,4 +1,4 @@
-"""The loop: it makes updates, logs, evaluates and saves. It knows no model, no task and no record format by name."""
+"""The training loop: performs updates, logs, evaluates and saves. It knows no model, task or record format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.stopping import StopSignals
 
 @dataclass(frozen=True)
 class Updates:
-    """The updates to make."""
+    """The updates to perform."""
 
     step: TrainStep
     batches: Iterable[Batch]  # this rank's rows of each update, starting with the plan's first
@@ -34,23 +34,23 @@ def train(
     checkpoints: Checkpointer,
     stop: StopSignals,
 ) -> int:
-    """Makes the updates of a plan, until its end, until evaluations stop getting better, or until a signal stops it.
+    """Performs the updates of a plan until it ends, evaluations stop improving, or a signal arrives.
 
     A closed standard output stops a run like a signal.
 
     Args:
         updates: the step, its batches and the plan.
         flags: whether to evaluate at the start.
-        log: the rows of training steps.
-        evaluations: made when due.
-        checkpoints: saved when due, and after the last update.
-        stop: asked before each update.
+        log: writes the rows of training steps.
+        evaluations: the evaluations, which are performed when due.
+        checkpoints: the checkpoints, which are saved when due and after the last update.
+        stop: checked before each update.
 
     Returns:
-        The number of updates in all, including those before the start.
+        The total number of updates, including those before the start.
 
     Raises:
-        UserError: a loss, a gradient norm or a weight is NaN or infinite; no checkpoint of that is saved.
+        UserError: a loss, a gradient norm or a weight is NaN or infinite; no such checkpoint is saved.
         Stopped: the run was stopped; its checkpoint is saved.
     """
     done, plan = updates.plan.start.step, updates.plan

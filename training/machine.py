@@ -1,4 +1,4 @@
-"""What a run computes with: the CPU kernels, the precision of products, and the profile of its operations."""
+"""Checks and settings of the machine: CPU kernels, memory, precision and profiling."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from utils.messages import warn
 
 
 def check_same_kernels(world: World) -> None:
-    """Raises UserError where ranks would compute differently: compiled jobs hang then, and dropout masks differ."""
+    """Raises UserError if ranks would compute differently, in which case jobs would hang or dropout masks differ."""
     on_cpu = world.device == "cpu"
     if not world.all_equal(on_cpu):
-        raise UserError("some ranks compute on CUDA and others on the CPU: give every host the same --device.")
+        raise UserError("some ranks use CUDA and others the CPU: set the same --device on every host.")
     if on_cpu and not world.all_equal(kernels.is_loaded()):
         raise UserError(
             f"the CPU kernels work on some hosts only; the first rank has {kernels.load().reason}: run `python -m "
-            "kernels` on each host to see why, or give all of them --cpu_kernels False."
+            "kernels` on each host to see why, or set --cpu_kernels False on all of them."
         )
 
 
 def check_memory(config: TrainingConfig, task: Task, world: World) -> None:
-    """Raises UserError where the ranks of this host need more memory than it has, before anything is allocated."""
+    """Raises UserError if the ranks of this host need more memory than it has, before anything is allocated."""
     frozen = config.optimizer.freeze_embeddings or config.optimizer.freeze_layers
-    if world.device != "cpu" or not config.run.do_train or frozen:  # frozen layers keep much less than the estimate
+    if world.device != "cpu" or not config.run.do_train or frozen:  # with frozen layers, the estimate is too high
         return
     packed = task.training if task.training and task.training.packs else None
     needed = training_bytes(
@@ -55,12 +55,12 @@ def use_half_precision(world: World, flags: DeviceFlags) -> bool:
         return False
     if kernels.set_bf16(True):
         return True
-    warn("--use_fp16 has no effect: this CPU, or the stock kernels, only multiply in fp32.")
+    warn("--use_fp16 has no effect: this CPU, or the stock kernels, only support fp32 products.")
     return False
 
 
 def product_speed(world: World, use_fp16: bool) -> float:
-    """Floating-point operations per second of the matrix products of all ranks, measured at the same time on each."""
+    """Matrix product speed of all ranks in floating-point operations per second, measured on all at the same time."""
     on_cpu = world.device == "cpu"
     rows, dtype = (512, flow.float32) if on_cpu else (8192, flow.float16 if use_fp16 else flow.float32)
     world.barrier()
@@ -69,7 +69,7 @@ def product_speed(world: World, use_fp16: bool) -> float:
 
 
 def describe_machine(world: World, bf16: bool) -> str:
-    """One line that says how a run computes."""
+    """One log line about kernels, precision and settings."""
     settings = ", ".join(f"{name}={value}" for name, value in kernels.configure().items())
     if world.device != "cpu":
         return settings

@@ -1,4 +1,4 @@
-"""The optimizers with BERT's settings, and their state by parameter name, the same in both modes."""
+"""Optimizers with BERT's settings, and their state by parameter name, identical in both modes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def build_optimizer(model: nn.Module, flags: OptimizerFlags) -> Optimizer:
         "eps": flags.adam_epsilon,
     }
     for group in groups:
-        if flags.norm_limit:  # for graph mode; eager mode clips in its step
+        if flags.norm_limit:  # for graph mode; eager mode clips in the step
             group |= {"clip_grad_max_norm": flags.norm_limit, "clip_grad_norm_type": 2.0}
     if flags.optim_name == "lamb":
-        # Parameters without decay are not adapted either, so those with adaptation need a decay above 0.
+        # Parameters without decay have a trust ratio of 1, so all others need a decay above 0.
         groups[0]["weight_decay"] = max(flags.weight_decay, 1e-30)
         return Lamb(groups, **shared)
     if flags.optim_name == "adam":  # AdamW without weight decay is Adam (Kingma & Ba 2015)
@@ -60,7 +60,7 @@ def decays(name: str) -> bool:
 
 
 class _OneGroupInGraph(Optimizer):
-    """Merges the parameter groups for the compiled job, which would otherwise clip each group by its own norm."""
+    """Merges the parameter groups in the compiled job, which would otherwise clip each group by its own norm."""
 
     def _generate_conf_for_graph(self, train_conf: Any, vars_conf: Any) -> list[Any]:
         confs = super()._generate_conf_for_graph(train_conf, vars_conf)
@@ -83,9 +83,9 @@ class AdamW(_OneGroupInGraph, flow.optim.AdamW):
 class Lamb(_OneGroupInGraph, flow.optim.LAMB):
     """LAMB (You et al. 2020) as TensorFlow Addons computes it.
 
-    The moments are bias-corrected, the update whose norm divides the trust ratio includes the decay, and parameters
-    without decay have a ratio of 1. OneFlow's own kernel does neither of the last two. The CPU kernels replace it under
-    the same name; without them eager mode computes LAMB from elementary operations.
+    The moments are bias-corrected, the update in the trust ratio's denominator includes the decay, and parameters
+    without decay have a ratio of 1. OneFlow's own kernel differs in the last two points. The CPU kernels replace it
+    under the same name; without them, eager mode computes LAMB from elementary operations.
     """
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
@@ -138,8 +138,8 @@ def own_moments(state: dict[str, np.ndarray], model: nn.Module, source: str) -> 
         source: the checkpoint, for messages.
 
     Raises:
-        UserError: moments of the encoder are missing, or only some of another part, or one has a wrong shape, type or
-            value. A loss may leave out a whole part, such as the pooler, which then has no moments.
+        UserError: moments of the encoder are missing, another part has only some of its moments, or one has a wrong
+            shape, type or value. If the loss does not use a part, such as the pooler, that part has no moments.
     """
     parameters = dict(trained_parameters(model))
     expected = {f"{name}.{letter}": parameter for name, parameter in parameters.items() for letter in "mv"}
@@ -150,7 +150,7 @@ def own_moments(state: dict[str, np.ndarray], model: nn.Module, source: str) -> 
             raise UserError(f"{source} lacks the optimizer's state {name}: resume an older checkpoint.")
         if name in state and not _usable(state[name], tuple(parameter.shape)):
             raise UserError(
-                f"{source}: the optimizer's state {name} does not hold finite 32-bit numbers of shape "
+                f"{source}: the optimizer's state {name} does not contain finite 32-bit numbers of shape "
                 f"{list(parameter.shape)}: resume an older checkpoint."
             )
     # Names without a dot belong to the whole run, such as a compiled job's counters.

@@ -1,4 +1,4 @@
-"""The plan of a run's updates: how many there are, which records each takes, and its learning rate."""
+"""The plan of a run: the number of updates, and the records and learning rate of each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from training.time_budget import TimeBudget
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """The updates of a run, from where it starts to its end."""
+    """The updates of a run, from its start to its end."""
 
     start: TrainingState  # before the first update
     sizes: BatchSchedule
     total_steps: int  # including those before the start
     records_per_epoch: int
-    last_record: int | None  # the end of the sequence of records; None: --max_steps or --train_hours ends the run
+    last_record: int | None  # the end of the sequence of records; None if --max_steps or --train_hours ends the run
     rates: np.ndarray  # float64 [total_steps or 1]: the learning rate of each update
     budget: TimeBudget | None = None  # decides instead of `total_steps` and `rates`, which are 0 and the highest rate
 
@@ -29,10 +29,10 @@ class UpdatePlan:
     def of(
         cls, config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int
     ) -> UpdatePlan:
-        """The plan that the flags describe; a resumed run keeps the groups of records that it began with.
+        """Creates the plan from the flags; a resumed run keeps its record groups.
 
         Raises:
-            UserError: the learning rate's schedule does not fit into the run.
+            UserError: the learning-rate schedule does not fit the length of the run.
         """
         sizes = BatchSchedule.of(config.batch, data_parallel_size)
         steps = total_steps(config, start, records_per_epoch, data_parallel_size)
@@ -44,7 +44,7 @@ class UpdatePlan:
         return cls(start, sizes, steps, records_per_epoch, _last_record(config.run, records_per_epoch), rates)
 
     def records_before(self, step: int) -> int:
-        """The records that all updates before `step` take, filling rows included."""
+        """The number of records that all updates before `step` take, including padding rows."""
         return self.start.records_taken + self.sizes.records_before(step) - self.sizes.records_before(self.start.step)
 
     def epoch(self, step: int) -> int:
@@ -53,11 +53,11 @@ class UpdatePlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The updates that an epoch takes, without a ramp of the batch."""
+        """The number of updates per epoch, ignoring batch-size warmup."""
         return -(-self.records_per_epoch // self.sizes.rows)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`; with a time budget, that of the update made last."""
+        """The learning rate of update `step`; with a time budget, that of the last update."""
         return self.budget.learning_rate if self.budget else float(self.rates[step])
 
     def ends(self, done: int) -> bool:
@@ -65,7 +65,7 @@ class UpdatePlan:
         return self.budget.finished if self.budget else done >= self.total_steps
 
     def state_after(self, step: int) -> TrainingState:
-        """What a checkpoint after `step` updates stores."""
+        """The training state after `step` updates, for a checkpoint."""
         taken = self.records_before(step)
         records_taken = taken if self.last_record is None else min(taken, self.last_record)
         clock = self.budget.state if self.budget else None
@@ -73,7 +73,7 @@ class UpdatePlan:
 
 
 def total_steps(config: TrainingConfig, start: TrainingState, records_per_epoch: int, data_parallel_size: int) -> int:
-    """The updates of a run to its end, including those before the start: --max_steps, or what --epochs take.
+    """The total number of updates of a run, including those before the start, from --max_steps or --epochs.
 
     They are not known with --train_hours: 0.
     """

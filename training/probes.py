@@ -1,7 +1,7 @@
-"""Probes of a run's checkpoints: sentences with masked words filled in, and a clone fine-tuned on SQuAD.
+"""Probes of a run's checkpoints: filling in masked words, and fine-tuning a copy on SQuAD.
 
-Other commands do the work, each in its own process, on a checkpoint that was just saved. So a probe cannot change the
-run's random numbers, its compiled jobs or its memory.
+Each probe is a separate command in its own process that uses a saved checkpoint. A probe therefore cannot affect the
+run's random numbers, compiled jobs or memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from utils.errors import UserError
 CLOZE_FILE, SQUAD_DIRECTORY = "clozes.txt", "squad"
 MASK = "[MASK]"
 _ROOT = Path(__file__).resolve().parents[1]
-# The command ends with its parent, and is no rank of the job.
+# The command ends with its parent and is not a rank of the job.
 _CHILD = (
     "import ctypes, runpy, sys; ctypes.CDLL(None).prctl(1, 15); del sys.argv[0]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -48,14 +48,14 @@ _LAUNCHER_VARIABLES = (
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes that the flags ask for; the first rank calls them while the others wait."""
+    """The probes in the flags; the first rank runs them while the others wait."""
 
     flags: ProbeFlags
-    directory: Path  # of the run's logs
+    directory: Path  # the run's log directory
 
     @classmethod
     def of(cls, flags: ProbeFlags, directory: Path, bert: BertConfig, vocab_file: Path | None) -> Probes | None:
-        """The probes, or None where the flags ask for none.
+        """Creates the probes; None if the flags request none.
 
         Raises:
             UserError: a probe does not work with this model.
@@ -63,7 +63,7 @@ class Probes:
         if not (flags.squad_frequency or flags.cloze_file):
             return None
         if vocab_file is None:
-            raise UserError("--squad_frequency and --cloze_file need the vocabulary: name it with --vocab_file.")
+            raise UserError("--squad_frequency and --cloze_file need the vocabulary: set it with --vocab_file.")
         if flags.squad_frequency:
             longest = flags.squad().features.max_seq_length
             if longest > bert.max_position_embeddings:
@@ -76,11 +76,11 @@ class Probes:
         return cls(flags, directory)
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is needed after this many updates, even if none is due otherwise."""
+        """Whether a probe needs a checkpoint after this many updates."""
         return bool(self.flags.squad_frequency) and step % self.flags.squad_frequency == 0
 
     def __call__(self, checkpoint: Path, step: int, last: bool, journal: Journal) -> None:
-        """Probes the checkpoint after `step` updates, the `last` ones or not; finished probes are not repeated."""
+        """Probes the checkpoint after `step` updates; `last` is True at the end. Finished probes are not repeated."""
         if self.flags.cloze_file:
             self._fill(self.flags.cloze_file, checkpoint, step, journal)
         due = self.due(step) or (last and self.flags.squad_frequency)
@@ -110,7 +110,7 @@ class Probes:
         directory = self.directory / SQUAD_DIRECTORY
         flags = ["--config", self.flags.squad_config, "--do_train", "--do_eval", "--init_checkpoint", checkpoint]
         title = f"SQuAD after step {step}"
-        journal.say(f"{title}: fine-tuning a clone, see {directory / 'log.txt'}")
+        journal.say(f"{title}: fine-tuning a copy, see {directory / 'log.txt'}")
         ended = self._run("run_squad.py", [*flags, "--output_dir", directory, "--overwrite_output_dir"], title, journal)
         for clone in checkpoints(directory):
             shutil.rmtree(clone)
@@ -120,7 +120,7 @@ class Probes:
         """Runs another command; returns whether it succeeded. If not, the log says why, and training continues."""
         log = self.directory / SQUAD_DIRECTORY / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        # The other ranks wait, so the command may use all threads.
+        # The other ranks are waiting, so the command may use all threads.
         left_out = _LAUNCHER_VARIABLES if ranks.size() == 1 else (*_LAUNCHER_VARIABLES, "OMP_NUM_THREADS")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
@@ -138,12 +138,12 @@ class Probes:
 
 
 def cloze_table(sentences: Sequence[str], answers: Sequence[Any]) -> list[str]:
-    """A line for each sentence, with the likeliest tokens of each [MASK] and their probabilities.
+    """One line per sentence, with the most likely tokens of each [MASK] and their probabilities.
 
     Args:
-        sentences: with their masks.
-        answers: for each sentence a list of {"token_str", "score"}, the likeliest first; with several masks, a list of
-            such lists.
+        sentences: the sentences with masks.
+        answers: for each sentence, a list of {"token_str", "score"}, most likely first; with several masks, a list
+            of such lists.
     """
     width = max(map(len, sentences))
     lines = []
@@ -155,7 +155,7 @@ def cloze_table(sentences: Sequence[str], answers: Sequence[Any]) -> list[str]:
 
 
 def _sentences(cloze_file: str) -> list[str]:
-    """The lines of a file; raises UserError where one has no [MASK]."""
+    """The lines of a file; raises UserError if one has no [MASK]."""
     try:
         lines = Path(cloze_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -163,7 +163,7 @@ def _sentences(cloze_file: str) -> list[str]:
     for number, line in enumerate(lines, 1):
         if MASK not in line:
             raise UserError(
-                f"--cloze_file {cloze_file}, line {number}: there is no {MASK}: write one for each word to fill in."
+                f"--cloze_file {cloze_file}, line {number}: there is no {MASK}: add one for each word to fill in."
             )
     if not lines:
         raise UserError(f"--cloze_file {cloze_file} is empty: write a sentence with a {MASK} on each line.")
@@ -172,7 +172,7 @@ def _sentences(cloze_file: str) -> list[str]:
 
 @contextmanager
 def _forwarding_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Stops the other process first, where a signal stops this one; yields the signals received."""
+    """Forwards signals to the other process, which ends first; yields the received signals."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -190,7 +190,7 @@ def _forwarding_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]
         yield received
     finally:
         for number, handler in previous.items():
-            if signal.getsignal(number) is forward:  # otherwise the previous handler has replaced it
+            if signal.getsignal(number) is forward:  # otherwise the previous handler was restored
                 signal.signal(number, handler)
     for number in received:
         if previous[number] == signal.SIG_DFL:

@@ -1,5 +1,5 @@
-"""The directories of a run: locked while it lasts, refused if another run's files are in them, cleared if that is asked
-for, claimed by run.json."""
+"""The directories of a run: locks them during the run, refuses those with another run's files, clears them on request,
+and writes run.json."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _ANSWER_FILES = (
     *("predictions.csv", "predictions.jsonl", "confusion_matrix.png"),
 )
 _CHECKPOINT, _PHASE = re.compile(r"checkpoint-\d+"), re.compile(r"phase\d+")
-# What a killed run leaves; the forms without a process number are those of earlier versions.
+# Files that a killed run leaves; names without a process id are from earlier versions.
 _LEFTOVER = re.compile(
     rf"\.(checkpoint-\d+|{BEST}|[\w.]+\.(json|jsonl|txt|tsv|csv|png)|{LATEST})(\.old)?"
     rf"(\.\d+{re.escape(LEFTOVER_SUFFIX)}|\.partial|\.leaving)"
 )
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\..*")
-_FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ whenever a run is started
+_FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ at each start
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where the checkpoints, the results and TensorBoard's files of one run are; often the same directory."""
+    """The directories for checkpoints, results and TensorBoard files of a run, which are often the same."""
 
     checkpoints: Path
     output: Path  # --output_dir: run.json, metrics, results
@@ -50,48 +50,50 @@ class RunDirectory:
 
     @classmethod
     def of(cls, flags: RunFlags) -> RunDirectory:
-        """The directories that the flags name."""
+        """The directories in the flags."""
         saves_in = None if flags.load_from else flags.checkpoint_path
         output = Path(flags.output_dir)
-        # Several runs may share --log_dir, so each has a directory in it.
+        # Several runs may share --log_dir, so each has a subdirectory.
         events = Path(flags.log_dir, output.resolve().name) if flags.log_dir else output / EVENTS
         return cls(Path(saves_in or output), output, events)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directories and keeps other runs out of them inside the block.
+        """Creates the directories and keeps other runs out of them inside the block.
 
         Raises:
-            UserError: another run is in one of them, or one cannot be made.
+            UserError: another run uses one of them, or one cannot be created.
         """
         with ExitStack() as stack:
             for flag, directory in self._named.items():
-                refusal = f"--{flag} {directory} is in use by another run: wait for its end, or name another directory."
+                refusal = (
+                    f"--{flag} {directory} is in use by another run: wait until it ends, or use another directory."
+                )
                 try:
                     stack.enter_context(locked_directory(directory, refusal))
                 except OSError as error:
                     raise UserError(
-                        f"--{flag} {directory} cannot be made or written to: {error.strerror}. Name another directory."
+                        f"--{flag} {directory} cannot be created or written: {error.strerror}. Use another directory."
                     ) from None
             yield
 
     def check_unused(self, flags: RunFlags) -> None:
-        """Raises UserError where a run would mix its files with those of another one, or delete others' files."""
+        """Raises UserError if a run would mix its files with another run's, or delete unrelated files."""
         for flag, directory in self._named.items():
             if flags.resume or flags.overwrite_output_dir or not directory.is_dir():
                 continue
             if any(each.name != LOCK_FILE for each in directory.iterdir()):
                 raise UserError(
                     f"--{flag} {directory} is not empty: continue the run in it with --resume, start over with "
-                    "--overwrite_output_dir, or name another directory."
+                    "--overwrite_output_dir, or use another directory."
                 )
         self.to_clear(flags)
 
     def to_clear(self, flags: RunFlags) -> list[Path]:
-        """What an earlier run left, if --overwrite_output_dir is given.
+        """The files of an earlier run, if --overwrite_output_dir is set.
 
         Raises:
-            UserError: something else is in one of that run's directories.
+            UserError: one of that run's directories contains unrelated files.
         """
         if flags.resume or not flags.overwrite_output_dir:
             return []
@@ -100,24 +102,26 @@ class RunDirectory:
         return found
 
     def clear(self, flags: RunFlags) -> None:
-        """Removes what an earlier run left, if --overwrite_output_dir is given."""
+        """Removes the files of an earlier run, if --overwrite_output_dir is set."""
         for path in self.to_clear(flags):
             remove(path)
 
     def claim(self, flags: RunFlags, settings: Mapping[str, Any]) -> None:
-        """Writes `settings`, all flags, to run.json; warns where a resumed run changes some.
+        """Writes `settings` (all flags) to run.json; warns if a resumed run changes some.
 
         Raises:
-            UserError: a directory is in the place of one of the run's files.
+            UserError: a directory has the name of one of the run's files.
         """
         try:
             self.events.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--log_dir {self.events} cannot be made: {error.strerror}.") from None
+            raise UserError(
+                f"--log_dir {self.events} cannot be created: {error.strerror}. Use another directory."
+            ) from None
         for directory in self._named.values():
             for name in _RUNS_FILES:
                 if (directory / name).is_dir():
-                    raise UserError(f"{directory / name} is a directory, where a run keeps a file: remove it.")
+                    raise UserError(f"{directory / name} is a directory, but a run writes a file there: remove it.")
             for path in directory.iterdir():
                 if _LEFTOVER.fullmatch(path.name):
                     remove(path)
@@ -125,12 +129,12 @@ class RunDirectory:
             stored = {k: v for k, v in self._stored_settings().items() if k not in _FLAGS_OF_ONE_START}
             changed = changed_flags(stored, settings)
             if changed:
-                warn(f"the resumed run has other flags than before: {', '.join(changed)}.")
+                warn(f"the resumed run has different flags than before: {', '.join(changed)}.")
         write_json(self.output / RUN_FILE, settings)
 
     @property
     def _named(self) -> dict[str, Path]:
-        """{flag: the directory of the run's own files that it names}, each directory once."""
+        """{flag: directory} of the run's own files, each directory once."""
         named = {"output_dir": self.output}
         return named if self.checkpoints == self.output else {**named, "checkpoint_path": self.checkpoints}
 
@@ -154,7 +158,7 @@ def locked(*runs: RunFlags) -> Iterator[None]:
 def files_of_runs(directory: Path) -> list[Path]:
     """The paths that a run and its phases may have written in a directory; nothing else is ever removed.
 
-    Symbolic links are not followed: a link among a run's names is removed itself, and a link is never a phase.
+    Symbolic links are not followed: a link with a name of a run is removed itself, and a link is never a phase.
     """
     if not directory.is_dir():
         return []
@@ -169,15 +173,15 @@ def files_of_runs(directory: Path) -> list[Path]:
 
 
 def _check_removable(paths: Iterable[Path]) -> None:
-    """Raises UserError where one of a run's directories holds something that no run writes."""
+    """Raises UserError if one of a run's directories contains files that no run writes."""
     for path in paths:
         if path.is_symlink() or not path.is_dir() or _LEFTOVER.fullmatch(path.name):
             continue
         foreign = next((each for each in sorted(path.rglob("*")) if not _written_by_runs(each, path)), None)
         if foreign:
             raise UserError(
-                f"--overwrite_output_dir does not delete {path}, because {foreign.relative_to(path)} in it is not a "
-                "run's file: move it, or name another directory."
+                f"--overwrite_output_dir does not delete {path}, because {foreign.relative_to(path)} in it does "
+                "not belong to a run: move it, or use another directory."
             )
 
 

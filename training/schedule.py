@@ -1,4 +1,4 @@
-"""The learning rate and the batch size of each update, defined once for both modes as a table."""
+"""The learning rate and the batch size of each update, as tables for both modes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.messages import warn
 
 
 def learning_rates(flags: OptimizerFlags, total_steps: int, batch_size: int | None = None) -> np.ndarray:
-    """float64 [total_steps]: the learning rate of each update, the first one's at index 0; see `rate_schedule`."""
+    """float64 [total_steps]: the learning rate of each update; see `rate_schedule`."""
     first = (flags.schedule == "polynomial") if flags.lr_first_step is None else flags.lr_first_step
     return rate_schedule(flags, total_steps, batch_size)(np.arange(total_steps, dtype=np.float64) + first)
 
@@ -32,7 +32,7 @@ def highest_rate(flags: OptimizerFlags, batch_size: int | None = None) -> float:
 def rate_schedule(
     flags: OptimizerFlags, total_steps: int, batch_size: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The learning rates of updates n, an array of numbers from 0 to T, of a run of T updates.
+    """The learning rates of updates n, an array of numbers from 0 to T, in a run of T updates.
 
     Of T updates, W are warmup. Update n has `lr * n / W` during warmup; `--lr_first_step` counts n from 0 or from 1.
     After warmup the decay counts from n0 = W, or from n0 = 0 with `--lr_decay_from start`:
@@ -47,9 +47,9 @@ def rate_schedule(
       back to `lr / div` at `int(pct_final * T)`, and to `lr / div / final_div` at T.
 
     Args:
-        flags: names the schedule.
-        total_steps: updates of the run.
-        batch_size: sequences of one update, for `--lr_for_batch`.
+        flags: the schedule and its settings.
+        total_steps: the run's number of updates.
+        batch_size: sequences per update, for `--lr_for_batch`.
 
     Raises:
         UserError: the warmup is longer than the run, or than onecycle's share of it.
@@ -57,19 +57,21 @@ def rate_schedule(
     warmup: float | None = flags.warmup_steps
     if warmup is None:
         warmup = total_steps * flags.warmup_proportion
-        if not (flags.schedule == "polynomial" and flags.lr_decay_from == "start"):  # only NVIDIA does not round
+        if not (
+            flags.schedule == "polynomial" and flags.lr_decay_from == "start"
+        ):  # only NVIDIA's schedule does not round
             warmup = int(warmup)
     if warmup > total_steps:
         raise UserError(f"--warmup_steps {warmup} is longer than the run of {total_steps} steps: lower it.")
     if warmup == total_steps and total_steps > 1:
-        warn("the warmup lasts for the whole run, so the learning rate never decays.")
+        warn("the warmup takes the whole run, so the learning rate never decays.")
     low, high = flags.end_learning_rate, highest_rate(flags, batch_size)
     if flags.schedule == "onecycle":
         middle = int(flags.onecycle_pct_final * total_steps)
         if warmup >= middle > 0:
             raise UserError(
-                f"the warmup of {warmup} steps ends after step {middle}, at which --onecycle_pct_final wants the first "
-                "learning rate again: shorten the warmup."
+                f"the warmup of {warmup} steps ends after step {middle}, at which --onecycle_pct_final returns to the "
+                "first learning rate: shorten the warmup."
             )
         start = high / flags.onecycle_div_factor
         steps, rates = [0, warmup, middle, total_steps], [start, high, start, start / flags.onecycle_final_div_factor]
@@ -101,7 +103,7 @@ class BatchSchedule:
 
     @classmethod
     def of(cls, flags: BatchFlags, data_parallel_size: int) -> BatchSchedule:
-        """The schedule that the flags describe."""
+        """Creates the schedule from the flags."""
         ramp = flags.grad_acc_ramp_steps if flags.grad_acc_steps > 1 else 0
         return cls(flags.train_rows(data_parallel_size) * data_parallel_size, flags.grad_acc_steps, ramp)
 
@@ -115,7 +117,7 @@ class BatchSchedule:
         return self.peak if step >= self.ramp else 1 + (self.peak - 1) * step // self.ramp
 
     def records_before(self, step: int) -> int:
-        """Records taken by all updates before `step`."""
+        """The number of records that all updates before `step` take."""
         ramp = sum(self.micro_batches(each) for each in range(min(step, self.ramp)))
         return self.micro_rows * (ramp + self.peak * max(0, step - self.ramp))
 
@@ -128,14 +130,14 @@ class BatchSchedule:
         return step - first_step + max(0, math.ceil(records / (self.micro_rows * self.peak)))
 
     def sizes(self, first_step: int) -> Iterator[int]:
-        """The records of each update from `first_step` on, without end."""
+        """Yields the number of records of each update from `first_step` on, endlessly."""
         while True:
             yield self.micro_rows * self.micro_batches(first_step)
             first_step += 1
 
 
 class TableScheduler(LRScheduler):
-    """Sets the learning rate from a table: `step()` does so in eager mode, the compiled job in graph mode."""
+    """Sets the learning rate from a table: by `step()` in eager mode, in the compiled job in graph mode."""
 
     def __init__(self, optimizer: Optimizer, values: np.ndarray, first_step: int = 0) -> None:
         self.values = [float(value) for value in values]
@@ -148,7 +150,7 @@ class TableScheduler(LRScheduler):
         return self.values[min(step, len(self.values) - 1)]
 
     def _generate_conf_for_graph(self, lr_conf: Any) -> None:
-        # Compiled jobs only know OneFlow's own formulas; a piecewise constant one with a piece per step is any table.
+        # Compiled jobs only support OneFlow's formulas; a piecewise constant with one piece per step is any table.
         table = lr_conf.piecewise_constant_conf
         table.SetInParent()
         table.boundaries.extend(range(len(self.values) - 1))

@@ -1,4 +1,4 @@
-"""Where a run starts: the weights, the vocabulary that belongs to them, and the state of the run that it resumes."""
+"""Determines the start of a run: the weights, their vocabulary, and the state to resume."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from utils.checkpoints import checkpoint_step, model_directory, newest_checkpoin
 from utils.errors import UserError
 from utils.messages import warn
 
-_MAX_PADDING_ROWS = 128  # some models' word embeddings have more rows than their vocabulary, up to a round number
+_MAX_PADDING_ROWS = 128  # some models' word embeddings are padded to a round number of rows
 Model = TypeVar("Model", bound=PretrainedModel)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts.
+    """The start of a run.
 
     Attributes:
-        path: holds the weights, in any format that `conversion` reads; None: they are initialized at random.
-        checkpoint: holds the optimizer's state and the step to continue from; None: the run starts at step 0.
-        resumes: whether the run continues the one in its own directory.
-        weights: what `path` holds.
+        path: the path of the weights, in any format that `conversion` reads; None for random weights.
+        checkpoint: the checkpoint with the optimizer state and the step to continue from; None to start at step 0.
+        resumes: whether the run continues the one in its output directory.
+        weights: the checkpoint at `path`.
     """
 
     path: Path | None = None
@@ -55,11 +55,11 @@ class Start:
 
     @property
     def vocab_file(self) -> Path | None:
-        """The vocabulary beside the weights."""
+        """The vocabulary next to the weights."""
         return self.weights.vocab_file if self.weights else None
 
     def drop_weights(self, prefix: str) -> bool:
-        """Leaves out the weights whose names have this prefix; returns whether there are any."""
+        """Drops the weights whose names have this prefix; returns whether there are any."""
         state = self.weights.state if self.weights else {}
         names = [name for name in state if name.startswith(prefix)]
         for name in names:
@@ -67,7 +67,7 @@ class Start:
         return bool(names)
 
     def check_head(self, name: str, do_train: bool) -> None:
-        """Raises UserError where the run only evaluates and the weights have no head of this name."""
+        """Raises UserError if the run only evaluates and the weights have no head of this name."""
         if self.weights and not do_train and not any(each.startswith(f"{name}.") for each in self.weights.state):
             raise untrained_head(str(self.path), name)
 
@@ -81,36 +81,36 @@ class Start:
             return TrainingState(step=0, records_taken=0, seed=seed), {}
         state, moments = load_training_state(self.checkpoint)
         if self.resumes and state.seed != seed:
-            raise UserError(f"--seed {seed} is not the seed of the run, {state.seed}: resume with the same seed.")
+            raise UserError(f"--seed {seed} differs from the run's seed, {state.seed}: resume with the same seed.")
         return state, moments
 
 
 def find_start(config: TrainingConfig, directory: RunDirectory, world: World) -> Start:
-    """Finds what the flags say to start from, and reads its weights.
+    """Finds the start that the flags describe, and reads its weights.
 
     Raises:
-        UserError: there is nothing to start from although the run does not train, or ranks find different checkpoints.
+        UserError: there are no weights to evaluate, or ranks find different checkpoints.
     """
     flags, named = config.run, _named_start(config)
-    own = flags.resume or not (flags.do_train or named)  # without training, the run in the output directory is meant
+    own = flags.resume or not (flags.do_train or named)  # without training, use the run in the output directory
     resumed = newest_checkpoint(directory.checkpoints) if own else None
     if resumed is None and not named and not flags.do_train:
         raise UserError(
-            f"there is no checkpoint in {directory.checkpoints} to evaluate: name one with --init_checkpoint."
+            f"there is no checkpoint in {directory.checkpoints} to evaluate: set one with --init_checkpoint."
         )
     path = resumed or (model_directory(local_directory(named)) if named else None)
     checkpoint = path if flags.loads_optimizer_state else resumed
     step = checkpoint_step(checkpoint) if flags.resume and checkpoint else -1
     if not world.all_equal(step):
         raise UserError(
-            f"the ranks find different checkpoints in --output_dir {directory.checkpoints}: put it on a disk that all "
-            "hosts share, to use --resume."
+            f"the ranks find different checkpoints in --output_dir {directory.checkpoints}: for --resume, put it on a "
+            "disk that all hosts share."
         )
     return Start(path, checkpoint, resumed is not None, _read_weights(path, config.model) if path else None)
 
 
 def _named_start(config: TrainingConfig) -> str | None:
-    """The start that the flags name: a path, or a model on the hub."""
+    """The initial weights in the flags: a path, or a model on the hub."""
     flags, named = config.run, config.model.init_checkpoint
     if flags.load_from == "scratch":
         return None
@@ -123,51 +123,53 @@ def _named_start(config: TrainingConfig) -> str | None:
 
 def _read_weights(path: Path, flags: ModelFlags) -> Checkpoint:
     heads = flags.num_attention_heads
-    lacks_config = heads is not None and detect(path) in ("lazy", "oneflow")  # these formats only hold tensors
+    lacks_config = heads is not None and detect(path) in ("lazy", "oneflow")  # these formats only contain tensors
     return read_checkpoint(path, config={"num_attention_heads": heads} if lacks_config else None)
 
 
 def named_vocabulary(name: str) -> Path:
-    """The vocabulary file that a name means: itself, or that of a model directory, a run or a model on the hub."""
+    """The vocabulary file for a name: the file itself, or that of a model directory, a run or a hub model."""
     return vocab_path(model_directory(local_directory(name)))
 
 
 def find_vocabulary(start: Start, named: str | None, do_lower_case: bool | None) -> Vocabulary:
-    """The vocabulary to fine-tune with: the named one, or the one beside the weights.
+    """The vocabulary for fine-tuning: the given one, or the one next to the weights.
 
     Raises:
-        UserError: there is none, or it is not the vocabulary of the weights.
+        UserError: there is none, or it does not belong to the weights.
     """
     own = start.vocab_file
     file = named_vocabulary(named) if named else own
     if file is None:
-        raise UserError("--vocab_file is missing: name the vocab.txt or tokenizer.json of the model.")
+        raise UserError("--vocab_file is missing: pass the vocab.txt or tokenizer.json of the model.")
     vocabulary = read_vocabulary(file, do_lower_case)
     if own:
         models = read_vocabulary(own, do_lower_case)
         if models.ids != vocabulary.ids:
-            raise UserError(f"--vocab_file {file} is not the model's vocabulary, {own}: leave the flag out.")
-        vocabulary = vocabulary if vocabulary.source else models  # a vocab.txt without settings has the model's rules
+            raise UserError(f"--vocab_file {file} is not the model's vocabulary, {own}: omit the flag.")
+        vocabulary = (
+            vocabulary if vocabulary.source else models
+        )  # the model's rules apply to a vocab.txt without settings
     vocabulary.warn_of_contradictions(do_lower_case)
     return vocabulary
 
 
 def warn_of_random_weights(start: Start, bert: BertConfig) -> None:
-    """Warns where fine-tuning would begin with weights that were never trained."""
+    """Warns if fine-tuning starts from untrained weights."""
     if start.path is None and JobShape.current().is_first:
         size = f"{bert.num_hidden_layers} layers of size {bert.hidden_size}"
         warn(
-            f"fine-tuning starts from random weights ({size}), which learn little: name a pretrained model with "
+            f"fine-tuning starts from random weights ({size}), which learn little: set a pretrained model with "
             "--init_checkpoint, such as bert-base-uncased."
         )
 
 
 def check_sizes(start: Start, bert: BertConfig, vocab_size: int, max_seq_length: int) -> None:
-    """Raises UserError where the vocabulary is not the model's, or its positions do not suffice for the sequences."""
+    """Raises UserError if the vocabulary does not fit the model, or the sequences are longer than its positions."""
     unused = bert.vocab_size - vocab_size
     if unused < 0 or (unused >= _MAX_PADDING_ROWS and start.config):
         raise UserError(
-            f"--vocab_file has {vocab_size} entries, the model {bert.vocab_size}: it is not the model's vocabulary."
+            f"--vocab_file has {vocab_size} entries, but the model has {bert.vocab_size}: use the model's vocabulary."
         )
     if max_seq_length > bert.max_position_embeddings:
         raise UserError(
@@ -177,7 +179,7 @@ def check_sizes(start: Start, bert: BertConfig, vocab_size: int, max_seq_length:
 
 
 def check_same_records(world: World, training: Records | None, evaluation: Iterable[Records]) -> None:
-    """Raises UserError where a rank would train or evaluate on other records than the first rank."""
+    """Raises UserError if a rank would train or evaluate on different records than the first rank."""
     if world.shape.size == 1:
         return
     for purpose, sets in (("train", (training,)), ("evaluate", tuple(evaluation))):
@@ -197,20 +199,20 @@ def build_model(
     unused: tuple[str, ...] = (),
     reinit: int = 0,
 ) -> Model:
-    """The model with the weights to start from, or random ones; its parameters are not placed yet.
+    """Builds the model with the initial or random weights; its parameters are not placed yet.
 
     Args:
-        start: its weights are released afterwards, because a large model need not be in memory twice.
-        kind, bert: what to build.
-        flags: tell the seed, and whether the run trains.
+        start: the start; its weights are released afterwards, so that they are not in memory twice.
+        kind, bert: the model to build.
+        flags: the seed, and whether the run trains.
         world: all ranks must build the same model.
-        unused: prefixes of names of weights that no figure depends on; these may be missing.
-        reinit: this many of the highest layers, and the pooler, keep their random weights where a new run starts
-            (Zhang et al. 2021).
+        unused: prefixes of the names of weights that do not affect the metrics; these may be missing.
+        reinit: in a new run, the pooler and this many of the highest layers keep their random weights (Zhang et
+            al. 2021).
 
     Raises:
-        UserError: there are fewer layers; without training, a weight that is used is missing; or ranks have different
-            weights.
+        UserError: the model has fewer than `reinit` layers; without training, a required weight is missing; or ranks
+            have different weights.
     """
     model = kind(bert, flags.seed)
     if start.weights and reinit and flags.do_train and not start.checkpoint:
@@ -219,7 +221,7 @@ def build_model(
         model.load_arrays(start.weights.state, source=str(start.path), optional=("",) if flags.do_train else unused)
         start.weights.state.clear()
     if world.shape.size > 1 and not world.all_equal(model.checksum()):
-        raise UserError(f"the weights to start from, {start.path}, differ between hosts: copy them again.")
+        raise UserError(f"the weights in {start.path} differ between hosts: copy them again.")
     return model
 
 
@@ -236,9 +238,9 @@ def _fresh_layers(model: PretrainedModel, count: int) -> dict[str, np.ndarray]:
 
 
 def check_steps_left(start: Start, step: int, total_steps: int) -> None:
-    """Raises UserError where the checkpoint to start from has the run's last step already; resumed runs may."""
+    """Raises UserError if a new run's initial checkpoint is already at its last step."""
     if not start.resumes and step >= max(total_steps, 1):
         raise UserError(
-            f"{start.checkpoint} is after {step} steps already, which leaves nothing to train: give a higher "
+            f"{start.checkpoint} is already after {step} steps, which leaves nothing to train: set a higher "
             "--max_steps or --epochs, or --load_optimizer_state false."
         )

@@ -1,4 +1,4 @@
-"""The one switch: a training or evaluation step, run eagerly or compiled. No other module branches on the mode.
+"""The training and evaluation steps, run eagerly or compiled. Other modules hardly depend on the mode.
 
     check_mode(mode, config, world)     # refuses flags that the mode does not support
     step = build_train_step(mode, model, optimizer, rates, options)
@@ -41,7 +41,7 @@ from utils.messages import warn
 
 Mode = Literal["eager", "graph"]
 Model = TypeVar("Model", bound=PretrainedModel)
-Metrics = Callable[[], dict[str, float]]  # waits for the device and reads the values, summed over all ranks
+Metrics = Callable[[], dict[str, float]]  # waits for the device and returns the values, summed over all ranks
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class StepOptions:
 
     world: World
     seed: int
-    micro_rows: int | None = None  # one rank's rows of a micro-batch; None: a batch is one micro-batch
-    max_grad_norm: float = 1.0  # 0: no clipping by norm
-    clip_value: float = 0.0  # 0: no clipping by value
+    micro_rows: int | None = None  # one rank's rows of a micro-batch; None if a batch is one micro-batch
+    max_grad_norm: float = 1.0  # 0 disables clipping by norm
+    clip_value: float = 0.0  # 0 disables clipping by value
     use_fp16: bool = False  # on CUDA only; graph mode scales the loss dynamically, eager mode does not scale it
     activation_checkpointing: bool = False  # only in eager mode: layers are recomputed in the backward pass
-    spike_factor: float | None = None  # leaves out updates beyond this many times the recent norm; None: makes all
+    spike_factor: float | None = None  # skips updates above this many times the recent norm; None skips none
     nccl_fusion_threshold_mb: int = 16
     nccl_fusion_max_ops: int = 24
 
     @classmethod
     def of(cls, config: TrainingConfig, world: World) -> StepOptions:
-        """The settings that the flags describe."""
+        """Creates the settings from the flags."""
         return cls(
             world=world,
             seed=config.run.seed,
@@ -87,11 +87,11 @@ class TrainStep(Protocol):
     def __call__(self, batch: Batch) -> Metrics: ...
 
     def first_bad_update(self) -> int | None:
-        """The number of the first update whose loss or gradient norm is NaN or infinite on this rank; None: none is."""
+        """The number of the first update whose loss or gradient norm is NaN or infinite on this rank, or None."""
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """The optimizer's moments, {"<parameter>.m", "<parameter>.v"}, and what else the next update depends on."""
+        """The optimizer's moments, {"<parameter>.m", "<parameter>.v"}, and all other state of the next update."""
         ...
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
@@ -103,7 +103,7 @@ EvalStep = Callable[[Batch], dict[str, np.ndarray]]
 
 
 def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
-    """Checks that the mode supports the flags, and warns of those that have no effect in it.
+    """Checks that the mode supports the flags, and warns about flags without effect in it.
 
     Raises:
         UserError: a flag is only supported in the other mode.
@@ -112,7 +112,7 @@ def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
     if other_flag_given:
         flag, other = ("use_ddp", "eager") if mode == "graph" else ("use_consistent", "graph")
         warn(
-            f"--{flag} has no effect in {mode} mode, it belongs to {other} mode: the launcher's processes train "
+            f"--{flag} has no effect in {mode} mode, only in {other} mode: the launcher's processes train "
             "together without it."
         )
     if config.batch.padding == "none" and not (kernels.is_loaded() and world.device == "cpu"):
@@ -134,24 +134,24 @@ def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
         )
     if config.optimizer.optim_name == "lamb" and not (config.optimizer.stock_lamb or lamb_kernel_on(world.device)):
         raise UserError(
-            "--optim_name lamb in graph mode without the CPU kernels is OneFlow's variant, which leaves weight decay "
-            "out of the trust ratio and scales biases too: accept it with --stock_lamb, or use eager mode or the CPU "
+            "--optim_name lamb in graph mode without the CPU kernels is OneFlow's variant, which omits weight decay "
+            "from the trust ratio and scales biases too: accept it with --stock_lamb, or use eager mode or the CPU "
             "kernels, which implement LAMB as published."
         )
     if config.optimizer.skip_loss_spikes and not (leaves_out_updates_on(world.device) and config.optimizer.norm_limit):
         raise UserError(
-            "--skip_loss_spikes in graph mode needs the CPU kernels and --clip norm, because a compiled job measures "
-            "its gradient norm only there: use eager mode."
+            "--skip_loss_spikes in graph mode needs the CPU kernels and --clip norm, because otherwise a compiled job "
+            "does not measure its gradient norm: use eager mode."
         )
 
 
 def leaves_out_updates_on(device: str) -> bool:
-    """Whether compiled jobs on this device can leave out an update."""
+    """Whether compiled jobs on this device can skip an update."""
     return kernels.is_loaded() and device == "cpu"
 
 
 def place_model(mode: Mode, model: Model, world: World) -> Model:
-    """Moves a model's parameters to where its steps need them; to be called before an optimizer is built."""
+    """Moves a model's parameters to the device and layout of its steps; call it before building an optimizer."""
     model.to(world.device)
     if mode == "graph" and world.shape.size > 1:
         replicate(model, world.device)
@@ -161,7 +161,7 @@ def place_model(mode: Mode, model: Model, world: World) -> Model:
 def build_train_step(
     mode: Mode, model: PretrainedModel, optimizer: Optimizer, rates: np.ndarray, options: StepOptions
 ) -> TrainStep:
-    """A step that updates a placed model; `rates` holds the learning rate of each update."""
+    """Builds a step that updates a placed model; `rates` contains the learning rate of each update."""
     model.train()
     kinds: dict[str, type] = {"eager": EagerTrainStep, "graph": GraphTrainStep}
     step: TrainStep = kinds[mode](model, optimizer, rates, options)
@@ -169,7 +169,7 @@ def build_train_step(
 
 
 def build_eval_step(mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()) -> EvalStep:
-    """A step that computes a placed model's outputs for this rank's rows of a batch, without gradients and dropout.
+    """Builds a step that computes a placed model's outputs for this rank's rows, without gradients and dropout.
 
     It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in `outputs`
     with the rows of all ranks; every rank gets the same values.
@@ -192,7 +192,7 @@ def to_tensors(batch: Mapping[str, np.ndarray], device: str) -> dict[str, flow.T
 
 
 def scalars(outputs: Mapping[str, flow.Tensor], names: frozenset[str] = frozenset()) -> dict[str, flow.Tensor]:
-    """The scalars among a model's outputs (losses and accuracies), and the outputs of the given names."""
+    """The scalar outputs of a model (losses and accuracies), and the outputs with the given names."""
     return {name: value for name, value in outputs.items() if value.dim() == 0 or name in names}
 
 
@@ -226,7 +226,7 @@ class EagerTrainStep:
             _clip_values(self.parameters, self.options.clip_value)
         self.finite.add(sums["total_loss"], norm)
         if self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
-            self.optimizer._state["step"] += 1  # bias correction counts it, as a compiled job does
+            self.optimizer._state["step"] += 1  # counts for the bias correction, as in a compiled job
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -264,7 +264,7 @@ class GraphTrainStep:
         self.model, self.optimizer, self.options = model, optimizer, options
         self.scheduler = TableScheduler(optimizer, rates)
         self.jobs: dict[tuple, _TrainGraph] = {}
-        self.tensors: dict[str, flow.Tensor] = {}  # what all jobs share in addition to the model, by checkpoint name
+        self.tensors: dict[str, flow.Tensor] = {}  # tensors that all jobs share besides the model, by checkpoint name
         self.micro_batches, self.step = 0, 0
         self.finite, self.spikes = FiniteUpdates(), _spike_filter(options)
         if options.world.device != "cpu":
@@ -276,7 +276,7 @@ class GraphTrainStep:
         dropout.begin_step(self.options.seed, self.step, world.shape.data_parallel_rank)
         job = self._job(batch)
         scaled = normalized(batch, world)
-        # The compiled job averages over micro-batches, eager mode adds them up.
+        # The compiled job averages over micro-batches; eager mode sums them.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
         if job.sites:
             drawn = [dropout.draw(job.sites, micro) for micro in range(accumulation)]
@@ -290,7 +290,7 @@ class GraphTrainStep:
             self.tensors = job.tensors()
         self.finite.add(outputs["total_loss"])
         if self.spikes:
-            outputs["total_loss"].numpy()  # the norm is there when the job has ended
+            outputs["total_loss"].numpy()  # the norm is available when the job has ended
             self.spikes.leaves_out(kernels.last_gradient_norm() or 0.0, self.step)
         self.step += 1
 
@@ -327,11 +327,11 @@ class GraphTrainStep:
     def _job(self, batch: Batch) -> _TrainGraph:
         """The compiled job for a batch's shape."""
         accumulation = self.options.micro_batches(batch)
-        if accumulation != self.micro_batches:  # it only grows, and each job holds its own memory
+        if accumulation != self.micro_batches:  # it only grows, and each job has its own memory
             self.jobs, self.micro_batches = {}, accumulation
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.jobs:
-            gc.collect()  # tearing an earlier job down while this one compiles has corrupted the framework's memory
+            gc.collect()  # destroying an earlier job while this one compiles has corrupted the framework's memory
             part = {name: array[: self.options.micro_rows] for name, array in batch.items()}
             world = self.options.world
             sites = dropout_sites(self.model, part, world) if feeds_dropout(world) else []
@@ -360,9 +360,9 @@ class _TrainGraph(nn.Graph):
     ) -> None:
         super().__init__()
         self.model, self.clip_value = model, options.clip_value
-        self.sites = sites  # where dropout masks are fed in; empty: the job draws its own
+        self.sites = sites  # the dropout calls that get masks as inputs; empty if the job draws its own
         for parameter in model.parameters():
-            parameter.grad = None  # an earlier job leaves its own symbols there
+            parameter.grad = None  # an earlier job may have left its symbols there
         self.add_optimizer(optimizer, lr_sch=scheduler)
         if micro_batches > 1:
             self.config.set_gradient_accumulation_steps(micro_batches)
@@ -391,7 +391,7 @@ class _TrainGraph(nn.Graph):
         return found | {name: own[counter] for name, counter in self._counters().items() if counter in own}
 
     def share(self, tensors: Mapping[str, flow.Tensor]) -> None:
-        """Makes the job, which must not be compiled yet, update these tensors of another job or of a checkpoint."""
+        """Makes the job update these tensors of another job or of a checkpoint; call it before compilation."""
         counters = self._counters()
         self.load_state_dict(
             {counters.get(name) or f"{self.MODEL}.{name[:-2]}-{name[-1]}": tensor for name, tensor in tensors.items()}
@@ -416,12 +416,12 @@ _MASK = "dropout_mask_"
 
 
 def feeds_dropout(world: World) -> bool:
-    """Whether masks are fed into compiled dropout, because the framework's own cannot be seeded; only on the CPU."""
+    """Whether compiled dropout gets masks as inputs (on the CPU), because the framework's cannot be seeded."""
     return world.device == "cpu" and not kernels.is_loaded()
 
 
 def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dropout.Site]:
-    """The places where the model applies dropout to this rank's rows of a micro-batch."""
+    """The dropout calls of the model for this rank's rows of a micro-batch."""
     tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(batch, world.device).items()}
     with dropout.record() as sites, flow.no_grad():
         model(**tensors, loss_reduction="sum")

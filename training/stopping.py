@@ -1,4 +1,4 @@
-"""How signals and a closed output stop a run: all ranks stop after the same update, and a checkpoint is saved."""
+"""Stops a run on signals or a closed output: all ranks stop after the same update, and a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 from launch import ranks
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal or the ssh connection is lost
-OUTPUT_CLOSED = signal.SIGPIPE  # what ends other programs whose output nobody reads any more
+OUTPUT_CLOSED = signal.SIGPIPE  # the signal that ends other programs when their output pipe is closed
 
 
 class Stopped(Exception):
-    """A signal ended the run after `step` updates, and the checkpoint of that step is saved."""
+    """A signal ended the run after `step` updates, and a checkpoint of that step was saved."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step, self.signal_number = step, signal_number
         reason = "stopped by " + signal.Signals(signal_number).name
         if signal_number == OUTPUT_CLOSED:
-            reason = "stopped because the reader of the output has closed it,"
+            reason = "stopped because the output pipe was closed,"
         super().__init__(f"{reason} after {step} steps; --resume continues.")
 
 
 class Interrupted(Exception):
-    """A signal ended an evaluation before its end."""
+    """A signal interrupted an evaluation."""
 
 
 class StopSignals:
-    """Collects SIGTERM, SIGINT and SIGHUP inside a `with` block; what was ignored before (`nohup`) stays ignored.
+    """Collects SIGTERM, SIGINT and SIGHUP inside a `with` block; ignored signals (`nohup`) stay ignored.
 
-    A second signal ends a process without other ranks as it would anywhere. With several ranks one Ctrl-C reaches a
-    rank more than once, so further signals are ignored; launch/ranks.py ends such a job in bounded time anyway.
+    Without other ranks, a second signal has its default effect. With several ranks, one Ctrl-C reaches a rank more than
+    once, so further signals are ignored; launch/watcher.py ends such a job in bounded time.
 
     Args:
-        any_rank: tells whether a flag is set on any rank, so that all ranks stop at the same step.
+        any_rank: returns whether a flag is set on any rank, so that all ranks stop at the same step.
     """
 
     def __init__(self, any_rank: Callable[[bool], bool]) -> None:
@@ -48,11 +48,11 @@ class StopSignals:
         return bool(self._previous)
 
     def requested(self) -> bool:
-        """Whether any rank has received a signal; all ranks must ask together."""
+        """Whether any rank has received a signal; all ranks must call this together."""
         return self._any_rank(bool(self.received))
 
     def output_closed(self) -> None:
-        """Notes that nobody reads the output any more."""
+        """Records that the output pipe is closed."""
         self.received.append(OUTPUT_CLOSED)
 
     def stopped(self, step: int) -> Stopped:

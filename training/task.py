@@ -1,7 +1,7 @@
-"""What a BERT is trained for, as one object: pretraining, question answering and classification are instances (tasks/).
+"""The interface of training tasks, such as pretraining, question answering and classification (tasks/).
 
-A task names the model class, the loss terms with their figures, and the record features it reads; it holds the records
-of one run; and it evaluates and answers. The trainer, the loop, the step and the journal know tasks by this interface.
+A task defines the model class, the loss terms with their metrics, and the record features it reads. It contains the
+records of one run, evaluates models and writes predictions. Trainer, loop, step and journal only use this interface.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from training.terms import INPUTS, TOTAL_LOSS, LossTerm, features_of, figures_of
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A task with the records and the model's shape of one run."""
+    """A task with the records and the model configuration of one run."""
 
     model_class: ClassVar[type[PretrainedModel]]
-    judged_by: ClassVar[str]  # the evaluation figure that a checkpoint is judged by
-    answers_change: ClassVar[bool] = False  # whether a finished run evaluates again, since flags may change the answers
-    evaluates_each_epoch: ClassVar[bool] = False  # whether evaluations are due after each epoch, without a flag
+    judged_by: ClassVar[str]  # the evaluation metric that selects the best checkpoint
+    answers_change: ClassVar[bool] = (
+        False  # whether a finished run evaluates again, because flags may change the answers
+    )
+    evaluates_each_epoch: ClassVar[bool] = False  # whether to evaluate after each epoch by default
     inputs: ClassVar[tuple[str, ...]] = INPUTS  # the record features that the model reads in addition to the labels
 
     bert: BertConfig
     vocabulary: Vocabulary | None  # saved with the model
     seq_length: int
     training: Records | None  # None: the run does not train
-    evaluation: tuple[Records, ...]  # every set that is evaluated or answered
-    evaluates: bool  # whether evaluations are made, in training or instead of it
-    patience: int = 0  # training stops after this many evaluations without a higher figure; 0: never early
-    train_figures_every: int = 0  # steps between training rows with the figures that only evaluation computes; 0: none
-    predictions: int = 0  # positions of a record that are decoded to the vocabulary, for counting operations
-    probes: Probes | None = None  # other commands that look at each checkpoint
+    evaluation: tuple[Records, ...]  # all sets for evaluation or prediction
+    evaluates: bool  # whether to evaluate, during or instead of training
+    patience: int = 0  # early stopping after this many evaluations without improvement; 0 disables it
+    train_figures_every: int = (
+        0  # steps between training rows with metrics that only evaluation computes; 0 disables them
+    )
+    predictions: int = 0  # positions per record that are decoded, for counting operations
+    probes: Probes | None = None  # commands that probe checkpoints
 
     def build(self, bert: BertConfig, seed: int) -> PretrainedModel:
         """The model with initial weights."""
@@ -53,15 +57,15 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
-        """Evaluates the evaluator's model; returns {"eval_…": figure}, at least on the first rank."""
+        """Evaluates the evaluator's model; returns {"eval_…": value}, at least on the first rank."""
 
     def answer(self, evaluator: Evaluator) -> dict[str, float]:
-        """Writes the answers that the finished run is asked for; returns the figures of the run."""
+        """Writes the requested predictions after the run; returns the metrics of the run."""
         return {}
 
     @property
     def unused_parameters(self) -> tuple[str, ...]:
-        """Prefixes of the names of parameters that no evaluation depends on, so that weights may lack them."""
+        """Prefixes of the names of parameters that do not affect evaluations, so that weights may lack them."""
         return ()
 
     @property
@@ -71,19 +75,19 @@ class Task(ABC):
 
     @property
     def log_line(self) -> tuple[str, ...]:
-        """The names in training's log line, in order; a row that lacks one leaves it out."""
+        """The metrics in the log line of training, in order; missing ones are omitted."""
         shown = (figure.name for figure in figures_of(self.terms) if figure.in_log_line)
         return (TOTAL_LOSS, *shown, "throughput")
 
     def row(self, outputs: Mapping[str, float]) -> dict[str, float]:
-        """The outputs of a training step under the names of metrics.jsonl; renamed ones come last."""
+        """The outputs of a training step, renamed for metrics.jsonl; renamed ones come last."""
         renamed = {figure.output: figure.name for figure in figures_of(self.terms) if figure.name != figure.output}
         kept = {name: value for name, value in outputs.items() if name not in renamed}
         return kept | {name: outputs[output] for output, name in renamed.items() if output in outputs}
 
 
 def padded(records: Records, flags: BatchFlags) -> Records:
-    """The records, set to be padded in batches as --padding says."""
+    """The records, with batches padded as --padding says."""
     padding = flags.padding or ("longest" if records.known_lengths is not None else "max_length")
     if padding == "max_length":
         return records

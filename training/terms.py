@@ -1,4 +1,4 @@
-"""Loss terms and figures: what a model computes for a batch, and from which record features."""
+"""Loss terms and metrics that a model computes for a batch, and the record features they need."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from data.reading.loader import Batch
 from data.reading.packing import PACKED
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")  # the record features that every model reads
-EXAMPLE_WEIGHTS = "example_weights"  # the loader's: 1 for a record, 0 for a row that fills up a batch
+EXAMPLE_WEIGHTS = "example_weights"  # from the loader: 1 for a record, 0 for a padding row
 TOTAL_LOSS = "total_loss"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that a model computes for a batch: the weighted mean of one value per item."""
+    """A metric that a model computes for a batch: the weighted mean of one value per item."""
 
-    output: str  # its name among the model's outputs
-    weights: str  # the batch's array of item weights, whose sum is the mean's divisor
+    output: str  # its name in the model's outputs
+    weights: str  # the batch array of item weights, whose sum divides the mean
     label: str = ""  # its name in training's log line and rows (default: `output`)
     in_log_line: bool = False
     evaluated_as: str = ""  # its name in an evaluation (default: `output`)
@@ -40,17 +40,17 @@ class LossTerm:
 
     loss: Figure
     labels: tuple[str, ...]  # the record features that only this term reads
-    others: tuple[Figure, ...] = ()  # what else the model computes from the labels, such as accuracy
-    parameters: tuple[str, ...] = ()  # prefixes of the names of the parameters that only this term trains
+    others: tuple[Figure, ...] = ()  # other metrics that the model computes from the labels, such as accuracy
+    parameters: tuple[str, ...] = ()  # prefixes of the names of parameters that only this term trains
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """The loss, then the other figures."""
+        """The loss, then the other metrics."""
         return (self.loss, *self.others)
 
 
 def figures_of(terms: Iterable[LossTerm]) -> tuple[Figure, ...]:
-    """The figures of all terms, in order."""
+    """The metrics of all terms, in order."""
     return tuple(figure for term in terms for figure in term.figures)
 
 

@@ -14,19 +14,19 @@ from data.reading.loader import Batch
 from training.step import Metrics, TrainStep
 from utils.errors import UserError
 
-_SMOOTHING = 0.1  # how far one update moves the estimate of what an update takes
+_SMOOTHING = 0.1  # the weight of one update in the moving estimate of the time per update
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What a run with --train_hours has measured so far, in seconds. Checkpoints store it.
+    """The measured times of a run with --train_hours, in seconds. Checkpoints store them.
 
     Attributes:
         seconds: training time: all starts of the run together, without the time between them. It includes updates,
             evaluations and checkpoints.
-        update: what an update takes; 0: not measured.
-        evaluation: what an evaluation takes; 0: not measured.
-        save: what a checkpoint takes; 0: not measured.
+        update: the time of an update; 0 if not measured.
+        evaluation: the time of an evaluation; 0 if not measured.
+        save: the time of a checkpoint; 0 if not measured.
     """
 
     seconds: float = 0.0
@@ -44,10 +44,10 @@ class TimeBudget:
 
     Args:
         hours: the run's time.
-        clock: what the run has measured before this start.
-        schedule: the learning rate at a share of the run, from 0 to 1.
-        shared: makes a rank's number that of the first rank, on all ranks.
-        forward_share: what an evaluation takes, relative to an update; 0: the run does not evaluate.
+        clock: the measurements before this start.
+        schedule: the learning rate as a function of the completed fraction of the run.
+        shared: returns the first rank's value of a number on all ranks.
+        forward_share: the time of an evaluation relative to an update; 0 if the run does not evaluate.
         now: the current time in seconds.
     """
 
@@ -69,7 +69,7 @@ class TimeBudget:
 
     @property
     def left(self) -> float:
-        """The seconds that are left."""
+        """The remaining seconds."""
         return max(0.0, self.budget - self.clock.seconds)
 
     @property
@@ -106,7 +106,7 @@ class TimeBudget:
 
     @contextmanager
     def measuring(self, name: str) -> Iterator[None]:
-        """Measures what is inside: an "evaluation", or the "save" of a checkpoint."""
+        """Measures the time of the block: an "evaluation", or the "save" of a checkpoint."""
         self._read()
         before = self.clock.seconds
         yield
@@ -119,7 +119,7 @@ class TimeBudget:
 
     @property
     def _evaluation(self) -> float:
-        """What an evaluation takes, estimated until one has been measured."""
+        """The time of an evaluation, estimated until one has been measured."""
         return self.clock.evaluation or self.clock.update * self._forward_share
 
     def _deadline(self) -> float:
@@ -133,16 +133,16 @@ class TimeBudget:
 
 
 def check_evaluation(budget: float, evaluation: float) -> None:
-    """Raises UserError where an evaluation of that many seconds leaves no time to train."""
+    """Raises UserError if an evaluation of that many seconds leaves no time to train."""
     if evaluation >= budget:
         raise UserError(
-            f"--train_hours {budget / 3600:g} is {budget:.0f} seconds, and one evaluation alone takes about "
-            f"{evaluation:.0f}: give more time, or evaluate on fewer records."
+            f"--train_hours {budget / 3600:g} is {budget:.0f} seconds, but one evaluation takes about "
+            f"{evaluation:.0f}: set more time, or evaluate on fewer records."
         )
 
 
 class TimedStep:
-    """A training step that tells a time budget when updates begin and end."""
+    """A training step that reports the start and end of updates to a time budget."""
 
     def __init__(self, step: TrainStep, budget: TimeBudget) -> None:
         self._step, self._budget = step, budget
@@ -151,7 +151,7 @@ class TimedStep:
     def __call__(self, batch: Batch) -> Metrics:
         self._budget.begin_update()
         metrics = self._step(batch)
-        flow._oneflow_internal.eager.Sync()  # otherwise the clock would measure how fast work is handed out
+        flow._oneflow_internal.eager.Sync()  # otherwise the clock would only measure the time to submit the work
         self._budget.end_update()
         return metrics
 
@@ -162,5 +162,5 @@ def stored_clock(content: object) -> Clock:
     if not isinstance(content, dict) or set(content) != names:
         raise ValueError(f"clock must hold {', '.join(sorted(names))}")
     if not all(type(value) in (int, float) and 0 <= value < np.inf for value in content.values()):
-        raise ValueError("clock must hold numbers of 0 or more")
+        raise ValueError("clock must contain numbers of 0 or more")
     return Clock(**content)

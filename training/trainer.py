@@ -1,4 +1,4 @@
-"""The order of a run, from flags to checkpoints, for every task."""
+"""Performs a whole run, from flags to checkpoints, for every task."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ OpenTask = Callable[[Start, World], Task]
 def train_and_evaluate(
     config: TrainingConfig, mode: Mode, open_task: OpenTask, cleared: Sequence[RunFlags] = ()
 ) -> dict[str, float]:
-    """One run: everything that its flags ask for, in this order.
+    """Performs one run as its flags describe, in this order.
 
     Args:
         config: the command's flags.
         mode: "eager" or "graph".
-        open_task: makes the task for where the run starts; it reads the records' metadata and checks the flags.
-        cleared: other runs whose directories are cleared with this one's, where their flags ask for it.
+        open_task: creates the task, given the start of the run; it reads the records' metadata and checks the flags.
+        cleared: other runs whose directories are cleared together with this one's, if their flags say so.
 
     Returns:
-        The figures that the task's answers have.
+        The metrics that the task returns with its predictions.
 
     Raises:
         UserError: flags, files and machines do not fit together. No run is cleared or changed before all checks pass.
@@ -73,7 +73,7 @@ def train_and_evaluate(
             directory.check_unused(config.run)
             for flags in cleared:
                 RunDirectory.of(flags).to_clear(flags)
-        world.barrier()  # the first rank writes only after all ranks have looked at what is there
+        world.barrier()  # the first rank writes only after all ranks have checked the directory
         start = find_start(config, directory, world)
         task = open_task(start, world)
         check_same_records(world, task.training, task.evaluation)
@@ -104,7 +104,7 @@ def train_and_evaluate(
 
 
 def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: Evaluator) -> Updates:
-    """The updates of the run with their step, which continues from the optimizer's state to start from."""
+    """Prepares the updates of the run and their step, with the optimizer state to continue from."""
     assert task.training is not None
     world, model = evaluator.world, evaluator.model
     state, moments = start.training_state(config.run.seed)
@@ -143,8 +143,7 @@ def _time_budget(config: TrainingConfig, task: Task, start: Start, plan: UpdateP
     assert hours is not None
     if flags.warmup_steps is not None:
         raise UserError(
-            "--warmup_steps counts updates, and with --train_hours nobody knows how many there will be: give "
-            "--warmup_proportion."
+            "--warmup_steps counts updates, but with --train_hours their number is unknown: use --warmup_proportion."
         )
     clock = Clock()
     if start.resumes:
@@ -163,7 +162,7 @@ def _time_budget(config: TrainingConfig, task: Task, start: Start, plan: UpdateP
 
 
 def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Batch]:
-    """This rank's rows of each update from the plan's first on."""
+    """Yields this rank's rows of each update, starting with the plan's first."""
     assert task.training is not None
     batches = training_batches(
         task.training,
@@ -181,12 +180,12 @@ def _training_rows(task: Task, plan: UpdatePlan, shape: JobShape) -> Iterator[Ba
 def _train(
     config: TrainingConfig, task: Task, start: Start, updates: Updates, evaluator: Evaluator, journal: Journal
 ) -> None:
-    """Makes the updates that are left, evaluates the result, and lets the probes look at it."""
+    """Performs the remaining updates, evaluates the result, and runs the probes."""
     flags, world, plan = config.run, evaluator.world, updates.plan
     directory = RunDirectory.of(flags)
     epoch = plan.steps_per_epoch if task.evaluates_each_epoch else 0
     peak = product_speed(world, config.device.use_fp16)
-    journal.say(f"matrix products: {peak / 1e9:,.0f} GFLOP/s over all ranks, measured; the peak of model_flops_share")
+    journal.say(f"matrix products: {peak / 1e9:,.0f} GFLOP/s over all ranks (measured; the basis of model_flops_share)")
     log = TrainingLog(journal, flags, plan, task, evaluator, peak)
     every = flags.eval_every_n_iters or epoch
     evaluations = Evaluations(task, evaluator, every, journal, updates.average, plan.budget)
@@ -213,7 +212,7 @@ def _train(
 
 
 def _evaluate_only(task: Task, start: Start, directory: RunDirectory, evaluator: Evaluator) -> None:
-    """Evaluates the weights to start from; the row in metrics.jsonl has their step."""
+    """Evaluates the initial weights; the row in metrics.jsonl has their step."""
     step = load_training_state(start.checkpoint)[0].step if start.checkpoint else 0
     first = evaluator.world.shape.is_first
     with Journal(directory.output, events=directory.events, first_step=None, total_steps=0, active=first) as journal:

@@ -1,6 +1,7 @@
-"""Files and directories that are either complete or absent: write beside the final name, sync, rename.
+"""Writes files and directories that are either complete or absent: write to a temporary name, sync, rename.
 
-A reader never sees half a file, whenever the writer is killed. What a killed writer leaves is named `.NAME.PID.tmp`.
+A reader never sees a partial file, even if the writer is killed. Leftovers of a killed writer are named
+`.NAME.PID.tmp`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ LEFTOVER_SUFFIX = ".tmp"
 
 
 def temporary_path(path: str | Path) -> Path:
-    """The name under which this process writes `path` until it is complete: hidden, in the same directory."""
+    """The temporary name for writing `path`: a hidden file in the same directory."""
     path = Path(path)
     return path.with_name(f".{path.name}.{os.getpid()}{LEFTOVER_SUFFIX}")
 
 
 @contextmanager
 def atomic_file(path: str | Path, *, buffering: int = -1) -> Iterator[BinaryIO]:
-    """Open a file for writing that replaces `path` when the block ends without an error, and vanishes otherwise."""
+    """Open a file for writing that replaces `path` when the block ends without an error, and is deleted otherwise."""
     temporary = temporary_path(path)
     try:
         with temporary.open("wb", buffering) as file:
@@ -43,7 +44,7 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yield an empty directory that replaces `path` when the block ends without an error, and vanishes otherwise."""
+    """Yield an empty directory that replaces `path` when the block ends without an error, and is deleted otherwise."""
     path = Path(path)
     temporary = temporary_path(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,9 +61,9 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def remove_directory(path: str | Path) -> None:
-    """Delete a directory, if it exists; it loses its name first, so half of it never looks complete.
+    """Delete a directory, if it exists; it is renamed first, so that a partly deleted one never looks complete.
 
-    A symbolic link in its place is removed, and what it points to stays.
+    A symbolic link is removed, but not its target.
     """
     path = Path(path)
     if path.is_symlink():

@@ -40,14 +40,14 @@ def uniform_average(directories: Sequence[Path]) -> Arrays:
     for directory in directories[1:]:
         arrays = read_weights(directory / WEIGHTS_FILE)
         if {name: array.shape for name, array in arrays.items()} != {name: a.shape for name, a in sums.items()}:
-            raise UserError(f"{directory} is another model than {directories[0]}: average checkpoints of one run.")
+            raise UserError(f"{directory} is a different model from {directories[0]}: average checkpoints of one run.")
         for name, array in arrays.items():
             sums[name] += array
     return {name: (total / len(directories)).astype(first[name].dtype) for name, total in sums.items()}
 
 
 def moving_average(checkpoint: Path) -> Arrays:
-    """The moving average that a checkpoint of a run with --ema_decay stores; weights that are not trained stay.
+    """The moving average that a checkpoint of a run with --ema_decay stores; frozen weights are unchanged.
 
     Raises:
         UserError: the checkpoint stores none, or a file cannot be read.
@@ -59,7 +59,7 @@ def moving_average(checkpoint: Path) -> Arrays:
     weights, state = read_weights(checkpoint / WEIGHTS_FILE), read_weights(checkpoint / OPTIMIZER_FILE)
     averages = {name.removesuffix(SUFFIX): array for name, array in state.items() if name.endswith(SUFFIX)}
     if not averages:
-        raise UserError(f"{checkpoint} stores no moving average: train with --ema_decay, or average with --last N.")
+        raise UserError(f"{checkpoint} contains no moving average: train with --ema_decay, or average with --last N.")
     return {name: averages.get(name, array) for name, array in weights.items()}
 
 
@@ -68,7 +68,7 @@ def write_like(checkpoint: Path, arrays: Arrays, output: Path) -> None:
     from modeling.pretrained import WEIGHTS_FILE, write_weights
 
     if output.exists():
-        raise UserError(f"--output {output} exists: name a new directory.")
+        raise UserError(f"--output {output} already exists: choose a new directory.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(output) as partial:
         for file in sorted(checkpoint.iterdir()):

@@ -31,13 +31,13 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The number of updates before a `checkpoint-STEP`; -1 for another name."""
+    """The number of updates before a `checkpoint-STEP`; -1 for other names."""
     match = _NAME.fullmatch(checkpoint.name)
     return int(match[1]) if match else -1
 
 
 def checkpoint_of_run(path: str | Path) -> Path:
-    """What `DIR/RUN-stepN`, the form of AWS's scripts, means: checkpoint N of run RUN; another path means itself.
+    """Resolves `DIR/RUN-stepN`, the form of AWS's scripts, to checkpoint N of run RUN; other paths are returned as is.
 
     The run's directory is `DIR/RUN`, or DIR or a directory in it whose run.json has this --run_name.
     """
@@ -65,7 +65,7 @@ def phase_directory(directory: str | Path, number: int) -> Path:
 
 
 def model_directory(path: str | Path) -> Path:
-    """The model directory that a path means: itself, or the newest checkpoint of a run, or of its last phase."""
+    """The model directory for a path: the path itself, or the newest checkpoint of a run or of its last phase."""
     path = checkpoint_of_run(path)
     phases = itertools.takewhile(Path.is_dir, (phase_directory(path, number) for number in itertools.count(1)))
     found = [newest_checkpoint(directory) for directory in (path, *phases)]

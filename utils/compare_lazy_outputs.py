@@ -45,13 +45,13 @@ def load_params_from_lazy(model: Any, path: str | Path) -> None:
         path: the lazy checkpoint, with or without `meta` files.
 
     Raises:
-        UserError: the path is not a lazy checkpoint, or tensors are missing or have another shape.
+        UserError: the path is not a lazy checkpoint, or tensors are missing or have a different shape.
     """
     import oneflow as flow
 
     from conversion import load_any
 
-    # The number of heads shapes no tensor, so 1 is good enough if nothing tells it.
+    # The number of heads does not affect any shape, so 1 works if it is unknown.
     _, state = load_any(path, source="lazy", config={"num_attention_heads": 1})
     if not isinstance(model, Mapping):
         model.load_arrays(state, source=str(path))
@@ -76,7 +76,7 @@ def largest_differences(config: CompareConfig) -> dict[str, float]:
     sizes = {"num_attention_heads": config.num_attention_heads} if config.num_attention_heads else {}
     options: dict[str, Any] = {"config": config.config_file, "sizes": sizes, "trust": config.trust_checkpoint}
     converted = read_checkpoint(config.model_path, **options)
-    # A lazy directory often has no configuration. The converted checkpoint's then tells the number of heads.
+    # A lazy directory often has no configuration; then that of the converted checkpoint gives the number of heads.
     lazy = read_checkpoint(config.lazy_path, "lazy", **options | {"config": config.config_file or converted.settings})
     if lazy.state.keys() != converted.state.keys():
         other = sorted(lazy.state.keys() ^ converted.state.keys())

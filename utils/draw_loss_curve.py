@@ -1,4 +1,4 @@
-"""Draws the losses of several runs in one picture, to see whether they learn and whether they agree.
+"""Draws the losses of several runs in one figure, to see whether they learn and whether they agree.
 
     python3 utils/draw_loss_curve.py RUN_DIR [RUN_DIR ...] --output curves.png
 
@@ -33,7 +33,7 @@ def read_curves(path: Path) -> tuple[Curve, Curve]:
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): name a run's output directory.") from None
+        raise UserError(f"{file} cannot be read ({error.strerror}): pass a run's output directory.") from None
     training: Curve = {}
     evaluation: Curve = {}
     if file.suffix == ".jsonl":
@@ -44,7 +44,7 @@ def read_curves(path: Path) -> tuple[Curve, Curve]:
                     if name in row:
                         curve[int(row["step"])] = float(row[name])
             except (ValueError, TypeError, KeyError, RecursionError):
-                raise UserError(f"{file}, line {number} is not a row of metrics: name another file.") from None
+                raise UserError(f"{file}, line {number} is not a row of metrics: use another file.") from None
     else:
         training = {int(step): float(loss) for step, loss in _LOG_LINE.findall(text)}
     if not training:
@@ -53,7 +53,7 @@ def read_curves(path: Path) -> tuple[Curve, Curve]:
 
 
 def largest_difference(first: Curve, other: Curve) -> tuple[float, int] | None:
-    """The largest difference relative to the first run's loss, and its step; None if no step is in both."""
+    """The largest difference relative to the first run's loss, and its step; None if they have no step in common."""
     common = sorted(set(first) & set(other))
     if not common:
         return None
@@ -61,7 +61,7 @@ def largest_difference(first: Curve, other: Curve) -> tuple[float, int] | None:
 
 
 def draw(runs: dict[str, tuple[Curve, Curve]], output: Path) -> None:
-    """Writes the picture: a line for each run, and circles for its evaluations."""
+    """Writes the figure: one line per run, and circles for its evaluations."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument(
-        "--output", type=Path, default=Path("loss_curve.png"), help="the picture to write (default: %(default)s)"
+        "--output", type=Path, default=Path("loss_curve.png"), help="the image file to write (default: %(default)s)"
     )
     arguments = parser.parse_args()
     names = _distinct_names(arguments.runs)

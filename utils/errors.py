@@ -1,4 +1,4 @@
-"""Errors that the user can correct, and how text from files is shown in messages."""
+"""Errors that the user can correct, and escaping of text in messages."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""One process at a time: locks on files that the system releases when the process ends."""
+"""File locks that the system releases when the process ends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _held: dict[Path, int] = {}  # directories that this process has locked, and the
 def lock_file(path: Path, *, inherited: bool = False) -> bool:
     """Lock a file until this process ends; return False if another process holds the lock.
 
-    A file system without locks counts as locked: there is no way to know better.
+    A file system without locks counts as locked, because the state cannot be determined.
 
     Args:
         path: created if it is missing.
-        inherited: child processes hold the lock too (`flock`), and opening the file again does not release it. By
-            default only this process does (`lockf`), and it must not open the file again.
+        inherited: whether child processes also hold the lock (`flock`), and opening the file again does not release it.
+            By default only this process does (`lockf`), and it must not open the file again.
     """
     return _lock(path, inherited=inherited) is not None  # the file stays open: closing it would release the lock
 
@@ -41,10 +41,10 @@ def _lock(path: Path, *, inherited: bool) -> int | None:
 
 @contextmanager
 def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
-    """Make a directory and keep other processes out of it inside the block, by a lock on the file `.lock` in it.
+    """Create a directory and keep other processes out of it inside the block, with a lock on its file `.lock`.
 
-    Nested blocks of one process share the lock. The file is removed at the end, and so is a directory that was made
-    here and holds nothing else.
+    Nested blocks of one process share the lock. The file is removed at the end, and so is the directory if it was
+    created here and is empty.
 
     Raises:
         UserError: another process holds the lock; `refusal` is the message.
@@ -61,7 +61,7 @@ def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
         raise UserError(refusal)
     _held[directory] = handle
     try:
-        # Its holder may have removed the file between its opening and its locking here.
+        # The previous owner may have removed the file after it was opened here and before it was locked.
         if not _is_file(directory / LOCK_FILE, handle):
             raise UserError(refusal)
         yield
@@ -77,7 +77,7 @@ def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
 
 
 def _is_file(path: Path, handle: int) -> bool:
-    """Whether a path still names an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except OSError:
@@ -85,7 +85,7 @@ def _is_file(path: Path, handle: int) -> bool:
 
 
 def check_still_there(directory: Path) -> None:
-    """Raise UserError if a directory that this process has locked was deleted or replaced since."""
+    """Raise UserError if a directory that this process has locked was deleted or replaced."""
     handle = _held.get(directory.resolve())
     if handle is None:
         return

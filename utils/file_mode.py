@@ -1,4 +1,4 @@
-"""Permissions of files that a library writes."""
+"""Sets the permissions of files that a library writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def follow_umask(path: Path) -> None:
-    """Gives a file the permissions of any new file; safetensors writes its files for their owner only."""
-    mask = os.umask(0o077)  # reading it means setting it
+    """Sets default permissions, because safetensors makes its files readable only by the owner."""
+    mask = os.umask(0o077)  # the mask can only be read by setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)

@@ -1,4 +1,4 @@
-"""JSON and text files, with messages for the person who can correct them."""
+"""Reads and writes JSON and text files, with clear error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_BYTES = 2 << 30
 
 
 class TooLargeError(ValueError):
-    """A file has more bytes than its reader takes."""
+    """A file is larger than the limit."""
 
 
 def read_text(path: str | Path, most_bytes: int) -> str:
@@ -38,13 +38,13 @@ def read_text(path: str | Path, most_bytes: int) -> str:
 
 
 def read_json(path: str | Path, flag_name: str = "", most_bytes: int = _MOST_BYTES) -> Any:
-    """A JSON file's content; raises UserError, which begins with the flag's name, if it is not JSON."""
+    """A JSON file's content; if it is invalid, raises UserError with the flag's name as a prefix."""
     try:
         return json.loads(read_text(path, most_bytes))
     except OSError as error:
         raise UserError(f"{flag_name}{path} cannot be read: {error.strerror}.") from None
     except TooLargeError:
-        raise UserError(f"{flag_name}{path} is larger than {most_bytes >> 20} MB: name another file.") from None
+        raise UserError(f"{flag_name}{path} is larger than {most_bytes >> 20} MB: use another file.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{flag_name}{path} is not JSON: {error}.") from None
 
@@ -63,5 +63,5 @@ def read_settings(path: str | Path, flag_name: str = "") -> dict[str, Any]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Replaces a file's content by this, as indented JSON."""
+    """Replaces a file's content with indented JSON."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")

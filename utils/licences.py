@@ -1,4 +1,4 @@
-"""Prints a table of the licences of the installed dependencies, as their packages' metadata names them.
+"""Prints a table of the licences of the installed dependencies, from the metadata of their packages.
 
 `make licences` writes it to docs/licences.md.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
-_LONGEST = 60  # some packages give a licence's whole text as its name
+_LONGEST = 60  # some packages have the whole licence text as its name
 
 
 def licence(package: Message) -> str:

@@ -1,4 +1,4 @@
-"""Messages to the user that are not errors."""
+"""Prints warnings for the user."""
 
 from __future__ import annotations
 

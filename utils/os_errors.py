@@ -1,4 +1,4 @@
-"""One sentence for each error of the operating system."""
+"""Converts operating system errors to one-sentence messages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _SENTENCES = {
     errno.ENOSPC: ("no space left on the disk", _FULL),
     errno.EDQUOT: ("the disk quota is used up", _FULL),
     errno.EFBIG: ("the limit on a file's size is reached", _FULL),
-    errno.EACCES: ("permission denied", "change its permissions or name another path"),
-    errno.EPERM: ("permission denied", "change its permissions or name another path"),
-    errno.EROFS: ("the file system is read-only", "name a path that can be written to"),
+    errno.EACCES: ("permission denied", "change its permissions or use another path"),
+    errno.EPERM: ("permission denied", "change its permissions or use another path"),
+    errno.EROFS: ("the file system is read-only", "use a path that can be written to"),
     errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
     errno.ENOENT: ("it does not exist", "check the path; if it existed, another program has deleted it"),
-    errno.ENOTDIR: ("a part of the path is a file where a directory is needed", "name another path"),
-    errno.EISDIR: ("it is a directory where a file is needed", "remove it or name another path"),
-    errno.EEXIST: ("it exists already", "remove it or name another path"),
-    errno.ENOTEMPTY: ("the directory is not empty", "another program writes to it; name another path"),
-    errno.ELOOP: ("its symbolic links form a circle", "name another path"),
+    errno.ENOTDIR: ("a part of the path is a file where a directory is needed", "use another path"),
+    errno.EISDIR: ("it is a directory where a file is needed", "remove it or use another path"),
+    errno.EEXIST: ("it already exists", "remove it or use another path"),
+    errno.ENOTEMPTY: ("the directory is not empty", "another program writes to it; use another path"),
+    errno.ELOOP: ("its symbolic links form a cycle", "use another path"),
     errno.ENOMEM: ("memory ran out", "free memory, raise its limit, or use smaller batches or a smaller model"),
     errno.EMFILE: ("too many files are open", "raise the limit with `ulimit -n`"),
     errno.ESTALE: ("the network file system has lost it", "mount the file system again"),
@@ -41,7 +41,7 @@ def os_error_sentence(error: OSError) -> str:
 
 
 def memory_sentence(error: BaseException) -> str | None:
-    """The sentence for an error that means that memory ran out, such as an import that cannot map a library."""
+    """The message for an error that means that memory ran out, such as an import that cannot map a library."""
     text = str(error).lower()
     if not isinstance(error, MemoryError) and not any(phrase in text for phrase in _MEMORY_PHRASES):
         return None

@@ -1,4 +1,4 @@
-"""Progress of a long task, on standard error."""
+"""Shows the progress of a long task on standard error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Progress:
     def __init__(self, title: str, total: int | None, unit: str, restored: int = 0) -> None:
         """
         Args:
-            title: what is being done.
-            total: how much there is to do, in `unit`; None if unknown.
+            title: the name of the task.
+            total: the total amount of work, in `unit`; None if unknown.
             unit: such as "B" or "records".
-            restored: what an earlier start did of the total; it does not count towards the rate.
+            restored: the part done by an earlier start, which does not count towards the rate.
         """
         self._terminal = sys.stderr.isatty()
         # tqdm draws nothing on a terminal that reports a size of 0; this function never returns 0.
@@ -36,7 +36,7 @@ class Progress:
         return self
 
     def update(self, count: int) -> None:
-        """Add to what is done."""
+        """Add to the completed amount."""
         self._count += count
         self._bar.update(count)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Standard input, output and error when they are closed, or when the reader of the output has gone."""
+"""Handles closed standard streams and closed output pipes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 def open_closed_streams() -> None:
     """Connects standard streams that are closed to /dev/null.
 
-    Otherwise the next file that is opened takes the number of the closed stream, and whatever is printed ends up in it.
+    Otherwise the next file that is opened takes the number of the closed stream, and all output is written to it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:

@@ -1,7 +1,7 @@
-"""Calls of one function in several processes, of this machine or of a Ray cluster.
+"""Calls a function in several processes, on this machine or on a Ray cluster.
 
-Each worker has a pipe of its own and one call at a time, so memory stays flat and the death of a worker is always
-noticed. The standard library's executors hang when a worker is killed while large arguments wait for it (Python 3.10).
+Each worker has its own pipe and one call at a time, so memory is bounded and the death of a worker is always detected.
+The standard library's executors hang if a worker is killed while large arguments wait for it (Python 3.10).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def in_processes(
     Args:
         function: with `fork=False`, importable by name.
         arguments: one tuple for each call.
-        num_workers: how many processes (default: one per core); 1 means this process.
-        fork: workers inherit the arguments. Set it to False where this process holds a framework's threads, which do
-            not survive a fork: workers then start from nothing, and arguments are sent to them one by one.
+        num_workers: number of processes (default: one per core); 1 means this process.
+        fork: whether workers are forked and inherit the arguments. Set it to False if this process has threads of a
+            framework, which do not survive a fork: new processes are then started, and arguments are sent to them.
 
     Returns:
-        each number with its result, in the order in which calls finish.
+        each index with its result, in the order in which calls finish.
 
     Raises:
         WorkerLostError: a worker was killed.
-        Exception: whatever a call raises; its traceback in the worker is the cause.
+        Exception: any exception that a call raises; its traceback in the worker is the cause.
     """
     num_workers = min(num_workers or os.cpu_count() or 1, len(arguments))
     if num_workers <= 1:
@@ -108,7 +108,7 @@ def _receive(pipe: Connection) -> Any:
 
 
 def in_order(results: Iterator[tuple[int, Any]]) -> Iterator[Any]:
-    """The results of `in_processes` in the order of their numbers."""
+    """Yields the results of `in_processes` in the order of their indices."""
     early: dict[int, Any] = {}
     following = 0
     for number, result in results:
@@ -124,13 +124,13 @@ def _work(
     """Serve one worker's pipe until the parent closes it."""
     for other in others:  # forked with the parent's ends of earlier pipes
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent answers Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already fill the cores
     with suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    with suppress(EOFError, ConnectionError):  # the parent is gone
+    with suppress(EOFError, ConnectionError):  # the parent has ended
         while True:
             number, sent = pipe.recv()
             try:
@@ -163,7 +163,7 @@ def _raise(error: BaseException | None, trace: str) -> NoReturn:
 def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int | None) -> Iterator[tuple[int, Any]]:
     """`in_processes` on the Ray cluster that RAY_ADDRESS names or that this machine belongs to.
 
-    A call whose node is lost is made again.
+    A call whose node is lost is repeated.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster.
@@ -179,7 +179,7 @@ def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int
             ray.init("auto", log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError:
             raise UserError(
-                "--runner ray finds no cluster: start one with `ray start --head`, or name one in RAY_ADDRESS."
+                "--runner ray finds no cluster: start one with `ray start --head`, or set its address in RAY_ADDRESS."
             ) from None
     call = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(_numbered).options(
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
@@ -197,7 +197,7 @@ def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int
             yield from ray.get(finished)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        except ray.exceptions.RayError:  # a worker that crashed on every retry, or a node or cluster that is gone
+        except ray.exceptions.RayError:  # a worker crashed on every retry, or a node or the cluster is lost
             raise WorkerLostError from None
 
 

@@ -27,7 +27,7 @@ _CASES_OF_A_TURN = 200
 
 
 def fuzz(samples: Path, seconds: float, seed: int, workers: int, kinds: list[str] | None = None) -> list[Attack]:
-    """Reads damaged inputs of every kind in turn until the time is over."""
+    """Reads damaged inputs of every kind in turn until the time is up."""
     found = {kind: target for kind, target in targets(samples).items() if kinds is None or kind in kinds}
     attacks = {kind: Attack(kind) for kind in found}
     deadline = time.monotonic() + seconds
@@ -90,7 +90,7 @@ class _Worker:
         theirs.close()
 
     def receive(self, attacks: dict[str, Attack]) -> bool:
-        """Takes the verdict of one case; returns False where there is none any more."""
+        """Takes the verdict of one case; returns False if there is none left."""
         try:
             self.case, verdict, details = self.pipe.recv()
         except EOFError:

@@ -148,7 +148,7 @@ def _terminal_escapes(attack: Attack, samples: Path, directory: Path) -> None:
     name = "\x1b]0;owned\x07\x1b[2J.weight"
     header = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-    printed = _convert(attack, "a tensor whose name holds terminal escapes", model)
+    printed = _convert(attack, "a tensor whose name contains terminal escapes", model)
     attack.check("\x1b" not in printed, "a tensor's name reached the terminal with its escapes")
 
 

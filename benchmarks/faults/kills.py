@@ -65,7 +65,7 @@ class Command:
 
 
 def commands(samples: Path, work: Path) -> list[Command]:
-    """All commands that write something which must be exact."""
+    """All commands whose results must be exact."""
     text, vocab = work / "text.txt", samples / "vocab.txt"
     write_text(text, 3000, seed=7)
     squad_file(work / "squad.json", 300)
@@ -126,7 +126,7 @@ def commands(samples: Path, work: Path) -> list[Command]:
 
 
 def kill(samples: Path, work: Path, seconds: float, seed: int) -> list[Attack]:
-    """Kills each command in turn until the time is over."""
+    """Kills each command in turn until the time is up."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     rng = random.Random(seed)

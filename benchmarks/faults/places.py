@@ -64,7 +64,7 @@ def _check_sentence(attack: Attack, what: str, code: int | None, errors: str, ex
 
 @contextmanager
 def _small_disk(path: Path, kilobytes: int) -> Iterator[Path | None]:
-    """A file system in memory of that size; None where mounting is not allowed."""
+    """A file system in memory of that size; None if mounting is not allowed."""
     path.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
@@ -77,7 +77,7 @@ def _small_disk(path: Path, kilobytes: int) -> Iterator[Path | None]:
 
 
 def _full_disk(samples: Path, work: Path) -> Attack:
-    """Disks that are full at ever later writes; afterwards, with space, each command must continue to its end."""
+    """Fills disks at later and later writes; with free space, each command must then finish."""
     attack = Attack("full disk")
     for number, kilobytes in enumerate((4, 16, 64, 100, 160, 240, 360, 540)):
         for what, words, again in (

@@ -32,7 +32,7 @@ class Target(NamedTuple):
 
 
 def targets(samples: Path) -> dict[str, Target]:
-    """{kind: target}; TensorFlow's checkpoints are among them where it is installed."""
+    """{kind: target}; TensorFlow's checkpoints are among them if it is installed."""
     torch = ROOT / "tests" / "fixtures" / "torch"
     found = {
         "OFRecord": Target(samples / "ofrecord", "part-*", _read_records),

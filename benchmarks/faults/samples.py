@@ -62,7 +62,7 @@ def squad_file(path: Path, questions: int) -> None:
 
 
 def make_samples(directory: Path) -> Path:
-    """Makes all samples, once; each sub-directory holds one format."""
+    """Makes all samples, once; each sub-directory contains one format."""
     if (directory / "complete").exists():
         return directory
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`prepare_data.py clean`: any text becomes text files, on request without duplicates."""
+"""`prepare_data.py clean`: converts any text to text files, optionally without duplicates."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from utils.messages import warn
 
 _KINDS = ("documents", "lines")
 _REMOVED = "removed.json"
-# BERT drops these control characters; in a text file, some of them would make it look like a binary file.
+# BERT drops these control characters. Some of them would make a text file look like a binary file.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
@@ -31,23 +31,23 @@ def clean(config: CleanConfig) -> None:
     """Write text files with a sentence per line and a blank line between documents.
 
     Raises:
-        UserError: there is no usable input, or the output directory holds other results.
+        UserError: there is no usable input, or the output directory contains the results of other flags.
     """
     output_dir = Path(config.output_dir)
     whole_files = config.documents == "file"
     plan = {"command": "clean", "documents": config.documents, "remove_duplicates": config.remove_duplicates}
     opened = open_input(config.text, config.work, output_dir, plan, whole_files=whole_files)
     if opened is None:
-        print(f"{output_dir} is complete already")
+        print(f"{output_dir} is already complete")
         return
     work, pieces = opened
     with discarded_on_mistake(work):
         files, results = write_text(work, pieces, config.text, config.work, config.remove_duplicates, whole_files)
         documents, sentences = (sum(result[key] for result in results) for key in ("documents", "sentences"))
         if not documents:
-            raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+            raise UserError(f"--input_file {' '.join(config.text.input_file)} contains no text.")
     for number, (file, result) in enumerate(zip(files, results, strict=True)):
-        if result["documents"] and file.exists():  # else an interrupted start has moved it
+        if result["documents"] and file.exists():  # otherwise an interrupted run has moved it
             file.rename(output_dir / f"text-{number:05d}.txt")
     removed = removed_duplicates(work)
     in_all = removed_duplicates(work, *input_directories(pieces))
@@ -58,7 +58,7 @@ def clean(config: CleanConfig) -> None:
     if config.remove_duplicates != "none":
         print(f"removed {removed['documents']:,} duplicate documents and {removed['lines']:,} duplicate lines")
     if documents == 1:
-        warn("the input is a single document; next-sentence prediction needs several, with a blank line between them.")
+        warn("the input is a single document; next-sentence prediction needs several, separated by blank lines.")
     print(f"{documents:,} documents with {sentences:,} sentences in {output_dir}")
 
 
@@ -73,7 +73,7 @@ def write_text(
         pieces: the input.
         text, whole_files, split: see `read_documents`.
         flags: how the work is done.
-        remove_duplicates: "documents", "lines" or "both" drops those that equal an earlier one; "none" drops nothing.
+        remove_duplicates: "documents", "lines" or "both" removes those equal to an earlier one; "none" keeps all.
 
     Returns:
         the files, and the number of documents and sentences in each.
@@ -103,7 +103,7 @@ def input_directories(pieces: Sequence[Sequence[Span]]) -> set[Path]:
 
 
 def removed_duplicates(work: Path, *inputs: Path) -> dict[str, int]:
-    """How many duplicate documents and lines were removed here, and before by `clean` in the input directories."""
+    """The numbers of duplicate documents and lines removed here, and earlier by `clean` in the input directories."""
     removed = Counter(dict.fromkeys(_KINDS, 0))
     if (work / _REMOVED).exists():
         removed.update(json.loads((work / _REMOVED).read_bytes()))

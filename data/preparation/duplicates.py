@@ -1,8 +1,8 @@
-"""Exact duplicates in a corpus of any size, by 64-bit hashes, in bounded memory.
+"""Finds exact duplicates in a corpus of any size, by 64-bit hashes, in bounded memory.
 
 Each piece writes the hashes of its texts to a file. Bucket by bucket, equal hashes of all pieces are found, and all but
-the first are marked. Each piece then drops its marked texts. (Among a billion different lines, two have the same hash
-with a probability of about 3 %; one of them would be lost.)
+the first are marked. Each piece then drops its marked texts. (Among a billion different lines, the probability
+that two have the same hash, so that one is lost, is about 3 %.)
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.progress import Progress
 
-_HASH_BYTES = 128  # memory per hash while equal ones are found, at most
+_HASH_BYTES = 128  # maximum memory per hash while duplicates are found
 
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
@@ -22,7 +22,7 @@ def hash_texts(texts: Iterable[str]) -> np.ndarray:
 
 
 def duplicates_share(hash_files: Sequence[Path]) -> float:
-    """The share of texts that equal an earlier one; all files together must fit in memory."""
+    """The fraction of texts that equal an earlier one; all files together must fit in memory."""
     hashes = np.concatenate([np.empty(0, "<u8"), *(np.fromfile(file, "<u8") for file in hash_files)])
     return 1 - len(np.unique(hashes)) / max(1, len(hashes))
 

@@ -1,4 +1,4 @@
-"""The input of a command: its files, and the pieces they are cut into."""
+"""Finds the input files of a command and divides them into pieces."""
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ def input_files(patterns: Sequence[str], flag: str = "input_file", *, output_dir
 
     Args:
         patterns: the paths, globs and directories.
-        flag: which flag gave them, for messages.
-        output_dir: files in this directory are not input.
+        flag: the flag with the patterns, for messages.
+        output_dir: files in this directory are excluded.
 
     Raises:
-        UserError: a pattern matches nothing, or the unfinished output of `prepare_data.py clean`.
+        UserError: a pattern matches nothing, or matches unfinished output of `prepare_data.py clean`.
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
@@ -43,8 +43,8 @@ def input_files(patterns: Sequence[str], flag: str = "input_file", *, output_dir
         else:
             found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
         if not found:
-            problem = "holds no file" if path.is_dir() else "does not exist"
-            raise UserError(f"--{flag} {pattern} {problem}; give paths, globs or directories of text files.")
+            problem = "contains no file" if path.is_dir() else "does not exist"
+            raise UserError(f"--{flag} {pattern} {problem}: pass paths, globs or directories of text files.")
         files.update(dict.fromkeys(found))
     output = output_dir and output_dir.resolve()
     chosen = [file for file in files if file.resolve().parent != output]
@@ -69,15 +69,15 @@ def open_input(
 ) -> tuple[Path, list[list[Span]]] | None:  # fmt: skip
     """Open the work directory and cut the input into pieces.
 
-    The pieces depend only on the input, `--memory_mb` and `piece_bytes`, and so does everything that is derived from
-    the number of a piece.
+    The pieces, and everything derived from the index of a piece, depend only on the input, `--memory_mb` and
+    `piece_bytes`.
 
     Args:
         text: the input.
         work_flags: how the work is done.
         output_dir: where the results go.
-        plan: everything that decides the results, except the input.
-        whole_files: a file of plain text is one document.
+        plan: everything that determines the results, except the input.
+        whole_files: treat a plain text file as one document.
         piece_bytes: the size of a piece (default: a 64th of the input, within bounds).
         last_stages: see `open_work`.
 
@@ -86,7 +86,7 @@ def open_input(
     """
     for named in (Path(pattern).resolve() for pattern in text.input_file if pattern != "-"):
         if output_dir.resolve() in (named, named.parent):
-            raise UserError(f"--output_dir {output_dir} holds the input {named}: name another directory.")
+            raise UserError(f"--output_dir {output_dir} contains the input {named}: use another directory.")
     files = input_files(text.input_file, output_dir=output_dir)
     spooled = {number: output_dir / f".stdin-{number}" for number, file in enumerate(files) if is_stream(file)}
     if spooled:
@@ -115,10 +115,10 @@ def open_input(
         size = piece_bytes or min(max(total // 64, SMALLEST_PIECE), longest)
         pieces = plan_spans(plain, text.text_field, size, longest, work, whole_files=whole_files)
         if not pieces:
-            raise UserError(f"--input_file {' '.join(text.input_file)}: all files are empty: name files with text.")
+            raise UserError(f"--input_file {' '.join(text.input_file)}: all files are empty: pass files with text.")
     return work, pieces
 
 
 def _identity(file: Path) -> list[Any]:
-    """What identifies a file and its content."""
+    """A file's identity, which changes with its content."""
     return [str(file), file.stat().st_size, file.stat().st_mtime_ns]

@@ -1,4 +1,4 @@
-"""`prepare_data.py inspect` and `verify`: the content of a record set, and whether all of it is intact."""
+"""`prepare_data.py inspect` and `verify`: show the content of a record set, and check that it is intact."""
 
 import json
 import zlib
@@ -41,7 +41,7 @@ def inspect(config: InspectConfig) -> None:
         for key, value in records.metadata.get("made_by", {}).items():
             print(f"  --{key} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     else:
-        print("\nno dataset.json: another program made the set, so the schema is taken from its first record")
+        print("\nno dataset.json (made by another program): the schema is that of the first record")
     if "input_ids" not in records.schema:
         return
     vocab = _vocab(records, config.vocab_file)
@@ -54,7 +54,7 @@ def inspect(config: InspectConfig) -> None:
     for index, sample in zip(chosen.tolist(), samples, strict=True):
         print(f"\n{records.location(index)}\n{sample}")
     if config.report and Path(config.input_dir).is_file() and not config.report_dir:
-        print("\nfor a report about a single file, give --report_dir")
+        print("\nto write a report about a single file, pass --report_dir")
     elif config.report:
         _report(config, records, vocab, samples)
 
@@ -77,14 +77,16 @@ def _report(config: InspectConfig, records: RecordSet, vocab: dict[str, int], sa
         title = f"{records.directory.name}: {len(records):,} records"
         found = write_report(directory, figures, samples, title)
     except PermissionError as error:
-        raise UserError(f"the report cannot be written to {directory}: {error.strerror}; give --report_dir.") from None
+        raise UserError(
+            f"the report cannot be written to {directory}: {error.strerror}. Choose another place with --report_dir."
+        ) from None
     for warning in found:
         warn(warning)
     print(f"\nthe report is {directory / REPORT_HTML}")
 
 
 def _figures_of_text(directory: Path) -> dict[str, Any]:
-    """The figures that only the preparation knew, from its report."""
+    """The statistics that only the preparation could compute, from its report."""
     try:
         content = json.loads((directory / REPORT_JSON).read_bytes())
         return {name: content[name] for name in ("corpus", "do_lower_case", "packing") if name in content}
@@ -102,7 +104,7 @@ def _shard_statistics(directory: str, shard: int, vocab_size: int, mask_id: int 
 
 
 def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
-    """The numbers of a shard's records, in blocks."""
+    """The indices of a shard's records, in blocks."""
     first, end = np.append(records.shard_starts, len(records))[shard : shard + 2].tolist()
     for start in range(first, end, _RECORDS_AT_ONCE):
         yield np.arange(start, min(start + _RECORDS_AT_ONCE, end))
@@ -111,7 +113,7 @@ def _chunks(records: RecordSet, shard: int) -> Iterator[np.ndarray]:
 def _over_shards(
     title: str, records: RecordSet, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int | None
 ) -> Iterator[tuple[int, Any]]:
-    """`function` of each job, one job for each shard, in several processes: shard and result, as they finish."""
+    """Calls `function` for each shard in several processes; yields shard and result as they finish."""
     sizes = np.diff(np.append(records.shard_starts, len(records))).tolist()
     with Progress(title, len(records), "records") as progress:
         for shard, result in in_processes(function, jobs, workers):
@@ -120,10 +122,10 @@ def _over_shards(
 
 
 def _vocab(records: RecordSet, vocab_file: str) -> dict[str, int]:
-    """The set's vocabulary or the one in a file; {} if there is none, so that ids are shown as numbers."""
+    """The given vocabulary, or the set's; {} if there is none, so that ids are shown as numbers."""
     file = vocab_file or str(records.directory / "vocab.txt")
     if not vocab_file and not Path(file).exists():
-        print("\nno vocabulary in the directory: give --vocab_file to see tokens instead of ids")
+        print("\nno vocabulary in the directory: pass --vocab_file to see tokens instead of ids")
         return {}
     return load_vocab(file)
 
@@ -132,7 +134,7 @@ def verify(config: VerifyConfig) -> None:
     """Read every record, and print what is wrong with each damaged shard.
 
     Raises:
-        UserError: the set cannot be opened, a record is malformed or holds a value out of range, or a shard's checksum
+        UserError: the set cannot be opened, a record is malformed or has a value out of range, or a shard's checksum
             differs from dataset.json.
     """
     records = open_source(config.input_dir)
@@ -162,7 +164,7 @@ def _vocab_size(records: RecordSet, vocab_file: str) -> int | None:
 
 
 def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
-    """What is wrong with a shard, "" if nothing."""
+    """A description of a shard's damage; "" if it is intact."""
     records = open_source(directory)
     checked = _checked(records, vocab_size)
     for indices in _chunks(records, shard):
@@ -182,6 +184,6 @@ def _verify_shard(directory: str, shard: int, vocab_size: int | None) -> str:
 
 
 def _checked(records: RecordSet, vocab_size: int | None) -> Records:
-    """The records, whose values are checked as they are read."""
+    """The records, with a check of all values when they are read."""
     length = records.schema["input_ids"][1] if "input_ids" in records.schema else _UNBOUNDED
     return Records(records, below=bounds(FEATURES, vocab_size=vocab_size or _UNBOUNDED, seq_length=length))

@@ -1,7 +1,7 @@
-"""The tokens of each pretraining record: Google's `create_instances_from_document`, without touching the tokens.
+"""Draws the tokens of each pretraining record: Google's `create_instances_from_document`, computed on spans.
 
-A record's segments are spans of a piece's tokens, so drawing them only needs the lengths of sentences. The tokens are
-copied at the end, for many records at once.
+A record's segments are spans of a piece's tokens, so drawing them only needs sentence lengths. The tokens are copied at
+the end, for many records at once.
 
 Shapes: `R` records, `S` sequence.
 """
@@ -34,13 +34,13 @@ class Cutting:
     """How documents are cut into records.
 
     Attributes:
-        objective: "nsp" and "sop" pair segments; "none" takes one segment for a record.
+        objective: "nsp" and "sop" pair segments; "none" makes records of one segment.
         seq_length: S.
-        short_seq_prob: the share of documents that are cut to a random shorter length.
+        short_seq_prob: the fraction of documents that are cut to a random shorter length.
         cls_id, sep_id: the special tokens.
         packing: "pairs" ends records where documents end; "chunks" cuts the joined documents into full records, from a
             random position on.
-        swap: for "sop", whether half of the pairs are swapped (label 1), or none.
+        swap: for "sop", whether half of the pairs are swapped (label 1).
     """
 
     objective: str
@@ -53,7 +53,7 @@ class Cutting:
 
     @property
     def longest(self) -> int:
-        """How many tokens of text fit into a record."""
+        """The number of text tokens that fit into a record."""
         return self.seq_length - special_tokens(self.objective)
 
 
@@ -67,10 +67,10 @@ def draw_rows(rng: np.random.Generator, store: TokenStore, number: int, cutting:
 
     Args:
         rng: the source of every random choice.
-        store: the corpus; the second segments of negative pairs come from all of it.
-        number: the piece.
+        store: the corpus, from which the second segments of negative pairs are drawn.
+        number: the index of the piece.
         cutting: the settings.
-        times: how often each document is used; each time it is cut differently.
+        times: how often each document is used, each time with different cuts.
 
     Returns:
         the records, in the order of the documents.
@@ -84,7 +84,7 @@ def draw_rows(rng: np.random.Generator, store: TokenStore, number: int, cutting:
     pieces, b_first[negatives], b_end[negatives] = store.sentence_runs(
         documents, rng.random(len(documents)), b_end[negatives]
     )
-    # Pairs that are too long lose single tokens, each at the front or the back at random.
+    # Pairs that are too long lose single tokens, randomly at the front or the back.
     a, b = truncated_lengths(a_end - a_first, b_end - b_first, longest)
     a_first += rng.binomial(a_end - a_first - a, 0.5)
     b_first += rng.binomial(b_end - b_first - b, 0.5)
@@ -105,8 +105,8 @@ def _copy_segments(
 ) -> np.ndarray:
     """The token ids of R records, [R, S].
 
-    Each segment is copied at the greatest length a record can have, and the surplus is overwritten: that is several
-    times faster than indexing tokens.
+    Each segment is copied at the maximum length, and the surplus is overwritten, which is several times faster than
+    indexing tokens.
 
     Args:
         source: token ids, followed by enough padding for a copy of the last one.
@@ -133,10 +133,10 @@ def _copy_segments(
 
 
 class _Spans(NamedTuple):
-    """The spans that records are cut from; flat lists, because there are many."""
+    """The spans of records, as flat lists, because there are many."""
 
-    # Four entries per record: the first token of A, the token after its last, and the same of B. B is 0, 0 if there is
-    # none, and _ELSEWHERE and the wanted length if it comes from another document.
+    # Four entries per record: start and end of A, start and end of B. B is 0, 0 if there is none, or _ELSEWHERE and
+    # the wanted length if it comes from another document.
     tokens: list[int]
     labels: list[int]
 
@@ -159,7 +159,7 @@ def _cut(rng: np.random.Generator, piece: Piece, cutting: Cutting, times: int) -
 
 
 def _cut_chunks(drawn: _Spans, tokens: int, longest: int, share: Callable[[], float]) -> None:
-    """Full records of the joined documents, from a random position on."""
+    """Cuts the joined documents into full records, starting at a random position."""
     first = int(share() * (1 + min(longest, tokens - longest)))
     for begin in range(first, tokens - longest + 1, longest):
         drawn.tokens.extend((begin, begin + longest, 0, 0))
@@ -167,7 +167,7 @@ def _cut_chunks(drawn: _Spans, tokens: int, longest: int, share: Callable[[], fl
 
 
 def _cut_in_order(drawn: _Spans, piece: Piece, cutting: Cutting, share: Callable[[], float]) -> None:
-    """Adjacent segments as pairs, half of them swapped, or single segments."""
+    """Makes pairs of adjacent segments, half of them swapped, or single segments."""
     starts, pairs = piece.sentence_starts.tolist(), cutting.objective == "sop"
     for here, stop in pairwise(piece.document_starts.tolist()):
         target = _target_length(cutting, share)
@@ -189,7 +189,7 @@ def _cut_in_order(drawn: _Spans, piece: Piece, cutting: Cutting, share: Callable
 
 
 def _cut_pairs(drawn: _Spans, piece: Piece, cutting: Cutting, share: Callable[[], float]) -> None:
-    """Next-sentence pairs: B follows A, or comes from another document of the corpus."""
+    """Makes next-sentence pairs: B follows A, or comes from another document of the corpus."""
     starts = piece.sentence_starts.tolist()
     tokens, labels = drawn
     for here, stop in pairwise(piece.document_starts.tolist()):
@@ -205,24 +205,24 @@ def _cut_pairs(drawn: _Spans, piece: Piece, cutting: Cutting, share: Callable[[]
             else:
                 tokens += (first, middle, _ELSEWHERE, target - middle + first)
                 labels.append(1)
-                here = a_end  # the sentences that B would have used come next
+                here = a_end  # the unused sentences of B start the next pair
 
 
 def _other_documents(
     rng: np.random.Generator, tokens: np.ndarray, piece: Piece, corpus_documents: np.ndarray, number: int
 ) -> np.ndarray:
-    """For each of N tokens of a piece, any other document of the corpus than its own, int64 [N]."""
+    """int64 [N]: for each of N tokens of a piece, a random document of the corpus other than its own."""
     own = np.searchsorted(piece.sentence_starts[piece.document_starts], tokens, side="right") - 1
     own += corpus_documents[number]
     drawn = rng.integers(0, corpus_documents[-1], len(own))
-    for _ in range(9):  # as in Google's code, ten tries can all find the same document
+    for _ in range(9):  # as in Google's code, all ten tries may find the same document
         same = np.flatnonzero(drawn == own)
         drawn[same] = rng.integers(0, corpus_documents[-1], len(same))
     return drawn
 
 
 def _target_length(cutting: Cutting, share: Callable[[], float]) -> int:
-    """How many tokens the records of a document should have: usually as many as fit."""
+    """The target length of a document's records: usually the maximum."""
     return 2 + int(share() * (cutting.longest - 1)) if share() < cutting.short_seq_prob else cutting.longest
 
 
@@ -232,7 +232,7 @@ def _shares(rng: np.random.Generator) -> Iterator[float]:
 
 
 def truncated_lengths(a: np.ndarray, b: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lengths after removing single tokens from the longer segment, or from B at a tie, until the sum fits."""
+    """The lengths after removing tokens from the longer segment (from B if they are equal) until the sum fits."""
     excess = np.maximum(a + b - longest, 0)
     apart = np.minimum(np.abs(a - b), excess)  # removed from the longer segment until both are equal
     rest = excess - apart

@@ -1,7 +1,7 @@
-"""The second stage of `prepare_data.py pretraining`: the documents of each piece become unmasked rows on disk.
+"""The second stage of `prepare_data.py pretraining`: turns the documents of each piece into unmasked rows.
 
-A task draws the rows of one piece for some of its `--dupe_factor` repetitions. Its file holds the rows in random order,
-bin after bin of `--bin_size`.
+A task draws the rows of one piece for some of its `--dupe_factor` repetitions. Its file contains the rows in random
+order, grouped by bin of `--bin_size`.
 """
 
 import os
@@ -20,7 +20,7 @@ EXTRA_COLUMNS = 3  # of a row on disk, after its ids: length of A, length of B, 
 
 
 def draw_pairs(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab: dict[str, int]) -> list[list[int]]:
-    """Draw the rows of all pieces; return how many rows of each bin every task's file holds, [tasks][bins]."""
+    """Draw the rows of all pieces; return the number of rows per task and bin, [tasks][bins]."""
     example = config.example
     cutting = Cutting(
         objective=example.objective,
@@ -41,7 +41,7 @@ def draw_pairs(config: PretrainingDataConfig, work: Path, corpus: Corpus, vocab:
 
 
 def _tasks(corpus: Corpus, config: PretrainingDataConfig) -> list[tuple[int, range]]:
-    """(piece, which of its repetitions) for each task; the rows of a task take about an eighth of the memory."""
+    """(piece, repetitions) of each task; the rows of a task take about an eighth of the memory."""
     dupe_factor = config.example.dupe_factor
     tasks = []
     for number, tokens in enumerate(corpus.tokens):

@@ -1,7 +1,7 @@
-"""Work in pieces that can be interrupted: each piece is done once, by any process.
+"""Divides work into pieces that are each done once, by any process, so that it can be interrupted.
 
-A piece is a function of its arguments and of the files of earlier stages. It returns a small JSON object; the work
-directory keeps it as the sign that the piece is done. A preparation that is started again skips finished pieces.
+A piece is a function of its arguments and of the files of earlier stages. It returns a small JSON object, which
+is stored in the work directory to mark the piece as done. A restarted preparation skips finished pieces.
 """
 
 import ctypes
@@ -39,19 +39,19 @@ def run_pieces(
     Args:
         work: the work directory; every machine of a cluster must see it under this name.
         stage: a name for the progress display and for the files of results.
-        function: does one piece.
-        arguments: of each piece.
-        flags: how many processes, and whose.
-        sizes: of each piece in `unit`, for the progress display.
+        function: processes one piece.
+        arguments: the arguments for each piece.
+        flags: the number of processes and the runner.
+        sizes: the size of each piece in `unit`, for the progress display.
         unit: such as "B" or "records".
-        intact: whether the output of a finished piece is still there; if not, the piece is done again.
+        intact: checks that the output of a finished piece still exists; if not, the piece is repeated.
 
     Returns:
         the result of every piece, in order.
 
     Raises:
         WorkerLostError: a worker was killed.
-        Exception: whatever a piece raises.
+        Exception: any exception that a piece raises.
     """
     done = {index: _done_file(work, stage, index) for index in range(len(arguments))}
     todo = [index for index, file in done.items() if not (file.exists() and intact(json.loads(file.read_bytes())))]
@@ -68,7 +68,7 @@ def _done_file(work: Path, stage: str, index: int) -> Path:
 
 
 def _run_piece(work: Path, stage: str, function: Callable[..., Result], index: int, arguments: tuple[Any, ...]) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for each process
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process uses one core
     _keep_freed_memory()
     result = function(work, index, *arguments)
     write_atomically(_done_file(work, stage, index), json.dumps(result).encode())

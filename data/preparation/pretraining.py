@@ -1,6 +1,6 @@
-"""`prepare_data.py pretraining`: text of any size becomes shards of records.
+"""`prepare_data.py pretraining`: turns text of any size into shards of records.
 
-Three stages, each in restartable pieces (`pieces`), with files between them so that memory stays flat:
+There are three stages, each in restartable pieces (`pieces`), with files between them so that memory is bounded:
 
 1. `tokenize_stage`: a piece of the input → its tokens,
 2. `pairs_stage`: the documents of a piece, `--dupe_factor` times → unmasked rows,
@@ -40,14 +40,15 @@ def prepare(config: PretrainingDataConfig) -> None:
     """Run the three stages.
 
     Raises:
-        UserError: there is no usable input, the vocabulary does not fit, or the output directory holds other results.
+        UserError: there is no usable input, the vocabulary does not fit, or the output directory has results of other
+            flags.
     """
     directory = set_directory(config)
     vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case)
     vocabulary.warn_of_contradictions(config.do_lower_case)
     if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(
-            f"--vocab_file {config.vocab_file} is in the output directory, whose content is replaced: copy it to "
+            f"--vocab_file {config.vocab_file} is in the output directory, whose content will be replaced: copy it to "
             "another directory first."
         )
     settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, **vocabulary.rules_of_records()}
@@ -55,11 +56,11 @@ def prepare(config: PretrainingDataConfig) -> None:
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
     opened = open_input(config.text, config.work, directory, plan, last_stages={"num_shards": "shards"})
     if opened is None:
-        print(f"{config.output_dir} is complete already")
+        print(f"{config.output_dir} is already complete")
         return
     work, pieces = opened
     if is_url(config.output_dir) and _is_stored(config, work):
-        print(f"{config.output_dir} is complete already")
+        print(f"{config.output_dir} is already complete")
         remove_results(directory)
         return
     with discarded_on_mistake(work):
@@ -76,7 +77,7 @@ def _run_stages(
     config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocabulary: Vocabulary,
     settings: dict[str, Any],
 ) -> str:  # fmt: skip
-    """Make the set; return what was made."""
+    """Make the record set; return a summary."""
     vocab = vocabulary.ids
     inputs = input_directories(pieces)
     if config.remove_duplicates != "none":
@@ -96,19 +97,19 @@ def _run_stages(
 
 
 def _check_corpus(corpus: Corpus, config: PretrainingDataConfig) -> None:
-    """Raise UserError if the corpus is too small or too large for the flags."""
+    """Raise UserError if the corpus is too small or too large."""
     documents = int(corpus.documents[-1])
     named = " ".join(config.text.input_file)
     if not documents:
-        raise UserError(f"--input_file {named} holds no text.")
+        raise UserError(f"--input_file {named} contains no text.")
     if documents == 1 and config.example.objective == "nsp":
         without = "" if config.remove_duplicates == "none" else " without its duplicates"
         raise UserError(
-            f"--input_file {named} is a single document{without}, but next-sentence prediction needs sentences of "
-            "other documents: put a blank line between documents, or give --objective none."
+            f"--input_file {named} is a single document{without}, but next-sentence prediction needs sentences from "
+            "other documents: put a blank line between documents, or pass --objective none."
         )
     if config.example.packing == "pairs":
-        # A sentence begins at most one record of each repetition. A document has at least one, except for sop.
+        # In each repetition, a sentence begins at most one record, and a document has at least one, except for sop.
         least = 0 if config.example.objective == "sop" else documents
         repetitions = config.example.dupe_factor
         check_count(repetitions * least, repetitions * sum(corpus.sentences), config)
@@ -153,15 +154,15 @@ def _describe_set(
 
 
 def _is_stored(config: PretrainingDataConfig, work: Path) -> bool:
-    """Whether the finished set is at the URL; another set there, if it may be overwritten, is marked as unfinished."""
+    """Whether the finished set is at the URL; a different set that may be overwritten is marked as unfinished."""
     stored = stored_plan(config.output_dir)
     if stored is None or stored == plan_sha256(work):
         return stored is not None
     if not config.work.overwrite_output_dir:
         shutil.rmtree(work)
         raise UserError(
-            f"--output_dir {config.output_dir} holds the results of other flags or input; name another directory or "
-            "give --overwrite_output_dir."
+            f"--output_dir {config.output_dir} contains the results of other flags or input; use another directory or "
+            "pass --overwrite_output_dir."
         )
     remove(config.output_dir)
     return False

@@ -1,4 +1,4 @@
-"""The report about a record set: report.json, and a self-contained report.html with tables and bars."""
+"""Writes the report about a record set: report.json, and a self-contained report.html with tables and bar charts."""
 
 import html
 import json
@@ -55,7 +55,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:
-    """What makes training fail or wastes time, one sentence each."""
+    """One sentence for each problem that harms training or wastes time."""
     found = []
     corpus = figures.get("corpus", {})
     if figures.get("unknown_share", 0) > 0.01:
@@ -82,11 +82,11 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
         )
     if "label_1_share" in figures and not 0.3 < figures["label_1_share"] < 0.75:
         found.append(
-            f"{figures['label_1_share']:.0%} of the labels are 1, not about half: documents are too short or too few."
+            f"{figures['label_1_share']:.0%} of the labels are 1, not half: the documents are too short or too few."
         )
     padding = figures.get("binned_padding_share", figures["padding_share"])
     if padding > 0.3:
-        found.append(f"{padding:.0%} of the positions are padding: a smaller --max_seq_length makes training faster.")
+        found.append(f"{padding:.0%} of the positions are padding: use a smaller --max_seq_length to train faster.")
     return found
 
 
@@ -99,11 +99,11 @@ def write_report(directory: Path, figures: dict[str, Any], samples: Sequence[str
     return found
 
 
-# Row titles, where the key of report.json does not read well.
+# Row titles for keys of report.json that are hard to read.
 _TITLES = {
     "mean_length": "mean tokens per record",
     "padding_share": "padding, at full length",
-    "binned_padding_share": "padding, cut to bins of lengths",
+    "binned_padding_share": "padding with length bins",
     "vocabulary_size": "vocabulary entries",
     "vocabulary_used": "vocabulary entries used",
     "vocabulary_used_share": "share of vocabulary entries used",
@@ -157,7 +157,7 @@ def _shown(name: str, value: float) -> str:
 
 
 def _plots(figures: Mapping[str, Any]) -> str:
-    """The bar charts, in plain HTML: a plotting library takes longer to start than a small set to prepare."""
+    """The bar charts, in plain HTML, because importing a plotting library takes longer than preparing a small set."""
     shares = {
         "Padding": {"at full length": "padding_share", "cut to bins of lengths": "binned_padding_share"},
         "Masked tokens": {"of all": "masked_share_of_tokens"},

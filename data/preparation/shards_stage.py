@@ -1,7 +1,7 @@
-"""The third stage of `prepare_data.py pretraining`: rows of all tasks, shuffled and masked, become shards of records.
+"""The third stage of `prepare_data.py pretraining`: shuffles and masks all rows and writes shards.
 
-All rows together come in a uniformly random order. Each task's file is in random order; how many of its rows go to each
-part of the output is drawn from the distribution that a shuffle of the whole would give; and each part is shuffled.
+The order of all rows is uniformly random. Each task's file is in random order. The number of its rows for each part of
+the output is drawn from the distribution of a global shuffle, and each part is then shuffled.
 """
 
 import json
@@ -31,7 +31,7 @@ from data.records.token_windows import read_windows, write_stream
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
-_CELL_SHARE = 16  # rows that are shuffled at once take this fraction of the memory
+_CELL_SHARE = 16  # rows that are shuffled at once take one 16th of the memory
 _MOST_RECORDS = 10**9 - 1  # numpy's hypergeometric distribution takes no larger population
 _SAMPLES = 4  # records shown in the report
 _FORMATS = {"ofrecord": ("part-{:05d}", encode_records), "jsonl": ("part-{:05d}.jsonl", encode_json_lines)}
@@ -39,7 +39,7 @@ _FORMATS = {"ofrecord": ("part-{:05d}", encode_records), "jsonl": ("part-{:05d}.
 
 @dataclass(frozen=True)
 class Written:
-    """The shards, and what the report needs to know about their records."""
+    """The shards, and statistics and samples of their records for the report."""
 
     shards: list[Shard]
     statistics: RecordStatistics
@@ -66,7 +66,9 @@ def write_streams(config: PretrainingDataConfig, work: Path, corpus: Corpus, voc
     sizes = _shares(sum(corpus.tokens), config.num_shards)
     if min(sizes) < config.example.max_seq_length - 2:
         records = sum(corpus.tokens) // (config.example.max_seq_length - 2)
-        raise WorkKeptError(f"--num_shards is {config.num_shards}, but the input gives only {records} records.")
+        raise WorkKeptError(
+            f"--num_shards is {config.num_shards}, but the input yields only {records} records: lower it."
+        )
     directory = set_directory(config)
     parts = [range(sum(sizes[:index]), sum(sizes[: index + 1])) for index in range(len(sizes))]
     results = run_pieces(
@@ -77,15 +79,17 @@ def write_streams(config: PretrainingDataConfig, work: Path, corpus: Corpus, voc
 
 
 def check_count(least: int, most: int, config: PretrainingDataConfig) -> None:
-    """Raise UserError if the number of records, which is between these two, is too small or too large."""
+    """Raise UserError if the number of records, between `least` and `most`, is certainly too small or too large."""
     if most < config.num_shards:
-        raise WorkKeptError(f"--num_shards is {config.num_shards}, but the input gives no more than {most} records.")
+        raise WorkKeptError(
+            f"--num_shards is {config.num_shards}, but the input yields at most {most} records: lower it."
+        )
     if least > _MOST_RECORDS:
-        raise UserError("the input gives over a billion records: prepare it in several parts.")
+        raise UserError("the input yields more than a billion records: prepare it in several parts.")
 
 
 def record_schema(example: ExampleFlags) -> Schema:
-    """The features of the records that these flags make."""
+    """The schema of the records that these flags produce."""
     if example.output_format == "tokens":
         return schema_of(UNMASKED, example.max_seq_length)
     return pretraining_schema(
@@ -97,7 +101,7 @@ def record_schema(example: ExampleFlags) -> Schema:
 
 
 def _shard_is_in(directory: Path) -> Callable[[Result], bool]:
-    """Whether a finished shard is still in the directory, with its full size."""
+    """Returns a check that a finished shard still exists with its full size."""
 
     def is_there(result: Result) -> bool:
         file = directory / result["shard"]["file"]
@@ -115,7 +119,7 @@ def _written(work: Path, results: Sequence[Result]) -> Written:
 
 
 def _samples(results: Sequence[Result]) -> list[str]:
-    """A few records of the first shard, or of the first shard of each bin of lengths."""
+    """A few records of the first shard, or of the first shard of each length bin."""
     of_bin = {result["shard"]["max_length"]: result["samples"] for result in reversed(results)}
     return [sample for samples in reversed(of_bin.values()) for sample in samples[: max(1, _SAMPLES // len(of_bin))]]
 
@@ -127,11 +131,11 @@ def _samples(results: Sequence[Result]) -> list[str]:
 class _Layout:
     """Which rows go where. Shards consist of cells; one process shuffles a cell in memory.
 
-    A task's file holds its rows bin after bin, and so do the cells.
+    Task files and cells are grouped by bin.
     """
 
     shards: list[list[int]]  # the cells of each shard
-    max_lengths: list[int | None]  # of the records of each shard, with bins
+    max_lengths: list[int | None]  # the maximum length of each shard's records, with bins
     cell_rows: list[int]
     counts_file: str  # int64 [tasks, cells]: how many rows of each task go to each cell
     row_bytes: int
@@ -170,7 +174,7 @@ def _lay_out(
 
 
 def _shards_of_bins(totals: Sequence[int], num_shards: int) -> list[int]:
-    """The number of shards of each bin, given its number of rows: at least one, and more where shards are largest."""
+    """The number of shards of each bin, given its number of rows: at least one, and more for the largest bins."""
     shards = [min(1, total) for total in totals]
     for _ in range(num_shards - sum(shards)):
         shards[int(np.argmax([total / max(1, count) for total, count in zip(totals, shards, strict=True)]))] += 1
@@ -245,7 +249,7 @@ class _Observer:
             self._samples.append(describe(record, self._tokens, self._example.objective))
 
     def result(self, work: Path, shard: Shard) -> Result:
-        """The piece's result. The counts go to a file: they are large, and all results are in memory together."""
+        """The piece's result. The counts are large, so they go to a file: all results are in memory together."""
         write_atomically(_statistics_file(work, self._index), json.dumps(self._statistics.to_json()).encode())
         kept = {key: value for key, value in shard._asdict().items() if key != "offsets"}
         return {"shard": kept, "samples": self._samples}
@@ -297,6 +301,6 @@ def _features(
         for special in (a + 1, length - 1):
             np.put_along_axis(candidates, special.astype(np.int64), False, 1)
         features = mask_tokens(rng, ids, candidates, length[:, 0].astype(np.int64), masking)
-    # As uint8, because encoding them as records is then several times faster.
+    # uint8, because encoding is then several times faster.
     features |= {"input_mask": used.view(np.uint8), "segment_ids": (used & (position > a + 1)).view(np.uint8)}
     return features if example.objective == "none" else features | {"next_sentence_labels": labels}

@@ -1,4 +1,4 @@
-"""`prepare_data.py squad`: a SQuAD file becomes shards of features."""
+"""`prepare_data.py squad`: turns a SQuAD file into shards of features."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from utils.progress import Progress
 
 
 def prepare(config: SquadDataConfig) -> None:
-    """Write shards of features and their dataset.json. A set that the same flags made of the same files is kept.
+    """Write shards of features and their dataset.json. An existing set with the same flags and input is kept.
 
     Raises:
         UserError: see `read_squad_examples`, `read_vocabulary` and `open_work`.
@@ -35,11 +35,11 @@ def prepare(config: SquadDataConfig) -> None:
         config.input_file, is_training=config.is_training, version_2_with_negative=flags.version_2_with_negative
     )
     if config.num_shards > len(examples):
-        raise UserError(f"--num_shards {config.num_shards} is more than the {len(examples)} questions.")
+        raise UserError(f"--num_shards {config.num_shards} is more than the {len(examples)} questions: lower it.")
     plan = features_plan(config)
     work = open_work(output, plan, overwrite=config.overwrite_output_dir)
     if work is None:
-        print(f"{output}: complete already")
+        print(f"{output} is already complete")
         return
     schema = squad_schema(flags.max_seq_length, config.is_training)
     shards, unknown_share = _write_shards(config, examples, schema, vocabulary.ids["[UNK]"])
@@ -85,10 +85,10 @@ def _write_shards(
 
 
 def features_plan(config: SquadDataConfig) -> dict[str, Any]:
-    """Everything that decides the content of the shards."""
+    """Everything that determines the content of the shards."""
     vocabulary = read_vocabulary(config.features.vocab_file or "", config.features.do_lower_case)
     paths_and_speed = ("input_file", "output_dir", "vocab_file", "num_workers", "overwrite_output_dir")
-    spellings = ("squad_version",)  # of another flag's value
+    spellings = ("squad_version",)  # an alias of another flag
     return {
         **{name: value for name, value in to_flat_dict(config).items() if name not in paths_and_speed + spellings},
         "input_sha256": hashlib.sha256(Path(config.input_file).read_bytes()).hexdigest(),

@@ -1,4 +1,4 @@
-"""Counts over records: lengths, tokens, labels, predictions."""
+"""Counts lengths, tokens, labels and predictions of records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class RecordStatistics:
-    """Counts over records. The counts of several processes can be merged."""
+    """Statistics of records, which can be merged across processes."""
 
     def __init__(self, seq_length: int, vocab_size: int) -> None:
         self.records = 0
@@ -59,13 +59,13 @@ class RecordStatistics:
         return result
 
     def summary(self, vocab: Mapping[str, int], made_by: Mapping[str, Any], objective: str) -> dict[str, Any]:
-        """The figures of the report. Shares are between 0 and 1.
+        """The statistics for the report. Shares are between 0 and 1.
 
         Args:
             vocab: names the tokens.
-            made_by: the flags of the preparation, if known. With `bin_size`, padding is also counted for batches that
-                are cut to a multiple of it. With `masking` "dynamic", "sop" swaps its pairs when they are read.
-            objective: of the records.
+            made_by: the flags of the preparation, if known. With `bin_size`, padding is also counted for batches cut
+                to a multiple of it. With `masking` "dynamic", "sop" pairs are swapped when they are read.
+            objective: the records' objective.
         """
         figures = self._sizes(objective, made_by.get("bin_size"))
         text = self.tokens.copy()  # without special tokens

@@ -1,6 +1,6 @@
-"""Finished sets on the file systems of fsspec: `s3://bucket/records`, `gs://…`, `file:///mnt/shared/records`.
+"""Stores finished sets on fsspec file systems: `s3://bucket/records`, `gs://…`, `file:///mnt/shared/records`.
 
-A set is made in a local directory, because unfinished work needs one, and then copied.
+A set is built in a local directory and then copied, because unfinished work needs local files.
 """
 
 import json
@@ -15,11 +15,11 @@ from utils.errors import UserError
 
 
 class StorageError(UserError):
-    """A file system failed. Nothing that is done is lost."""
+    """A file system failed. Finished work is not lost."""
 
 
 def set_directory(config: PretrainingDataConfig) -> Path:
-    """The local directory where a set is made."""
+    """The local directory in which a set is built."""
     return Path(config.work_dir or config.output_dir)
 
 
@@ -37,7 +37,9 @@ def _file_system(url: str) -> Iterator[tuple[Any, str]]:
         yield fsspec.core.url_to_fs(url)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-        raise StorageError(f"{url} cannot be used ({reason}); run the same command again to continue.") from None
+        raise StorageError(
+            f"{url} cannot be used ({reason}): fix the problem and run the same command again to continue."
+        ) from None
 
 
 def stored_plan(url: str) -> str | None:
@@ -49,7 +51,7 @@ def stored_plan(url: str) -> str | None:
 
 
 def remove(url: str) -> None:
-    """Remove the file that marks a set as finished, because its other files are about to be replaced."""
+    """Mark the set at a URL as unfinished, because its files are about to be replaced."""
     with _file_system(url) as (files, path):
         files.rm_file(f"{path}/{DATASET_JSON}")
 
@@ -60,4 +62,4 @@ def upload(file: Path, url: str) -> None:
         files.makedirs(path, exist_ok=True)
         files.put_file(str(file), f"{path}/{file.name}")
         if files.info(f"{path}/{file.name}")["size"] != file.stat().st_size:
-            raise OSError(f"{file.name} is incomplete after the copy")
+            raise OSError(f"{file.name} is incomplete after copying")

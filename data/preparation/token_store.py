@@ -1,8 +1,8 @@
-"""A tokenized corpus on disk: one file for each piece of the input, with random access to its documents.
+"""A tokenized corpus on disk: one file per piece of the input, with random access to its documents.
 
-A file holds the token ids (uint16 if the vocabulary allows it), then the first token of each sentence, then the first
-sentence of each document (both uint32, aligned to 4 bytes, with the end as the last entry). Pages of mapped files count
-as memory of the process, so they are released if the corpus is large.
+A file contains the token ids (uint16 if the vocabulary allows it), then the first token of each sentence, then the
+first sentence of each document (both uint32, aligned to 4 bytes, with the end as the last entry). Pages of mapped files
+count as process memory, so they are released if the corpus is large.
 """
 
 import mmap
@@ -22,7 +22,7 @@ _KEPT_BYTES = 64 << 20
 
 
 class Corpus(NamedTuple):
-    """The pieces and their sizes; `documents[i]` is the number of the first document of piece i."""
+    """The pieces and their sizes; `documents[i]` is the index of the first document of piece i."""
 
     files: tuple[str, ...]
     token_bytes: int  # of one id
@@ -39,7 +39,7 @@ def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
 def write_piece(
     path: Path, documents: Iterable[Sequence[str]], tokenizer: BulkTokenizer, vocab_size: int, unknown_id: int
 ) -> dict[str, int]:
-    """Tokenize documents into one file, without sentences that have no tokens and documents that have no sentences.
+    """Tokenize documents into one file, skipping sentences without tokens and documents without sentences.
 
     Returns:
         the number of documents, sentences, tokens, unknown tokens, and documents of a single sentence.
@@ -88,12 +88,12 @@ class TokenStore:
     def sentence_runs(
         self, documents: np.ndarray, shares: np.ndarray, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of N documents, consecutive sentences with enough tokens, or up to the document's end.
+        """For each of N documents, consecutive sentences with enough tokens, or up to the end of the document.
 
         Args:
-            documents: int64 [N], numbers in the corpus.
-            shares: [N] in [0, 1), which sentence is the first: its number divided by the number of sentences.
-            lengths: [N], how many tokens are wanted; the result always has at least one sentence.
+            documents: int64 [N], document indices.
+            shares: [N] in [0, 1), the first sentence: its index divided by the number of sentences.
+            lengths: [N], the wanted number of tokens; the result always has at least one sentence.
 
         Returns:
             int64 [N] each: the piece, the first token, and the token after the last.
@@ -114,7 +114,7 @@ class TokenStore:
         return pieces, begin, end
 
     def texts(self, pieces: np.ndarray, begin: np.ndarray, counts: np.ndarray) -> list[bytes]:
-        """The token ids of N spans as stored bytes; the arguments are int [N]."""
+        """The token ids of N spans, as stored bytes; the arguments are int [N]."""
         texts = [b""] * len(pieces)
         size = self.corpus.token_bytes
         for number, mine in _groups(pieces):
@@ -139,9 +139,9 @@ class TokenStore:
         return Piece(ids, starts[: sentences + 1], starts[sentences + 1 :])
 
 
-@lru_cache(maxsize=128)  # each keeps a file open, and some systems limit a process to 256
+@lru_cache(maxsize=128)  # each entry keeps a file open, and some systems limit a process to 256
 def _map(path: Path, inode: int, time: int) -> mmap.mmap:
-    """A file's content; inode and time tell a replaced file from the cached one."""
+    """A file's content; inode and time distinguish a replaced file from the cached one."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

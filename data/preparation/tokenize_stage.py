@@ -1,4 +1,4 @@
-"""The first stage of `prepare_data.py pretraining`: a piece of the input becomes a file of tokens (`token_store`)."""
+"""The first stage of `prepare_data.py pretraining`: turns each input piece into a token file (`token_store`)."""
 
 import zlib
 from collections import Counter
@@ -23,7 +23,7 @@ from data.tokenization import BulkTokenizer
 def tokenize(
     config: PretrainingDataConfig, work: Path, pieces: Sequence[Sequence[Span]], vocab: dict[str, int]
 ) -> tuple[Corpus, dict[str, Any]]:
-    """Tokenize all pieces; return the corpus, and its figures for the report."""
+    """Tokenize all pieces; return the corpus and its statistics for the report."""
     rate = _sampling_rate(pieces)
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
@@ -47,7 +47,7 @@ def _tokenize_piece(
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     documents = list(read_documents(piece, text))
     lines = list(chain.from_iterable(documents))
-    # A line's checksum decides whether it is in the sample, so equal lines are in it together.
+    # A line's checksum decides whether it is sampled, so equal lines are sampled together.
     checksums = np.fromiter(map(zlib.crc32, map(str.encode, lines)), np.uint32, len(lines))
     sampled = compress(lines, checksums % rate == 0)
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
@@ -57,20 +57,20 @@ def _tokenize_piece(
 
 
 def _frequent(checksums: np.ndarray, rate: int) -> dict[str, int]:
-    """{checksum: count} of lines that are more than one in 200 of a piece and not in the sample."""
+    """{checksum: count} of lines that are not in the sample but make up more than 1/200 of a piece."""
     values, counts = np.unique(checksums, return_counts=True)
     kept = (counts > len(checksums) / 200) & (counts > 1) & (values % rate != 0)
     return dict(zip(map(str, values[kept].tolist()), counts[kept].tolist(), strict=True))
 
 
 def _sampling_rate(pieces: Sequence[Sequence[Span]]) -> int:
-    """One in how many lines is examined for duplicates: about a million lines in all, however large the input."""
+    """The sampling rate for duplicate lines: one in this many, about a million lines for any input size."""
     return 1 + sum(span_bytes(pieces)) // (100 << 20)
 
 
 @lru_cache(maxsize=1)
 def _bulk_tokenizer(vocab_file: str, do_lower_case: bool | None) -> tuple[BulkTokenizer, dict[str, int]]:
-    """One tokenizer for each process, because it becomes faster with every word it has seen."""
+    """The tokenizer of this process, cached because it becomes faster with every word it has seen."""
     vocabulary = read_vocabulary(vocab_file, do_lower_case)
     return BulkTokenizer(vocabulary.ids, *vocabulary.rules), vocabulary.ids
 
@@ -83,7 +83,7 @@ def _figures(work: Path, tokenized: Sequence[Result]) -> dict[str, Any]:
     lines = max(1, figures["sentences"])
     figures["capitals_share"] = figures.pop("capitals") / lines
     sampled = duplicates_share([work / _sample_file(number) for number in range(len(tokenized))])
-    others = 1 - sum(frequent.values()) / lines  # the share of lines that the sample represents
+    others = 1 - sum(frequent.values()) / lines  # the fraction of lines that the sample represents
     figures["duplicate_lines_share"] = sampled * others + sum(count - 1 for count in frequent.values()) / lines
     return figures
 

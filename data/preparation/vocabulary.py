@@ -1,4 +1,4 @@
-"""`prepare_data.py vocab`: a WordPiece vocabulary from text of any size, always the same for the same text."""
+"""`prepare_data.py vocab`: trains a WordPiece vocabulary on text of any size, deterministically."""
 
 import json
 import tempfile
@@ -35,7 +35,7 @@ from utils.errors import UserError
 from utils.messages import warn
 
 _PIECE_BYTES = 1 << 20
-_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # memory per word, at most, while counting and while training
+_COUNTED_BYTES, _TRAINED_BYTES = 1 << 10, 1 << 11  # maximum memory per word while counting and while training
 _LONG_WORD = 30  # characters
 _WORDS_AT_ONCE = 10_000
 
@@ -50,7 +50,7 @@ def make_vocab(config: VocabConfig) -> None:
     if target.is_dir():
         target = target / "vocab.txt"
     if target.name == "vocab.txt" and (target.parent / DATASET_JSON).exists():
-        raise UserError(f"--vocab_file {target} belongs to the records in its directory: name another file.")
+        raise UserError(f"--vocab_file {target} belongs to the records in its directory: use another file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()
@@ -58,7 +58,9 @@ def make_vocab(config: VocabConfig) -> None:
         raise UserError(f"--vocab_file {target} cannot be written: {error.strerror}.") from None
     among = next((name for name in config.text.input_file if Path(name).resolve() in target.resolve().parents), None)
     if among:
-        warn(f"--vocab_file {target} lies in --input_file {among}, so the next command reads it as text: move it.")
+        warn(
+            f"--vocab_file {target} is inside --input_file {among}, so the next command would read it as text: move it."
+        )
     if config.extend:
         extend_vocab(config, target)
         return
@@ -78,18 +80,18 @@ def make_vocab(config: VocabConfig) -> None:
     print(f"{len(vocab):,} entries in {target}")
     if left_out > 0.001:
         warn(
-            f"--limit_alphabet {config.limit_alphabet} leaves out characters of {left_out:.1%} of the words, so these "
-            "words are unknown: raise it."
+            f"--limit_alphabet {config.limit_alphabet} leaves out characters of {left_out:.1%} of the words, which "
+            "become unknown: raise it."
         )
     elif len(vocab) < config.vocab_size:
-        warn(f"the text is too small for --vocab_size {config.vocab_size}; give more text, or --min_frequency 1.")
+        warn(f"the text is too small for --vocab_size {config.vocab_size}: use more text, or --min_frequency 1.")
 
 
 def extend_vocab(config: VocabConfig, target: Path) -> None:
-    """Writes the vocabulary of `--extend` with words of the text appended, so that its ids stay as they are.
+    """Writes the vocabulary of `--extend` with words of the text appended, so that existing ids do not change.
 
-    WordPiece takes the longest entry that a word begins with. So a new entry also becomes the first piece of longer
-    words that begin with it, unless the vocabulary has a longer entry for them.
+    WordPiece uses the longest entry that a word begins with. A new entry therefore also becomes the first piece of
+    longer words that begin with it, unless the vocabulary has a longer entry for them.
 
     Raises:
         UserError: the model has no vocabulary, or there is no usable input.
@@ -105,11 +107,11 @@ def extend_vocab(config: VocabConfig, target: Path) -> None:
         print(f"{name}: {_coverage(vocab, words)}")
     print(f"{len(old.tokens):,} entries of {old.path} and {len(added):,} new ones in {target}")
     if not added:
-        warn("no word of the text is frequent and long enough: lower --min_frequency or --min_pieces.")
+        warn("no word is frequent enough and splits into enough pieces: lower --min_frequency or --min_pieces.")
 
 
 def frequent_pieces(words: Mapping[str, int], old: Vocabulary, config: VocabConfig) -> list[str]:
-    """The words to add, those first that save the most tokens in the whole text."""
+    """The words to add, starting with those that save the most tokens in the whole text."""
     tokenizer = build_tokenizer(old.ids, *old.rules)
     saved: dict[str, int] = {}
     for word, count in words.items():
@@ -136,14 +138,14 @@ def count_words(config: VocabConfig, directory: Path) -> Counter[str]:
 
     Args:
         config: the flags.
-        directory: for unfinished work; it is removed at the end, and kept if the command is interrupted.
+        directory: for unfinished work; removed at the end, but kept if the command is interrupted.
     """
     plan = {"command": "vocab", "sample_mb": config.sample_mb, "random_seed": config.random_seed}
     plan |= {"do_lower_case": config.do_lower_case}
     flags = replace(config.work, overwrite_output_dir=True)
     try:
         opened = open_input(config.text, flags, directory, plan, piece_bytes=_PIECE_BYTES)
-        assert opened is not None  # this directory never holds a finished result
+        assert opened is not None  # this directory never contains a finished result
         work, pieces = opened
         with discarded_on_mistake(work):
             sample = _sample(pieces, config)
@@ -153,7 +155,7 @@ def count_words(config: VocabConfig, directory: Path) -> Counter[str]:
             )  # fmt: skip
             spaced = _merge((_words_file(work, number) for number in range(len(sample))), config.work.memory_mb)
             if not spaced:
-                raise UserError(f"--input_file {' '.join(config.text.input_file)} holds no text.")
+                raise UserError(f"--input_file {' '.join(config.text.input_file)} contains no text.")
         finish(directory)
     finally:
         with suppress(OSError):
@@ -169,7 +171,7 @@ def _split(word: str, do_lower_case: bool) -> Iterator[str]:
     """The parts of a word between spaces, after lower-casing and splitting at punctuation."""
     rules = _rules(do_lower_case)
     for part, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(word)):
-        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # a longer word is unknown whatever its length
+        yield part[: MAX_CHARACTERS_PER_WORD + 1]  # a longer word is unknown anyway
 
 
 @lru_cache
@@ -182,8 +184,8 @@ def _count_piece(work: Path, index: int, piece: Sequence[Span], text: TextFlags,
     for document in read_documents(piece, text):
         for sentence in document:
             spaced.update(sentence.split())
-    # Words are split after counting, which is a hundred times less work. Long ones, such as a sentence in Chinese, are
-    # split here, because hardly any two are the same.
+    # Splitting after counting is a hundred times less work. Long "words", such as a Chinese sentence, are split here,
+    # because hardly any two are equal.
     for word in [word for word in spaced if len(word) > _LONG_WORD]:
         count = spaced.pop(word)
         for part in _split(word, do_lower_case):
@@ -197,7 +199,7 @@ def _words_file(work: Path, number: int) -> Path:
 
 
 def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
-    """The sum of the counts in files; whenever there are too many words, the rarer half is dropped."""
+    """Sums the counts in files; whenever there are too many words, the rarer half is dropped."""
     most = (memory_mb << 20) // _COUNTED_BYTES
     words: Counter[str] = Counter()
     for file in files:
@@ -208,7 +210,7 @@ def _merge(files: Iterable[Path], memory_mb: int) -> Counter[str]:
 
 
 def _alphabet(words: Mapping[str, int], limit: int) -> tuple[list[str], float]:
-    """The most frequent characters, and the share of the words that hold another one."""
+    """The most frequent characters, and the fraction of the words that contain other characters."""
     characters: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -223,7 +225,7 @@ def _train(words: Mapping[str, int], alphabet: list[str], config: VocabConfig) -
     """The vocabulary in the order of ids."""
     inner = set(chain.from_iterable(word[1:] for word in words))
     # The trainer numbers continuing characters in the order of a hash table, which differs between processes, and
-    # breaks ties by these numbers. As special tokens they get fixed numbers, so the result is always the same.
+    # breaks ties by these numbers. As special tokens they get fixed numbers, which makes the result deterministic.
     special = [*SPECIAL_TOKENS, *sorted("##" + character for character in alphabet if character in inner)]
     smallest = len(special) + len(alphabet)
     if config.vocab_size < smallest:
@@ -247,7 +249,7 @@ def _train(words: Mapping[str, int], alphabet: list[str], config: VocabConfig) -
 
 
 def _repeated(words: Mapping[str, int]) -> Iterator[str]:
-    """Each word as often as it was counted, because the trainer reads text, not counts."""
+    """Repeats each word by its count, because the trainer reads text, not counts."""
     for word in sorted(words):
         if len(word) <= MAX_CHARACTERS_PER_WORD:
             for start in range(0, words[word], 1000):
@@ -255,7 +257,7 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
 
 
 def _coverage(vocab: Sequence[str], words: Counter[str]) -> str:
-    """A sentence about how well the vocabulary fits the text it was made from."""
+    """A summary of how well the vocabulary fits the text."""
     tokenizer = build_tokenizer({token: index for index, token in enumerate(vocab)}, do_lower_case=False)
     unk = vocab.index("[UNK]")
     tokens = unknown = whole = 0

@@ -1,7 +1,7 @@
-"""A preparation's directory: its results, and the work directory in it that makes interruptions harmless.
+"""A preparation's output directory, and the work directory in it, from which an interrupted preparation continues.
 
-The work directory holds the plan, which is everything that decides the results, and finished pieces of them. The same
-command started again finds the same plan and continues; another plan is refused or, on request, replaces it.
+The work directory contains the plan (everything that determines the results) and finished pieces. If the same command
+is started again, it finds the same plan and continues; a different plan is refused or, on request, replaces it.
 """
 
 import errno
@@ -44,13 +44,13 @@ def open_work(
 
     Args:
         output_dir: where the results go.
-        plan: everything that decides them. An interrupted preparation with the same plan is continued.
+        plan: everything that determines them. An interrupted preparation with the same plan is continued.
         overwrite: delete the results of another plan.
-        last_stages: {entry of the plan: the last stage}, for entries that decide only this stage. An interrupted
-            preparation that differs in these entries is continued too: the earlier stages keep their pieces.
+        last_stages: {entry of the plan: the last stage}, for entries that affect only that stage. If only these entries
+            differ, an interrupted preparation is also continued, and earlier stages keep their pieces.
 
     Raises:
-        UserError: the directory holds the results of another plan, or cannot be written to.
+        UserError: the directory contains the results of another plan, or cannot be written to.
     """
     work = output_dir / WORK_DIRECTORY
     content = json.dumps(plan, indent=1, sort_keys=True).encode()
@@ -73,11 +73,13 @@ def open_work(
         if any(path.suffix != LEFTOVER_SUFFIX for path in results(output_dir)) and not overwrite:
             what = "an unfinished preparation with" if work.exists() else "the results of"
             raise UserError(
-                f"--output_dir {output_dir} holds {what} {_what_differs(output_dir, plan)}; name another directory or "
-                "give --overwrite_output_dir."
+                f"--output_dir {output_dir} has {what} {_what_differs(output_dir, plan)}; use another directory or "
+                "pass --overwrite_output_dir."
             )
         remove_results(output_dir)
-        new = work.with_suffix(LEFTOVER_SUFFIX)  # renamed when it holds the plan: a work directory always has one
+        new = work.with_suffix(
+            LEFTOVER_SUFFIX
+        )  # renamed after the plan is written, so that a work directory always has one
         new.mkdir()
         write_atomically(new / "plan.json", content)
         new.rename(work)
@@ -86,7 +88,7 @@ def open_work(
 
 
 def finish(output_dir: Path) -> None:
-    """Remove the work directory and unfinished files: the results are complete."""
+    """Remove the work directory and unfinished files after the results are complete."""
     work = output_dir / WORK_DIRECTORY
     work.rename(work.with_suffix(LEFTOVER_SUFFIX))
     _remove_leftovers(output_dir)
@@ -99,17 +101,17 @@ def check_finished(directory: Path) -> None:
 
 
 def plan_sha256(work: Path) -> str:
-    """The hash of the plan, by which a finished set's `dataset.json` remembers it."""
+    """The hash of the plan, which is stored in the `dataset.json` of a finished set."""
     return hashlib.sha256((work / "plan.json").read_bytes()).hexdigest()
 
 
 def _finished_plan(output_dir: Path) -> str | None:
-    """The hash of the plan whose results a directory holds."""
+    """The plan hash of the results in a directory."""
     return (read_dataset_json(output_dir) or read_clean_record(output_dir)).get("plan_sha256")
 
 
 def _differences(plan: Path, content: bytes) -> set[str]:
-    """The entries in which another plan differs from the one in a file; {"all"} if there is no such file."""
+    """The entries in which a plan differs from the one in a file; {"all"} if the file is missing."""
     if not plan.exists():
         return {"all"}
     old, new = json.loads(plan.read_bytes()), json.loads(content)
@@ -139,7 +141,7 @@ def _flags_of_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def writing_to(output_dir: Path) -> Iterator[None]:
-    """Turn the errors of a directory that cannot be written to into a UserError."""
+    """Turn errors from an unwritable directory into a UserError."""
     try:
         yield
     except OSError as error:
@@ -153,22 +155,22 @@ def lock_output(file: Path, output_dir: Path, *, inherited: bool = False) -> Non
 
     Args:
         file: what is locked; see `lock_file`, also for `inherited`.
-        output_dir: for the message.
+        output_dir: the directory, for the message.
 
     Raises:
         UserError: another process holds the lock.
     """
     if not lock_file(file, inherited=inherited):
-        raise UserError(f"another process prepares {output_dir}: wait for it, or end it.")
+        raise UserError(f"another process is using {output_dir}: wait until it ends, or stop it.")
 
 
 def results(output_dir: Path) -> list[Path]:
-    """The files that preparations left in a directory, by name."""
+    """The files in a directory that preparations wrote, sorted by name."""
     return sorted(path for path in output_dir.iterdir() if _RESULTS.fullmatch(path.name))
 
 
 def remove_results(output_dir: Path) -> None:
-    """Delete what preparations left in a directory, and nothing else."""
+    """Delete the files in a directory that preparations wrote, and nothing else."""
     _remove(results(output_dir))
 
 
@@ -183,12 +185,12 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 class WorkKeptError(UserError):
-    """A mistake that does not make the finished pieces useless: after it is corrected, the next start continues."""
+    """A mistake that does not invalidate finished pieces: once it is corrected, the next start continues."""
 
 
 @contextmanager
 def discarded_on_mistake(work: Path) -> Iterator[None]:
-    """Delete the work directory when the user must change the input or the flags, which makes another plan."""
+    """Delete the work directory on errors that require other input or flags, and so a different plan."""
     try:
         yield
     except (WorkKeptError, WorkerLostError):

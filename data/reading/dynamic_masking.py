@@ -1,7 +1,7 @@
-"""Masks, and the swaps of sentence order, drawn each time a record is read.
+"""Draws masks, and sentence-order swaps, each time a record is read.
 
-The draws are a hash of the run's seed and the record's position in the run's endless sequence of records. Restarts, the
-number of ranks and the batch size do not change them, and no two readings share them.
+The draws are a hash of the run's seed and the record's position in the run's endless sequence of records. They do not
+depend on restarts, the number of ranks or the batch size, and differ at each reading.
 
 Shapes: `R` records, `S` sequence, `P` predictions.
 """
@@ -31,7 +31,7 @@ class DynamicMasking:
     masking: Masking
     special_ids: tuple[int, ...]  # [PAD], [CLS], [SEP], which are never masked
     seed: int
-    swaps: bool = False  # swap half of the pairs, with label 1 (sentence order)
+    swaps: bool = False  # whether half of the pairs are swapped, with label 1 (sentence order)
     chunks: Chunks | None = None  # masks of several words in a row; None: single words
     last_prob: float | None = None  # `masked_lm_prob` at the end of the run, which is reached linearly; None: the same
     run_records: int = 1  # records that the run reads in all
@@ -45,7 +45,7 @@ class DynamicMasking:
         """Mask R records.
 
         Args:
-            batch: `input_ids`, `input_mask`, `segment_ids` [R, S]; masks that it has already are removed first.
+            batch: `input_ids`, `input_mask`, `segment_ids` [R, S]; existing masks are removed first.
             positions: int64 [R], each record's position in the endless sequence of records.
 
         Returns:
@@ -90,7 +90,7 @@ class DynamicMasking:
 
 
 def unmasked(batch: Batch) -> Batch:
-    """The batch with its masked tokens restored, and without the features of predictions."""
+    """The batch with masked tokens restored and without prediction features."""
     kept = {name: array for name, array in batch.items() if name not in PREDICTIONS}
     if "masked_lm_weights" in batch:
         rows, numbers = np.nonzero(batch["masked_lm_weights"])
@@ -128,5 +128,5 @@ class _Draws:
             return mix(self._base[:, None] + steps * _GOLDEN)
 
 
-_STREAM = np.uint64(0x6D61736B73)  # unlike the order of the records, which has the same seed
+_STREAM = np.uint64(0x6D61736B73)  # makes the stream differ from that of the record order, which has the same seed
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

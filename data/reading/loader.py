@@ -1,7 +1,7 @@
-"""Batches of records, for training and evaluation, of one rank.
+"""One rank's batches of records, for training and evaluation.
 
-One update of the model takes the next rows of the endless sequence (`order`), all ranks and micro-batches together.
-Batches may straddle epochs; every record comes exactly once in each epoch.
+One update takes the next rows of the endless sequence (`order`), for all ranks and micro-batches together. Batches may
+straddle epochs; every record is used exactly once per epoch.
 
 Where the records' lengths are known (`without_padding`), there are two ways to compute less padding. Either the records
 of an update have similar lengths, and each batch is cut to one of a few widths, the smallest that the longest record of
@@ -32,7 +32,7 @@ _SCANNED = 4096  # records
 
 
 class RecordSource(Protocol):
-    """Records by number, whatever their source."""
+    """Records by index, from any source."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +41,7 @@ class RecordSource(Protocol):
         ...
 
     def location(self, index: int) -> str:
-        """The file of a record and its number in the file, for messages."""
+        """The file of a record and its index in the file, for messages."""
         ...
 
 
@@ -49,16 +49,16 @@ class RecordSource(Protocol):
 class Records:
     """A range of a source's records, whose values are checked as they are read.
 
-    OneFlow ends the process for some values out of range, and computes nonsense without a message for others.
+    For values out of range, OneFlow aborts the process or silently computes wrong results.
 
     Attributes:
         source: where the records come from.
         first, count: the range (default: all).
         below: {feature: bound}: its values are at least 0 and below the bound.
-        transform: applied to each batch; it also gets the reading positions of `read_batch`.
+        transform: applied to each batch; it also receives the positions of `read_batch`.
         lengths: [len(self)] tokens of each record, if batches are cut to them or packed.
         packs: whether batches are packed. Records then come in the order that they have with padding.
-        along_sequence: features of the task that have a value for each token, so that they are cut with the inputs.
+        along_sequence: task features with one value per token, which are cut together with the inputs.
     """
 
     source: RecordSource
@@ -84,11 +84,11 @@ class Records:
                 row = int(np.argmax(bad))
                 value = next(v for v in batch[name][row] if not 0 <= v < bound)
                 where = self.source.location(int(indices[row]) + self.first)
-                raise UserError(f"{where}: {name} holds {value}, but must be at least 0 and below {bound}.")
+                raise UserError(f"{where}: {name} has the value {value}, but must be at least 0 and below {bound}.")
         return batch
 
     def checksum(self) -> int:
-        """A number that tells sets apart: of their size, and of the content of a few records."""
+        """A checksum of the size and of a few records, to compare sets between ranks."""
         some = np.unique(np.linspace(0, len(self) - 1, _COMPARED, dtype=np.int64))
         checksum = len(self)
         for _, array in sorted(self.source.read(some + self.first).items()):
@@ -97,7 +97,7 @@ class Records:
 
     @property
     def known_lengths(self) -> np.ndarray | None:
-        """[len(self)]: upper bounds of the records' lengths, if the source has them (as `lengths`)."""
+        """[len(self)]: upper bounds of the records' lengths; None if the source does not provide them."""
         known: np.ndarray | None = getattr(self.source, "lengths", None)
         return None if known is None else known[self.first : self.first + len(self)]
 
@@ -108,12 +108,12 @@ class Records:
 
     @cached_property
     def widths(self) -> np.ndarray:
-        """What batches are cut to, see `batch_widths`."""
+        """The widths that batches are cut to, see `batch_widths`."""
         assert self.lengths is not None
         return batch_widths(self.lengths)
 
     def width(self, indices: np.ndarray) -> int | None:
-        """What a batch of these records is cut to; None if batches keep their width."""
+        """The width that a batch of these records is cut to; None if batches keep their width."""
         if self.sorting_lengths is None:
             return None
         return int(self.widths[np.searchsorted(self.widths, self.sorting_lengths[indices].max())])
@@ -130,9 +130,9 @@ class Records:
 
 
 def without_padding(records: Records) -> Records:
-    """The same records, to be read in batches of similar lengths that are cut to fit.
+    """The same records, but read in batches of similar lengths that are cut to fit.
 
-    The lengths are those that the source knows; a source that does not know them is read once.
+    If the source does not provide lengths, all records are read once.
     """
     known = records.known_lengths
     if known is None:
@@ -144,7 +144,7 @@ def without_padding(records: Records) -> Records:
 
 @dataclass(frozen=True)
 class RankSlice:
-    """The rows of each batch that one data-parallel rank takes: part `rank` of `world_size` equal parts."""
+    """Selects one data-parallel rank's rows of each batch: part `rank` of `world_size` equal parts."""
 
     rank: int = 0
     world_size: int = 1
@@ -176,18 +176,18 @@ def training_batches(
     end: int | None = None,
     rank_slice: RankSlice = RankSlice(),
 ) -> Iterator[Batch]:
-    """This rank's share of the rows of every update, read ahead.
+    """Yields this rank's rows of every update, read ahead by a thread.
 
     Args:
         records: the training set.
-        rows: records of one update over all ranks and micro-batches, or of each update in turn.
+        rows: rows per update over all ranks and micro-batches, as one number or one per update.
         micro_rows: records of one micro-batch over all ranks, of which each rank packs its part if batches are
             packed (default: those of the update, or single records if batches are packed).
         group: how many consecutive records have similar lengths, if they are sorted by length.
-        seed: decides the order of every epoch.
-        start: the position in the endless sequence to begin at.
-        end: the position to stop at (default: never); rows beyond it fill up the last batch, with weight 0.
-        rank_slice: which rows of each update this rank takes.
+        seed: determines the order of every epoch.
+        start: the first position in the endless sequence.
+        end: the position to stop at (default: never); rows beyond it pad the last batch, with weight 0.
+        rank_slice: selects this rank's rows of each update.
     """
 
     def batches() -> Iterator[Batch]:
@@ -209,7 +209,7 @@ def training_batches(
 
 
 def evaluation_batches(records: Records, *, rows: int, rank_slice: RankSlice = RankSlice()) -> Iterator[Batch]:
-    """This rank's share of batches of `rows` records in `evaluation_order`, each record once over all ranks."""
+    """Yields this rank's part of batches of `rows` records in `evaluation_order`, each record once over all ranks."""
 
     def batches() -> Iterator[Batch]:
         order, packed = evaluation_order(records), records.packing(rows // rank_slice.world_size)
@@ -234,15 +234,15 @@ def evaluation_order(records: Records) -> np.ndarray:
 def read_batch(
     records: Records, indices: np.ndarray, real: np.ndarray, positions: np.ndarray, width: int | None = None
 ) -> Batch:
-    """The records at `indices` [B], with `example_weights` [B].
+    """Reads the records at `indices` [B], and adds `example_weights` [B].
 
     Args:
         records: the set.
-        indices: the records' numbers.
-        real: bool [B]; other rows only fill the batch up and weigh nothing in any loss.
-        positions: [B], which reading of a record each row is: in training the position in the endless sequence, in
-            evaluation the record's number. Whatever is drawn at each reading, such as dynamic masks, is drawn from it.
-        width: what sequences are cut to (default: not at all).
+        indices: the records' indices.
+        real: bool [B]; False for padding rows, which have weight 0 in every loss.
+        positions: [B], the seed of random choices such as dynamic masks: in training the position in the endless
+            sequence, in evaluation the record's index.
+        width: the width to cut sequences to (default: no cut).
     """
     batch = records.read(indices)
     if records.transform:

@@ -1,4 +1,4 @@
-"""Masked-LM predictions for many records at once: Google's `create_masked_lm_predictions`.
+"""Draws masked-LM predictions for many records at once: Google's `create_masked_lm_predictions`.
 
 Shapes: `R` records, `S` sequence, `P` predictions, `V` vocabulary.
 """
@@ -13,7 +13,7 @@ from data.records.features import padding
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are masked, with the facts about the vocabulary that masking needs."""
+    """The settings of masking, with the required properties of the vocabulary."""
 
     max_predictions_per_seq: int
     masked_lm_prob: float
@@ -39,13 +39,13 @@ def mask_tokens(
 ) -> dict[str, np.ndarray]:
     """Draw the masks of R records.
 
-    At most `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words in random order that still
-    fit. 80 % of the tokens become [MASK], 10 % stay, 10 % become any token of the vocabulary.
+    At most `min(P, max(1, round(length · prob)))` tokens of a record are predicted: words are taken in random order
+    as long as they fit. 80 % of the tokens become [MASK], 10 % are kept, 10 % become a random token of the vocabulary.
 
     Args:
         rng: the source of every random choice.
         input_ids: int [R, S], not changed.
-        candidates: bool [R, S], what may be masked: neither special tokens nor padding.
+        candidates: bool [R, S], tokens that may be masked: neither special tokens nor padding.
         lengths: int [R], the number of tokens of each record, special tokens included.
         masking: the settings.
 
@@ -77,8 +77,8 @@ def put_masks(
     Args:
         input_ids: int32 [R, S], changed in place.
         rows, columns: int [M], the tokens to predict, by row, then by column.
-        fate: float [M] in [0, 1): below 0.8 a token becomes [MASK], below 0.9 it stays, else it becomes a random token.
-        random_tokens: int32 [M], the random token for each.
+        fate: float [M] in [0, 1): below 0.8 a token becomes [MASK], below 0.9 it is kept, else it becomes random.
+        random_tokens: int32 [M], the random replacement of each.
         masking: the settings.
     """
     records, length = input_ids.shape
@@ -115,7 +115,7 @@ def choose_words(
         counts = np.minimum(wanted, np.count_nonzero(candidates, 1))
         taken = np.arange(first.shape[1]) < counts[:, None]
         columns = np.where(taken, first, length).astype(np.min_scalar_type(length))
-        columns.sort(axis=1)  # entries that are not taken stay last
+        columns.sort(axis=1)  # unused entries stay last
         return np.repeat(np.arange(records), counts), columns[taken]
     word = word_numbers(input_ids, candidates, continues_word)
     flat = word + np.arange(records)[:, None] * length
@@ -153,7 +153,7 @@ def _random_order(
 ) -> np.ndarray:
     """int64 [R, most]: the columns where `among` [R, S] is True, in random order, followed by the others.
 
-    Each random number holds its column in its low bits: sorting numbers is several times faster than argsort.
+    The low bits of each random number store its column, because sorting is several times faster than argsort.
     """
     numbers = draw(among.shape)
     kind, bits = numbers.dtype.type, (among.shape[1] - 1).bit_length()

@@ -1,7 +1,7 @@
-"""The order in which training reads records: a function of the seed, without state.
+"""The order of training records, as a stateless function of the seed.
 
-A run's records are one endless sequence of epochs, each in its own order. A restart continues at any position, and the
-number of ranks does not change which records an update sees.
+A run's records form an endless sequence of epochs, each in its own order. A restart can continue at any position, and
+the number of ranks does not affect which records an update uses.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ class TrainingOrder:
     """The record at each position of the endless sequence: a function of seed, lengths and group size.
 
     Without lengths it is `shuffled`. With lengths, `shuffled` yields windows of `_WINDOW` groups; the records of a
-    window are sorted by length and cut into groups, and the groups come in random order. So the records of an update
-    have similar lengths, which change at random from update to update. Windows end where epochs end, and groups begin
-    at multiples of their size; the longest records fill an incomplete group at the beginning and end of an epoch.
+    window are sorted by length and cut into groups, and the groups come in random order. The records of an
+    update therefore have similar lengths, which vary randomly between updates. Windows end at the end of an epoch, and
+    groups begin at multiples of their size; incomplete groups at both ends of an epoch get the longest records.
     """
 
     def __init__(self, count: int, lengths: np.ndarray | None, group: int, seed: int) -> None:
         """
         Args:
             count: records of an epoch.
-            lengths: [count], or None if they do not matter.
+            lengths: [count], or None to ignore lengths.
             group: how many consecutive records have similar lengths.
-            seed: decides the order of every epoch.
+            seed: determines the order of every epoch.
         """
         self.count, self.lengths, self.group, self.seed = count, lengths, group, seed
         self._first, self._window = 0, np.zeros(0, np.int64)  # the last window, and the position where it begins
 
     def records_at(self, positions: np.ndarray) -> np.ndarray:
-        """int64 [n]: the numbers of the records at n consecutive positions."""
+        """int64 [n]: the indices of the records at n consecutive positions."""
         if self.lengths is None:
             return shuffled(positions, self.count, self.seed)
         position, end = int(positions[0]), int(positions[-1]) + 1
@@ -56,5 +56,5 @@ class TrainingOrder:
         after = min(end % self.group, end - first - before)
         random = np.random.default_rng([self.seed, epoch, number])
         groups = random.permutation(records[before + after :].reshape(-1, self.group))
-        groups = random.permuted(groups, axis=1)  # so that all ranks and micro-batches get similar shares
+        groups = random.permuted(groups, axis=1)  # so that all ranks and micro-batches get similar lengths
         return first, np.concatenate([records[:before], groups.ravel(), records[before : before + after]])

@@ -1,4 +1,4 @@
-"""Batches made ahead, by a thread."""
+"""Reads batches ahead in a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The same items, made by a thread while the consumer computes; an error in the thread is raised here."""
+    """Yields the same items, computed ahead by a thread; an error in the thread is raised here."""
     ready: queue.Queue[Any] = queue.Queue(depth)  # items, then an error or None
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The widths that batches are cut to when they carry no more padding than needed."""
+"""Chooses the widths that batches are cut to with `--padding longest`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MAX_WIDTHS = 4  # graph mode compiles one graph for each
 
 
 def batch_widths(lengths: np.ndarray) -> np.ndarray:
-    """int64 [W], rising, W <= 4: of all choices of widths, the one with the least padding for records of `lengths`."""
+    """int64 [W], ascending, W <= 4: the widths with the least padding for records of these `lengths`."""
     unit = 8 * -(-int(lengths.max()) // 256)  # a multiple of 8, and at most 32 units
-    needed = np.bincount((lengths.astype(np.int64) + unit - 1) // unit)  # records by the units they need
+    needed = np.bincount((lengths.astype(np.int64) + unit - 1) // unit)  # number of records by units needed
     fitting = np.cumsum(needed).tolist()
 
     def positions(widths: tuple[int, ...]) -> int:

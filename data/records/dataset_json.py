@@ -1,4 +1,4 @@
-"""`dataset.json` beside the shards of a record set, and the index of its records."""
+"""Reads and writes a record set's `dataset.json` and the index of its records."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,9 @@ from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
 DATASET_JSON = "dataset.json"
-INDEX_FILE = "offsets.u64"  # where each record begins in its shard, shard after shard: large sets open at once
+INDEX_FILE = (
+    "offsets.u64"  # the offset of each record in its shard, shard after shard, so that large sets open immediately
+)
 FORMAT_VERSION = 1
 _INTEGERS = ("vocab_size", "seq_length", "max_predictions_per_seq", "cls_id", "sep_id")
 _STRINGS = ("format", "objective", "masking", "vocab_sha256")
@@ -26,7 +28,7 @@ class Shard(NamedTuple):
     records: int
     crc32: int
     bytes: int
-    max_length: int | None = None  # of its records, in sets whose shards are bins of lengths
+    max_length: int | None = None  # the maximum length of its records, if shards are length bins
     offsets: np.ndarray | Path | None = None  # uint64 [records], or a file of them; None in sets made by other programs
 
 
@@ -64,21 +66,23 @@ def read_dataset_json(directory: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_bytes())
         version = content["format_version"]
         if version != FORMAT_VERSION:
-            raise UserError(f"{file} has format {str(version)[:40]}, but this program reads {FORMAT_VERSION}.")
+            raise UserError(
+                f"{file} has format {str(version)[:40]}, but only {FORMAT_VERSION} is supported: prepare the set again."
+            )
         if not _is_sound(content):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f"{file} is damaged: prepare the set again, or delete the file to have the shards scanned."
+            f"{file} is damaged: prepare the set again, or delete the file so that the shards are scanned."
         ) from None
     return content
 
 
 def _is_sound(content: Mapping[str, Any]) -> bool:
-    """Whether all values that this program reads have their types, and counts their bounds.
+    """Whether all values that this program uses have valid types and ranges.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: the structure is another one.
+        KeyError, TypeError, ValueError, AttributeError: the structure is invalid.
     """
     shards = content["shards"]
     counts = [shard[name] for shard in shards for name in ("records", "bytes")]
@@ -111,15 +115,15 @@ def read_index(
         scan: finds the offsets in a file, for sets without an index.
 
     Raises:
-        UserError: a file is not the one that `dataset.json` lists.
+        UserError: a file is not the one listed in `dataset.json`.
     """
     listed = metadata["shards"]
     for file, shard in zip(files, listed, strict=False):
         size = file.stat().st_size
         if file.name != shard["file"] or size != shard["bytes"]:
             raise UserError(
-                f"{file} is not the file that {DATASET_JSON} lists ({size} bytes, not {shard['bytes']}): it was cut "
-                "short or replaced; copy or prepare it again."
+                f"{file} is not the file that {DATASET_JSON} lists ({size} bytes, not {shard['bytes']}): it was "
+                "truncated or replaced. Copy or prepare it again."
             )
     if len(files) > len(listed):
         raise UserError(
@@ -129,7 +133,7 @@ def read_index(
     if not index.exists():
         return list(map(scan, files))
     if index.stat().st_size != 8 * metadata["records"]:
-        raise UserError(f"{index} does not belong to this set: delete it to have the shards scanned.")
+        raise UserError(f"{index} does not belong to this set: delete it so that the shards are scanned.")
     offsets = np.memmap(index, "<u8", "r") if metadata["records"] else np.empty(0, np.uint64)
     counts = [shard["records"] for shard in listed]
     return [offsets[end - count : end] for count, end in zip(counts, np.cumsum(counts), strict=True)][: len(files)]

@@ -1,7 +1,7 @@
 """The features of every kind of record, declared once.
 
-A record maps features to lists of numbers. The length of a list follows the sequence, the masked-LM predictions, or the
-record itself; readers pad a shorter list with the feature's `fill`.
+A record maps features to lists of numbers. The length of a list is the sequence length, the number of masked-LM
+predictions, or 1; readers pad shorter lists with the feature's `fill`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ class Feature:
 
     Attributes:
         name: as in Google's records.
-        axis: what its length follows: the sequence's length, the maximum of predictions, or the record (length 1).
-        bound: its values are at least 0 and below this: a number, the vocabulary's size, or the sequence's length;
-            None where it is not known here.
-        dtype: as the record stores it.
-        fill: what pads it up to its length.
+        axis: what determines its length: the sequence length, the maximum number of predictions, or the record
+            (length 1).
+        bound: the exclusive upper bound of its values: a number, the vocabulary size, or the sequence length; None
+            if it is unknown here.
+        dtype: the type in the record.
+        fill: the value for padding.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Feature:
 FEATURES = {
     feature.name: feature
     for feature in (
-        Feature("input_ids", "sequence", "vocab_size"),  # [PAD] is 0 in every vocabulary that BERT was published with
+        Feature("input_ids", "sequence", "vocab_size"),  # [PAD] is 0 in every published BERT vocabulary
         Feature("input_mask", "sequence", 2),
         Feature("segment_ids", "sequence", 2),
         Feature("masked_lm_positions", "predictions", "seq_length"),
@@ -60,16 +61,16 @@ def _on(axis: str) -> tuple[str, ...]:
 
 SEQUENCE, PREDICTIONS = _on("sequence"), _on("predictions")
 
-# Kinds of record set → their features.
+# The features of each kind of record set.
 UNMASKED = SEQUENCE  # masks are drawn while training
 MASKED = SEQUENCE + PREDICTIONS
-SECOND_TASK = ("next_sentence_labels",)  # in addition, where there is a second task
+SECOND_TASK = ("next_sentence_labels",)  # additional feature if there is a second task
 SQUAD_TRAINING = (*SEQUENCE, "start_positions", "end_positions")
 SQUAD_EVALUATION = (*SEQUENCE, "unique_ids")
 
 
 def schema_of(names: Iterable[str], seq_length: int, max_predictions_per_seq: int = 0) -> Schema:
-    """The types and lengths of some features, for records of these lengths."""
+    """The types and lengths of the named features, for records of these lengths."""
     lengths = {"sequence": seq_length, "predictions": max_predictions_per_seq, "record": 1}
     return {name: (FEATURES[name].dtype, lengths[FEATURES[name].axis]) for name in names}
 
@@ -88,7 +89,7 @@ def squad_schema(seq_length: int, is_training: bool) -> Schema:
 
 
 def bounds(names: Collection[str], *, vocab_size: int, seq_length: int) -> dict[str, int]:
-    """{feature: what its values stay below}, for those of `names` that have a bound."""
+    """{feature: exclusive upper bound}, for those of `names` that have a bound."""
     sizes = {"vocab_size": vocab_size, "seq_length": seq_length}
     return {
         name: feature.bound if isinstance(feature.bound, int) else sizes[feature.bound]
@@ -98,6 +99,6 @@ def bounds(names: Collection[str], *, vocab_size: int, seq_length: int) -> dict[
 
 
 def padding(name: str, records: int, length: int) -> np.ndarray:
-    """[records, length] of nothing but padding."""
+    """An array [records, length] of padding."""
     feature = FEATURES[name]
     return np.full((records, length), feature.fill, DTYPES[feature.dtype])

@@ -2,9 +2,9 @@
 
     {"input_ids": […], "attention_mask": […], "token_type_ids": […], "labels": […], "next_sentence_label": 1}
 
-The lists of a line have the same length, with or without padding. `labels` holds the original id of each token to
-predict and −100 elsewhere; a record without `labels` is masked while training. `next_sentence_label` is 1 if the second
-segment is a random one; a record without it has no second task.
+The lists of a line have the same length, with or without padding. `labels` is the original id of each token to predict
+and −100 elsewhere; records without `labels` are masked during training. `next_sentence_label` is 1 if the second
+segment is random; records without it have no second task.
 
 Shapes: `R` records, `S` sequence, `P` predictions.
 """
@@ -33,14 +33,14 @@ _QUOTED = [f'"{name}"'.encode() for name in (*_LISTS, _LABELS)]
 
 
 class JsonLines(IndexedRecords):
-    """Pretraining records in JSON lines. Open them with `open_json_lines`."""
+    """A set of pretraining records in JSON lines, opened by `open_json_lines`."""
 
-    longest: tuple[int, int]  # the maximum of tokens, and of predictions, over all lines
+    longest: tuple[int, int]  # the maximum numbers of tokens and predictions over all lines
 
     def location(self, index: int) -> str:
         shard, number = self.locate(np.array(index))
         data, line = self.map(int(shard)), 1
-        end = min(int(self._offsets[int(shard)][int(number)]), len(data))  # a damaged index can hold any number
+        end = min(int(self._offsets[int(shard)][int(number)]), len(data))  # the index may be damaged
         for start in range(0, end, 1 << 20):
             line += data[start : min(start + (1 << 20), end)].count(b"\n")  # counts blank lines too
         return f"{self.shards[int(shard)]} line {line}"
@@ -51,7 +51,9 @@ class JsonLines(IndexedRecords):
             ("max_predictions_per_seq", "labels", self.longest[1], max_predictions_per_seq),
         ):
             if wanted is not None and wanted < has:
-                raise UserError(f"--{name} {wanted} is too small: {self.name} has a record of {has} {what}. Raise it.")
+                raise UserError(
+                    f"--{name} {wanted} is too small: {self.name} has a record with {has} {what}. Raise it."
+                )
         predictions = max_predictions_per_seq or self.schema.get("masked_lm_ids", ("", 0))[1]
         schema = _schema(seq_length, predictions, self.schema)
         copy = JsonLines(self.name, self.directory, self.shards, self._offsets, schema, self.metadata)
@@ -91,12 +93,12 @@ def files_in(directory: Path) -> list[Path]:
 def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     """Open a file, or a directory of files (`files_in`).
 
-    A set that `prepare_data.py` wrote opens at once. Other files are read through: the offsets of the lines stay in
-    memory (8 bytes per line), records get the length of the longest line, and a line with a missing list or with lists
-    of different lengths is an error. Everything else is checked when a line is used.
+    A set written by `prepare_data.py` opens immediately. Other files are scanned: line offsets are kept in memory
+    (8 bytes per line), records are padded to the longest line, and a line with a missing list or with lists of
+    different lengths is an error. Everything else is checked when a line is used.
 
     Raises:
-        UserError: there is nothing, or a line is not a record; the message names it.
+        UserError: there are no records, or a line is not a record; the message gives the line.
     """
     path = Path(path)
     if path.is_file() or next(path.glob("part-*" + SUFFIX), None):
@@ -104,7 +106,7 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     else:
         directory, files, metadata = path, files_in(path)[:parts], {}
         if len(files) < (parts or 1):
-            raise UserError(f"{path} holds {len(files)} *{SUFFIX} files, but {parts or 1} were asked for.")
+            raise UserError(f"{path} contains {len(files)} *{SUFFIX} files, but {parts or 1} were requested.")
     if metadata and path.is_dir():
         offsets = read_index(directory, files, metadata, lambda file: _scan(file)[0])
         written = JsonLines(str(path), directory, files, offsets, stored_schema(metadata), metadata)
@@ -113,7 +115,7 @@ def open_json_lines(path: str | Path, *, parts: int | None = None) -> JsonLines:
     scans = [_scan(file) for file in files]
     tokens, predictions = (max(scan[1][which] for scan in scans) for which in range(2))
     if not sum(len(offsets) for offsets, _ in scans):
-        raise UserError(f"{path} holds no records.")
+        raise UserError(f"{path} contains no records.")
     first = JsonLines(str(path), directory, files, [offsets for offsets, _ in scans], {}, metadata)
     shard, number = (int(each) for each in first.locate(np.array(0)))
     fields = json.loads(first.map(shard)[int(first._offsets[shard][number]) :].split(b"\n", 1)[0])
@@ -142,14 +144,14 @@ def encode_json_lines(examples: Mapping[str, np.ndarray], schema: Schema) -> tup
 
 
 def _schema(tokens: int, predictions: int, present: Mapping[str, Any] | set[str]) -> Schema:
-    """A record's features, with those of masks and of the second task if they are `present`."""
+    """The schema of records, with masks and second task if they are `present`."""
     return pretraining_schema(
         tokens, predictions, masked="masked_lm_ids" in present, second_task="next_sentence_labels" in present
     )
 
 
 def _parse(row: int, line: bytes) -> dict[str, Any]:
-    """A line's lists as arrays of the same length, and its label; raises CorruptRecord for this row of the batch."""
+    """Parses a line into arrays of equal length and its label; raises CorruptRecord with this row of the batch."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -193,7 +195,7 @@ def _scan(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def _count_quickly(line: bytes) -> tuple[int, int] | None:
-    """The number of tokens and of predictions of a line, None if it does not look like a record.
+    """The number of tokens and of predictions of a line; None if it does not look like a record.
 
     Counting commas is many times faster than parsing.
     """
@@ -220,5 +222,5 @@ def _count(file: Path, number: int, line: bytes) -> tuple[int, int]:
     try:
         fields = _parse(0, line)
     except CorruptRecord as error:
-        raise UserError(f"{file} line {number} is not a pretraining record: {error}; correct or remove it.") from None
+        raise UserError(f"{file} line {number} is not a pretraining record: {error}. Correct or remove it.") from None
     return len(fields["input_ids"]), int((fields[_LABELS] != IGNORED).sum()) if _LABELS in fields else 0

@@ -1,4 +1,4 @@
-"""OFRecord, reading: many serialized records to arrays at once, in numpy. The format: `ofrecord_encoding`.
+"""Decodes many serialized OFRecords at once with numpy. See `ofrecord_encoding` for the format.
 
 Shapes: `R` records, `L` the feature's length.
 """
@@ -25,7 +25,7 @@ def decode_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, schem
         each feature of the schema as [R, L]; other features of the messages are ignored.
 
     Raises:
-        CorruptRecord: a message is malformed, lacks a feature, or has one of another length or type.
+        CorruptRecord: a message is malformed, lacks a feature, or has a feature with the wrong length or type.
     """
     data = np.concatenate([data, np.zeros(16, np.uint8)])  # so that reading a varint at the end stays inside the buffer
     records = len(starts)
@@ -33,7 +33,7 @@ def decode_records(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, schem
     spans = {name: np.full((2, records), -1, np.int64) for name in schema}
     cursor, ends = starts.astype(np.int64), ends.astype(np.int64)
     rows = np.arange(records)
-    while len(rows):  # each turn parses one feature of every record that has one left
+    while len(rows):  # each iteration parses one feature of every record that has one left
         end = ends[rows]
         position = _expect(data, cursor[rows], (0x0A,), rows)
         size, position = _read_varint(data, position, rows)
@@ -133,7 +133,7 @@ def _read_ints(data: np.ndarray, first: np.ndarray, last: np.ndarray, length: in
     payload = data[np.arange(stops[-1]) + np.repeat(first - row_start, sizes)]
     is_last = payload <= 0x7F
     (value_end,) = np.nonzero(is_last)
-    # The last byte of every row ends a value, and the row holds the number of values that the schema states.
+    # The last byte of every row ends a value, and the number of values is that of the schema.
     _check((sizes > 0) & (payload[np.maximum(stops, 1) - 1] <= 0x7F), rows, reason)
     ended = np.concatenate([[0], np.cumsum(is_last)])
     _check(ended[stops] - ended[row_start] == length, rows, reason)
@@ -170,7 +170,7 @@ def infer_schema(file: Path) -> Schema:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tag, content) of each field of a message that holds length-delimited fields only."""
+    """(tag, content) of each field of a message with only length-delimited fields."""
     position = 0
     while position < len(message):
         tag, position, size, shift = message[position], position + 1, 0, 0

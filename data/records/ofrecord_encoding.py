@@ -1,8 +1,8 @@
-"""OFRecord, writing: many records to bytes at once, in numpy.
+"""Encodes many OFRecords at once with numpy.
 
 A shard is a sequence of (int64 little-endian length, serialized `OFRecord`). The message maps a feature's name to a
-packed list of int32 or float. protobuf's own classes would take most of the time of a preparation. Layout:
-`oneflow/core/record/record.proto`.
+packed list of int32 or float. With protobuf's own classes, encoding would dominate the preparation time.
+Layout: `oneflow/core/record/record.proto`.
 
 Shapes: `R` records, `L` the feature's length.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from data.records.features import Schema
 
 LIST_TAGS = {"float": (0x12,), "int32": (0x22, 0x2A)}  # fields of the message Feature; int64 lists are read as int32
-_TABLE_SIZE = 1 << 16  # varints of token ids and lengths are looked up
+_TABLE_SIZE = 1 << 16  # smaller values, such as token ids and lengths, have their varints in a table
 
 
 class _Column(NamedTuple):
@@ -44,7 +44,7 @@ def encode_records(examples: Mapping[str, np.ndarray], schema: Schema) -> tuple[
             raise ValueError(f"{name} has shape {values.shape}, not [R, {length}]")
         parts = [_varints(values) if kind == "int32" else _table(np.asarray(values, "<f4"))]
         size, constant = parts[0].sizes, b""
-        # Each level of the message is a tag, the length of what follows, and what follows.
+        # Each level of the message is a tag, the length of the content, and the content.
         key = b"\n" + bytes([len(name)]) + name.encode()
         for head in (b"\n", bytes(LIST_TAGS[kind][:1]), key + b"\x12", b"\n"):
             if isinstance(size, int):
@@ -113,14 +113,14 @@ def _varints(values: np.ndarray) -> _Column:
 
 @lru_cache
 def _varint_table(width: int) -> np.ndarray:
-    """The varint of each small value, its bytes as one integer."""
+    """The varints of all small values, each as one integer."""
     values = np.arange(min(1 << 7 * width, _TABLE_SIZE), dtype=np.uint64)
     table: np.ndarray = np.ascontiguousarray(_compute_varints(values, width)[0]).view(f"<u{width}")[:, 0]
     return table
 
 
 def _compute_varints(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes uint8 [..., width] of the varints of uint64 values, and which of them count, uint8."""
+    """Bytes uint8 [..., width] of the varints of uint64 values, and a uint8 mask of the used bytes."""
     rest = values[..., None] >> (7 * np.arange(width, dtype=np.uint64))
     used = rest > 0
     used[..., 0] = True

@@ -1,4 +1,4 @@
-"""Records by number: the interface that OFRecord shards, JSON lines and token streams share."""
+"""The interface of record sets, shared by OFRecord shards, JSON lines and token streams."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MAX_OPEN_FILES = 128
 
 
 class RecordSet(ABC):
-    """The records of some files, by number.
+    """The records of some files, by index.
 
     Attributes:
         name: the path as the user gave it, for messages.
-        directory: of its files, and of its vocabulary if it has one.
+        directory: the directory of its files, and of its vocabulary if it has one.
         shards: its files.
         schema: the features of its records.
-        metadata: the content of its `dataset.json`, {} if there is none.
+        metadata: the content of its `dataset.json`; {} if there is none.
     """
 
     def __init__(
@@ -46,30 +46,30 @@ class RecordSet(ABC):
 
     @property
     def shard_starts(self) -> np.ndarray:
-        """int64 [shards]: the number of the first record of each shard."""
+        """int64 [shards]: the index of the first record of each shard."""
         return self._first[:-1]
 
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The shard of each record, and its number in that shard: int64 [n] each."""
+        """The shard of each record, and its index in that shard: int64 [n] each."""
         indices = np.asarray(indices, np.int64)
         shards = np.searchsorted(self._first, indices, side="right") - 1
         return shards, indices - self._first[shards]
 
     @cached_property
     def lengths(self) -> np.ndarray | None:
-        """uint16 [len(self)]: upper bounds of the records' lengths, if the shards are bins of lengths; else None."""
+        """uint16 [len(self)]: upper bounds of the records' lengths, if the shards are length bins; else None."""
         longest = [shard.get("max_length") for shard in self.metadata.get("shards", ())][: len(self.shards)]
         if len(longest) < len(self.shards) or None in longest:
             return None
         return np.repeat(np.array(longest, np.uint16), np.diff(self._first))
 
     def location(self, index: int) -> str:
-        """The file of a record and its number in the file, for messages."""
+        """The file of a record and its index in the file, for messages."""
         shard, number = self.locate(np.array(index))
         return f"{self.shards[int(shard)]}: record {int(number)}"
 
     def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> RecordSet:
-        """The same set with records of these lengths if its files leave the lengths open, else this set.
+        """The same set with records of these lengths if its format allows any length, else this set.
 
         Raises:
             UserError: a record is longer.
@@ -78,13 +78,13 @@ class RecordSet(ABC):
 
     @abstractmethod
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Read the records with these numbers, in this order.
+        """Read the records with these indices, in this order.
 
         Returns:
             each feature of the schema as [len(indices), L], int32 or float32.
 
         Raises:
-            UserError: a record is corrupt; the message names its file and its number in the file.
+            UserError: a record is corrupt; the message gives its file and its index in the file.
         """
 
 
@@ -97,7 +97,7 @@ class CorruptRecord(ValueError):
 
 
 class IndexedRecords(RecordSet):
-    """Files of records of different sizes; `offsets` says where each record begins, uint64 [records] for each file."""
+    """Files of records with different sizes; `offsets` has the start of each record, uint64 [records] per file."""
 
     def __init__(
         self, name: str, directory: Path, shards: Sequence[Path], offsets: Sequence[np.ndarray], schema: Schema,
@@ -122,7 +122,7 @@ class IndexedRecords(RecordSet):
             return self.decode(records)
         except CorruptRecord as error:
             where = self.location(int(np.asarray(indices)[error.index]))
-            raise UserError(f"{where} is corrupt: {error}; copy or prepare this file again.") from None
+            raise UserError(f"{where} is corrupt: {error}. Copy or prepare this file again.") from None
 
     def map(self, shard: int) -> mmap.mmap:
         """A shard's bytes."""

@@ -1,4 +1,4 @@
-"""The files of a record set: `part-00000`, `part-00001`, …"""
+"""Writes and finds the files of a record set: `part-00000`, `part-00001`, …"""
 
 import re
 import zlib
@@ -24,10 +24,10 @@ Encode = Callable[[Mapping[str, np.ndarray], Schema], tuple[bytes, np.ndarray]]
 
 
 class ShardWriter:
-    """Writes one shard; it appears under its name when the `with` block ends without an error.
+    """Writes one shard, which gets its name when the `with` block ends without an error.
 
     Attributes:
-        count, crc32: of what was written so far.
+        count, crc32: of the records written so far.
         shard: the finished file, for `write_dataset_json`.
     """
 
@@ -96,10 +96,10 @@ def find_shards(path: Path, suffix: str = "", *, parts: int | None = None) -> tu
     """The directory of a set, its files, and the content of its `dataset.json`; if `path` is a file, only this file.
 
     Args:
-        suffix: how the names of this format's shards end.
+        suffix: the suffix of this format's shards.
 
     Raises:
-        UserError: there is nothing, an unfinished preparation, or fewer than `parts` shards.
+        UserError: there are no shards, fewer than `parts` shards, or an unfinished preparation.
     """
     if path.is_file():
         metadata = read_dataset_json(path.parent)
@@ -109,16 +109,16 @@ def find_shards(path: Path, suffix: str = "", *, parts: int | None = None) -> tu
     if not files:
         unfinished = any(path.glob(f".*{LEFTOVER_SUFFIX}")) or (path / WORK_DIRECTORY).exists()
         more = "its preparation was interrupted: run it again" if unfinished else "make some with prepare_data.py"
-        raise UserError(f"{path} holds no part-… files; {more}.")
+        raise UserError(f"{path} contains no part-… files: {more}.")
     if (path / WORK_DIRECTORY).exists():
         raise UserError(f"the preparation of {path} was interrupted: run it again with the same flags.")
     if parts is not None and len(files) < parts:
-        raise UserError(f"{path} holds {len(files)} part-… files, but {parts} were asked for.")
+        raise UserError(f"{path} contains {len(files)} part-… files, but {parts} were requested.")
     metadata = read_dataset_json(path)
     count = len(metadata.get("shards", ()))
     if parts is None and len(files) < count:
         raise UserError(
-            f"{path} holds {len(files)} of the {count} part-… files that {DATASET_JSON} lists: copy the missing ones."
+            f"{path} has {len(files)} of the {count} part-… files that {DATASET_JSON} lists: copy the missing ones."
         )
     return path, files[:parts], metadata
 
@@ -126,13 +126,11 @@ def find_shards(path: Path, suffix: str = "", *, parts: int | None = None) -> tu
 def shard_files(directory: Path, suffix: str = "") -> list[Path]:
     """The shards of a directory in the order of their numbers; raises UserError if one is missing."""
     if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory of records; make one with prepare_data.py.")
+        raise UserError(f"{directory} is not a directory of records: make one with prepare_data.py.")
     pattern = re.compile(rf"part-(\d+){re.escape(suffix)}")
     numbered = [(match, file) for file in directory.iterdir() if (match := pattern.fullmatch(file.name))]
     files = [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]
     missing = sorted(set(range(len(files))) - {int(match[1]) for match, _ in numbered})
     if missing:
-        raise UserError(
-            f"{directory} has no part {missing[0]} among its part-… files: copy it, or prepare the set again."
-        )
+        raise UserError(f"{directory} lacks part {missing[0]} of its part-… files: copy it, or prepare the set again.")
     return files

@@ -1,8 +1,8 @@
-"""A corpus as a stream of token ids in memory-mapped files, and its windows of any length as records.
+"""A corpus as a stream of token ids in memory-mapped files, whose windows of any length are the records.
 
 The files are numpy arrays (`part-00000.npy`, uint16 if the vocabulary allows it) of joined documents, without special
-tokens or padding. A record is `[CLS]`, the next S - 2 tokens of its file, `[SEP]`; a shorter rest at the end of a file
-is not used. Masks are drawn while training.
+tokens or padding. A record is `[CLS]`, the next S - 2 tokens of its file, `[SEP]`; a shorter remainder at the end of a
+file is not used. Masks are drawn during training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MIN_SEQ_LENGTH = 5
 
 
 class TokenWindows(RecordSet):
-    """The windows of token streams. Open them with `open_token_windows`."""
+    """The windows of token streams, opened by `open_token_windows`."""
 
     def __init__(
         self, name: str, directory: Path, shards: list[Path], streams: list[np.ndarray], seq_length: int,
@@ -42,7 +42,7 @@ class TokenWindows(RecordSet):
         self._streams, self._inside = streams, seq_length - 2
         if not len(self):
             raise UserError(
-                f"--seq_length {seq_length} is too large: {name} has fewer tokens than one record. Lower it."
+                f"--seq_length {seq_length} is too large: {name} has fewer tokens than one record needs. Lower it."
             )
 
     def resized(self, seq_length: int, max_predictions_per_seq: int | None) -> TokenWindows:
@@ -57,7 +57,7 @@ class TokenWindows(RecordSet):
 def read_windows(
     windows: Sequence[tuple[np.ndarray, int]], inside: int, cls_id: int, sep_id: int
 ) -> dict[str, np.ndarray]:
-    """The records of windows, given as (stream, number), each with `inside` tokens between its special tokens."""
+    """Reads windows, given as (stream, index), each with `inside` tokens between its special tokens."""
     input_ids = np.empty((len(windows), inside + 2), np.int32)
     input_ids[:, [0, -1]] = cls_id, sep_id
     for row, (stream, number) in enumerate(windows):
@@ -74,7 +74,7 @@ def write_stream(
         path: the file.
         files: the corpus; each begins with token ids of `token_bytes` bytes.
         tokens: the number of token ids in each file.
-        first, count: which of all tokens to write.
+        first, count: the range of tokens to write.
         token_bytes: the size of a token id.
     """
     dtype = np.dtype(f"<u{token_bytes}")
@@ -98,16 +98,16 @@ def open_token_windows(path: str | Path, *, parts: int | None = None) -> TokenWi
     """Open a directory of streams, or one stream; records have the prepared length until `resized` changes it.
 
     Raises:
-        UserError: there is nothing, no `dataset.json`, or a file that is cut short.
+        UserError: there are no files, `dataset.json` is missing, or a file is truncated.
     """
     directory, files, metadata = find_shards(Path(path), SUFFIX, parts=parts)
     if not {"cls_id", "sep_id"} <= metadata.keys() or "input_ids" not in metadata["schema"]:
-        raise UserError(f"{path} has no dataset.json that names its special tokens: prepare it with prepare_data.py.")
+        raise UserError(f"{path} has no dataset.json with its special tokens: prepare it with prepare_data.py.")
     sizes = {shard["file"]: shard["bytes"] for shard in metadata["shards"]}
     streams = []
     for file in files:
         if file.stat().st_size != sizes.get(file.name):
-            raise UserError(f"{file} is not the file that dataset.json lists; copy or prepare it again")
+            raise UserError(f"{file} is not the file that dataset.json lists: copy or prepare it again.")
         streams.append(_read_stream(file))
     return TokenWindows(str(path), directory, files, streams, stored_schema(metadata)["input_ids"][1], metadata)
 
@@ -118,7 +118,9 @@ def _read_stream(file: Path) -> np.ndarray:
         stream: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, TypeError, LookupError, EOFError, OverflowError, SyntaxError, RecursionError, MemoryError,
             tokenize.TokenError) as error:  # fmt: skip
-        raise UserError(f"{file} is damaged ({error}); copy or prepare it again") from None
+        raise UserError(f"{file} is damaged ({error}): copy or prepare it again.") from None
     if stream.ndim != 1 or stream.dtype.kind != "u":
-        raise UserError(f"{file} holds {stream.dtype} numbers of shape {stream.shape}, not a stream of token ids")
+        raise UserError(
+            f"{file} is damaged ({stream.dtype} numbers of shape {stream.shape}): copy or prepare it again."
+        )
     return stream

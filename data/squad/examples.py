@@ -1,4 +1,4 @@
-"""SQuAD 1.1 and 2.0: the questions of a JSON file, as Google's run_squad.py reads them."""
+"""Reads the questions of a SQuAD 1.1 or 2.0 file like Google's run_squad.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from utils.errors import UserError
 from utils.json_file import read_json
 from utils.messages import warn
 
-_WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace in contexts: these five characters only
+_WORD = re.compile("[^ \t\r\n\u202f]+")  # Google's whitespace in contexts: only these five characters
 
-# Scripts without spaces between words, or with long words: Thai and Lao, Myanmar, Khmer, and the blocks of East Asia.
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, and East Asian scripts.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
@@ -31,15 +31,15 @@ class SquadExample:
     start_position: int = -1
     end_position: int = -1
     is_impossible: bool = False
-    before_answer: str = ""  # the part of the first word before the answer, if words are not separated by spaces
+    before_answer: str = ""  # in scripts without spaces: the part of the first word before the answer
 
 
 def read_squad_json(path: str | Path, *, answers_only: bool = False) -> list[dict[str, Any]]:
-    """The articles of a SQuAD file, checked down to every answer.
+    """Reads the articles of a SQuAD file and checks every field.
 
     Args:
         path: the file.
-        answers_only: the file may lack what scoring does not need: contexts, the text of questions, `answer_start`.
+        answers_only: whether fields that scoring does not need may be missing (contexts, questions, `answer_start`).
 
     Raises:
         UserError: the file cannot be read, or is not JSON or not SQuAD; the message says where.
@@ -91,14 +91,14 @@ def questions(articles: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_negative: bool) -> list[SquadExample]:
-    """The questions of a SQuAD file, as Google's read_squad_examples reads them.
+    """Reads the questions of a SQuAD file like Google's read_squad_examples.
 
-    For training, questions without text are dropped, and so are, as in Google's code, questions whose answer is not at
-    its offset in the context. Of several answers, where Google's code allows one, training uses the first that stands
-    alone in the text, or else the first. For evaluation, all questions are kept.
+    For training, questions without text are dropped, and, as in Google's code, questions whose answer is not at its
+    offset in the context. Google's code allows one answer per question; if there are several, training uses the first
+    one that is not part of a longer word, or else the first. For evaluation, all questions are kept.
 
     Raises:
-        UserError: the file is not SQuAD, is empty, has the same id twice, or has unanswerable questions although
+        UserError: the file is not SQuAD, is empty, has duplicate ids, or has unanswerable questions although
             `version_2_with_negative` is not set.
     """
     examples: list[SquadExample] = []
@@ -129,13 +129,15 @@ def read_squad_examples(path: str | Path, *, is_training: bool, version_2_with_n
                 example = answered
             examples.append(example)
     if not seen:
-        raise UserError(f"{path} holds no questions.")
+        raise UserError(f"{path} contains no questions.")
     if misplaced:
-        warn(f"{path}: {misplaced} of {len(seen)} questions have an answer that is not at its offset; dropped.")
+        warn(f"{path}: {misplaced} of {len(seen)} questions have an answer that is not at its offset and are dropped.")
     if empty:
-        warn(f"{path}: {empty} of {len(seen)} questions have no text; {'dropped' if is_training else 'kept'}.")
+        warn(f"{path}: {empty} of {len(seen)} questions have no text and are {'dropped' if is_training else 'kept'}.")
     if not examples:
-        raise UserError(f"{path}: none of its {len(seen)} questions can be trained on: check answer_start and text.")
+        raise UserError(
+            f"{path}: none of its {len(seen)} questions can be used for training: check answer_start and text."
+        )
     return examples
 
 
@@ -154,7 +156,7 @@ class _Context:
 def _with_answer(
     example: SquadExample, question: dict[str, Any], context: _Context, path: str | Path
 ) -> SquadExample | None:
-    """The example with the words of its answer; None if the first answer is not at its offset."""
+    """Adds the words of the answer to an example; None if the first answer is not at its offset."""
     answers = question.get("answers")
     if not answers:
         raise UserError(f"{path}: question {example.qas_id!r} has no answer to train on.")
@@ -184,7 +186,7 @@ def _at_offset(example: SquadExample, answer: dict[str, Any], context: _Context)
 
 
 def _stands_alone(answer: dict[str, Any], context: str) -> bool:
-    """Whether no letter or digit is next to the answer, unlike "8" in "20-18" for an answer "eight"."""
+    """Whether the answer is not part of a longer word or number, unlike "8" in "20-18"."""
     start = answer["answer_start"]
     end = start + len(answer["text"])
     around = (context[start - 1] if start else " ") + (context[end] if end < len(context) else " ")

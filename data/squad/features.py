@@ -1,7 +1,7 @@
-"""SQuAD's questions as features, window for window as Google's run_squad.py makes them.
+"""Converts SQuAD questions to features, with the same windows as Google's run_squad.py.
 
-A question and its context that do not fit into one sequence become several features: windows over the context that
-start `doc_stride` tokens apart. Google tokenizes a context again for every question; here it is tokenized once.
+If a question and its context do not fit into one sequence, they become several features: windows over the context
+that start `doc_stride` tokens apart. Google tokenizes a context again for every question; here it is tokenized once.
 
 S is the sequence length, L the number of a context's tokens in one window.
 """
@@ -22,7 +22,7 @@ from data.squad.examples import SquadExample
 from data.tokenization import BulkTokenizer
 from utils.worker_pool import in_order, in_processes
 
-FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its number in the data set
+FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its index in the data set
 _WORDS_PER_CHUNK = 50_000
 
 
@@ -30,8 +30,8 @@ _WORDS_PER_CHUNK = 50_000
 class SquadFeature:
     """One window of one question: `[CLS] question [SEP] window [SEP]`, without padding; the names are Google's.
 
-    The window's tokens begin at `doc_offset`. For each of them, `token_to_orig_map` is the number of its word in the
-    context, and `token_is_max_context` tells whether no other window gives it more context.
+    The window's tokens begin at `doc_offset`. For each of them, `token_to_orig_map` is the index of its word in the
+    context, and `token_is_max_context` is True if no other window gives it more context.
     """
 
     example_index: int
@@ -62,24 +62,24 @@ class SquadFeature:
 def convert_examples_to_features(
     examples: Sequence[SquadExample], settings: FeatureFlags, *, num_workers: int | None = None
 ) -> Iterator[SquadFeature]:
-    """All windows of all examples, in order; the unique id of a feature is FIRST_UNIQUE_ID plus its number.
+    """Converts all examples to windows, in order; a feature's unique id is FIRST_UNIQUE_ID plus its index.
 
     Args:
         examples: from `read_squad_examples`; those without an answer get positions 0.
         settings: the tokenizer, and Google's three lengths.
-        num_workers: processes (default: one per core).
+        num_workers: number of processes (default: one per core).
 
     Raises:
         WorkerLostError: a worker process was killed.
     """
     chunks = [(settings, first, chunk) for first, chunk in _chunks(examples)]
-    # The process may hold OneFlow's threads, which do not survive a fork.
+    # OneFlow's threads, which this process may have, do not survive a fork.
     for features in in_order(in_processes(_features_of, chunks, num_workers, fork=False)):
         yield from features
 
 
 def _chunks(examples: Sequence[SquadExample]) -> Iterator[tuple[int, Sequence[SquadExample]]]:
-    """Consecutive examples that take about the same work, with the number of the first."""
+    """Yields groups of consecutive examples with similar amounts of work, with the index of the first."""
     first = words = 0
     for number, example in enumerate(examples, 1):
         words += len(example.doc_tokens)
@@ -99,7 +99,7 @@ def max_context(spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """For each window, which of its tokens have their maximum context there, bool [L] (Google's _check_is_max_context).
 
     A token's score in a window is the smaller of its left and right context, plus a hundredth of the window's length.
-    Of several windows with the highest score, the first counts.
+    If several windows have the highest score, the first counts.
     """
     if len(spans) == 1:
         return [np.ones(spans[0][1], bool)]
@@ -121,12 +121,12 @@ def _features_of(settings: FeatureFlags, first_index: int, examples: Sequence[Sq
 
 @lru_cache(maxsize=1)
 def _converter(settings: FeatureFlags) -> _Converter:
-    """One tokenizer for each process, because it becomes faster with every word it has seen."""
+    """The converter of this process, cached because its tokenizer becomes faster with every word it has seen."""
     return _Converter(settings)
 
 
 class _Converter:
-    """Makes features of examples."""
+    """Converts examples to features."""
 
     def __init__(self, settings: FeatureFlags) -> None:
         self.settings = settings
@@ -136,7 +136,7 @@ class _Converter:
         self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
 
     def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:
-        """The windows of some examples, of which the first has this number."""
+        """The windows of consecutive examples, the first of which has this index."""
         queries = self._tokenize([example.question_text for example in examples])
         answers = self._tokenize([example.orig_answer_text for example in examples])
         before = [len(ids) for ids in self._tokenize([example.before_answer for example in examples])]
@@ -164,7 +164,7 @@ class _Converter:
     def _windows(
         self, index: int, query: np.ndarray, context: _Context, span: tuple[int, int]
     ) -> Iterator[SquadFeature]:
-        """The windows of one example whose answer is the tokens `span` of the context, first and last; -1 for none."""
+        """The windows of one example; `span` is the first and last token of the answer in the context, -1 for none."""
         max_tokens = self.settings.max_seq_length - len(query) - 3  # [CLS], [SEP] and [SEP]
         spans = doc_spans(len(context.ids), max_tokens, self.settings.doc_stride)
         head = np.concatenate([[self.cls], query, [self.sep]])
@@ -207,7 +207,7 @@ def improve_answer_span(
     """The first occurrence of the answer's tokens within `start` to `end` (inclusive), else `start` and `end`.
 
     An answer can be part of a word, such as "1895" of "(1895-1943)." (Google's _improve_answer_span). In text without
-    spaces a word is a sentence or more, so the search begins at the answer's offset, `tokens_before` tokens into it.
+    spaces a word is a sentence or more, so the search starts at the answer's offset, after `tokens_before` tokens.
     """
     candidates = range(start, end - len(answer_ids) + 2 if len(answer_ids) else start)
     for new_start in chain(candidates[tokens_before:], candidates[:tokens_before]):

@@ -1,4 +1,4 @@
-"""Documents as lists of sentences, from pieces of input files of several formats."""
+"""Reads documents as lists of sentences from pieces of input files in several formats."""
 
 import html
 import json
@@ -17,23 +17,23 @@ Document = list[str]  # its sentences
 def read_documents(
     spans: Sequence[Span], text: TextFlags, *, split: bool = False, whole_files: bool = False
 ) -> Iterator[Document]:
-    """The documents of a piece, without those that have no sentence.
+    """Yields the documents of a piece that have at least one sentence.
 
     Args:
         spans: the piece.
         text: how to read it.
-        split: split the lines of plain text into sentences; the text of other formats is always split.
-        whole_files: a file of plain text is one document; the lines of a paragraph are joined.
+        split: whether to split the lines of plain text into sentences; other formats are always split.
+        whole_files: whether a plain text file is one document, in which the lines of a paragraph are joined.
 
     Raises:
-        UserError: the text is not UTF-8 or holds NUL bytes, or a line of JSON is damaged.
+        UserError: the text is not UTF-8 or contains NUL bytes, or a line of JSON is damaged.
     """
     for span in spans:
         with open(span.file, "rb") as stream:
             stream.seek(span.start)
             data = stream.read(span.end - span.start)
         if b"\0" in data and span.format != "prose":
-            raise UserError(f"--input_file {span.name} is not text: it holds NUL bytes. Name other files.")
+            raise UserError(f"--input_file {span.name} is not text: it contains NUL bytes. Use other files.")
         content = _decode(data, span).removeprefix("\ufeff")
         if span.format == "wiki":
             documents = _wiki_documents(content, text.language)
@@ -50,15 +50,15 @@ def read_documents(
 
 
 def _decode(data: bytes, span: Span) -> str:
-    """The text of bytes; a few that are not UTF-8 are dropped, many are an error."""
+    """Decodes bytes; a few invalid ones are dropped, many are an error."""
     try:
         return data.decode()
     except UnicodeDecodeError:
         content = data.decode("utf-8", "ignore")
     lost = len(data) - len(content.encode())
     if lost > max(8, len(data) // 100):
-        raise UserError(f"--input_file {span.name} is not UTF-8 text: convert it first, or name other files.")
-    if lost > 6:  # a cut through a long document can split a character
+        raise UserError(f"--input_file {span.name} is not UTF-8 text: convert it first, or use other files.")
+    if lost > 6:  # the cut of a long document can split a character
         warn(f"{span.name}: {lost} bytes between {span.start} and {span.end} are not UTF-8 and are dropped.")
     return content
 
@@ -82,8 +82,8 @@ _DOC_EDGE = re.compile(r"^</?doc\b", re.MULTILINE)
 
 
 def _wiki_documents(content: str, language: str) -> Iterator[Document]:
-    """Articles without their titles; an article that is only a title gives an empty document."""
-    rest = _DOC_EDGE.split(content, 1)[0]  # of an article that is too long for one piece
+    """Yields articles without their titles; an article with only a title is an empty document."""
+    rest = _DOC_EDGE.split(content, 1)[0]  # the rest of an article that is too long for one piece
     yield _sentences_of(map(html.unescape, rest.split("\n")), language)
     for title, text in _articles(content):
         lines = [html.unescape(line).strip() for line in text.split("\n")]
@@ -113,7 +113,7 @@ def _articles(content: str) -> Iterator[tuple[str, str]]:
 
 
 def _title(content: str, begin: int, close: int) -> str | None:
-    """The title among the attributes from `begin` to before `close`, "" if there is none.
+    """The title among the attributes from `begin` to `close`; "" if there is none.
 
     Only the title, which comes last, can contain ">". If another attribute does, the tag begins at a later `<doc ` of
     the line, or the line has no tag (None).

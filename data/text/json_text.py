@@ -1,11 +1,11 @@
-"""One text out of a JSON object of any length, in little memory."""
+"""Extracts one text from a JSON object of any length, with little memory."""
 
 import json
 import re
 from typing import BinaryIO
 
 _BLOCK = 1 << 20
-# The next part of JSON inside a string (whole escapes, both halves of a surrogate pair together) and outside.
+# The next token of JSON inside a string (complete escapes, with both halves of a surrogate pair) and outside.
 _INSIDE = re.compile(rb'[^"\\]+|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u.{4}|\\.|"', re.DOTALL)
 _OUTSIDE = re.compile(rb'[^"{}\[\],:\n]+|.', re.DOTALL)
 _LONGEST_ESCAPE = 12
@@ -15,9 +15,9 @@ def copy_json_text(source: BinaryIO, field: str, sink: BinaryIO | None = None) -
     """Read the JSON object at the source's position, which must end on the same line.
 
     Args:
-        source: where the object is.
-        field: the string of this field is written to `sink`.
-        sink: gets the text.
+        source: the file, at the start of the object.
+        field: the field whose string is written to `sink`.
+        sink: receives the text.
 
     Returns:
         whether the object is complete and has a string in that field.
@@ -57,7 +57,7 @@ def copy_json_text(source: BinaryIO, field: str, sink: BinaryIO | None = None) -
 
 
 def _decoded(string: bytes) -> str | None:
-    """The text of the inside of a JSON string, None if it is invalid."""
+    """Decodes the content of a JSON string; None if it is invalid."""
     try:
         return str(json.loads(b'"%s"' % string))
     except ValueError:

@@ -1,11 +1,11 @@
-"""Paragraphs to sentences."""
+"""Splits paragraphs into sentences."""
 
 import re
 from collections.abc import Iterator
 
-MAX_LINE = 1 << 16  # characters; a longer line is cut at a space, because no sentence is that long
+MAX_LINE = 1 << 16  # characters; longer lines are cut at a space, because no sentence is that long
 
-# An abbreviation that never ends a sentence, or the number of a list item. The splitter wrongly splits after some.
+# Abbreviations that never end a sentence, and list numbers, after some of which the splitter wrongly splits.
 _UNFINISHED = re.compile(r"(?:^\(?\d{1,3}[.)]|^[A-Za-z][.)]|\b(?:e\.g|i\.e|cf|vs|viz|Fig|No|pp?|approx)\.)$")
 
 

@@ -1,7 +1,7 @@
-"""Pieces of input files: which bytes hold whole documents, in which format.
+"""Divides input files into pieces: byte ranges of whole documents, with their format.
 
 Plain text has a sentence (or a paragraph) per line and a blank line between documents; WikiExtractor's output has
-`<doc …>` markup; JSON lines have one object per document. The beginning of a file decides which of them it is.
+`<doc …>` markup; JSON lines have one object per document. The format is detected from the beginning of a file.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from data.text.json_text import copy_json_text
 from utils.errors import UserError
 
-TEXT_MARK = "\ufeff\n"  # begins plain text whose first line looks like another format
+TEXT_MARK = "\ufeff\n"  # marks plain text whose first line looks like another format
 _BLOCK = 1 << 20
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
 _DOCUMENT_START = {
@@ -23,13 +23,13 @@ _JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.\w+)?$")
 
 
 class Span(NamedTuple):
-    """Whole documents: the bytes of a file from `start` to before `end`."""
+    """Whole documents: the bytes of a file from `start` (inclusive) to `end` (exclusive)."""
 
     file: str
     start: int
     end: int
     format: str  # "text" | "wiki" | "jsonl" | "prose": (a part of) one document, a paragraph per line
-    name: str = ""  # what messages call the file
+    name: str = ""  # the name of the file in messages
 
 
 def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
@@ -38,10 +38,10 @@ def span_bytes(pieces: Sequence[Sequence[Span]]) -> list[int]:
 
 
 def detect_format(file: Path, text_field: str, name: str = "") -> str:
-    """The format of a file, judged by its beginning: "text", "wiki" or "jsonl".
+    """Detects the format of a file from its beginning: "text", "wiki" or "jsonl".
 
     Raises:
-        UserError: it is not text, or JSON of another form; the message calls it `name`.
+        UserError: it is not text, or is JSON in another form.
     """
     named = f"--input_file {name or file}"
     try:
@@ -51,7 +51,7 @@ def detect_format(file: Path, text_field: str, name: str = "") -> str:
         raise UserError(f"{named} cannot be read: {error.strerror}.") from None
     decoded = head.decode("utf-8", "replace")
     if b"\0" in head or decoded.count("\ufffd") > max(8, len(decoded) // 20):
-        raise UserError(f"{named} is not UTF-8 text: convert it first, or name other files.")
+        raise UserError(f"{named} is not UTF-8 text: convert it first, or use other files.")
     if decoded.startswith(TEXT_MARK):
         return "text"
     start = decoded.lstrip("\ufeff \t\r\n")
@@ -68,7 +68,7 @@ def detect_format(file: Path, text_field: str, name: str = "") -> str:
         else:
             if text_field in first:
                 return "jsonl"
-            raise UserError(f"{named} holds JSON lines without {text_field!r}: name their text with --text_field.")
+            raise UserError(f"{named} contains JSON lines without {text_field!r}: set the field with --text_field.")
     if start.startswith(("{", "[")) and _JSON_NAME.search(name or file.name):
         raise UserError(f"{named} is JSON, but not one object per line: convert it to JSON lines.")
     return "text"
@@ -85,13 +85,13 @@ def plan_spans(
     """Group the documents of all files into pieces of about `piece_bytes`.
 
     Args:
-        files: {file: what messages call it}.
-        text_field: where JSON lines hold the text.
+        files: {file: its name in messages}.
+        text_field: the field with the text in JSON lines.
         piece_bytes: the size of a piece.
-        most: a document of which more bytes remain is cut, at the end of a line if one is near. The text of a JSON line
-            of this length is first copied to a file.
+        most: longer documents are cut after this many bytes, at the end of a line if one is near. The text of a longer
+            JSON line is first copied to a file.
         work: the directory for such files.
-        whole_files: a file of plain text is one document.
+        whole_files: whether a plain text file is one document.
     """
     pieces: list[list[Span]] = [[]]
     left = piece_bytes
@@ -127,8 +127,8 @@ def plan_spans(
 
 
 def _next_document(span: Span, position: int, most: int) -> int | None:
-    """Where the first document after `position` begins, or where to cut a document of which more than `most` bytes
-    remain; None for a JSON line of this length, which cannot be cut."""
+    """The start of the next document after `position`, or the position at which to cut a document with more than `most`
+    bytes left; None for a JSON line of this length, which cannot be cut."""
     window = b""
     start = _DOCUMENT_START[span.format]
     with open(span.file, "rb") as stream:
@@ -149,7 +149,7 @@ def _next_document(span: Span, position: int, most: int) -> int | None:
 
 
 def _copy_line(span: Span, position: int, text_field: str, target: Path) -> tuple[int, int]:
-    """Copy the text of the JSON line around `position` to a file; return where this line and the next one begin."""
+    """Copy the text of the JSON line around `position` to a file; return the starts of this line and the next."""
     with open(span.file, "rb") as source:
         source.seek(span.start)
         begin = span.start + source.read(position - span.start).rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Compressed files, standard input and other pipes become plain files, which can be read from any position."""
+"""Converts compressed files, standard input and other pipes to plain files, which can be read at any position."""
 
 import bz2
 import gzip
@@ -29,7 +29,7 @@ def is_stream(file: Path) -> bool:
 def spool(file: Path, target: Path) -> list[Any]:
     """Copy the content of a pipe to a file; return what identifies it: "-", its size, its checksum."""
     if str(file) == "-" and sys.stdin is None:
-        raise UserError("--input_file - reads standard input, which is closed.")
+        raise UserError("--input_file - reads standard input, but it is closed.")
     size = checksum = 0
     with (
         sys.stdin.buffer if str(file) == "-" else file.open("rb") as source,
@@ -44,7 +44,7 @@ def spool(file: Path, target: Path) -> list[Any]:
 
 
 def unpacked_file(work: Path, number: int) -> Path:
-    """The plain file that replaces the input file of this number."""
+    """The path of the plain file that replaces the input file with this index."""
     return work / f"input-{number:06d}"
 
 
@@ -52,7 +52,7 @@ def unpack(work: Path, files: Sequence[Path], num_workers: int | None = None) ->
     """Replace compressed files and pipes by plain files, each written once.
 
     Returns:
-        {plain file: what messages call it}, for all files.
+        {plain file: its name in messages}, for all files.
 
     Raises:
         UserError: a file is damaged.
@@ -91,7 +91,7 @@ def _unpack_file(file: Path, target: Path, progress: Progress, stopped: Event) -
                 progress.update(packed.tell() - read)
                 read = packed.tell()
     except (EOFError, ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the fault of the disk, not of the file
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error, not a damaged file
             raise
         raise UserError(f"{file} cannot be unpacked: {error}.") from None
 

@@ -1,1 +1,1 @@
-"""Request and response bodies of each kind of client."""
+"""Request and response bodies for each kind of client."""

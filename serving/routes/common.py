@@ -1,4 +1,4 @@
-"""What the routes share."""
+"""Code shared by the routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TokenIds = list[Annotated[StrictInt, Field(ge=0, lt=1 << 31)]]
 
 
 class ErrorBody(BaseModel):
-    """An error of every route but OpenAI's."""
+    """An error response of all routes except OpenAI's."""
 
     error: str
     error_type: str
@@ -24,7 +24,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON, or there is nothing to answer."},
     404: {"model": ErrorBody, "description": "There is no such model."},
     413: {"model": ErrorBody, "description": "Too many texts, a text that is too long, or a body that is too large."},
-    422: {"model": ErrorBody, "description": "The body has the wrong fields, or a text has no tokens for the task."},
+    422: {"model": ErrorBody, "description": "The body has the wrong fields, or a text cannot be used for the task."},
     424: {"model": ErrorBody, "description": "The model has no head for the task, or cannot be loaded."},
     429: {"model": ErrorBody, "description": "The queue is full: try again after the time in Retry-After."},
 }

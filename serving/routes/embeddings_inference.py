@@ -15,17 +15,17 @@ from serving.routes.common import ERRORS, AnyService, Served, TokenIds
 from serving.service import Keep, Service, Text, normalized
 
 router = APIRouter(tags=["text-embeddings-inference"], responses=ERRORS)
-_VERSION = "1.7.1"  # of text-embeddings-inference, whose bodies these are
+_VERSION = "1.7.1"  # the version of text-embeddings-inference whose bodies these are
 
 
 class Truncating(BaseModel):
-    """What becomes of a text that is too long: `truncate` cuts it, otherwise the request gets status 413."""
+    """Handling of texts that are too long: `truncate` cuts them, otherwise the request gets status 413."""
 
     truncate: StrictBool | None = None
     truncation_direction: Literal["right", "left", "Right", "Left"] = "right"
 
     def keep(self, service: Service) -> Keep:
-        """The end of a text that stays, None where the text is refused."""
+        """The end of a text to keep if it is too long; None refuses such texts."""
         if not (service.config.auto_truncate if self.truncate is None else self.truncate):
             return None
         return "start" if self.truncation_direction.lower() == "right" else "end"
@@ -56,7 +56,7 @@ class PredictRequest(Truncating):
 
 
 class RerankRequest(Truncating):
-    """A query, and texts to order by their relevance to it."""
+    """A query, and texts to rank by their relevance to it."""
 
     query: str
     texts: list[str]
@@ -115,7 +115,7 @@ class Rank(BaseModel):
 
 
 class Token(BaseModel):
-    """One token, with its first character and end in the text."""
+    """One token, with its start and end in the text."""
 
     id: int
     text: str
@@ -157,7 +157,7 @@ async def similarity(body: SimilarityRequest, served: Served, service: AnyServic
 
 @router.post("/predict", response_model=list[Prediction] | list[list[Prediction]])
 async def predict(body: PredictRequest, served: Served, service: AnyService) -> Response:
-    """The labels of each text with their scores, the likeliest first."""
+    """The labels of each text with their scores, the most likely first."""
     inputs = body.inputs
     is_batch = not isinstance(inputs, str) and bool(inputs) and isinstance(inputs[0], list)
     pairs: Sequence[Any] = inputs if is_batch else [[inputs] if isinstance(inputs, str) else inputs]
@@ -169,7 +169,7 @@ async def predict(body: PredictRequest, served: Served, service: AnyService) -> 
 
 @router.post("/rerank", response_model=list[Rank])
 async def rerank(body: RerankRequest, served: Served, service: AnyService) -> Response:
-    """The texts by their relevance to the query, the most relevant first."""
+    """The texts ranked by their relevance to the query, the most relevant first."""
     scores = await service.rerank(served, body.query, body.texts, keep=body.keep(service), raw_scores=body.raw_scores)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return JsonResponse(
@@ -198,7 +198,7 @@ async def decode(body: DecodeRequest, served: Served, service: AnyService) -> Re
 
 @router.get("/info")
 async def info(served: Served, service: AnyService) -> dict[str, Any]:
-    """The model and the limits; `tasks` lists what the model can do, its own task first."""
+    """The model and the limits; `tasks` lists the supported tasks, the model's own task first."""
     description, config = served.description, service.config
     return {
         "model_id": served.name,
@@ -221,13 +221,13 @@ async def info(served: Served, service: AnyService) -> dict[str, Any]:
 
 
 def as_list(inputs: Any) -> Sequence[Text]:
-    """The texts of a body that holds one text, its token ids, or a list."""
+    """The texts of a body that contains one text, its token ids, or a list."""
     is_one = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], int))
     return [inputs] if is_one else inputs
 
 
 def checked_dimensions(served: ServedModel, dimensions: int | None) -> int | None:
-    """The number of dimensions of the answer; raises InvalidInput where the model has fewer."""
+    """The number of dimensions to return; raises InvalidInput if the model has fewer."""
     hidden_size = served.description.config.hidden_size
     if dimensions is not None and not 1 <= dimensions <= hidden_size:
         raise InvalidInput(f"`dimensions` must be between 1 and {hidden_size}, not {dimensions}")

@@ -1,6 +1,6 @@
 """Hugging Face's inference bodies, `{"inputs": …, "parameters": …}`, with one route for each task.
 
-`TASKS` is the table: a task is added by its body and one entry.
+To add a task, write its request class and add an entry to `TASKS`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class FillMaskRequest(TextRequest):
     def options(self) -> dict[str, Any]:
         parameters = self.parameters or FillMaskParameters()
         if parameters.targets is not None:
-            raise InvalidInput("`targets` is not supported: ask for more tokens with `top_k`")
+            raise InvalidInput("`targets` is not supported: request more tokens with `top_k`")
         return {"top_k": parameters.top_k}
 
 
@@ -65,7 +65,7 @@ class ClassificationParameters(BaseModel):
 
 
 class ClassificationRequest(TextRequest):
-    """Texts to classify; the answer is a list for each text, also where there is one."""
+    """Texts to classify; the answer is a list for each text, even if there is only one."""
 
     parameters: ClassificationParameters | None = None
 
@@ -142,13 +142,13 @@ class QuestionAnsweringRequest(BaseModel):
 
 
 class TokenClassificationParameters(BaseModel):
-    """How tokens are joined to entities."""
+    """How tokens are combined into entities."""
 
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
 
 
 class TokenClassificationRequest(TextRequest):
-    """Texts whose entities are to be found."""
+    """Texts in which to find entities."""
 
     parameters: TokenClassificationParameters | None = None
 
@@ -186,7 +186,7 @@ for _task, _body_class in TASKS.items():
 
 @router.post("/")
 async def own_task(request: Request, served: Served, service: AnyService) -> Response:
-    """The model's own task: what its route takes and gives."""
+    """The model's own task, with the request and response of its route."""
     task = served.description.tasks[0]
     body_class = TASKS.get(task, embeddings_inference.EmbedRequest)
     try:

@@ -70,7 +70,7 @@ def test_lists_take_all_values_whether_given_together_or_one_by_one(tmp_path):
         (["--lr", "-1"], "--lr must be above 0"),
         (["--use_fp16=maybe"], "neither True nor False"),
         (["--kind", "c"], "invalid choice"),
-        (["stray"], "'stray' belongs to no flag"),
+        (["stray"], "'stray' does not belong to a flag"),
     ],
 )
 def test_a_mistake_names_its_flag(words, message):
@@ -105,7 +105,7 @@ def test_a_bad_file_is_refused(tmp_path, text, message):
 
 def test_a_retired_flag_gives_one_warning(capsys):
     parse(Outer, ["--node_ips", "a", "b", "--lr", "1"], retired={"node_ips": "use the launcher."})
-    assert capsys.readouterr().err.count("--node_ips changes nothing here: use the launcher.") == 1
+    assert capsys.readouterr().err.count("--node_ips has no effect here: use the launcher.") == 1
 
 
 def test_an_unknown_subcommand_lists_the_commands():

@@ -16,5 +16,5 @@ def test_the_last_seed_must_not_exceed_the_largest():
 
 
 def test_several_seeds_need_training():
-    with pytest.raises(UserError, match="--seeds trains several times"):
+    with pytest.raises(UserError, match="--seeds above 1 cannot be combined"):
         parse(GlueConfig, [*WORDS, "--seeds", "2", "--do_train", "False"])

@@ -10,10 +10,10 @@ from utils.errors import UserError
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--text a --input_path b", "exclude each other"),
-        ("--question a", "belong together"),
-        ("--text_pair a", "second text to one --text"),
-        ("--text a b --text_pair c", "second text to one --text"),
+        ("--text a --input_path b", "cannot be combined"),
+        ("--question a", "must be used together"),
+        ("--text_pair a", "needs exactly one --text"),
+        ("--text a b --text_pair c", "needs exactly one --text"),
         ("--top_k 0", "--top_k must be at least 1"),
         ("--doc_overlap -1", "--doc_overlap must be at least 0"),
         ("--hidden_size 0", "--hidden_size must be at least 1"),

@@ -84,7 +84,7 @@ def test_available_memory_is_the_smaller_of_machine_and_container(tmp_path):
 def test_a_run_that_does_not_fit_is_refused_with_both_numbers():
     require_memory(10, 11)
     require_memory(10, None)
-    with pytest.raises(UserError, match=r"needs about 1,500 GB of memory, and 8\.0 GB are left by .*: lower"):
+    with pytest.raises(UserError, match=r"needs about 1,500 GB of memory, but .* leave only 8\.0 GB: lower"):
         require_memory(1_500_000_000_000, 8_000_000_000)
 
 

@@ -160,7 +160,7 @@ def test_squad_after_two_phases(capsys, version):
     [
         ("--load_from checkpoint", "--checkpoint_path"),
         ("--load_optimizer_state true", "--load_from checkpoint"),
-        ("--skip_nsp --skip_mlm", "nothing to learn"),
+        ("--skip_nsp --skip_mlm", "nothing to train"),
         ("--resume --overwrite_output_dir", "--resume continues the run that --overwrite_output_dir deletes"),
         ("--with_cuda True --device cpu", "--with_cuda True contradicts --device cpu"),
         ("--lr_schedule cosine --lr_decay_power 2", "--lr_decay_power"),

@@ -136,7 +136,7 @@ def test_missing_and_unexpected_tensors(tmp_path, state, config):
 def test_fewer_and_more_layers_than_the_configuration(tmp_path, state, config):
     with pytest.raises(UserError, match=r"layer\.3.* is missing"):
         read_checkpoint(write_model(tmp_path / "m", state, config | {"num_hidden_layers": 4}))
-    with pytest.raises(UserError, match=r"layer\.2.* lies beyond the configuration's 2 layers"):
+    with pytest.raises(UserError, match=r"layer\.2.* is beyond the configuration's 2 layers"):
         read_checkpoint(write_model(tmp_path / "m", state, config | {"num_hidden_layers": 2}))
     checkpoint = read_checkpoint(tmp_path / "m", allow_partial=True)
     assert len(checkpoint.report.mismatched) == 16
@@ -150,7 +150,7 @@ def test_sizes_that_the_user_gives_must_agree(tmp_path, state, config):
         read_checkpoint(directory, sizes={"num_attention_heads": 5})
     (directory / "config.json").unlink()
     assert read_checkpoint(directory, sizes={"hidden_size_per_head": 5}).config.num_attention_heads == 3
-    with pytest.raises(UserError, match=r"configuration wants \[101"):
+    with pytest.raises(UserError, match=r"configuration needs \[101"):
         read_checkpoint(directory, sizes={"num_attention_heads": 3, "vocab_size": 101})
 
 
@@ -180,7 +180,7 @@ def test_a_run_stands_for_its_latest_checkpoint(tmp_path, state, config):
 
 def test_an_unknown_format(tmp_path):
     (tmp_path / "readme").touch()
-    with pytest.raises(UserError, match=r"looked for model\.safetensors.*pickled_data.*snapshot_done.*ckpt\.index"):
+    with pytest.raises(UserError, match=r"expected model\.safetensors.*pickled_data.*snapshot_done.*ckpt\.index"):
         load_any(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         load_any(tmp_path / "nothing")
@@ -214,7 +214,7 @@ def test_a_directory_in_use_is_kept(tmp_path):
     (tmp_path / "out" / "precious").touch()
     with pytest.raises(UserError, match="not empty"):
         write_checkpoint(checkpoint, tmp_path / "out")
-    with pytest.raises(UserError, match="holds precious, which no conversion writes"):
+    with pytest.raises(UserError, match="contains precious, which no conversion writes"):
         write_checkpoint(checkpoint, tmp_path / "out", overwrite=True)
     (tmp_path / "out" / "precious").unlink()
     for target in ("lazy", "oneflow", "hf"):  # each replaces the one before
@@ -271,7 +271,7 @@ def test_the_command_reports(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="--input is missing"):
         run_command(monkeypatch, "--output", tmp_path / "x")
     (tmp_path / "wrong.json").write_text(json.dumps(model_config("question_answering") | {"intermediate_size": 31}))
-    with pytest.raises(UserError, match=r"configuration wants \[.*31"):
+    with pytest.raises(UserError, match=r"configuration needs \[.*31"):
         run_command(
             monkeypatch, "--input", tmp_path / "lazy", "--output", tmp_path / "x", "--config", tmp_path / "wrong.json"
         )

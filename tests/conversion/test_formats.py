@@ -70,7 +70,7 @@ def test_a_truncated_variable(tmp_path, state, config):
     out = path / "bert-pooler-dense-weight" / "out"
     out.write_bytes(out.read_bytes()[:-4])
     with pytest.raises(
-        UserError, match=r"bert-pooler-dense-weight/out holds 224 numbers, but its meta says \[15, 15\]"
+        UserError, match=r"bert-pooler-dense-weight/out contains 224 numbers, but its meta says \[15, 15\]"
     ):
         load_any(path, config=config)
     out.write_bytes(out.read_bytes()[:-1])

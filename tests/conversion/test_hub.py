@@ -77,7 +77,7 @@ def test_paths_are_not_looked_up(tmp_path, monkeypatch):
     assert local_directory("runs/first") == Path("runs/first")
 
 
-def test_a_hub_that_fails_is_one_sentence(monkeypatch):
+def test_a_failed_download_gives_one_sentence(monkeypatch):
     def fail(*words, **options):
         raise OSError("no route\nto host")
 

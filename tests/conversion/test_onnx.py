@@ -212,7 +212,7 @@ def test_texts_that_cannot_calibrate(tmp_path):
     with pytest.raises(UserError, match=r"--calibration_path .*texts cannot be read: No such file"):
         convert()
     (tmp_path / "texts").write_bytes(b"\n \n")
-    with pytest.raises(UserError, match="holds no text"):
+    with pytest.raises(UserError, match="contains no text"):
         convert()
     (tmp_path / "texts").write_text("a text\n")
     with pytest.raises(UserError, match="--vocab_file"):
@@ -221,7 +221,7 @@ def test_texts_that_cannot_calibrate(tmp_path):
     (tmp_path / "other" / "vocab.txt").write_text(
         "".join(f"w{i}\n" for i in range(500)) + "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
     )
-    with pytest.raises(UserError, match="check that the vocabulary is the model's"):
+    with pytest.raises(UserError, match="check that the vocabulary belongs to the model"):
         convert(path=tmp_path / "other")
     shutil.rmtree(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]

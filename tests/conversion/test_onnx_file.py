@@ -22,7 +22,7 @@ def exported(state, *, names=True, biases=True, gemm=False, shared=False, prefix
     Args:
         state: the parameters.
         names: whether nodes are called after their modules.
-        biases: whether the bias is added by a node of its own (otherwise there is none beside the product).
+        biases: whether the bias is added by a node of its own (otherwise there is none next to the product).
         gemm: whether linear layers are one Gemm, which takes the matrix as it is.
         shared: whether equal vectors are stored once.
         prefix: what wraps the model's names.
@@ -124,7 +124,7 @@ def test_a_data_file_that_is_missing_or_short(tmp_path, monkeypatch):
     path = external(tmp_path, monkeypatch)
     data = path / "model.onnx_data"
     data.write_bytes(data.read_bytes()[:-4])
-    with pytest.raises(UserError, match="is shorter than"):
+    with pytest.raises(UserError, match="is too short for"):
         load_any(path)
     data.unlink()
     with pytest.raises(UserError, match=r"lacks the data file 'model\.onnx_data'"):
@@ -182,9 +182,9 @@ def test_a_file_that_is_not_onnx(tmp_path, content, config):
         load_any(tmp_path, config=config)
 
 
-def test_identity_nodes_in_a_circle(tmp_path, config):
+def test_identity_nodes_in_a_cycle(tmp_path, config):
     nodes = [helper.make_node("Identity", [a], [b]) for a, b in (("a", "b"), ("b", "a"))]
-    with pytest.raises(UserError, match="circle"):
+    with pytest.raises(UserError, match="cycle"):
         load_any(save(tmp_path / "m", helper.make_model(helper.make_graph(nodes, "g", [], [])), config))
 
 

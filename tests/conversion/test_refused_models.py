@@ -54,7 +54,7 @@ def write_model(directory, state, config=None):
         ({"hidden_dropout_prob": float("nan")}, "--hidden_dropout_prob"),
     ],
 )
-def test_a_configuration_that_is_not_berts(tmp_path, state, config, changes, message):
+def test_a_configuration_of_another_model(tmp_path, state, config, changes, message):
     with pytest.raises(UserError, match=message):
         load_any(write_model(tmp_path / "m", state, config | changes))
 
@@ -99,7 +99,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, state, config, value)
 def test_weights_that_are_not_floating_point_are_refused(tmp_path, state, config, kind):
     name = "bert.pooler.dense.weight"
     state[name] = state[name].astype(kind)
-    with pytest.raises(UserError, match=rf"{name} holds .* and floating-point ones are needed"):
+    with pytest.raises(UserError, match=rf"{name} has dtype .* but floating-point numbers are needed"):
         load_any(write_model(tmp_path / "m", state, config))
 
 

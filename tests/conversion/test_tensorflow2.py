@@ -166,7 +166,7 @@ def test_the_optimizer_is_left_out(tmp_path, state, config):
 
 def test_another_model(tmp_path):
     path = save(tmp_path / "m", {"conv_1/kernel": np.zeros((3, 5), np.float32)})
-    with pytest.raises(UserError, match=r"not of a BERT that is known here \(variables: conv_1/kernel\)"):
+    with pytest.raises(UserError, match=r"not of a supported BERT \(variables: conv_1/kernel\)"):
         read_checkpoint(path)
 
 

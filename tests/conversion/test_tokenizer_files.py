@@ -127,9 +127,9 @@ def test_rules_that_are_not_supported_are_refused(tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"type": "BPE"}}, "holds a BPE tokenizer"),
+        ({"model": {"type": "BPE"}}, "contains a BPE tokenizer"),
         ({"model": {"continuing_subword_prefix": "@@"}}, "continuing_subword_prefix '@@'"),
-        ({"model": {"vocab": {}}}, "holds no vocabulary"),
+        ({"model": {"vocab": {}}}, "contains no vocabulary"),
         ({"model": {"vocab": {"[PAD]": -1}}}, "an id that is not a whole number"),
         ({"model": {"vocab": {"[PAD]": 1 << 60}}}, "an id that is not a whole number"),
         ({"model": {"vocab": {"[PAD]": "0"}}}, "an id that is not a whole number"),
@@ -196,7 +196,7 @@ def test_doubled_and_blank_entries_leave_the_ids_of_others_as_they_are(tmp_path,
     assert (vocabulary.ids["dup"], vocabulary.ids["a"], vocabulary.ids["b"]) == (7, 8, 10)
     assert vocabulary.size == 11 > len(vocabulary.ids)
     vocabulary.warn_of_contradictions(None)
-    assert "holds 1 entries that occur again" in capsys.readouterr().err
+    assert "has 1 duplicate entries" in capsys.readouterr().err
     (directory / "vocab.txt").write_bytes((directory / "vocab.txt").read_bytes() + b"\n\n")
     assert read_vocabulary(directory).size == 11  # blank lines at the end are no entries
 
@@ -275,6 +275,6 @@ def test_a_conversion_without_a_vocabulary_says_so(tmp_path, capsys):
         (source / name).unlink()
     capsys.readouterr()
     write_checkpoint(read_checkpoint(source), tmp_path / "out")
-    assert "has no vocabulary beside it" in capsys.readouterr().err
+    assert "has no vocabulary, so the output has none" in capsys.readouterr().err
     write_checkpoint(read_checkpoint(source), tmp_path / "named", vocab_file=model_directory("pretraining"))
     assert all((tmp_path / "named" / file).is_file() for file in TOKENIZER_FILES)

@@ -51,9 +51,9 @@ def test_named_columns_and_gzip(tmp_path):
         ("a.csv", "s1,s2,score\na,b,nan\n", "a.csv row 1 .line 2.: 'score' is 'nan', not a number"),
         ("a.csv", "s1,s2,score\na,b,1\na,b,x\n", "a.csv row 2 .line 3.: 'score' is 'x', not a number"),
         ("a.csv", "s1,s2\na, \n", "row 1 .line 2.: 's2' is empty"),
-        ("a.csv", "s1,s2,s3,score\na,b,c,1\n", "the text columns 's1', 's2', 's3': name the two"),
-        ("a.jsonl", '{"text": 3}\n', "no column of texts"),
-        ("a.txt", "\n", "holds no rows"),
+        ("a.csv", "s1,s2,s3,score\na,b,c,1\n", "the text columns 's1', 's2', 's3': set the two"),
+        ("a.jsonl", '{"text": 3}\n', "no text column"),
+        ("a.txt", "\n", "contains no rows"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, name, text, message):

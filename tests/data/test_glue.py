@@ -56,10 +56,10 @@ def test_every_task_finds_its_columns(tmp_path, name):
     ("lines", "message"),
     [
         ([HEADERS["rte"], "0\ta\tb\tentailment", "1\ta\tb\tc\tentailment"], r"train.tsv line 3 has 5 fields, not 4"),
-        ([HEADERS["rte"], "0\ta\tentailment"], "holds no rows"),
+        ([HEADERS["rte"], "0\ta\tentailment"], "contains no rows"),
         ([HEADERS["rte"], "0\ta\tb\tmaybe"], r"train.tsv line 2 has the label 'maybe'"),
         (["index\tsentence1\tlabel"], "no column 'sentence2'"),
-        ([HEADERS["rte"]], "holds no rows"),
+        ([HEADERS["rte"]], "contains no rows"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, lines, message):
@@ -97,7 +97,7 @@ def test_missing_files_and_scores_out_of_range(tmp_path):
         read_examples(tmp_path, GLUE_TASKS["rte"], "train")
     with pytest.raises(UserError, match="--data_dir"):
         task_directory(tmp_path / "nowhere", GLUE_TASKS["rte"])
-    with pytest.raises(UserError, match=r"holds neither a directory RTE nor \.tsv files"):
+    with pytest.raises(UserError, match=r"contains neither a directory RTE nor \.tsv files"):
         task_directory(tmp_path, GLUE_TASKS["rte"])
     cola = write(tmp_path / "CoLA/train.tsv", "a\t1\t\tA sentence.")
     with pytest.raises(UserError, match=r"--task_name all needs a directory for every task, but .*/CoLA/MRPC does not"):

@@ -92,7 +92,7 @@ def damage(directory, how):
         ("missing", "part 0"),
         ("empty", "part-00001"),
         ("absurd length", "part-00001: record 0"),
-        ("no shards", "holds no part"),
+        ("no shards", "contains no part"),
         ("interrupted", "interrupted"),
     ],
 )
@@ -119,7 +119,7 @@ def test_too_few_parts_and_no_directory(tmp_path):
     with pytest.raises(UserError, match="not a directory"):
         open_records(tmp_path / "none")
     write_set(tmp_path)
-    with pytest.raises(UserError, match="holds 2 part-… files, but 3"):
+    with pytest.raises(UserError, match="contains 2 part-… files, but 3"):
         open_records(tmp_path, parts=3)
 
 

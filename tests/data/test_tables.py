@@ -40,7 +40,7 @@ def test_gzip_and_a_file_without_header(tmp_path):
 
 def test_a_semicolon_is_found_and_said(tmp_path, capsys):
     assert read_table(write(tmp_path / "a.csv", "text;label\na, b;1\n")).columns == {"text": ["a, b"], "label": ["1"]}
-    assert "the delimiter is ';'" in capsys.readouterr().err
+    assert "';' is used as the delimiter" in capsys.readouterr().err
 
 
 def test_quotes_in_tsv_are_text_unless_all_fields_with_quotes_are_quoted(tmp_path):
@@ -67,9 +67,9 @@ def test_json_lines(tmp_path):
         ("a.csv", 'text,label\n"a\nb",x\nc,d,e\n', r"row 2 \(line 4\) has 3 fields, not 2"),
         ("a.csv", 'text,label\n"a,b\n', r"row 1 \(line 2\) is not CSV: a quote is not closed"),
         ("a.csv", 'text,label\n"a" b,c\n', r"row 1 \(line 2\) is not CSV"),
-        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.csv", "text,label\n", "contains no rows"),
         ("a.csv", "", "is empty"),
-        ("a.csv", "text,text\na,b\n", "names the column 'text' twice"),
+        ("a.csv", "text,text\na,b\n", "has the column 'text' twice"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"row 2 \(line 2\) is not JSON"),
         ("a.json", '[\n{"text": "a"}\n]\n', r"a\.json is a JSON array, not JSON lines"),
         ("a.jsonl", '{"text": "a\\ud83d"}\n', r"row 1 \(line 1\) has half of a character"),
@@ -93,7 +93,7 @@ def test_other_encodings_are_named_with_their_line(tmp_path):
 
 def test_missing_columns_name_the_nearest(tmp_path):
     table = read_table(write(tmp_path / "a.csv", "texts,label\na,b\n"))
-    with pytest.raises(UserError, match=r"no column 'text', which --text_column names: did you mean 'texts'\?"):
+    with pytest.raises(UserError, match=r"no column 'text' .from --text_column.: did you mean 'texts'\?"):
         table.column("text", "--text_column")
     with pytest.raises(UserError, match="its columns are 'texts', 'label'"):
         table.column("other", "--text_column")

@@ -94,15 +94,15 @@ def test_json_lines(tmp_path):
     ("name", "text", "message"),
     [
         ("a.txt", "a B-X\nb\n", r"a\.txt row 1 \(line 2\) has 1 columns, not 2"),
-        ("a.txt", "a\nb\n", "--tag_column -1 is that of the words"),
-        ("a.txt", "\n\n", "holds no sentences"),
+        ("a.txt", "a\nb\n", "--tag_column -1 is the column of the words"),
+        ("a.txt", "\n\n", "contains no sentences"),
         ("a.txt", "a\tO\nb\t\n", r"row 1 \(line 2\) has no tag"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', r"row 1 \(line 1\) has 2 tokens but 1 tags"),
-        ("a.jsonl", '{"tokens": "a b", "tags": ["O"]}', "'tokens' is not a list of words"),
+        ("a.jsonl", '{"tokens": "a b", "tags": ["O"]}', "'tokens' is not a list of non-empty words"),
         (
             "a.jsonl",
             '{"tokens": ["a"], "tag": ["O"]}',
-            r"no column 'tags', which --tag_column names: did you mean 'tag'",
+            r"no column 'tags' .from --tag_column.: did you mean 'tag'",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_columns_that_do_not_exist(tmp_path):
     for column in ("3", "-3", "0"):
         with pytest.raises(UserError, match=f"--tag_column {column} does not exist: .* has the columns 1 to 2"):
             read_tagged(path, tag_column=column)
-    with pytest.raises(UserError, match="--tag_column 'ner' is not a column's number"):
+    with pytest.raises(UserError, match="--tag_column 'ner' is not a column number"):
         read_tagged(path, tag_column="ner")
 
 
@@ -151,5 +151,5 @@ def test_first_pieces_carry_the_tags_each_word_in_one_window():
     labels = batch["label_ids"][records.words[:, 0], records.words[:, 1]]
     assert [names[i] for i in labels] == ["B-PER", "O", "B-LOC", "O", "O"]
     assert records.lengths.tolist() == batch["input_mask"].sum(axis=1).tolist()
-    with pytest.raises(UserError, match=r"a row 1 \(line 3\) has the tag 'B-LOC', which training does not know"):
+    with pytest.raises(UserError, match=r"a row 1 \(line 3\) has the tag 'B-LOC', which the training data lacks"):
         TagRecords(sentences, ("O", "B-PER"), VOCABULARY, max_seq_length=7, stride=3)

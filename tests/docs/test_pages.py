@@ -1,4 +1,4 @@
-"""Pages that make their own files run as they stand: every block of shell and Python, in order."""
+"""Pages that create their own files run unchanged: every block of shell and Python, in order."""
 
 import os
 import re
@@ -18,7 +18,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_as_it_stands(page, tmp_path):
+def test_all_commands_of_a_page_run(page, tmp_path):
     for entry in ROOT.iterdir():  # the commands are run in the repository's root
         if not entry.name.startswith("."):
             (tmp_path / entry.name).symlink_to(entry)

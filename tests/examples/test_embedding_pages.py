@@ -1,4 +1,4 @@
-"""The pages about embeddings and new domains run as they stand, and the sample pairs are what they say."""
+"""The pages about embeddings and new domains run unchanged, and the sample pairs are as described."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def commands(page):
 
 
 @pytest.mark.parametrize("page", ["embeddings.md", "new-domain.md"])
-def test_a_page_runs_as_it_stands(page, tmp_path):
+def test_all_commands_of_a_page_run(page, tmp_path):
     for path in ROOT.iterdir():  # the repository's root, whose files the page names
         if not path.name.startswith("."):
             (tmp_path / path.name).symlink_to(path)

@@ -106,7 +106,7 @@ def test_tabs_separate_the_texts(infer):
         ("a cat\t1", "the second column, '1', is a label or a number"),
         ("a cat\t3.8", "a number"),
         ("a cat\tWHITE", "'WHITE', is a label"),
-        ("a cat\tit ran\t0", "has 3 columns, separated by tabs, but the task reads 2: text, text_pair"),
+        ("a cat\tit ran\t0", "has 3 columns, separated by tabs, but the task needs 2: text, text_pair"),
         ("{bad json", "is not a JSON object"),
     ],
 )
@@ -117,8 +117,8 @@ def test_rows_that_would_be_misread_are_errors(line, message, infer):
 
 
 @pytest.mark.parametrize("header", ["sentence,label", '"text","label"', "index\tsentence1\tsentence2\tlabel"])
-def test_names_of_columns_are_no_texts(header, infer):
-    with pytest.raises(UserError, match=r"line 1, .*, names columns"):
+def test_a_header_line_is_refused(header, infer):
+    with pytest.raises(UserError, match=r"line 1, .*, is a header with columns"):
         infer("--output_path", "-", stdin=f"{header}\nthe dog\n".encode(), model="classification")
 
 
@@ -130,7 +130,7 @@ def test_a_line_that_is_too_long_is_an_error(infer, tmp_path, monkeypatch):
 
 
 def test_missing_input_and_unwritable_output_are_named(infer, tmp_path):
-    with pytest.raises(UserError, match="holds no lines"):
+    with pytest.raises(UserError, match="contains no lines"):
         infer("--input_path", "-", "--output_path", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="cannot be read"):
@@ -187,7 +187,7 @@ def test_a_lazy_model_without_a_vocabulary(infer, tmp_path, flags):
 
 
 def test_a_task_without_its_head_lists_the_possible_tasks(infer):
-    with pytest.raises(UserError, match="it can do fill-mask, next-sentence, feature-extraction"):
+    with pytest.raises(UserError, match="it supports fill-mask, next-sentence, feature-extraction"):
         infer("--task", "question-answering", "--question", "a", "--context", "b")
 
 

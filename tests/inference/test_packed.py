@@ -111,7 +111,7 @@ def test_packing_leaves_the_names_of_parameters_alone():
         ("fp32", True, True, "fp32"),
     ],
 )
-def test_a_precision_that_the_cpu_has_not_is_replaced_with_a_warning(monkeypatch, capsys, asked, bf16, int8, chosen):
+def test_an_unsupported_precision_is_replaced_with_a_warning(monkeypatch, capsys, asked, bf16, int8, chosen):
     status = kernels.Status(True, "loaded", "avx512", (), bf16, int8)
     monkeypatch.setattr(packed.kernels, "load", lambda: status)
     assert choose_precision(asked, "cpu", "eager") == chosen
@@ -135,5 +135,5 @@ def test_a_precision_without_kernels_or_on_cuda_is_fp32(monkeypatch, capsys):
 def test_refused_settings():
     with pytest.raises(UserError, match="precision int8 needs eager mode"):
         load(FIXTURES / "pretraining", mode="graph", precision="int8")
-    with pytest.raises(UserError, match=r"int8_keep 99\.output names no product"):
+    with pytest.raises(UserError, match=r"int8_keep 99\.output is not a product"):
         load(FIXTURES / "pretraining", precision="fp32", int8_keep=("99.output",))

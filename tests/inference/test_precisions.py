@@ -1,4 +1,4 @@
-"""The figures of a model in lower precision beside those in fp32."""
+"""The figures of a model in lower precision next to those in fp32."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_texts(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("the cat [MASK] on a tree.\n\na dog and a cat.\nthe river [MASK] [MASK].\nthe tree.\n")
     figures = table(model_path=str(FIXTURES / "pretraining"), input_path=str(path))
-    assert set(figures) == {"fill-mask: same likeliest token", "vectors: mean cosine", "vectors: smallest cosine"}
+    assert set(figures) == {"fill-mask: same most likely token", "vectors: mean cosine", "vectors: smallest cosine"}
     for exact, *others in figures.values():
         assert exact == 1
         assert all(0.98 < other <= 1 for other in others)
@@ -57,7 +57,7 @@ def test_glue(tmp_path):
     figures = table(model_path=str(tmp_path / "model"), **flags)
     assert set(figures) == {"dev accuracy"}
     assert all(0 <= value <= 1 for value in figures["dev accuracy"])
-    with pytest.raises(UserError, match="has 5 labels and sst2 2"):
+    with pytest.raises(UserError, match="has 5 labels, but the task 2"):
         table(model_path=str(FIXTURES / "classification"), **flags)
 
 
@@ -66,5 +66,5 @@ def test_refused_flags():
         PrecisionsConfig(model_path="m")
     with pytest.raises(UserError, match="--precisions int4"):
         PrecisionsConfig(model_path="m", precisions=("int4",), input_path="x")
-    with pytest.raises(UserError, match="belong together"):
+    with pytest.raises(UserError, match="must be used together"):
         PrecisionsConfig(model_path="m", glue_task="rte")

@@ -89,7 +89,7 @@ def test_vectors_in_a_file_are_searched(directory, tmp_path, capsys):
     )
     assert "1.0000  4" in capsys.readouterr().out
     words = ("--model_path", model, "--task", "search", "--corpus_path", tmp_path / "v.npy", "--text", "the")
-    with pytest.raises(UserError, match=r"--corpus_path .* vectors of 15 numbers and the model gives 7"):
+    with pytest.raises(UserError, match=r"--corpus_path .* vectors of 15 numbers, but the model produces 7"):
         run(*words, "the", "--dimensions", 7)
 
 
@@ -104,7 +104,7 @@ def test_the_default_of_a_model_without_pooling_stays(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no texts"),
+        (b"", "contains no texts"),
         (b"a\n\xff\n", "line 2 is not valid UTF-8"),
         (b'{"title": "a"}\n', "line 1 has no field 'text'"),
     ],
@@ -116,9 +116,9 @@ def test_an_unusable_corpus_is_refused(tmp_path, content, message):
 
 
 def test_flags_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(UserError, match="--task search and --corpus_path belong together"):
+    with pytest.raises(UserError, match="--task search and --corpus_path must be used together"):
         parse(InferConfig, ["--model_path", "m", "--task", "search"])
-    with pytest.raises(UserError, match="--task similarity compares one vector per text"):
+    with pytest.raises(UserError, match="--task similarity needs one vector per text"):
         parse(InferConfig, ["--model_path", "m", "--task", "similarity", "--pooling", "tokens"])
     with pytest.raises(ArgumentError, match="dimensions 16 is above the model's 15"):
         load(MODEL).similarity("a", "b", dimensions=16)

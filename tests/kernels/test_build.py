@@ -17,9 +17,9 @@ def outdated(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "value", "words"),
     [
-        (build.platform, "machine", lambda: "aarch64", "need x86-64 Linux, and this is aarch64"),
+        (build.platform, "machine", lambda: "aarch64", "need x86-64 Linux, but this is aarch64"),
         (build.sys, "platform", "darwin", "darwin"),
-        (build, "oneflow_version", lambda: "0.8.0", r"need OneFlow 0\.9\.0, found 0\.8\.0"),
+        (build, "oneflow_version", lambda: "0.8.0", r"need OneFlow 0\.9\.0, but 0\.8\.0 is installed"),
         (build.shutil, "which", lambda name: None, "no C\\+\\+ compiler .* install g"),
     ],
 )

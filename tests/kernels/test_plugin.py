@@ -60,13 +60,13 @@ def test_one_line_says_why_the_kernels_are_not_loaded():
     loaded, reason = run_python(LOAD, ONEDNN_MAX_CPU_ISA="SSE41").splitlines()
     assert loaded == "False"
     assert reason.startswith("stock CPU kernels") and "AVX2" in reason
-    assert "switched off" in run_python(LOAD.replace("configure()", "configure(enabled=False)")).splitlines()[1]
+    assert "disabled" in run_python(LOAD.replace("configure()", "configure(enabled=False)")).splitlines()[1]
 
 
 @pytest.mark.parametrize(
     ("module", "name", "value", "words"),
     [
-        (plugin.platform, "machine", lambda: "aarch64", "need x86-64, and this is aarch64"),
+        (plugin.platform, "machine", lambda: "aarch64", "need x86-64, but this is aarch64"),
         (plugin, "_cpu_features", lambda: {"avx", "sse4_1"}, "need a CPU with AVX2"),
         (build, "oneflow_version", lambda: "0.8.0", "need OneFlow 0.9.0"),
         (build, "is_current", lambda: False, "not built"),

@@ -5,7 +5,7 @@ import pytest
 from launch.job_shape import JobShape
 
 
-def test_alone():
+def test_a_job_of_one_rank():
     shape = JobShape()
     assert shape.is_first and (shape.size, shape.data_parallel_size, shape.data_parallel_rank) == (1, 1, 0)
 

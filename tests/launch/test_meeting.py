@@ -8,7 +8,9 @@ import pytest
 from tests.launch.jobs import LOCAL_RANK, WITH_SERVER, free_port, start_rank
 
 
-@pytest.mark.parametrize(("rank", "words"), [(0, "rank 1 of 2 did not come to"), (1, "could not reach the first rank")])
+@pytest.mark.parametrize(
+    ("rank", "words"), [(0, "rank 1 of 2 did not connect to"), (1, "could not reach the first rank")]
+)
 def test_a_rank_that_finds_no_other_names_the_address_and_the_time(rank, words):
     port = free_port()
     process = start_rank(rank, 2, port, seconds=0.5)
@@ -24,7 +26,7 @@ def test_a_taken_port_and_ranks_of_another_job_are_reported():
     port = free_port()
     first, stray = start_rank(0, 2, port, seconds=5), start_rank(1, 3, port, seconds=1)
     for process in (first, stray):
-        assert "does not fit into this job of 2" in process.communicate(timeout=30)[1]
+        assert "does not belong to this job of 2" in process.communicate(timeout=30)[1]
 
 
 def test_different_flags_are_refused_on_both_sides():
@@ -43,7 +45,7 @@ def test_two_launchers_on_one_host_are_refused(numbers):
         start_rank(rank, size, port, 20, before=LOCAL_RANK.format(numbers.get(rank, rank))) for rank in range(size)
     ]
     said = [process.communicate(timeout=15)[1] for process in started]
-    assert all("come from two launchers on one host, 127.0.0.1" in each for each in (said[0], said[-1]))
+    assert all("were started by two launchers on one host, 127.0.0.1" in each for each in (said[0], said[-1]))
     assert {process.returncode for process in started} == {2}
 
 

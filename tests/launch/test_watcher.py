@@ -8,7 +8,7 @@ import pytest
 from tests.launch.jobs import lines_after, wait_until_met
 
 
-@pytest.mark.parametrize(("kind", "words"), [("exit", "left early"), ("kill", "rank 1 (pid ")])
+@pytest.mark.parametrize(("kind", "words"), [("exit", "ended early"), ("kill", "rank 1 (pid ")])
 def test_the_early_end_of_one_rank_ends_the_job(job, kind, words):
     process = job(kind)
     lines = lines_after(process)
@@ -24,7 +24,7 @@ def test_ranks_end_with_their_launcher_within_the_stop_timeout(job, kind, number
     process.send_signal(number)
     lines = lines_after(process)
     assert process.returncode != 0
-    assert kind == "sleep" or "after the signal to stop" in lines[-1]
+    assert kind == "sleep" or "after the stop signal" in lines[-1]
 
 
 def test_sigterm_outside_training_is_reported(job):

@@ -66,7 +66,7 @@ def test_a_head_without_weights_is_initialized_randomly_with_a_warning(tiny_conf
     source = BertForPreTraining(tiny_config, seed=3)
     source.save_pretrained(tmp_path)
     model = BertForQuestionAnswering.from_pretrained(tmp_path)
-    assert f"{tmp_path} holds no qa_outputs: it is initialized at random" in capsys.readouterr().err
+    assert f"{tmp_path} contains no qa_outputs: it is initialized randomly" in capsys.readouterr().err
     name = "bert.encoder.layer.1.output.dense.weight"
     np.testing.assert_array_equal(model.to_arrays()[name], source.to_arrays()[name])
     missing = BertForQuestionAnswering(tiny_config).load_arrays(source.to_arrays(), source="here")

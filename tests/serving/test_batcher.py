@@ -154,7 +154,7 @@ def test_a_batch_waits_for_others_to_fill_it(make, model):
     assert model.runner.batches == [[12] * 5]
 
 
-def test_what_was_given_up_is_not_computed(make, model):
+def test_cancelled_requests_are_not_computed(make, model):
     batcher = make()
 
     async def run():

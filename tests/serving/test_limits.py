@@ -43,7 +43,7 @@ def head(length, *lines):
     ).encode()
 
 
-def test_overload_is_answered_with_429_and_passes(start):
+def test_overload_returns_429_and_recovers(start):
     service = start("--max_queue_tokens", 60, "--max_wait_ms", 300)
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: service.post("/embed", TEXT), range(96)))
@@ -109,7 +109,7 @@ def test_a_client_that_trickles_does_not_block_others(start):
     assert any(b" 408 " in received for _, received in ends)
 
 
-def test_a_client_that_leaves_is_not_computed(start):
+def test_requests_of_disconnected_clients_are_not_computed(start):
     service = start("--max_wait_ms", 3000)
     body = json.dumps(TEXT).encode()
     with service.connect() as connection:
@@ -129,7 +129,7 @@ def test_an_answer_that_takes_too_long(start):
     assert service.metric("bert_queued_tokens") == 0
 
 
-def test_key(start):
+def test_the_api_key_is_required(start):
     service = start(env={"API_KEY": "secret"})
     for path in ("/health", "/metrics", "/", "/docs"):
         assert service.get(path).status == 200

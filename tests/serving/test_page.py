@@ -118,7 +118,7 @@ def test_it_fits_the_screen_and_follows_the_colour_scheme(opened, width, dark):
     opened.look(1280)
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_fails(opened, service):
+def test_no_external_requests_and_no_failed_ones(opened, service):
     opened.open(f"{service.url}/docs")
     opened.wait("document.querySelectorAll('.route').length > 15")
     urls = [one["params"]["request"]["url"] for one in opened.events if one["method"] == "Network.requestWillBeSent"]

@@ -105,7 +105,7 @@ def test_scores_are_learnt(data, tmp_path, loss):
     assert results(tmp_path / "out")["spearman"] > 0.6
 
 
-def test_sentences_are_told_apart(data, tmp_path):
+def test_sentences_are_distinguished(data, tmp_path):
     train(data, tmp_path / "out", "sentences.txt", "--epochs", 20, "--mode", "eager", "--pooling", "cls")
     found = list(losses(tmp_path / "out").values())
     assert np.mean(found[-5:]) < found[0] - 0.5
@@ -124,7 +124,7 @@ def test_a_cross_encoder_is_learnt(data, tmp_path, train_file):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_resumed_run_is_the_whole_run(data, tmp_path, mode):
+def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path, mode):
     words = ("--epochs", 3, "--mode", mode, "--grad_acc_steps", 2, "--train_batch_size", 6, "--max_steps", 8)
     train(data, tmp_path / "whole", "pairs.csv", *words)
     train(data, tmp_path / "cut", "pairs.csv", *words, "--model_save_every_n_iter", 3, "--keep_last", 0)
@@ -141,7 +141,7 @@ def test_a_resumed_run_is_the_whole_run(data, tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_two_ranks_are_one(data, tmp_path, mode):
+def test_two_ranks_equal_one(data, tmp_path, mode):
     rate = 0.1 if kernels.is_loaded() else 0  # stock kernels draw other masks on each rank
     words = ("--max_steps", 4, "--mode", mode, "--hidden_dropout_prob", rate, "--attention_probs_dropout_prob", rate)
     words += ("--grad_acc_steps", 2)
@@ -175,7 +175,7 @@ def test_two_ranks_are_one(data, tmp_path, mode):
         ("pairs.csv", ("--text_columns", "anchr"), "did you mean 'anchor'"),
     ],
 )
-def test_what_does_not_fit_is_refused(data, tmp_path, train_file, words, message):
+def test_mismatched_files_and_flags_are_refused(data, tmp_path, train_file, words, message):
     with pytest.raises(UserError, match=message):
         train(data, tmp_path / "out", train_file, *words)
     assert not (tmp_path / "out").exists()

@@ -119,7 +119,7 @@ def test_a_model_of_another_task_keeps_its_encoder(glue_dir, tmp_path, capsys):
     assert config["id2label"] == {"0": "score"} and config["problem_type"] == "regression"
     finetune(glue_dir, tmp_path / "again", "rte", *words, *other)
     assert "the encoder is kept" not in capsys.readouterr().err
-    with pytest.raises(UserError, match="answers score, not entailment, not_entailment: name a model of this task"):
+    with pytest.raises(UserError, match="answers score, not entailment, not_entailment: use a model of this task"):
         finetune(glue_dir, tmp_path / "no", "rte", "--do_train", "False", "--init_checkpoint", tmp_path / "stsb/best")
 
 

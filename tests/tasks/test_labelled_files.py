@@ -192,8 +192,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(vocab, tmp_path, flags):
         ("text,label\na,x\nb,x\n", None, ("--text_column", "txt"), r"no column 'txt'.*did you mean 'text'"),
         ("a,b,c\nd,e,f\n", None, (), "--text_column is missing"),
         ("text,label\na,1.5\nb,2\n", None, ("--class_weights", "balanced"), "--class_weights needs labels"),
-        ("text,label\na,1.5\nb,2\n", None, ("--label_smoothing", 0.1), "--label_smoothing needs one label"),
-        ("text,label\na,1.5\nb,2\n", None, ("--best_metric", "accuracy"), "--best_metric accuracy is not a figure"),
+        ("text,label\na,1.5\nb,2\n", None, ("--label_smoothing", 0.1), "--label_smoothing needs exactly one label"),
+        ("text,label\na,1.5\nb,2\n", None, ("--best_metric", "accuracy"), "--best_metric accuracy is not a metric"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_training(vocab, tmp_path, train, validation, flags, message):

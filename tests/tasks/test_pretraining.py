@@ -62,7 +62,7 @@ def test_the_last_update_takes_the_remaining_records(records_dir, tmp_path):
         (["--train_data_part", "7"], "7"),
         (["--val_fraction", "0.995"], "--val_fraction"),
         (["--init_checkpoint", "nowhere"], "nowhere"),
-        (["--with-cuda", "True"], "--with-cuda True"),
+        (["--with-cuda", "True"], "--with_cuda True"),
         (["--train-batch-size", "4", "--train-global-batch-size", "5"], "--train-global-batch-size 5"),
         (["--warmup_steps", "99", "--max_steps", "5"], "--warmup_steps 99"),
     ],
@@ -87,7 +87,7 @@ def test_ids_outside_the_vocabulary_are_named(records_dir, tmp_path):
     metadata["vocab_size"] = 20
     (records_dir / "dataset.json").write_text(json.dumps(metadata))
     (records_dir / "vocab.txt").unlink()
-    with pytest.raises(UserError, match=r"part-0000\d: record \d+: (input_ids|masked_lm_ids) holds \d+"):
+    with pytest.raises(UserError, match=r"part-0000\d: record \d+: (input_ids|masked_lm_ids) has the value \d+"):
         train("eager", records_dir, tmp_path / "run", "--max_steps", "30")
 
 
@@ -113,10 +113,10 @@ def test_a_task_names_its_own_figures_in_the_log_and_the_rows(records_dir, tmp_p
         ({"objective": "sop"}, "sop", MaskedLMWithSentenceOrder),
         ({"objective": "none"}, "none", MaskedLM),
         ({"objective": "none", "skip_nsp": True}, "nsp", MaskedLM),
-        ({"objective": "none"}, "nsp", "leave them out with --skip_nsp"),
+        ({"objective": "none"}, "nsp", "ignore them with --skip_nsp"),
         ({"objective": "nsp"}, "sop", "disagrees with the set, which was made for sop"),
         ({"objective": "nsp"}, "none", "disagrees"),
-        ({}, "spans", "'spans', but this version only knows none, nsp, sop"),
+        ({}, "spans", "'spans', but this version only supports none, nsp, sop"),
     ],
 )
 def test_the_objective_of_the_flags_must_suit_the_records(flags, made_for, task):

@@ -170,4 +170,4 @@ def test_retired_flags_in_phases_are_warned_of(records_dir, tmp_path, capsys):
     phases = tmp_path / "phases.json"
     phases.write_text(json.dumps([{"max_steps": 2, "model_type": "bert"}]))
     train("eager", tmp_path / "out", "--ofrecord_path", records_dir, "--phases", phases)
-    assert "--model_type changes nothing here" in capsys.readouterr().err
+    assert "--model_type has no effect here" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_checkpoint_n_of_a_named_run(shared_records_dir, tmp_path, monkeypatch):
 
 def test_evaluation_without_data_is_said(shared_records_dir, tmp_path, capsys):
     train("eager", shared_records_dir, "--output_dir", tmp_path / "asked", "--max_steps", 1, "--do_eval")
-    assert "--do_eval has no effect without evaluation data: give --val_ofrecord_path" in capsys.readouterr().err
+    assert "--do_eval has no effect without evaluation data: pass --val_ofrecord_path" in capsys.readouterr().err
     train("eager", shared_records_dir, "--output_dir", tmp_path / "default", "--max_steps", 1)
     assert "--do_eval" not in capsys.readouterr().err
 
@@ -92,7 +92,7 @@ def test_evaluation_without_data_is_said(shared_records_dir, tmp_path, capsys):
         (0.98, 46),
     ],
 )
-def test_a_fraction_holds_out_shards_where_they_fit_and_else_records(fraction, held_out, shared_records_dir):
+def test_a_fraction_holds_out_whole_shards_if_they_fit_or_else_records(fraction, held_out, shared_records_dir):
     data = parse(PretrainingConfig, f"--ofrecord_path {shared_records_dir} --val_fraction {fraction}".split()).data
     records = PretrainingRecords.open(data)
     assert (len(records.training), len(records.evaluation)) == (47 - held_out, held_out)

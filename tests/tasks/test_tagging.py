@@ -98,7 +98,7 @@ def test_bad_input_is_one_sentence_before_any_training(tmp_path):
     bad = tmp_path / "b.conll"
     for text, message in (
         ("rome B-LOC\nto I-PER\n", r"b\.conll row 1 \(line 2\): the tag 'I-PER' cannot follow 'B-LOC'"),
-        ("rome B-ORG\n", r"b\.conll row 1 \(line 1\) has the tag 'B-ORG', which training does not know"),
+        ("rome B-ORG\n", r"b\.conll row 1 \(line 1\) has the tag 'B-ORG', which the training data lacks"),
     ):
         bad.write_text(text)
         with pytest.raises(UserError, match=message):

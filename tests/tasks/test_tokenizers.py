@@ -45,7 +45,7 @@ def ids(*words):
 
 
 def check_saved(directory):
-    """A save holds all files of the tokenizer, with the vocabulary and the rules it began with."""
+    """A save contains all files of the tokenizer, with the vocabulary and the rules it began with."""
     assert all((directory / name).is_file() for name in TOKENIZER_FILES)
     vocabulary = read_vocabulary(directory)
     assert (list(vocabulary.ids), vocabulary.rules) == ([*SPECIAL_TOKENS, *WORDS], KEPT)

@@ -115,5 +115,5 @@ def test_the_uniform_average_is_the_mean_bit_for_bit(run, tmp_path):
 
 def test_a_run_without_averages_stores_none(shared_records_dir, tmp_path):
     train("eager", shared_records_dir, tmp_path / "run", "--max_steps", "1")
-    with pytest.raises(UserError, match="stores no moving average"):
+    with pytest.raises(UserError, match="contains no moving average"):
         moving_average(tmp_path / "run/checkpoint-1")

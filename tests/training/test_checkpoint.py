@@ -98,7 +98,7 @@ def test_a_directory_in_the_place_of_a_file_is_named(tmp_path, model, name):
         load_training_state(path.parents[1])
 
 
-def test_a_later_checkpoint_of_an_abandoned_future_does_not_displace_the_new_one(tmp_path, model):
+def test_later_checkpoints_from_before_a_resume_do_not_replace_the_new_one(tmp_path, model):
     for step in (10, 40, 20):
         save(tmp_path, model, step, keep_last=1)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-40"]

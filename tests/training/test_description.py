@@ -40,4 +40,4 @@ def test_the_widths_of_batches_are_named():
     plan = UpdatePlan.of(config, TrainingState(0, 0, 42), records_per_epoch=7, data_parallel_size=1)
     evaluator = SimpleNamespace(mode="eager", model=SumModel(), world=World(JobShape(), "cpu"))
     text = describe_run(config, task, Start(), plan, evaluator, False)
-    assert "7 records of 8 or 13 tokens;" in text and text.endswith("starting from fresh weights at step 0 of 9")
+    assert "7 records of 8 or 13 tokens;" in text and text.endswith("starting from random weights at step 0 of 9")

@@ -145,8 +145,8 @@ def test_checkpoints_do_not_depend_on_the_number_of_ranks(runs, alone):
 @pytest.mark.parametrize(
     ("words", "mistake"),
     [
-        ("--train-global-batch-size 7", "cannot be shared by 2 ranks"),
-        ("--train-global-batch-size 8 --train-batch-size 3", "give one of them"),
+        ("--train-global-batch-size 7", "is not divisible by the 2 ranks"),
+        ("--train-global-batch-size 8 --train-batch-size 3", "pass only one of them"),
     ],
 )
 def test_contradicting_batch_sizes_are_errors(words, mistake):

@@ -10,7 +10,7 @@ from training.distributed import World, join
 from utils.errors import UserError
 
 
-def test_alone_every_sum_is_the_value():
+def test_with_one_rank_every_sum_is_the_value():
     world = World(JobShape(), "cpu")
     values = np.array([3.0, 0.1])
     assert world.sum_over_batch(values).tolist() == values.tolist()

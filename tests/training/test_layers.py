@@ -75,7 +75,7 @@ def test_more_layers_than_the_model_has_are_refused(tiny_config):
         freeze(BertForPreTraining(tiny_config), OptimizerFlags(freeze_layers=99))
 
 
-def test_the_last_layers_are_initialized_again(tiny_config, tmp_path):
+def test_the_last_layers_are_reinitialized(tiny_config, tmp_path):
     from configs.training import RunFlags
     from conversion import read_checkpoint
 

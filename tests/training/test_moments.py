@@ -52,7 +52,7 @@ def test_a_state_without_the_runs_moments_is_refused(model, state, prefix):
 )
 def test_moments_of_another_shape_type_or_value_are_refused(model, state, array):
     with pytest.raises(
-        UserError, match=r"cls\.predictions\.bias\.m does not hold finite 32-bit numbers of shape \[37\]"
+        UserError, match=r"cls\.predictions\.bias\.m does not contain finite 32-bit numbers of shape \[37\]"
     ):
         own_moments({**state, "cls.predictions.bias.m": array}, model, "c")
 

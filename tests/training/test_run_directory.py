@@ -144,7 +144,7 @@ def test_claiming_stores_the_flags_and_warns_of_changes(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     resumed = flags(tmp_path / "new" / "run", resume=True)
     claim(resumed, {"lr": 2.0, "cuda_devices": (1, 2), "resume": True})
-    assert capsys.readouterr().err == "warning: the resumed run has other flags than before: --lr (was 1.0).\n"
+    assert capsys.readouterr().err == "warning: the resumed run has different flags than before: --lr (was 1.0).\n"
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "", "[" * 100000])

@@ -64,7 +64,7 @@ def test_a_resumed_run_has_its_own_seed(run):
     assert start.resumes and start.path == start.checkpoint == run / "checkpoint-4"
     state, moments = start.training_state(5)
     assert state == TrainingState(4, 28, 5) and list(moments) == ["cls.predictions.bias.m"]
-    with pytest.raises(UserError, match="--seed 6 is not the seed of the run, 5"):
+    with pytest.raises(UserError, match="--seed 6 differs from the run's seed, 5"):
         start.training_state(6)
 
 

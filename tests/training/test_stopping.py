@@ -44,6 +44,4 @@ def test_a_closed_output_stops_the_run_as_a_signal_does():
     with stop:
         stop.output_closed()
         assert stop.requested()
-    assert str(stop.stopped(7)) == (
-        "stopped because the reader of the output has closed it, after 7 steps; --resume continues."
-    )
+    assert str(stop.stopped(7)) == ("stopped because the output pipe was closed, after 7 steps; --resume continues.")

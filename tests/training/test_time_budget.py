@@ -122,7 +122,7 @@ def test_a_finished_run_has_used_all_of_its_time():
 def test_a_time_shorter_than_an_evaluation_is_refused():
     machine = Machine()
     made = budget(machine, forward_share=300.0)
-    with pytest.raises(UserError, match="one evaluation alone takes about 150"):
+    with pytest.raises(UserError, match="one evaluation takes about 150"):
         updates(made, machine, [0.5] * 10)
 
 
@@ -197,9 +197,9 @@ def test_a_run_ends_on_time_though_it_is_killed(ticking, records_dir, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--train_hours 1 --max_steps 3", "both say when the run ends"),
+        ("--train_hours 1 --max_steps 3", "both set the end of the run"),
         ("--train_hours 0", "must be above 0"),
-        ("--train_hours 1 --warmup_steps 3", "give --warmup_proportion"),
+        ("--train_hours 1 --warmup_steps 3", "pass --warmup_proportion"),
     ],
 )
 def test_contradictions_are_named(words, message, records_dir, tmp_path):

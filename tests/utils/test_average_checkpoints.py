@@ -45,4 +45,4 @@ def test_mistakes_are_named(run_directory, tmp_path):
     code, said = command(run_directory, "--last", "4", "--output", tmp_path / "mean")
     assert code == 2 and "has 3 checkpoints, not 4" in said and "Traceback" not in said
     code, said = command(run_directory, "--last", "2", "--output", tmp_path)
-    assert code == 2 and "exists: name a new directory" in said
+    assert code == 2 and "already exists: choose a new directory" in said

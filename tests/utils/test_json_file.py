@@ -27,7 +27,7 @@ def test_a_bad_file_is_named_in_one_sentence(tmp_path, content, words):
         read_settings(tmp_path / "a.json", "--config ")
 
 
-def test_a_byte_order_mark_is_no_content(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.json").write_text('{"ü": 1}', encoding="utf-8-sig")
     assert read_settings(tmp_path / "a.json") == {"ü": 1}
 

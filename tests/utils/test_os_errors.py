@@ -11,7 +11,7 @@ from utils.os_errors import memory_sentence, os_error_sentence
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.EROFS, "x", "a"), "a: the file system is read-only: name a path that can be written to."),
+        (OSError(errno.EROFS, "x", "a"), "a: the file system is read-only: use a path that can be written to."),
         (OSError(errno.EXDEV, "Invalid link", "a"), "a: Invalid link."),
         (OSError("no number"), "no number."),
         (FileNotFoundError(errno.ENOENT, "x", "a", None, "b"), "b: it does not exist: check the path; if it existed"),

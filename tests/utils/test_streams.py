@@ -43,5 +43,5 @@ def test_an_error_of_the_operating_system_is_one_sentence(capsys):
         run(main)
     assert end.value.code == 2
     assert capsys.readouterr().err == (
-        "error: /dev/null/x: a part of the path is a file where a directory is needed: name another path.\n"
+        "error: /dev/null/x: a part of the path is a file where a directory is needed: use another path.\n"
     )

@@ -19,7 +19,7 @@ def call(number, large):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-arguments = [(i, {str(i): i for i in range(30_000)}) for i in range(40)]  # each more than a pipe holds
+arguments = [(i, {str(i): i for i in range(30_000)}) for i in range(40)]  # each more than a pipe contains
 try:
     list(in_processes(call, arguments, 2))
 except WorkerLostError:

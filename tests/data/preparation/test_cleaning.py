@@ -46,19 +46,19 @@ def test_clean_writes_text_files_only(tmp_path, monkeypatch, capsys, workers):
     assert len(files) > 1
     assert [d for file in files for d in read(file)] == read(tmp_path / "wiki_00")
     run_clean(tmp_path / "wiki_00", tmp_path / "out")
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     record = tmp_path / ".out.clean.json"
     for damage in (lambda: record.write_text("{}"), files[-1].unlink):
         damage()
         with pytest.raises(UserError, match="--overwrite_output_dir"):
             run_clean(tmp_path / "wiki_00", tmp_path / "out")
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--overwrite_output_dir")
-    with pytest.raises(UserError, match=r"the results of other flags: --language \(was en\); name another directory"):
+    with pytest.raises(UserError, match=r"the results of other flags: --language \(was en\); use another directory"):
         run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de")
     run_clean(tmp_path / "wiki_00", tmp_path / "out", "--language", "de", "--overwrite_output_dir")
 
 
-def test_clean_refuses_what_holds_nothing(tmp_path):
+def test_clean_refuses_empty_input(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(UserError, match="empty"):
         run_clean(tmp_path / "a", tmp_path / "out")

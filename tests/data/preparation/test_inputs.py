@@ -33,7 +33,7 @@ def test_standard_input_is_identified_by_its_content(tmp_path, corpus, monkeypat
     with (tmp_path / "out/.stdin-0").open("wb", buffering=0) as other:  # another process copies its standard input
         fcntl.flock(other, fcntl.LOCK_EX)
         other.write(b"wa")
-        with pytest.raises(UserError, match="another process prepares"):
+        with pytest.raises(UserError, match="another process is using"):
             run_on(data)
         assert (tmp_path / "out/.stdin-0").read_bytes() == b"wa"
     assert content(run_on(half)) != first
@@ -43,7 +43,7 @@ def test_the_input_is_not_overwritten(tmp_path, corpus):
     text, vocab = corpus
     inside = text if text.is_dir() else text.parent
     vocab = vocab.rename(tmp_path / "vocab.txt")
-    with pytest.raises(UserError, match="holds the input"):
+    with pytest.raises(UserError, match="contains the input"):
         prepare_set(text, vocab, inside, "--overwrite_output_dir")
 
 
@@ -70,7 +70,7 @@ def test_paths_globs_and_directories(tmp_path):
     with pytest.raises(UserError, match=r"none\.txt does not exist"):
         input_files([str(tmp_path / "none.txt")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no file"):
+    with pytest.raises(UserError, match="contains no file"):
         input_files([str(tmp_path / "empty")])
     (tmp_path / ".work").mkdir()
     with pytest.raises(UserError, match="interrupted"):

@@ -52,7 +52,7 @@ def test_inspect_shows_and_verify_finds(tmp_path, corpus, capsys):
         verify(check)
     data[position] = 2
     shard.write_bytes(data)
-    with pytest.raises(UserError, match="part-00002: record 0: segment_ids holds 2"):
+    with pytest.raises(UserError, match="part-00002: record 0: segment_ids has the value 2"):
         verify(check)
     assert "part-00002" not in capsys.readouterr().out  # said once, in the error
 
@@ -76,8 +76,8 @@ def test_values_out_of_range_are_found(tmp_path, corpus, without_vocab, name, va
         writer.write_batch(batch)
     if not without_vocab or value == len(VOCAB):
         shutil.copy(corpus[1], directory / "vocab.txt")
-    with pytest.raises(UserError, match=f"record 5: {name} holds {value}"):
+    with pytest.raises(UserError, match=f"record 5: {name} has the value {value}"):
         verify(parse(VerifyConfig, ["--input_dir", str(directory)]))
     more = [] if (directory / "vocab.txt").exists() else ["--vocab_file", str(corpus[1])]
-    with pytest.raises(UserError, match=f"record 5: {name} holds {value}"):
+    with pytest.raises(UserError, match=f"record 5: {name} has the value {value}"):
         inspect(parse(InspectConfig, ["--input_dir", str(directory), "--num_samples", "9", *more]))

@@ -46,7 +46,7 @@ def test_doubled_and_blank_entries_count_for_the_size(tmp_path, capsys, odd):
     size = len(SPECIAL_TOKENS) + len(odd) + len(WORDS)
     assert made.metadata["vocab_size"] == size > len(read_vocabulary(tmp_path / "set").ids)
     assert made.read(np.arange(len(made)))["input_ids"].max() < size
-    assert ("occur again" in capsys.readouterr().err) == (odd.count("dup") > 1)
+    assert ("duplicate entries" in capsys.readouterr().err) == (odd.count("dup") > 1)
 
 
 def test_the_share_of_unknown_tokens_is_told(tmp_path, capsys):

@@ -127,7 +127,7 @@ def test_a_complete_set_is_kept_and_another_is_refused(tmp_path, corpus, capsys)
     output = prepare_set(*corpus, tmp_path / "out")
     before = content(output)
     prepare_set(*corpus, output, "--num_workers", 2)
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite_output_dir"):
         prepare_set(*corpus, output, "--random_seed", 2)
     assert content(output) == before
@@ -172,7 +172,7 @@ def test_a_killed_worker_is_reported_and_nothing_is_lost(tmp_path, corpus, monke
     [
         (lambda text, vocab: text.unlink(), (), "text.txt does not exist"),
         (lambda text, vocab: text.write_text(""), (), "all files are empty"),
-        (lambda text, vocab: text.write_text(" \n \n"), (), "holds no text"),
+        (lambda text, vocab: text.write_text(" \n \n"), (), "contains no text"),
         (lambda text, vocab: text.write_text("wa wb\nwc\n"), (), "single document"),
         (
             lambda text, vocab: text.write_text("wa wb\nwc\n\n" * 2),
@@ -216,7 +216,7 @@ def test_the_vocabulary_of_a_set_is_not_overwritten_with_the_set(tmp_path, corpu
 def test_too_many_shards_are_refused_and_finished_pieces_are_kept(tmp_path, corpus, monkeypatch, many):
     flags = ["--dupe_factor", 1]
     expected = content(prepare_set(*corpus, tmp_path / "expected", *flags, "--num_shards", 5))
-    with pytest.raises(UserError, match=f"--num_shards is {many}, but the input gives no more than [0-9]+ records"):
+    with pytest.raises(UserError, match=f"--num_shards is {many}, but the input yields at most [0-9]+ records"):
         prepare_set(*corpus, tmp_path / "out", *flags, "--num_shards", many)
     monkeypatch.setattr(tokenize_stage, "_tokenize_piece", None)
     assert content(prepare_set(*corpus, tmp_path / "out", *flags, "--num_shards", 5)) == expected

@@ -50,6 +50,6 @@ def test_bins_hold_the_same_records_by_length(tmp_path, corpus):
     assert report["padding_share"] == pytest.approx(1 - lengths.sum() / (len(lengths) * S))
     assert report["binned_padding_share"] == pytest.approx(1 - lengths.sum() / bounds.sum())
     page = (binned / "report.html").read_text()
-    assert "padding, cut to bins of lengths" in page and "cut to bins of lengths" in page
+    assert "padding with length bins" in page and "cut to bins of lengths" in page
     shown = [int(re.search("([0-9]+) tokens", sample)[1]) for sample in report["samples"]]
     assert [int(np.ceil(length / 10)) for length in shown] == sorted({-(-int(length) // 10) for length in lengths})

@@ -33,7 +33,7 @@ def test_a_set_is_copied_to_a_url(tmp_path, corpus, monkeypatch, capsys):
     assert len(open_records(tmp_path / "far/away")) > 100
     assert not list((tmp_path / "work").iterdir())
     prepare_set(*corpus, url, *work)
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite_output_dir"):
         prepare_set(*corpus, url, *work, "--random_seed", 2)
     prepare_set(*corpus, url, *work, "--random_seed", 2, "--overwrite_output_dir")
@@ -52,8 +52,8 @@ def test_file_systems_without_directories(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--output_dir", "memory://x"), "give --work_dir"),
-        (("--work_dir", "x"), "--work_dir is for"),
+        (("--output_dir", "memory://x"), "pass --work_dir"),
+        (("--work_dir", "x"), "--work_dir is only used"),
         (("--output_dir", "nonsense://x", "--work_dir", "w"), "nonsense://x cannot be used"),
     ],
 )

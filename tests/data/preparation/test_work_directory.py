@@ -40,7 +40,7 @@ def test_two_processes_do_not_prepare_the_same_directory(tmp_path):
         refused = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], input="", capture_output=True, text=True, check=False
         )
-        assert refused.returncode and "another process prepares" in refused.stderr
+        assert refused.returncode and "another process is using" in refused.stderr
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate()
@@ -51,9 +51,7 @@ def test_the_flags_of_another_preparation_are_named(tmp_path):
     plan = {"command": "pretraining", "example": {"max_seq_length": 7, "masking": "static"}, "input": ["a"]}
     open_work(tmp_path, plan, overwrite=False)
     other = {**plan, "example": {"max_seq_length": 37, "masking": "static"}}
-    with pytest.raises(
-        UserError, match=r"an unfinished preparation with other flags: --max_seq_length \(was 7\); name"
-    ):
+    with pytest.raises(UserError, match=r"an unfinished preparation with other flags: --max_seq_length \(was 7\); use"):
         open_work(tmp_path, other, overwrite=False)
-    with pytest.raises(UserError, match="an unfinished preparation with another input or vocabulary; name"):
+    with pytest.raises(UserError, match="an unfinished preparation with another input or vocabulary; use"):
         open_work(tmp_path, {**plan, "input": ["b"]}, overwrite=False)

@@ -126,7 +126,7 @@ def test_using_a_line_reports_other_mistakes(tmp_path, row, words):
 
 
 def test_a_file_without_lines(tmp_path):
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="contains no record"):
         open_source(write(tmp_path / "train.jsonl", "\n\n"))
 
 
@@ -152,6 +152,6 @@ def test_json_lines_and_ofrecord_hold_the_same_records(tmp_path, capsys, more):
     one = str(lines / "part-00000.jsonl")
     for more_flags in ([], ["--report_dir", str(tmp_path / "report")]):
         inspect(parse(InspectConfig, ["--input_dir", one, "--num_workers", "1", *more_flags]))
-    assert (tmp_path / "report/report.html").exists() and "give --report_dir" in capsys.readouterr().out
+    assert (tmp_path / "report/report.html").exists() and "pass --report_dir" in capsys.readouterr().out
     scanned = open_source(lines).resized(S, None)
     np.testing.assert_array_equal(scanned.read(np.arange(9))["input_ids"], expected["input_ids"][:9])

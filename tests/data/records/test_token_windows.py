@@ -78,7 +78,7 @@ def test_sizes_that_do_not_fit_are_reported(tmp_path, stream):
     corpus = tmp_path / "in/text.txt", tmp_path / "in/vocab.txt"
     with pytest.raises(UserError, match="--objective none --packing chunks --masking dynamic"):
         prepare_set(*corpus, tmp_path / "x", "--output_format", "tokens")
-    with pytest.raises(UserError, match=r"--num_shards is 400, but the input gives only \d+ records"):
+    with pytest.raises(UserError, match=r"--num_shards is 400, but the input yields only \d+ records"):
         prepare_set(*corpus, tmp_path / "x", *TOKENS, "--num_shards", 400)
     with pytest.raises(UserError, match="--seq_length 60000 is too large"):
         open_sources([str(directory)], seq_length=60000)
@@ -91,7 +91,7 @@ def test_sizes_that_do_not_fit_are_reported(tmp_path, stream):
     content = json.loads((directory / "dataset.json").read_text())
     del content["cls_id"]
     (directory / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"no dataset\.json that names its special tokens"):
+    with pytest.raises(UserError, match=r"no dataset\.json with its special tokens"):
         open_source(directory / "part-00000.npy")
 
 
@@ -116,5 +116,5 @@ def test_a_damaged_header_is_one_sentence(stream, header):
     text = header.ljust(118)[:246] + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
     part.write_bytes(content.ljust(size, b"\0")[:size])
-    with pytest.raises(UserError, match=r"part-00001\.npy (is damaged|holds)"):
+    with pytest.raises(UserError, match=r"part-00001\.npy is damaged"):
         open_source(directory)

@@ -66,7 +66,7 @@ def test_errors_in_files_say_where(tmp_path):
         read(squad(tmp_path, (CONTEXT, [good | {"answers": []}])), training=True)
     with pytest.raises(UserError, match="none of its 1 questions"):
         read(squad(tmp_path, (CONTEXT, [question(CONTEXT, "Rome", 0)])), training=True)
-    with pytest.raises(UserError, match="holds no question"):
+    with pytest.raises(UserError, match="contains no question"):
         read(squad(tmp_path))
     with pytest.raises(UserError, match=r"data\[0\]\.paragraphs\[0\]\.qas\[1\] has no 'question' that is a string"):
         read(squad(tmp_path, (CONTEXT, [good, {"id": "q1", "question": 5}])))
