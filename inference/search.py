@@ -22,7 +22,7 @@ from inference.runner import Example
 from utils.errors import UserError
 
 _MOST_LINE_BYTES = 16 << 20
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES, _BLOCK_ROWS = 32 << 20, 1 << 15  # the rows limit the scores of a block, a number for each query and row
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class VectorFile:
         """Yields the vectors in blocks [n, H]."""
         self._file.seek(self._offset)
         row = self.size * self._dtype.itemsize
-        rows = max(1, _BLOCK_BYTES // row)
+        rows = max(1, min(_BLOCK_BYTES // row, _BLOCK_ROWS))
         for first in range(0, self._count, rows):
             content = self._file.read(min(rows, self._count - first) * row)
             yield np.frombuffer(content, self._dtype).reshape(-1, self.size)
