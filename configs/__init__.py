@@ -1,3 +1,1 @@
-from utils.environment import require_supported_python
-
-require_supported_python()  # before the other modules, which an old Python cannot import
+import utils.environment  # noqa: F401  ends with a sentence if Python is too old for the modules of this package

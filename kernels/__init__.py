@@ -7,7 +7,7 @@
 Everything also works without them, only slower. `python -m kernels` builds and checks them. See docs/cpu.md.
 """
 
-import configs  # noqa: F401  first, because it refuses a Python that is too old for the modules below
+import utils.environment  # noqa: F401  ends with a sentence if Python is too old for the modules below
 from kernels.plugin import (
     Status,
     begin_dropout_step,

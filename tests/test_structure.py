@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each package may import the packages named here, and itself. The order is from the bottom up.
 MAY_IMPORT = {
     "utils": set(),
-    "kernels": set(),
+    "kernels": {"utils"},
     "launch": {"utils"},
     "configs": {"utils", "launch"},
-    "conversion": {"utils", "configs"},
+    "conversion": {"utils", "configs", "kernels"},
     "data": {"utils", "configs", "conversion"},
     "evaluation": {"utils", "configs", "data"},
     "modeling": {"utils", "configs", "kernels"},
