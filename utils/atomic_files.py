@@ -5,6 +5,7 @@ A reader never sees half a file, whenever the writer is killed. What a killed wr
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ LEFTOVER_SUFFIX = ".tmp"
 def temporary_path(path: str | Path) -> Path:
     """The name under which this process writes `path` until it is complete: hidden, in the same directory."""
     path = Path(path)
+    if not path.name:  # "/" and "."
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.{os.getpid()}{LEFTOVER_SUFFIX}")
 
 
