@@ -1,1 +1,1 @@
-import utils  # noqa: F401  first, because it refuses a Python that is too old for the other modules
+import utils.environment  # noqa: F401  ends with a sentence if Python is too old for the modules of this package

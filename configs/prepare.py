@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from configs.checks import MOST_SEED, at_least, at_most, given, local, threads
+from configs.checks import MOST_SEED, above, at_least, at_most, given, local, threads
 from configs.cli import flag, section
 from utils.errors import UserError
+
+# ISO 639-1. Codes of three letters (ISO 639-3) name thousands of languages; any is accepted.
+_LANGUAGES = frozenset(
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv "
+    "ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne "
+    "ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss "
+    "st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu".split()
+)
+
+
+def _names_language(code: str) -> bool:
+    """Whether a code such as `en`, `ceb` or `pt-BR` begins with a language's."""
+    language = re.split("[-_]", code.lower())[0]
+    return language in _LANGUAGES or re.fullmatch("[a-z]{3}", language) is not None
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,8 @@ class TextFlags:
 
     def __post_init__(self) -> None:
         given(self, "input_file")
+        if not _names_language(self.language):
+            raise UserError(f"--language {self.language} is not a language code of ISO 639: use one such as en or de.")
 
 
 @dataclass(frozen=True)
@@ -150,9 +168,9 @@ class ExampleFlags:
         at_least(self, 5, "max_seq_length")
         at_least(self, 1, "max_predictions_per_seq", "dupe_factor")
         at_most(self, 10**6, "dupe_factor")
-        for name in ("masked_lm_prob", "short_seq_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} must be between 0 and 1, not {getattr(self, name)}.")
+        above(self, 0, "masked_lm_prob")
+        at_least(self, 0, "short_seq_prob")
+        at_most(self, 1, "masked_lm_prob", "short_seq_prob")
         at_most(self, 65535, "max_seq_length")
         if self.packing == "chunks" and self.objective != "none":
             raise UserError("--packing chunks produces no second sentence: pass --objective none.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import kernels
 from utils.errors import UserError
 
 _PICKLE = "pickled_data"
@@ -47,6 +48,7 @@ def write(state: dict[str, np.ndarray], directory: Path) -> None:
 
 
 def _flow() -> Any:
-    import oneflow  # slow to import, and other conversions do without it
+    kernels.import_oneflow()  # here, because it takes seconds and other formats do without it
+    import oneflow
 
     return oneflow

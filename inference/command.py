@@ -275,6 +275,8 @@ def _output(path: str) -> Iterator[TextIO]:
     if path == "-":
         yield sys.stdout
         return
+    if Path(path).is_dir():
+        raise UserError(f"--output_path {path} is a directory: name a file.")
     partial = Path(path).with_name(f"{Path(path).name}.partial")
     try:
         file = partial.open("w", encoding="utf-8")

@@ -8,7 +8,7 @@ Everything also works without them, but slower. `python -m kernels` checks them,
 See docs/cpu.md.
 """
 
-import utils  # noqa: F401  first, because it refuses a Python that is too old for the modules below
+import utils.environment  # noqa: F401  ends with a sentence if Python is too old for the modules below
 from kernels.plugin import (
     Status,
     begin_dropout_step,

@@ -128,6 +128,7 @@ class PretrainingRecords:
             "segment_ids": bert.type_vocab_size,
             "masked_lm_ids": bert.vocab_size,
             "masked_lm_positions": self.seq_length,
+            "masked_lm_weights": 2,
             "next_sentence_labels": 2,
         }
         masking = self._masking(vocab_file, seed)

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "kernels": {"utils"},
     "launch": {"utils"},
     "configs": {"utils", "launch"},
-    "conversion": {"utils", "configs"},
+    "conversion": {"utils", "configs", "kernels"},
     "data": {"utils", "configs", "conversion"},
     "evaluation": {"utils", "configs", "data"},
     "modeling": {"utils", "configs", "kernels"},

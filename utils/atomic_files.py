@@ -6,6 +6,7 @@ A reader never sees a partial file, even if the writer is killed. Leftovers of a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ LEFTOVER_SUFFIX = ".tmp"
 def temporary_path(path: str | Path) -> Path:
     """The temporary name for writing `path`: a hidden file in the same directory."""
     path = Path(path)
+    if not path.name:  # "/" and "."
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.{os.getpid()}{LEFTOVER_SUFFIX}")
 
 

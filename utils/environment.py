@@ -1,4 +1,7 @@
-"""Sentences for a Python that is not the one of the project's virtual environment."""
+"""Sentences for a Python that is not the one of the project's virtual environment.
+
+Importing this module ends the process with one where Python is too old to import the others.
+"""
 
 # Python 3.6 and later must be able to import this file, so it has no newer syntax.
 import os
@@ -10,7 +13,7 @@ _OLDEST = (3, 10)
 
 
 def require_supported_python() -> None:
-    """End with a sentence where Python is too old to import the other modules."""
+    """Ends the process with a sentence and exit code 2 where Python is too old for this project."""
     if sys.version_info < _OLDEST:
         found = ".".join(map(str, sys.version_info[:2]))
         print(f"error: Python {found} at {sys.executable} is too old: {_remedy()}.", file=sys.stderr)
@@ -33,3 +36,6 @@ def _remedy() -> str:
     if activate.exists():
         return f"activate the project's virtual environment with `source {os.path.relpath(activate)}`"
     return f"run `make setup` and `source .venv/bin/activate` in {_ROOT}"
+
+
+require_supported_python()

@@ -20,7 +20,10 @@ PRETRAINING = "--input_file x --output_dir y --vocab_file z "
         (PretrainingDataConfig, PRETRAINING + "--output_format tokens", "stores neither sentences nor masks"),
         (PretrainingDataConfig, PRETRAINING + "--max_seq_length 19", "must be at most --max_seq_length"),
         (PretrainingDataConfig, PRETRAINING + "--max_seq_length 65536", "--max_seq_length must be at most 65535"),
-        (PretrainingDataConfig, PRETRAINING + "--masked_lm_prob 1.5", "--masked_lm_prob must be between 0 and 1"),
+        (PretrainingDataConfig, PRETRAINING + "--masked_lm_prob 1.5", "--masked_lm_prob must be at most 1, not 1.5"),
+        (PretrainingDataConfig, PRETRAINING + "--masked_lm_prob 0", "--masked_lm_prob must be above 0, not 0.0"),
+        (CleanConfig, "--input_file x --output_dir y --language zz", "--language zz is not a language code of ISO 639"),
+        (CleanConfig, "--input_file x --output_dir y --language german", "--language german is not a language code"),
         (PretrainingDataConfig, PRETRAINING + "--work_dir w", "is only used if --output_dir is a URL"),
         (PretrainingDataConfig, PRETRAINING + "--bin_size 16 --num_shards 7", "--num_shards 7 is less than the 8 bins"),
         (InspectConfig, "--input_dir x --num_samples -1", "--num_samples must be at least 0"),
@@ -30,6 +33,11 @@ PRETRAINING = "--input_file x --output_dir y --vocab_file z "
 def test_wrong_flags_are_named(config_class, flags, message):
     with pytest.raises(UserError, match=message):
         parse(config_class, flags.split())
+
+
+@pytest.mark.parametrize("code", ["de", "ceb", "pt-BR", "zh_Hans"])
+def test_codes_of_languages(code):
+    assert parse(CleanConfig, ["--input_file", "x", "--output_dir", "y", "--language", code]).text.language == code
 
 
 def test_more_workers_than_cores_are_allowed_on_a_ray_cluster():

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
 import random
 import struct
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import oneflow as flow
@@ -23,6 +26,8 @@ from tests.conversion.samples import (
     write_lazy,
 )
 from utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 # lazy OneFlow
 
@@ -251,6 +256,17 @@ def test_flow_save_is_read_only_when_trusted(tmp_path, state, config):
     with pytest.raises(UserError, match="--trust_checkpoint"):
         load_any(tmp_path / "saved", config=config)
     assert_same_state(load_any(tmp_path / "saved", config=config, trust=True)[1], state)
+
+
+def test_the_command_that_writes_it_prints_none_of_the_frameworks_messages(tmp_path):
+    words = ["--input", str(model_directory("pretraining")), "--output", str(tmp_path / "out"), "--to", "oneflow"]
+    environment = {name: value for name, value in os.environ.items() if name != "GLOG_minloglevel"}
+    done = subprocess.run(
+        [sys.executable, "convert_checkpoint.py", *words],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "read back and equal bit for bit" in done.stdout
 
 
 def test_a_damaged_flow_save(tmp_path, state, config):

@@ -139,6 +139,8 @@ def test_missing_input_and_unwritable_output_are_named(infer, tmp_path):
         infer("--input_path", tmp_path)
     with pytest.raises(UserError, match=r"--output_path .* cannot be written"):
         infer("--text", "a [MASK]", "--output_path", tmp_path / "no" / "out")
+    with pytest.raises(UserError, match="--output_path / is a directory: name a file"):
+        infer("--text", "a [MASK]", "--output_path", "/")
 
 
 def test_an_interrupted_run_keeps_its_answers(infer, tmp_path, monkeypatch, capsys):

@@ -106,6 +106,15 @@ def test_contradictions(records_dir, as_lines, tmp_path, words, message):
         train(tmp_path / "out", "--ofrecord_path", records_dir, as_lines, *words)
 
 
+def test_negative_weights_are_refused(records_dir, tmp_path):
+    directory = shutil.copytree(records_dir, tmp_path / "negative")
+    one, minus_one = (np.array(value, "<f4").tobytes() for value in (1, -1))
+    for shard in directory.glob("part-*"):
+        shard.write_bytes(shard.read_bytes().replace(one, minus_one))
+    with pytest.raises(UserError, match=r"masked_lm_weights holds -1\.0, but must be at least 0 and below 2"):
+        train(tmp_path / "out", "--ofrecord_path", directory)
+
+
 def test_validation_may_be_longer_than_training(records_dir, as_lines, tmp_path):
     lines = as_lines.read_text().splitlines(keepends=True)
     by_length = sorted(lines, key=lambda line: len(json.loads(line)["input_ids"]))

@@ -51,3 +51,9 @@ def test_a_directory_is_replaced_whole(tmp_path):
     remove_directory(directory)
     remove_directory(directory)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/", "."])
+def test_a_path_without_a_name_is_a_directory(path):
+    with pytest.raises(IsADirectoryError):
+        write_atomically(path, b"content")
