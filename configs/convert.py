@@ -87,9 +87,7 @@ class ConvertConfig:
         """
         words = self.keep_layers.split(",") if self.keep_layers is not None else []
         if not all(re.fullmatch(r"\d{1,4}", word) for word in words):
-            raise UserError(
-                f"--keep_layers must be numbers separated by commas, such as 0,2,4, not {self.keep_layers}."
-            )
+            raise UserError(f"--keep_layers must be numbers and commas, such as 0,2,4, not {self.keep_layers}.")
         numbers = tuple(map(int, words))
         if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
             raise UserError(f"--keep_layers must name each layer once, in rising order, not {self.keep_layers}.")
