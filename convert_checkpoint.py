@@ -8,6 +8,7 @@ def main() -> None:
     config = cli.parse(ConvertConfig, description=__doc__ or "")
     from conversion import OnnxOptions, read_checkpoint, write_checkpoint  # after --help
     from conversion.growing import extend_positions, grow_vocabulary
+    from conversion.layers import keep_layers
 
     checkpoint = read_checkpoint(
         config.input,
@@ -17,6 +18,8 @@ def main() -> None:
         allow_partial=config.allow_partial,
     )
     print(f"{config.input}: {checkpoint.architecture} in format {checkpoint.format}\n{checkpoint.report}")
+    if config.kept_layers:
+        checkpoint = keep_layers(checkpoint, config.kept_layers)
     if config.vocab_file:
         checkpoint = grow_vocabulary(checkpoint, config.vocab_file)
     if config.max_position_embeddings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 
 from configs.checks import given, local
@@ -62,6 +64,13 @@ class ConvertConfig:
         "--max_position_embeddings: repeat the position embeddings, or interpolate between them",
         choices=("repeat", "interpolate"),
     )
+    keep_layers: str | None = flag(
+        None,
+        "keep only these encoder layers, numbered from 0 and separated by commas, such as 0,2,4: the start of a "
+        "shallower model",
+        default_text="all",
+        metavar="N,N,…",
+    )
     allow_partial: bool = flag(False, "skip tensors that are missing or have a different shape")
     trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
     overwrite_output_dir: bool = flag(False, "replace an earlier conversion in the output directory")
@@ -73,4 +82,20 @@ class ConvertConfig:
                 raise UserError(f"--{name} {getattr(self, name)} needs --to onnx, not --to {self.to_format}.")
         if self.calibration_path and self.onnx_precision != "int8":
             raise UserError("--calibration_path needs --onnx_precision int8.")
+        _ = self.kept_layers
         local(self, "output")
+
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """The numbers in --keep_layers; () if it is not given.
+
+        Raises:
+            UserError: they are not whole numbers in rising order.
+        """
+        words = self.keep_layers.split(",") if self.keep_layers is not None else []
+        if not all(re.fullmatch(r"\d{1,4}", word) for word in words):
+            raise UserError(f"--keep_layers must be numbers and commas, such as 0,2,4, not {self.keep_layers}.")
+        numbers = tuple(map(int, words))
+        if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+            raise UserError(f"--keep_layers must name each layer once, in rising order, not {self.keep_layers}.")
+        return numbers

@@ -163,7 +163,8 @@ def _check_phase(config: PretrainingConfig, first: MaskedLM, steps_before: int, 
     task = open_task(config, first.bert, first.vocabulary.path if first.vocabulary else None)
     steps = _total_steps(config, task, world)
     learning_rates(config.optimizer, max(1, steps))
-    if config.run.load_optimizer_state and (config.run.max_steps or 0) <= steps_before:
+    timed = config.run.train_hours is not None
+    if config.run.load_optimizer_state and not timed and (config.run.max_steps or 0) <= steps_before:
         raise UserError(f"with the optimizer state it continues at step {steps_before}: set --max_steps above that.")
     if world.shape.is_first:
         RunDirectory.of(config.run).check_unused(config.run)
