@@ -36,6 +36,7 @@ from utils.os_errors import memory_sentence, os_error_sentence
 from utils.streams import discard_output, open_closed_streams
 
 Config = TypeVar("Config")
+_OTHER_DASHES = ("\u2013", "\u2014", "\u2212")  # en dash, em dash, minus sign
 
 
 def flag(
@@ -133,6 +134,12 @@ def parse(
     retired = retired or {}
     parser = build_parser(flags, getattr(config_class, "most_used", ()), retired, prog, description)
     words = [_plain(word) for word in (sys.argv[1:] if argv is None else argv)]
+    copied = next((word for word in words if word.startswith(_OTHER_DASHES)), None)
+    if copied:
+        raise UserError(
+            f"{copied} does not begin with a hyphen, but with a dash that text programs put in its place: type "
+            f"--{copied.lstrip(''.join(_OTHER_DASHES) + '-')}."
+        )
     given, unknown = parser.parse_known_args(words)
     if unknown:
         raise UserError(_unknown_message(unknown[0], flags))

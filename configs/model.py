@@ -79,6 +79,9 @@ def check_is_bert(settings: Mapping[str, Any]) -> None:
         raise UserError(f"the model has {positions!r:.60} position embeddings, and only 'absolute' is supported.")
 
 
+_KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a list"}
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The model's shape, in the names of Hugging Face's config.json. The defaults are those of BERT-base."""
@@ -163,7 +166,7 @@ class BertConfig:
             if kind is float and isinstance(value, int) and abs(value) < 1 << 31:
                 kept[field.name] = value = float(value)
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise UserError(f"{field.name} in config.json must be a {kind.__name__}, not {value!r:.60}.")
+                raise UserError(f"{field.name} in config.json must be {_KIND_NAMES[kind]}, not {value!r:.60}.")
         return cls(**kept)
 
     @classmethod

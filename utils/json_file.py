@@ -14,6 +14,7 @@ from utils.errors import UserError
 
 _MOST_SETTINGS_BYTES = 10 << 20
 _MOST_BYTES = 2 << 30
+_BLOCK_BYTES = 1 << 20
 
 
 class TooLargeError(ValueError):
@@ -31,7 +32,9 @@ def read_text(path: str | Path, most_bytes: int) -> str:
     with Path(path).open("rb") as file:
         if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
             raise OSError(errno.EINVAL, "it is a device")  # /dev/zero has no end
-        content = file.read(most_bytes + 1)
+        content = bytearray()  # grows with the file: one read would allocate as many bytes as it may take
+        while len(content) <= most_bytes and (block := file.read(_BLOCK_BYTES)):
+            content += block
     if len(content) > most_bytes:
         raise TooLargeError(f"{path} is over {most_bytes >> 20} MB")
     return content.decode("utf-8-sig")

@@ -92,7 +92,8 @@ def _is_sound(content: Mapping[str, Any]) -> bool:
         and all(kind in DTYPES for kind, _ in content["schema"].values())
         and all(type(length) is int and 0 < length < MAX_RECORD_BYTES for length in lengths)
         and all(type(count) is int and 0 <= count < 1 << 62 for count in (*counts, content["records"]))
-        and all(isinstance(shard["file"], str) for shard in shards)
+        and all(isinstance(shard["file"], str) and shard["file"].encode() for shard in shards)
+        and all(name.encode() for name in content["schema"])  # not every string of JSON can be encoded
         and sum(shard["records"] for shard in shards) == content["records"]
         and all(type(content.get(name, 0)) is int and 0 <= content.get(name, 0) < 1 << 31 for name in _INTEGERS)
         and all(isinstance(content.get(name, ""), str) for name in _STRINGS)

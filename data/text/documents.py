@@ -49,6 +49,10 @@ def read_documents(
         yield from (document for document in documents if document)
 
 
+# A cut through a long document can leave a part of a character at either end of a piece.
+_SPLIT_CHARACTER = re.compile(rb"\A[\x80-\xbf]{1,3}|[\xc2-\xf4][\x80-\xbf]{0,2}\Z")
+
+
 def _decode(data: bytes, span: Span) -> str:
     """Decodes bytes; a few invalid ones are dropped, many are an error."""
     try:
@@ -58,8 +62,9 @@ def _decode(data: bytes, span: Span) -> str:
     lost = len(data) - len(content.encode())
     if lost > max(8, len(data) // 100):
         raise UserError(f"--input_file {span.name} is not UTF-8 text: convert it first, or use other files.")
-    if lost > 6:  # the cut of a long document can split a character
-        warn(f"{span.name}: {lost} bytes between {span.start} and {span.end} are not UTF-8 and are dropped.")
+    inner = _SPLIT_CHARACTER.sub(b"", data)
+    if len(inner.decode("utf-8", "ignore").encode()) < len(inner):
+        warn(f"{span.name}: {lost} byte(s) between {span.start} and {span.end} are not UTF-8 and are dropped.")
     return content
 
 

@@ -103,6 +103,12 @@ def test_a_bad_file_is_refused(tmp_path, text, message):
         parse(Outer, ["--config", str(path)])
 
 
+@pytest.mark.parametrize("word", ["\u2013\u2013lr", "\u2014lr", "\u2212lr", "\u2013-lr"])
+def test_a_flag_copied_with_another_dash_is_named(word):
+    with pytest.raises(UserError, match=f"^{word} does not begin with a hyphen.*: type --lr\\.$"):
+        parse(Outer, ["--input_file", "x", word, "3"])
+
+
 def test_a_retired_flag_gives_one_warning(capsys):
     parse(Outer, ["--node_ips", "a", "b", "--lr", "1"], retired={"node_ips": "use the launcher."})
     assert capsys.readouterr().err.count("--node_ips has no effect here: use the launcher.") == 1

@@ -46,7 +46,7 @@ def write_model(directory, state, config=None):
         ({"max_position_embeddings": 10**9}, "--max_position_embeddings must be at most"),
         ({"vocab_size": 10**400}, "--vocab_size must be at most"),
         ({"vocab_size": -(10**400)}, "--vocab_size must be at least 1"),
-        ({"layer_norm_eps": 10**400}, "layer_norm_eps in config.json must be a float"),
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps in config.json must be a number"),
         ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be at least 0"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be at least 0"),
         ({"layer_norm_eps": -1e-12}, "layer_norm_eps must be at least 0"),

@@ -1,5 +1,7 @@
 """JSON files that users wrote: content, and one sentence for each mistake."""
 
+import tracemalloc
+
 import pytest
 
 from utils.errors import UserError
@@ -42,3 +44,13 @@ def test_a_missing_file_and_a_directory(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             read_settings(path)
+
+
+def test_memory_is_that_of_the_file_and_not_of_the_limit(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    tracemalloc.start()
+    try:
+        assert read_json(tmp_path / "a.json") == [1]
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()

@@ -53,7 +53,11 @@ def test_lone_surrogates_in_json(tmp_path):
 def test_text_that_is_not_utf8(tmp_path, capsys):
     file = tmp_path / "a.txt"
     file.write_bytes(b"word " * 2000 + b"\xe9" * 20)
-    assert len(read(file)) == 1 and "20 bytes" in capsys.readouterr().err
+    assert len(read(file)) == 1 and "20 byte(s)" in capsys.readouterr().err
+    file.write_bytes("Tr\u00e8s bien.\n".encode("latin-1"))
+    assert read(file) == [["Trs bien."]] and "1 byte(s)" in capsys.readouterr().err
+    file.write_bytes("\u00e9".encode()[1:] + "word \u20ac".encode()[:-1])  # cut within a character at both ends
+    assert read(file) == [["word"]] and not capsys.readouterr().err
     file.write_bytes(b"word " * 20_000 + bytes(range(128, 256)) * 800)
     with pytest.raises(UserError, match="not UTF-8"):
         read(file)
