@@ -113,7 +113,7 @@ def test_an_untied_decoder_is_a_mismatch(tmp_path, state, config):
 
 def test_a_configuration_that_contradicts_the_tensors(tmp_path, state, config):
     directory = write_model(tmp_path / "m", state, config | {"vocab_size": 101})
-    with pytest.raises(UserError, match=r"word_embeddings.weight is \[97, 15\].*wants \[101, 15\].*1 more"):
+    with pytest.raises(UserError, match=r"word_embeddings.weight has shape \[97, 15\].*needs \[101, 15\].*1 more"):
         read_checkpoint(directory)
     checkpoint = read_checkpoint(directory, allow_partial=True)
     assert "bert.embeddings.word_embeddings.weight" not in checkpoint.state

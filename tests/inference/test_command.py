@@ -160,7 +160,7 @@ def test_a_conversation(infer, monkeypatch):
     said = iter(["the [MASK]", "no mask", "[MASK]", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
     out = infer("--top_k", 1, terminal=True)
-    assert out.count("%") == 2 and "error: there is no [MASK]" in out
+    assert out.count("%") == 2 and "error: the text contains no [MASK]" in out
     said = iter(["who?", "the cat."])
 
     def ask(prompt):

@@ -47,7 +47,7 @@ def test_a_complete_set_is_kept(tmp_path, vocab_file, capsys):
     prepare(config(path, tmp_path / "out", vocab_file, num_workers=2))
     assert "already complete" in capsys.readouterr().out
     assert (tmp_path / "out" / "dataset.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match=r"the results of other flags: --is_training \(was False\); name another"):
+    with pytest.raises(UserError, match=r"the results of other flags: --is_training \(was False\); use another"):
         prepare(config(path, tmp_path / "out", vocab_file, is_training=True))
 
 

@@ -80,7 +80,7 @@ def test_the_files_of_a_directory_are_one_set(tmp_path):
     assert mixed.schema["input_ids"] == ("int32", 6) and mixed.schema["masked_lm_ids"] == ("int32", 2)
     longer = open_sources([str(tmp_path / "a.jsonl")], seq_length=8, max_predictions_per_seq=5)
     assert longer.read(np.array([0]))["masked_lm_positions"].shape == (1, 5)
-    with pytest.raises(UserError, match=r"--seq_length 5 is too small: .* has a record of 6 tokens"):
+    with pytest.raises(UserError, match=r"--seq_length 5 is too small: .* has a record with 6 tokens"):
         open_sources([str(tmp_path)], seq_length=5)
     with pytest.raises(UserError, match="--max_predictions_per_seq 1 is too small"):
         open_sources([str(tmp_path)], max_predictions_per_seq=1)
