@@ -206,9 +206,8 @@ class Batcher:
         runner = oldest.job.model.runner
         batch: list[_Item] = []
         longest = oldest.length
-        most_padding = (
-            math.inf if runner.packed else runner.most_tokens * _FIXED_COST
-        )  # packed models compute no padding
+        # Packed models compute no padding.
+        most_padding = math.inf if runner.packed else runner.most_tokens * _FIXED_COST
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
             room = runner.rows([max(longest, length)] * runner.batch_size) - len(batch)

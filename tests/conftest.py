@@ -1,6 +1,7 @@
 """Small records and models for all tests."""
 
 import gc
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from configs.model import BertConfig
 from data.records.dataset_json import write_dataset_json
 from data.records.features import pretraining_schema
 from data.records.shards import ShardWriter
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it, and the runs that tests start inherit that
 
 # Odd sizes that differ from each other, so that a swapped axis fails.
 VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3

@@ -160,7 +160,7 @@ def stored_clock(content: object) -> Clock:
     """The clock that a checkpoint stores as JSON; raises ValueError if it is not one."""
     names = set(asdict(Clock()))
     if not isinstance(content, dict) or set(content) != names:
-        raise ValueError(f"clock must hold {', '.join(sorted(names))}")
+        raise ValueError(f"clock must contain {', '.join(sorted(names))}")
     if not all(type(value) in (int, float) and 0 <= value < np.inf for value in content.values()):
         raise ValueError("clock must contain numbers of 0 or more")
     return Clock(**content)

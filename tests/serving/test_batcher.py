@@ -18,7 +18,7 @@ from serving.metrics import Metrics
 class Runner:
     """Gives each example's ids back, and remembers the batches; computes while `open` is set."""
 
-    most_tokens, batch_size = 60, 5
+    most_tokens, batch_size, packed = 60, 5, False
 
     def __init__(self):
         self.batches, self.open, self.fails = [], threading.Event(), False

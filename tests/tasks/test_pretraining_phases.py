@@ -119,7 +119,7 @@ def test_the_first_phase_has_the_positions_that_later_phases_need(in_phases, tmp
         ({"warmup_steps": 5}, "", "phase 2: --warmup_steps 5 is longer"),
         ({}, f"--max_position_embeddings {LONG - 1}", "phase 2: --max_position_embeddings 16"),
         ({"load_optimizer_state": True}, "", "phase 2: .* step 5.*--max_steps"),
-        ({"output_dir": "x"}, "", "phase 2: output_dir belongs to the whole run"),
+        ({"output_dir": "x"}, "", "phase 2: output_dir applies to the whole run"),
         ({"learning_rte": 1}, "", "phase 2: .*Did you mean --learning_rate"),
         ({"lr": -1}, "", "phase 2: --lr must be at least 0"),
         ({}, "--checkpoint_path x", "--checkpoint_path"),

@@ -97,7 +97,7 @@ def test_a_token_stream_with_dynamic_masks_resumes_exactly(stream, tmp_path):
     ("words", "message"),
     [
         (("--train_data_part", 2), "--train_data_part"),
-        (("--seq_length", 7), r"--seq_length 7 is too small: .*train_11\.json has a record of 11 tokens"),
+        (("--seq_length", 7), r"--seq_length 7 is too small: .*train_11\.json has a record with 11 tokens"),
         (("--objective", "none"), "objective none, but .*train_11.* has labels for nsp"),
     ],
 )
@@ -111,7 +111,7 @@ def test_negative_weights_are_refused(records_dir, tmp_path):
     one, minus_one = (np.array(value, "<f4").tobytes() for value in (1, -1))
     for shard in directory.glob("part-*"):
         shard.write_bytes(shard.read_bytes().replace(one, minus_one))
-    with pytest.raises(UserError, match=r"masked_lm_weights holds -1\.0, but must be at least 0 and below 2"):
+    with pytest.raises(UserError, match=r"masked_lm_weights has the value -1\.0, but must be at least 0 and below 2"):
         train(tmp_path / "out", "--ofrecord_path", directory)
 
 

@@ -64,7 +64,7 @@ def test_a_restored_average_continues_and_a_missing_one_starts_with_the_weights(
     fresh = WeightAverage(AddingStep(model), model, 0.99)
     fresh.load_averages({"other.m": np.zeros(1)}, "checkpoint-1")
     np.testing.assert_array_equal(fresh.state()["extra.ema"], model.extra.numpy())
-    with pytest.raises(UserError, match="the average of extra is missing or has another shape"):
+    with pytest.raises(UserError, match="the average of extra is missing or has a different shape"):
         fresh.load_averages({"extra.ema": np.zeros(3, np.float32)}, "checkpoint-1")
 
 

@@ -170,7 +170,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         claim(flags(tmp_path / "file"), {})
 
 

@@ -132,7 +132,7 @@ def test_sizes_must_fit(run, tiny_config):
     with pytest.raises(UserError, match=f"{VOCAB_SIZE + 1} entries"):
         check_sizes(start, tiny_config, VOCAB_SIZE + 1, 13)
     larger = dataclasses.replace(tiny_config, vocab_size=VOCAB_SIZE + 128)
-    with pytest.raises(UserError, match="is not the model's vocabulary"):
+    with pytest.raises(UserError, match="use the model's vocabulary"):
         check_sizes(start, larger, VOCAB_SIZE, 13)
     check_sizes(Start(), larger, VOCAB_SIZE, 13)
 

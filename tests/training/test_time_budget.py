@@ -128,7 +128,7 @@ def test_a_time_shorter_than_an_evaluation_is_refused():
 
 @pytest.mark.parametrize("content", [[], {"seconds": 1}, {**vars(Clock()), "save": -1}, {**vars(Clock()), "save": "1"}])
 def test_a_damaged_clock_is_refused(content):
-    with pytest.raises(ValueError, match="clock must hold"):
+    with pytest.raises(ValueError, match="clock must contain"):
         stored_clock(content)
 
 
@@ -199,7 +199,7 @@ def test_a_run_ends_on_time_though_it_is_killed(ticking, records_dir, tmp_path, 
     [
         ("--train_hours 1 --max_steps 3", "both set the end of the run"),
         ("--train_hours 0", "must be above 0"),
-        ("--train_hours 1 --warmup_steps 3", "pass --warmup_proportion"),
+        ("--train_hours 1 --warmup_steps 3", "use --warmup_proportion"),
     ],
 )
 def test_contradictions_are_named(words, message, records_dir, tmp_path):
