@@ -27,8 +27,8 @@ class Runner:
     def kind(self, example):
         return 0
 
-    def rows(self, longest):
-        return max(1, min(self.batch_size, self.most_tokens // longest))
+    def rows(self, lengths):
+        return max(1, min(self.batch_size, self.most_tokens // max(lengths)))
 
     def run(self, examples, names):
         self.batches.append([len(example.input_ids) for example in examples])

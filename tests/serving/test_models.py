@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from configs.pooling import Pooling
 from tests.serving.services import FIXTURES, ROOT
 
 TEXT = {"inputs": "the cat"}
@@ -63,7 +64,8 @@ def test_sentence_transformers_files_are_read(start, tmp_path):
     directory = tmp_path / "model"
     shutil.copytree(FIXTURES / "pretraining", directory)
     (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    for name, content in Pooling("cls").files(hidden_size=20).items():
+        (directory / name).write_bytes(content)
     prompts = {"prompts": {"query": "the cat "}}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     service = start(models=(f"st={directory}",))
@@ -108,7 +110,7 @@ def test_ranking_with_one_label_and_with_two(start, tmp_path):
     "flags, message",
     [
         (("--model_path", "nowhere"), "nowhere does not exist"),
-        (("--model_path", FIXTURES / "pretraining", FIXTURES / "pretraining"), "two models 'pretraining'"),
+        (("--model_path", FIXTURES / "pretraining", FIXTURES / "pretraining"), "two models named 'pretraining'"),
         (("--model_path", "a b=x"), "NAME=PATH"),
         (("--model_path", FIXTURES / "pretraining", "--host", "256.1.1.1"), "is not an address"),
         (("--model_path", FIXTURES / "pretraining", "--port", "70000"), "between 0 and 65535"),
