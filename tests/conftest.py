@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+import kernels
 import modeling  # noqa: F401 - first, because a test that imports the framework by itself would miss its settings
 from configs.model import BertConfig
 from data.records.dataset_json import write_dataset_json
@@ -60,6 +61,14 @@ def pretraining_batch():
         return {**pretraining_arrays(count, seed), "example_weights": np.ones(count, np.float32)}
 
     return make
+
+
+@pytest.fixture(scope="session", params=["longest", "none"])
+def less_padding(request):
+    """A value of --padding that computes less padding than max_length."""
+    if request.param == "none" and not kernels.is_loaded():
+        pytest.skip("--padding none needs this project's kernels")
+    return request.param
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 
-import kernels
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
 from data.reading import loader
@@ -34,18 +33,11 @@ def evaluation(directory):
     return [value for name, value in row.items() if name.startswith("eval_")]
 
 
-@pytest.fixture(scope="module", params=["longest", "none"])
-def padding(request):
-    if request.param == "none" and not kernels.is_loaded():
-        pytest.skip("--padding none needs this project's kernels")
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def alone(shared_records_dir, padding, tmp_path_factory):
+def alone(shared_records_dir, less_padding, tmp_path_factory):
     """A run of one process in eager mode without accumulation."""
     directory = tmp_path_factory.mktemp("alone")
-    words = flags(shared_records_dir, directory, *WITHOUT_DROPOUT, "--train-batch-size", "12", padding=padding)
+    words = flags(shared_records_dir, directory, *WITHOUT_DROPOUT, "--train-batch-size", "12", padding=less_padding)
     pretrain(parse(PretrainingConfig, words), "eager")
     return directory
 
@@ -58,19 +50,19 @@ def test_evaluation_equals_that_with_full_padding(alone, shared_records_dir, tmp
     np.testing.assert_allclose(found, evaluation(tmp_path), rtol=1e-5)
 
 
-def test_graph_mode_has_the_same_losses(alone, padding, shared_records_dir, tmp_path, capsys):
+def test_graph_mode_has_the_same_losses(alone, less_padding, shared_records_dir, tmp_path, capsys):
     split = ("--train-batch-size", "6", "--grad-acc-steps", "2")
-    words = flags(shared_records_dir, tmp_path, *WITHOUT_DROPOUT, *split, padding=padding)
+    words = flags(shared_records_dir, tmp_path, *WITHOUT_DROPOUT, *split, padding=less_padding)
     pretrain(parse(PretrainingConfig, words), "graph")
-    lengths = {"longest": "8 or 11", "none": "up to 11"}[padding]
+    lengths = {"longest": "8 or 11", "none": "up to 11"}[less_padding]
     assert f"47 records of {lengths} tokens" in capsys.readouterr().out
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-5)
     np.testing.assert_allclose(evaluation(tmp_path), evaluation(alone), rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_resume_is_exact(mode, padding, shared_records_dir, tmp_path):
-    words = [*SPLIT, "--do_eval", "False", "--padding", padding]
+def test_resume_is_exact(mode, less_padding, shared_records_dir, tmp_path):
+    words = [*SPLIT, "--do_eval", "False", "--padding", less_padding]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     pretrain(parse(PretrainingConfig, flags(shared_records_dir, whole, *words)), mode)
     shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")
@@ -97,8 +89,8 @@ def test_an_epoch_resumed_with_another_batch_size_takes_each_record_once(shared_
     assert sorted([*first.values(), *taken.values()]) == list(range(47))
 
 
-def test_two_ranks_equal_one_process(alone, padding, two_ranks, shared_records_dir, tmp_path):
-    words = [*WITHOUT_DROPOUT, *SPLIT, "--padding", padding]
+def test_two_ranks_equal_one_process(alone, less_padding, two_ranks, shared_records_dir, tmp_path):
+    words = [*WITHOUT_DROPOUT, *SPLIT, "--padding", less_padding]
     runs = [[mode, flags(shared_records_dir, tmp_path / mode, *words)] for mode in ("eager", "graph")]
     job = two_ranks(tmp_path, runs)
     output, _ = job.communicate(timeout=280)
