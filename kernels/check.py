@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import oneflow as flow
 
+from kernels import plugin
+
 Array = np.ndarray
 Results = Iterator[tuple[Array, Array]]  # (actual, expected)
 Case = Callable[[np.random.Generator, int, int], Results]
@@ -221,6 +223,23 @@ def _attention_probs(rng: np.random.Generator, rows: int, columns: int, rate: fl
         yield y.numpy(), np.where(kept, expected / (1 - rate), 0)
         if columns > 1:
             yield dx, np.where(mask, 0.5 * expected * (g - (g * expected).sum(-1, keepdims=True)), 0)
+
+
+@case
+def fused_attention(rng: np.random.Generator, rows: int, columns: int) -> Results:
+    query, key, value, slope = (draw(rng, rows, columns) for _ in range(4))
+    inputs = [flow.tensor(x) for x in (query, key, value, np.ones((1, rows), np.int32))]
+    settings = (1, -1, (), 0.0, 0)  # one head, no window, no ALiBi, no dropout, no seed
+    outputs = plugin.call_attention(0, inputs, *settings)
+    gradients = plugin.call_attention(1, [*inputs, *outputs, flow.tensor(slope)], *settings)
+    scale = 1 / math.sqrt(columns)
+    probs = _softmax(scale * query.astype(np.float64) @ key.T)
+    slope_of_probs = slope @ value.T
+    slope_of_scores = probs * (slope_of_probs - (slope_of_probs * probs).sum(-1, keepdims=True))
+    yield outputs[0].numpy(), probs @ value
+    yield gradients[0].numpy(), scale * slope_of_scores @ key
+    yield gradients[1].numpy(), scale * slope_of_scores.T @ query
+    yield gradients[2].numpy(), probs.T @ slope
 
 
 @case
