@@ -13,7 +13,9 @@ from data.records.dataset_json import write_dataset_json
 from data.records.features import pretraining_schema
 from data.records.shards import ShardWriter
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it, and the runs that tests start inherit that
+# `nohup` and shells that start `make test` in the background ignore these, and the runs that tests start inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Odd sizes that differ from each other, so that a swapped axis fails.
 VOCAB_SIZE, SEQ_LENGTH, PREDICTIONS = 37, 11, 3
