@@ -66,8 +66,7 @@ def test_micro_batches_are_the_whole_update(mode, loss):
         others, other = train(mode, loss, micro_rows)
         np.testing.assert_allclose(others, losses, rtol=1e-5)
         for name, array in arrays.items():
-            # Adam divides gradients near 0 by their own size, which magnifies rounding.
-            np.testing.assert_allclose(other[name], array, atol=5e-5, err_msg=name)
+            np.testing.assert_allclose(other[name], array, atol=1e-5, err_msg=name)
 
 
 def test_gradients_are_those_of_the_whole_update():
