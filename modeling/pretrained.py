@@ -28,7 +28,6 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER = "bert."
 # Hugging Face's files may hold these; here they are another tensor, or computed.
 DERIVED_TENSORS = (
-    "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
     "bert.embeddings.position_ids",
     "embeddings.position_ids",
@@ -63,8 +62,8 @@ class PretrainedModel(nn.Module):
                 the directory does not hold is initialized, with a warning.
         """
         directory = Path(directory)
-        arrays = read_weights(directory / WEIGHTS_FILE)
         config = config or BertConfig.from_json(directory / CONFIG_FILE)
+        arrays = read_weights(directory / WEIGHTS_FILE)
         _check_size(config, arrays, str(directory))
         model = cls(config)
         model.load_arrays(arrays, source=str(directory))
