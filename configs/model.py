@@ -330,6 +330,15 @@ class BertConfig:
             getattr(self, field.name) != field.default for field in dataclasses.fields(self) if field.name in VARIANTS
         )
 
+    @property
+    def is_extended(self) -> bool:
+        """Whether the encoder needs operations that packed weights and ONNX graphs do not have."""
+        simple = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
+        plain = BertConfig(**{name: getattr(self, name) for name in simple} if self.has_position_table else {})
+        return not self.has_position_table or any(
+            getattr(self, name) != getattr(plain, name) for name in (*VARIANTS, "hidden_act")
+        )
+
     def has_parameter(self, name: str) -> bool:
         """Whether this model's encoder and masked-LM transform contain a parameter that BERT or a variant has."""
         module, kind = name.rsplit(".", 1)

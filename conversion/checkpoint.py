@@ -173,7 +173,7 @@ def write_checkpoint(
             what this model computes.
     """
     directory = Path(directory)
-    if checkpoint.config.is_variant and target in ("tf", "lazy"):
+    if (checkpoint.config.is_variant or checkpoint.config.hidden_act != "gelu") and target in ("tf", "lazy"):
         raise UserError(
             f"{checkpoint.path} is a variant of BERT's encoder, which programs that read {target} do not know."
         )

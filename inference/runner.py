@@ -2,7 +2,8 @@
 
 In graph mode every batch shape is compiled once, so lengths are rounded up to a short list and batches hold all rows,
 or one where one was asked; the rest is padding. Eager mode pads to the longest row of the batch and no further; on a
-CPU with our kernels the encoder runs on packed weights (packed.py) and does no work on padding at all.
+CPU with our kernels the encoder runs on packed weights (packed.py) and does no work on padding at all, unless the
+model is a variant that packed weights do not have.
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
 
@@ -79,7 +80,7 @@ class Runner:
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
         self.precision = precision
-        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded()
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and not model.config.is_extended
         if self.packed:
             pack(self.model, precision, kept)
         if device == "cpu":
