@@ -23,7 +23,7 @@ MASKED_SCORE = -10000.0
 def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor | None, eps: float) -> flow.Tensor:
     """Layer normalization (Ba et al. 2016) over the last axis; x [R, H], weight [H], bias [H] or None."""
     if _fused(x):
-        bias = full_like(x, (x.shape[1],), 0.0) if bias is None else bias
+        bias = weight * 0.0 if bias is None else bias  # the op's backward pass needs both or neither to be trained
         return flow._C.layer_norm_affine(x, weight, bias, begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
     # Stock CPU kernels broadcast a column about 30 times slower than a row, so row means are matrix products.
     width = x.shape[1]

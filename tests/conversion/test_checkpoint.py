@@ -199,8 +199,8 @@ def test_a_damaged_configuration(tmp_path, state, content):
 def test_an_encoder_that_is_not_bert(tmp_path, state, config):
     with pytest.raises(UserError, match="'relative_key' position embeddings"):
         load_any(write_model(tmp_path / "m", state, config | {"position_embedding_type": "relative_key"}))
-    with pytest.raises(UserError, match="gelu_new"):
-        load_any(write_model(tmp_path / "m", state, config | {"hidden_act": "gelu_new"}))
+    with pytest.raises(UserError, match="mish"):
+        load_any(write_model(tmp_path / "m", state, config | {"hidden_act": "mish"}))
 
 
 def test_no_encoder(tmp_path):

@@ -211,3 +211,23 @@ def test_the_seed_determines_the_initial_weights(tiny_config):
     name = "cls.predictions.transform.dense.weight"
     np.testing.assert_array_equal(first[name], same[name])
     assert np.abs(first[name] - other[name]).max() > 0
+
+
+def test_gradients_of_a_modern_variant_equal_finite_differences(tiny_config, batch):
+    model = randomize_vectors(BertForPreTraining(dataclasses.replace(tiny_config, **MODERN), seed=3)).eval()
+
+    def loss():
+        return model(**batch, masked_lm_ids=batch["input_ids"])["total_loss"]
+
+    loss().backward()
+    rng = np.random.default_rng(5)
+    for name in ("0.attention.self.query", "1.attention.self.key", "1.intermediate.gate", "2.output.LayerNorm"):
+        parameter = dict(model.named_parameters())[f"bert.encoder.layer.{name}.weight"]
+        direction = flow.from_numpy(rng.standard_normal(tuple(parameter.shape)).astype(np.float32))
+        slope = float((parameter.grad * direction).sum().numpy())
+        values = []
+        for sign in (1, -1):
+            parameter.data.add_(sign * 2e-3 * direction)
+            values.append(float(loss().numpy()))
+            parameter.data.add_(-sign * 2e-3 * direction)
+        assert (values[0] - values[1]) / 4e-3 == pytest.approx(slope, rel=0.03, abs=5e-3)
