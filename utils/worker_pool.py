@@ -103,7 +103,7 @@ def _assign(pipe: Connection, unassigned: Iterator[int], arguments: _Arguments |
 def _receive(pipe: Connection) -> Any:
     try:
         return pipe.recv()
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):  # OSError: the worker was killed in the middle of a message
         raise WorkerLostError from None
 
 
@@ -130,7 +130,7 @@ def _work(
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    with suppress(EOFError, ConnectionError):  # the parent has ended
+    with suppress(EOFError, OSError):  # the parent has ended
         while True:
             number, sent = pipe.recv()
             try:

@@ -1,5 +1,6 @@
 """Processes that share work: results, errors, and what happens when one is killed."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ def call(number, large):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-arguments = [(i, {str(i): i for i in range(30_000)}) for i in range(40)]  # each more than a pipe contains
+arguments = [(i, {str(i): i for i in range(30_000)}) for i in range(40)]  # each more than a pipe takes at once
 try:
     list(in_processes(call, arguments, 2))
 except WorkerLostError:
@@ -75,6 +76,20 @@ def test_an_abandoned_pool_ends_its_workers():
 def test_a_killed_worker_ends_the_work_however_large_its_arguments():
     done = subprocess.run([sys.executable, "-c", KILLED_WORKER], capture_output=True, text=True, timeout=60)
     assert done.stdout == "lost\n" and done.returncode == 0
+
+
+def large(number):
+    return bytes(4 << 20)  # more than a pipe takes at once
+
+
+def test_a_worker_killed_while_it_sends_a_result_is_lost():
+    results = in_processes(large, [(number,) for number in range(6)], 2, fork=True)
+    next(results)
+    time.sleep(0.5)  # now both workers wait for the rest of their results to be read
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(WorkerLostError):
+        list(results)
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):
