@@ -32,7 +32,7 @@ from utils.environment import missing_package_sentence
 from utils.errors import UserError
 from utils.json_file import read_settings
 from utils.messages import warn
-from utils.os_errors import memory_sentence, os_error_sentence
+from utils.os_errors import loop_sentence, memory_sentence, os_error_sentence
 from utils.streams import discard_output, open_closed_streams
 
 Config = TypeVar("Config")
@@ -205,7 +205,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except OSError as error:
         code = _fail(os_error_sentence(error), 2)
     except (MemoryError, ImportError, RuntimeError) as error:
-        sentence = memory_sentence(error)
+        sentence = memory_sentence(error) or loop_sentence(error)
         if sentence is None and isinstance(error, ModuleNotFoundError):
             sentence = missing_package_sentence(error)
         if sentence is None:

@@ -40,6 +40,15 @@ def os_error_sentence(error: OSError) -> str:
     return f"{where}{error.strerror or error}."
 
 
+def loop_sentence(error: BaseException) -> str | None:
+    """The sentence for a circle of symbolic links, which `Path.resolve` reports as a RuntimeError before Python 3.13."""
+    if not isinstance(error, RuntimeError) or not str(error).startswith("Symlink loop"):
+        return None
+    wrong, remedy = _SENTENCES[errno.ELOOP]
+    path = str(error).removeprefix("Symlink loop from ").strip("'")
+    return f"{shortened(path)}: {wrong}: {remedy}."
+
+
 def memory_sentence(error: BaseException) -> str | None:
     """The message for an error that means that memory ran out, such as an import that cannot map a library."""
     text = str(error).lower()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from utils.os_errors import memory_sentence, os_error_sentence
+from utils.os_errors import loop_sentence, memory_sentence, os_error_sentence
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,13 @@ def test_a_long_name_is_shortened():
 def test_errors_of_memory_are_known(error, is_memory):
     sentence = memory_sentence(error)
     assert (sentence is not None) == is_memory and (not sentence or sentence.startswith("memory ran out: free"))
+
+
+def test_a_circle_of_links_is_known(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    try:
+        (tmp_path / "loop").resolve(strict=True)
+    except (RuntimeError, OSError) as error:  # Python 3.10 raises the former
+        sentence = loop_sentence(error) or os_error_sentence(error)
+    assert "loop" in sentence and "its symbolic links form a cycle: use another path." in sentence
+    assert loop_sentence(RuntimeError("another")) is None
