@@ -41,7 +41,7 @@ def os_error_sentence(error: OSError) -> str:
 
 
 def loop_sentence(error: BaseException) -> str | None:
-    """The sentence for a circle of symbolic links, which `Path.resolve` reports as a RuntimeError before Python 3.13."""
+    """The sentence for a cycle of symbolic links, which `Path.resolve` reports as a RuntimeError before Python 3.13."""
     if not isinstance(error, RuntimeError) or not str(error).startswith("Symlink loop"):
         return None
     wrong, remedy = _SENTENCES[errno.ELOOP]
