@@ -174,7 +174,7 @@ def _tensor_maker() -> int:
 def share_memory_in_graphs(on: bool) -> None:
     """Let the tensors of graphs that are compiled from now on share memory, or give each its own (the default).
 
-    Sharing is experimental: in one known case it changes gradients in the last digits (docs/cpu.md).
+    Sharing is experimental: without clipping by norm an update can come too early (docs/cpu.md).
     """
     if is_loaded() and settings.preloaded is not None:
         settings.preloaded.set_memory_planner(library().kernels_plan_memory if on else None)
