@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from configs.model import BertConfig, check_is_bert
 from configs.pooling import Pooling
 from conversion import flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
 from conversion.hub import local_directory
+from conversion.model_directory import SETTINGS_FILES, foreign_files
 from conversion.names import Report, State, architecture, from_scheme, to_scheme
 from conversion.onnx_export import OnnxOptions
 from conversion.tokenizer_files import TOKENIZER_FILES, find_vocabulary, read_vocabulary
@@ -28,14 +28,13 @@ FORMATS = ("hf", "oneflow", "lazy", "tf", "flax", "onnx")
 TARGETS = ("hf", "oneflow", "lazy", "tf", "onnx")
 _SCHEMES = {"flax": "hf", "onnx": "hf"}  # formats whose readers return Hugging Face's names
 _CONFIG_FILES = ("config.json", "bert_config.json")
-# Everything that conversions write, in any format. Variables of the lazy and flow.save formats, and the pooling of an
-# embedding model, are directories.
-_WRITTEN = re.compile(
-    r"(bert_)?config\.json|model\.safetensors|bert_model\.ckpt\.(index|data-\d+-of-\d+)|snapshot_done|pickled_data"
-    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
-    r"|model\.onnx(_data)?"
+# Everything that conversions write, in any format. Variables of the lazy and flow.save formats are directories.
+_WRITTEN = (
+    *SETTINGS_FILES,
+    *("bert_config.json", "model.safetensors", "model.onnx", "model.onnx_data"),
+    *("bert_model.ckpt.index", "bert_model.ckpt.data-*-of-*"),
+    *("snapshot_done", "pickled_data", "*/out", "*/meta"),
 )
-_WRITTEN_IN_DIRECTORIES = {"out", "meta", "config.json"}
 _LABEL_SETTINGS = ("id2label", "label2id", "problem_type")
 
 
@@ -228,21 +227,12 @@ def _check_output(checkpoint: Checkpoint, directory: Path, overwrite: bool) -> N
     own, source = directory.resolve(), checkpoint.path.resolve()
     if held and (own == source or own in source.parents):
         raise UserError(f"--output {directory} contains the input, {checkpoint.path}: use another directory.")
-    foreign = next((path for path in held if not _is_written_here(path)), None)
+    foreign = next(foreign_files(directory, _WRITTEN), None) if held else None
     if foreign:
         raise UserError(
-            f"--output {directory} contains {foreign.name}, which no conversion writes: move it, or use another "
-            "directory."
+            f"--output {directory} contains {foreign.relative_to(directory)}, which no conversion writes: move it, or "
+            "use another directory."
         )
-
-
-def _is_written_here(path: Path) -> bool:
-    """Whether a conversion may have written this file, or this directory of one."""
-    if path.is_symlink():
-        return False
-    if path.is_dir():
-        return all(each.name in _WRITTEN_IN_DIRECTORIES and each.is_file() for each in path.iterdir())
-    return path.name in TOKENIZER_FILES or bool(_WRITTEN.fullmatch(path.name))
 
 
 def _tokenizer(checkpoint: Checkpoint, vocab_file: str | Path | None) -> dict[str, bytes]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from configs.pooling import POOLING_FILES
 from conversion import flax, onnx_export, onnx_file
-from conversion.tokenizer_files import TOKENIZER_FILES
+from conversion.model_directory import SETTINGS_FILES
 from utils.errors import UserError
 
 # Google's models have bare names; others need hf://, because runs/first could be a path or a model name.
 _NAME = re.compile(r"hf://([\w.-]+(?:/[\w.-]+)?)|((?:google-bert/)?bert-[\w.-]+)")
-_FILES = ("config.json", *TOKENIZER_FILES, *POOLING_FILES)
 # The same weights in several formats, of which the first that a model has is downloaded.
 _WEIGHTS = (
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
@@ -43,7 +41,7 @@ def local_directory(name: str) -> Path:
 
     try:
         for weights in _WEIGHTS:
-            patterns = [*_FILES, *weights]
+            patterns = [*SETTINGS_FILES, *weights]
             directory = Path(snapshot_download(match[1] or match[2], allow_patterns=patterns, etag_timeout=10))
             if any(any(directory.glob(pattern)) for pattern in weights):
                 break

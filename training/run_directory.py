@@ -12,8 +12,8 @@ from typing import Any
 
 from configs.cli import changed_flags
 from configs.training import RunFlags
-from conversion.tokenizer_files import TOKENIZER_FILES
-from modeling.pretrained import CONFIG_FILE, GENERATOR_DIRECTORY, WEIGHTS_FILE
+from conversion.model_directory import SETTINGS_FILES, foreign_files
+from modeling.pretrained import GENERATOR_DIRECTORY, WEIGHTS_FILE
 from training.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
@@ -28,7 +28,7 @@ RUN_FILE, EVENTS, BEST, SCORE_FILE = "run.json", "tensorboard", "best", "score.j
 _RUNS_FILES = (METRICS_FILE, RUN_FILE, LATEST, "loss_curve.png", "eval_results.txt", CLOZE_FILE)
 _ANSWER_FILES = (
     *("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json", "test_results.json"),
-    *("predictions.csv", "predictions.jsonl", "confusion_matrix.png"),
+    *("predictions.csv", "predictions.jsonl", "confusion_matrix.png", "summary.json"),
 )
 _CHECKPOINT, _PHASE = re.compile(r"checkpoint-\d+"), re.compile(r"phase\d+")
 # Files that a killed run leaves; names without a process id are from earlier versions.
@@ -36,7 +36,13 @@ _LEFTOVER = re.compile(
     rf"\.(checkpoint-\d+|{BEST}|[\w.]+\.(json|jsonl|txt|tsv|csv|png)|{LATEST})(\.old)?"
     rf"(\.\d+{re.escape(LEFTOVER_SUFFIX)}|\.partial|\.leaving)"
 )
-_EVENT_FILE = re.compile(r"events\.out\.tfevents\..*")
+# What is in a run's directories; `*` stands for any name.
+_MODEL_FILES = (*SETTINGS_FILES, WEIGHTS_FILE)
+_CHECKPOINT_FILES = (
+    *(*_MODEL_FILES, *(f"{GENERATOR_DIRECTORY}/{name}" for name in _MODEL_FILES)),
+    *(SCORE_FILE, STATE_FILE, OPTIMIZER_FILE),
+)
+_EVENT_FILES = ("events.out.tfevents.*",)
 _FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ at each start
 
 
@@ -177,18 +183,9 @@ def _check_removable(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.is_symlink() or not path.is_dir() or _LEFTOVER.fullmatch(path.name):
             continue
-        foreign = next((each for each in sorted(path.rglob("*")) if not _written_by_runs(each, path)), None)
+        foreign = next(foreign_files(path, _EVENT_FILES if path.name == EVENTS else _CHECKPOINT_FILES), None)
         if foreign:
             raise UserError(
                 f"--overwrite_output_dir does not delete {path}, because {foreign.relative_to(path)} in it does "
                 "not belong to a run: move it, or use another directory."
             )
-
-
-def _written_by_runs(path: Path, directory: Path) -> bool:
-    if directory.name == EVENTS:
-        return bool(_EVENT_FILE.fullmatch(path.name))
-    inside = path.relative_to(directory).as_posix().removeprefix(f"{GENERATOR_DIRECTORY}/")
-    return inside in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, SCORE_FILE, STATE_FILE, OPTIMIZER_FILE) or (
-        inside in (str(Path(STATE_FILE).parent), GENERATOR_DIRECTORY) and path.is_dir()
-    )

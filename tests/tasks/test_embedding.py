@@ -17,6 +17,7 @@ from configs.pooling import Pooling
 from inference import load
 from modeling.pretrained import read_weights
 from tasks.embedding import train_embedding
+from tests.training.whole_runs import removed_by_overwriting
 from training.journal import read_rows
 from utils.checkpoints import newest_checkpoint
 from utils.errors import UserError
@@ -84,6 +85,7 @@ def test_pairs_are_learnt(data, tmp_path, mode, capsys):
     assert Pooling.read(newest_checkpoint(output)) == Pooling("mean", normalize=True, max_seq_length=9)
     answer = load(output, mode="eager").feature_extraction("topica worda")
     assert len(answer) == 16 and np.linalg.norm(answer) == pytest.approx(1, abs=1e-5)
+    assert removed_by_overwriting(output) == {path.name for path in output.iterdir()}
 
 
 def test_a_retrieval_set_is_evaluated(data, tmp_path):

@@ -13,6 +13,7 @@ from configs.glue import GlueConfig
 from inference import load
 from tasks.glue import finetune_glue
 from tasks.labelled_files import finetune_classifier
+from tests.training.whole_runs import removed_by_overwriting
 from training.journal import read_rows
 from utils.errors import UserError
 
@@ -69,6 +70,7 @@ def test_one_label(vocab, tmp_path, mode):
     assert results["accuracy"] == results["macro_f1"] == results["micro_f1"] == results["matthews_correlation"] == 1
     assert results["per_class"]["p"] == {"precision": 1, "recall": 1, "f1": 1, "support": pytest.approx(7, abs=5)}
     assert (output / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert removed_by_overwriting(output) == {path.name for path in output.iterdir()}
     found = predictions(output)
     assert [list(row) for row in found[:1]] == [["text", "label", "prediction", "score"]]
     assert [row["prediction"] for row in found] == [row["label"] for row in found]

@@ -13,7 +13,7 @@ from data.reading.sampling import with_draws
 from data.sources import open_sources
 from modeling.pretrained import read_weights
 from tasks.replaced_tokens import precision_and_recall
-from tests.training.whole_runs import train, training_losses
+from tests.training.whole_runs import removed_by_overwriting, train, training_losses
 from training.journal import read_rows
 from utils.errors import UserError
 
@@ -51,6 +51,7 @@ def test_the_total_is_the_weighted_sum_and_figures_are_logged(run):
     expected = evaluation["eval_mlm_loss"] + 50 * evaluation["eval_rtd_loss"]
     assert evaluation["eval_total_loss"] == pytest.approx(expected)
     assert {"eval_rtd_precision", "eval_rtd_recall", "eval_mlm_accuracy"} <= set(evaluation)
+    assert removed_by_overwriting(run) == {path.name for path in run.iterdir()}
 
 
 def test_other_tasks_and_objectives_start_from_the_discriminator(run, shared_records_dir, tmp_path):

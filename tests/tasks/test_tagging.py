@@ -10,6 +10,7 @@ from configs.tagging import TaggingConfig
 from data.tagging import read_tagged
 from inference import load
 from tasks.tagging import finetune_tagger
+from tests.training.whole_runs import removed_by_overwriting
 from training.journal import read_rows
 from utils.errors import UserError
 
@@ -53,6 +54,7 @@ def test_entities_are_learnt(tmp_path, mode, scheme):
     tag(tmp_path, output, "--train_file", train, "--validation_file", dev, *words)
     results = json.loads((output / "eval_results.json").read_text())
     assert results["f1"] > 0.9 and set(results["per_type"]) == {"LOC", "PER"}
+    assert removed_by_overwriting(output) == {path.name for path in output.iterdir()}
     gold = list(sentences(30, 2))
     found = read_tagged(output / "predictions.jsonl")
     assert found.tokens == [tokens for tokens, _ in gold]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from configs.cli import parse
 from configs.pretraining import PretrainingConfig
+from configs.training import RunFlags
 from tasks.pretraining import pretrain
 from training.journal import read_rows
+from training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -30,6 +32,12 @@ def train(mode, records_dir, output_dir, *words):
 
 def training_losses(output_dir):
     return {row["step"]: row["total_loss"] for row in read_rows(output_dir / "metrics.jsonl") if "total_loss" in row}
+
+
+def removed_by_overwriting(output_dir):
+    """The names that --overwrite_output_dir would remove; UserError if the run wrote a file that is not known."""
+    flags = RunFlags(output_dir=str(output_dir), overwrite_output_dir=True)
+    return {path.name for path in RunDirectory.of(flags).to_clear(flags)}
 
 
 def start(script, records_dir, output_dir, *words, stdout=subprocess.PIPE):
