@@ -68,6 +68,7 @@ def load() -> Status:
     if library.kernels_onednn_version() != ONEDNN_VERSION:
         return without("the loaded oneDNN is not version 3.2; `make setup` installs it")
     settings.configure_graph()
+    _plan_memory(library, on=True)
     bf16 = bool({"avx512_bf16", "amx_bf16"} & features) and isa == "avx512" and _allowed("bf16")
     threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     what = f"own CPU kernels for {isa}{' with bf16' if bf16 else ''}, oneDNN 3.2, {threads} threads"
@@ -172,12 +173,9 @@ def _tensor_maker() -> int:
 
 
 def share_memory_in_graphs(on: bool) -> None:
-    """Let the tensors of graphs that are compiled from now on share memory, or give each its own (the default).
-
-    Sharing is experimental: without clipping by norm an update can come too early (docs/cpu.md).
-    """
-    if is_loaded() and settings.preloaded is not None:
-        settings.preloaded.set_memory_planner(library().kernels_plan_memory if on else None)
+    """Let the tensors of graphs that are compiled from now on share memory (the default), or give each its own."""
+    if is_loaded():
+        _plan_memory(library(), on)
 
 
 def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
@@ -246,6 +244,11 @@ def library() -> ctypes.CDLL:
     library.kernels_set_norm_limit.argtypes = [ctypes.c_double]
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library
+
+
+def _plan_memory(library: ctypes.CDLL, on: bool) -> None:
+    if settings.preloaded is not None:
+        settings.preloaded.set_memory_planner(library.kernels_plan_memory if on else None)
 
 
 def _open(path: Path) -> ctypes.CDLL:
