@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from training.events import EventFile
 from training.terms import TOTAL_LOSS
 from utils.atomic_files import write_atomically
 from utils.file_lock import check_still_there
@@ -57,7 +57,7 @@ class Journal:
             keep_rows_before(metrics, self.first_step)
         self._rows = open(metrics, "a", encoding="utf-8")
         self._evaluations = [row for row in read_rows(metrics) if TOTAL_LOSS not in row]
-        self._events = SummaryWriter(str(self._events_in), purge_step=self.first_step or None)
+        self._events = EventFile(self._events_in, self.first_step or 0)
         self._bar = tqdm(
             total=self.total_steps,
             initial=self.first_step or 0,
@@ -126,7 +126,7 @@ class Journal:
         self._rows.flush()
         for name, value in row.items():
             if isinstance(value, float) and name != "time":
-                self._events.add_scalar(name, value, row["step"])
+                self._events.add(row["step"], name, value)
 
 
 def keep_rows_before(path: Path, step: int) -> None:
