@@ -101,7 +101,7 @@ def stream(path: Path, rows: list[str]) -> tuple[list[Any], dict[str, float]]:
     speed = len(rows) / (time.perf_counter() - started)
     pipeline = model.pipeline("fill-mask")
     longest = max((pipeline.encode({"text": text})[0] for text in rows), key=lambda example: len(example.input_ids))
-    batch = [longest] * model.runner.rows(len(longest.input_ids))
+    batch = [longest] * model.runner.rows([len(longest.input_ids)] * model.runner.batch_size)
     times = []
     for _ in range(20):
         started = time.perf_counter()

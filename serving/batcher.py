@@ -1,7 +1,8 @@
 """The queue in front of the models, and the one thread that computes.
 
-A batch starts with the oldest example, so that every example is computed eventually. It adds waiting examples of
-similar length as long as their padding costs less than a separate batch. Most clients send the next request as soon as
+A batch starts with the oldest example, so that every example is computed eventually. Models on packed weights compute no
+padding, so the next examples follow. Other models add waiting examples of similar length as long as their padding costs
+less than a separate batch. Most clients send the next request as soon as
 they have an answer, so a batch that is not full waits until the number of new requests equals the number that the last
 batch answered.
 """
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 from inference import Model
 from inference.pipelines import Pipeline
-from inference.runner import Example
+from inference.runner import Example, Runner
 from serving.errors import CannotCompute, InputTooLarge, Overloaded
 from serving.log import current_trace, logger
 from serving.metrics import Metrics
@@ -201,24 +202,40 @@ class Batcher:
         return max(0, max(oldest.job.submitted, self._last_end) + self._max_wait - time.perf_counter())
 
     def _take(self) -> list[_Item]:
-        """Removes a batch from the queue: the oldest item, and items of its group with the most similar lengths."""
+        """Removes a batch from the queue: the oldest item, and others of its group."""
         oldest = next(iter(self._waiting))
         runner = oldest.job.model.runner
+        batch = self._by_arrival(oldest, runner) if runner.packed else self._by_length(oldest, runner)
+        for item in batch:
+            self._remove(item)
+        return batch
+
+    def _by_arrival(self, oldest: _Item, runner: Runner) -> list[_Item]:
+        """The next items: packed models compute no padding, so lengths do not matter."""
+        batch: list[_Item] = []
+        tokens = 0
+        for item in self._waiting:
+            if item.group != oldest.group:
+                continue
+            tokens += item.length
+            if batch and tokens > runner.most_tokens:
+                break
+            batch.append(item)
+        return batch
+
+    def _by_length(self, oldest: _Item, runner: Runner) -> list[_Item]:
+        """Items of the most similar lengths."""
         batch: list[_Item] = []
         longest = oldest.length
-        # Packed models compute no padding.
-        most_padding = math.inf if runner.packed else runner.most_tokens * _FIXED_COST
         lengths = self._groups[oldest.group]
         for length in sorted(lengths, key=lambda length: abs(length - oldest.length)):
             room = runner.rows([max(longest, length)] * runner.batch_size) - len(batch)
             count = min(room, len(lengths[length]))
             padding = len(batch) * (length - longest) if length > longest else count * (longest - length)
-            if room <= 0 or padding > most_padding:  # a separate batch costs less than the padding
+            if room <= 0 or padding > runner.most_tokens * _FIXED_COST:  # a separate batch costs less than the padding
                 break
             batch += [item for item, _ in zip(lengths[length], range(count), strict=False)]
             longest = max(longest, length)
-        for item in batch:
-            self._remove(item)
         return batch
 
     def _compute(self, batch: list[_Item]) -> None:
@@ -247,7 +264,9 @@ class Batcher:
             _schedule(job.done.get_loop(), _succeed, job.done, job.results)
 
     def _measure(self, batch: list[_Item], started: float, seconds: float) -> None:
-        tokens, padded = sum(item.length for item in batch), len(batch) * max(item.length for item in batch)
+        tokens = sum(item.length for item in batch)
+        longest = max(item.length for item in batch)
+        padded = tokens if batch[0].job.model.runner.packed else len(batch) * longest
         speed = tokens / max(seconds, 1e-6)
         before = self._tokens_per_second
         self._tokens_per_second = speed if before is None else before + _SMOOTHING * (speed - before)

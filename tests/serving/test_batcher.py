@@ -129,6 +129,21 @@ def test_requests_share_batches_of_near_lengths(make, model):
     assert sorted(map(max, model.runner.batches[2:])) == [49, 50]
 
 
+def test_packed_models_take_requests_by_arrival(make, model):
+    model.runner.packed = True
+    batcher = make()
+
+    async def run():
+        first = await occupy(batcher, model)
+        others = [asyncio.create_task(compute(batcher, model, length)) for length in (10, 50, 11, 49, 12, 48)]
+        await queued(batcher, 180)
+        model.runner.open.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    assert model.runner.batches == [[7], [10, 50], [11, 49], [12, 48]]
+
+
 def test_the_oldest_is_in_the_next_batch(make, model):
     batcher = make()
 
