@@ -1,10 +1,9 @@
 """The queue in front of the models, and the one thread that computes.
 
-A batch starts with the oldest example, so that every example is computed eventually. Models on packed weights compute no
-padding, so the next examples follow. Other models add waiting examples of similar length as long as their padding costs
-less than a separate batch. Most clients send the next request as soon as
-they have an answer, so a batch that is not full waits until the number of new requests equals the number that the last
-batch answered.
+A batch starts with the oldest example, so that every example is computed eventually. Models on packed weights compute
+no padding, so the next examples follow. For other models, waiting examples of similar length are added as long as their
+padding costs less than a separate batch. Most clients send the next request as soon as they have an answer, so a batch
+that is not full waits until the number of new requests equals the number that the last batch answered.
 """
 
 from __future__ import annotations
