@@ -45,7 +45,7 @@ def serve(config: ServeConfig) -> None:
         "app": partial(_create, config),
         "factory": True,
         "http": PatientProtocol,
-        "loop": "asyncio",
+        "loop": "uvloop",
         "ws": "none",
         "lifespan": "on",
         "log_config": None,
