@@ -172,7 +172,7 @@ def write_checkpoint(
             represent the model.
     """
     directory = Path(directory)
-    if checkpoint.config.is_variant and target in ("tf", "lazy"):
+    if (checkpoint.config.is_variant or checkpoint.config.hidden_act != "gelu") and target in ("tf", "lazy"):
         raise UserError(
             f"{checkpoint.path} is a variant of BERT, which format {target} does not support: use --to hf or onnx."
         )

@@ -40,7 +40,7 @@ def write_model(directory, state, config=None):
         ({"is_decoder": True}, "is a decoder"),
         ({"add_cross_attention": True}, "is a decoder"),
         ({"position_embedding_type": "relative_key"}, "'relative_key' position embeddings"),
-        ({"hidden_act": "gelu_new"}, "gelu_new"),
+        ({"hidden_act": "mish"}, "mish"),
         ({"num_hidden_layers": 10**9}, "--num_hidden_layers must be at most"),
         ({"num_labels": 10**9}, "--num_labels must be at most"),
         ({"max_position_embeddings": 10**9}, "--max_position_embeddings must be at most"),
