@@ -89,6 +89,7 @@ CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenCla
 LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
 # Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 LONG_ROW = 512  # tokens; attention in rows of this length and longer keeps no matrix of scores on a CPU
+_HIDDEN_ACTS = [name for names in ACTIVATIONS.values() for name in names]
 _CHOICES = {
     "norm": ("post", "pre"),
     "norm_type": ("layer", "rms"),
@@ -96,6 +97,7 @@ _CHOICES = {
     "feed_forward": ("dense", "gated"),
     "pooler_activation": ("tanh", "gelu", "relu", "gelu_pytorch_tanh", "gelu_new", "silu"),
     "classifier_pooling": ("cls", "mean"),
+    "transform_activation": ("", *_HIDDEN_ACTS),
 }
 # Fields with a flag of the same name.
 _FLAGS = (
@@ -124,11 +126,11 @@ VARIANTS = (
     "pooler_norm",
     "classifier_pooling",
     "token_head",
+    "transform_activation",
 )
 
 
 _LINEAR = ("query", "key", "value", "dense", "gate")
-_HIDDEN_ACTS = [name for names in ACTIVATIONS.values() for name in names]
 # Limits far above any BERT, so that a damaged config.json causes a clear error instead of a crash in the framework.
 _MOST = {
     "vocab_size": 10**7,
@@ -156,9 +158,10 @@ def check_is_bert(settings: Mapping[str, Any]) -> None:
     if kind is None and isinstance(architectures, list) and architectures:
         kind = "bert" if str(architectures[0]).startswith("Bert") else architectures[0]
     if kind not in (None, *_BERT_TYPES):
-        raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: use a BERT model.")
-    if kind == "electra" and settings.get("embedding_size", 128) != settings.get("hidden_size", 256):
-        raise UserError("the model's embeddings have another size than its layers, which is not supported.")
+        raise UserError(
+            f"the model is of type {kind!r:.60}, which is not supported: use BERT, ModernBERT, RoBERTa, DistilBERT or "
+            "ELECTRA."
+        )
     for name in ("is_decoder", "add_cross_attention"):
         if settings.get(name):
             raise UserError(f"the model is a decoder ({name} is set in config.json), and only encoders are supported.")
@@ -215,6 +218,7 @@ class BertConfig:
     pooler_norm: bool = False  # a LayerNorm after the pooler's activation
     classifier_pooling: str = "cls"  # what the pooler reads: the first token, or "mean": the mean of all tokens
     token_head: bool = False  # whether token classifiers and span heads read the pooler's output for each token
+    transform_activation: str = ""  # of the masked-LM head; "": `hidden_act`
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -272,6 +276,8 @@ class BertConfig:
         """
         check_is_bert(values)
         values = {name: value for name, value in values.items() if value is not None}
+        if values.get("embedding_size") == values.get("hidden_size", cls.hidden_size):
+            values["embedding_size"] = 0  # ELECTRA's name for embeddings that are not projected
         known = {field.name for field in dataclasses.fields(cls)}
         names = values.get("id2label")
         names = names if isinstance(names, dict) else {}

@@ -101,13 +101,21 @@ class Embeddings(nn.Module):
             else:
                 hidden = hidden + self.token_type_embeddings(segment_ids)  # [B, S, E]
         if self.config.has_position_table:
-            first = self.config.position_offset
+            offset = self.config.position_offset
+            if offset and position_ids is None:
+                position_ids = _positions_of_tokens(input_ids, self.config.pad_token_id)
             if position_ids is None:
-                hidden = hidden + self.position_embeddings.weight[first : first + length]  # [S, E]
+                hidden = hidden + self.position_embeddings.weight[:length]  # [S, E]
             else:
-                hidden = hidden + self.position_embeddings(position_ids + first if first else position_ids)
+                hidden = hidden + self.position_embeddings(position_ids + offset if offset else position_ids)
         hidden = self.LayerNorm(hidden.reshape(batch * length, -1))  # [B*S, E]
         return self.projection(ops.dropout(hidden, self.dropout_rate if self.training else 0.0))
+
+
+def _positions_of_tokens(input_ids: flow.Tensor, pad: int) -> flow.Tensor:
+    """Positions that count tokens but not padding, whose position is -1 (RoBERTa, Liu et al. 2019); [B, S]."""
+    tokens = (input_ids != pad).to(flow.int64)
+    return flow.cumsum(tokens, 1) * tokens - 1
 
 
 class Encoder(nn.Module):
@@ -254,7 +262,8 @@ class Pooler(Dense):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config.hidden_size, config.hidden_size, config)
-        self.LayerNorm = LayerNorm(config) if config.pooler_norm else nn.Identity()
+        self.has_norm = config.pooler_norm
+        self.LayerNorm = LayerNorm(config) if self.has_norm else nn.Identity()
         self.activation, self.reads_mean = config.pooler_activation, config.classifier_pooling == "mean"
 
     def forward(self, sequence_output: flow.Tensor, keep: flow.Tensor) -> flow.Tensor:
@@ -265,8 +274,11 @@ class Pooler(Dense):
         return self.transform((sequence_output * weights).sum(dim=1) / weights.sum(dim=1))
 
     def transform(self, x: flow.Tensor) -> flow.Tensor:
-        """[R, H] -> [R, H]."""
-        return self.LayerNorm(ops.activation(self.dense(x), self.activation))
+        """[R, H] -> [R, H]; it calls no module, so that heads can use it too in nn.Graph."""
+        projected = flow._C.matmul(x, self.dense.weight, transpose_b=True)
+        projected = projected if self.dense.bias is None else projected + self.dense.bias
+        activated = ops.activation(projected, self.activation)
+        return self.LayerNorm.normalize(activated) if self.has_norm else activated
 
 
 class LayerNorm(nn.Module):
@@ -281,6 +293,10 @@ class LayerNorm(nn.Module):
         self.eps = config.layer_norm_eps
 
     def forward(self, x: flow.Tensor) -> flow.Tensor:
+        """[R, H] -> [R, H]."""
+        return self.normalize(x)
+
+    def normalize(self, x: flow.Tensor) -> flow.Tensor:
         """[R, H] -> [R, H]."""
         if self.is_rms:
             return ops.rms_norm(x, self.weight, self.eps)

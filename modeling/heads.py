@@ -118,7 +118,7 @@ class MaskedLMTransform(Dense):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config.hidden_size, config.embedding_width, config)
         self.LayerNorm = LayerNorm(config, config.embedding_width)
-        self.activation = config.hidden_act
+        self.activation = config.transform_activation or config.hidden_act
 
     def forward(self, hidden: flow.Tensor) -> flow.Tensor:
         """[R, H] -> [R, E]."""

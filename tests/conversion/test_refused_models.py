@@ -35,8 +35,10 @@ def write_model(directory, state, config=None):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({"model_type": kind}, f"is of type '{kind}'") for kind in ("roberta", "distilbert", "albert", "xlnet")),
-        ({"model_type": None, "architectures": ["RobertaForMaskedLM"]}, "is of type 'RobertaForMaskedLM'"),
+        *(({"model_type": kind}, f"is of type '{kind}'") for kind in ("albert", "xlnet", "deberta-v2")),
+        *(({"model_type": kind}, "weights are not those of") for kind in ("roberta", "distilbert", "electra")),
+        ({"model_type": None, "architectures": ["RobertaForMaskedLM"]}, "weights are not those of Roberta"),
+        ({"model_type": None, "architectures": ["XLNetModel"]}, "is of type 'XLNetModel'"),
         ({"is_decoder": True}, "is a decoder"),
         ({"add_cross_attention": True}, "is a decoder"),
         ({"position_embedding_type": "relative_key"}, "'relative_key' position embeddings"),

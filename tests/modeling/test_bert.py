@@ -102,7 +102,9 @@ def numpy_encoder(arrays, config, input_ids, input_mask, segment_ids):
 
     x = table("word")[input_ids]
     if table("position") is not None:
-        x = x + table("position")[config.position_offset :][:S]
+        tokens = input_ids != config.pad_token_id  # RoBERTa counts them
+        positions = tokens.cumsum(1) * tokens - 1 if config.position_offset else np.arange(S)
+        x = x + table("position")[config.position_offset + positions]
     if table("token_type") is not None:
         x = x + table("token_type")[segment_ids]
     x = norm(x, "embeddings.LayerNorm")
