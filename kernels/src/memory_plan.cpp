@@ -150,6 +150,7 @@ class Planner {
       }
       for (size_t i = 0; i + 1 < order.size(); ++i) { run_after(order[i], order[i + 1]); }
       run_after(order.front(), order.back());  // so that the next step starts after the end of this one
+      for (int task : changing_rate_after(order)) { run_after(order.back(), task); }
     }
     for (int task : order) { tasks_[task].position = kNotInGroup; }
   }
@@ -183,6 +184,31 @@ class Planner {
   // Whether the task runs several times before its output goes on: what waits for it cannot run in between.
   static bool changes_rate(const TaskProto& task) {
     return task.task_type() == oneflow::TaskType::kAcc || task.task_type() == oneflow::TaskType::kPack;
+  }
+
+  // The tasks on the same rank that gather the group's results over the micro-batches of a step. They must wait for
+  // the end of the group: OneFlow lets an optimizer update a weight once it has the weight's gradient, although
+  // operations of the last micro-batch that come later in the order may still read the weight.
+  std::set<int> changing_rate_after(const std::vector<int>& group) const {
+    const int64_t machine = tasks_[group.front()].proto->machine_id();
+    std::set<int> found;
+    std::vector<char> seen(tasks_.size());
+    std::vector<int> pending = group;
+    while (!pending.empty()) {
+      const int from = pending.back();
+      pending.pop_back();
+      for (int to : tasks_[from].next) {
+        if (seen[to]) { continue; }
+        seen[to] = true;
+        const TaskProto& task = *tasks_[to].proto;
+        if (!changes_rate(task)) {
+          pending.push_back(to);
+        } else if (task.machine_id() == machine) {
+          found.insert(to);
+        }
+      }
+    }
+    return found;
   }
 
   // All tasks, each after those it waits for; of several possible ones OneFlow's first.

@@ -90,6 +90,54 @@ def test_losses_are_the_same_with_accumulation():
     np.testing.assert_array_equal(held_out, expected_held_out)
 
 
+class Branches(nn.Module):
+    """Many layers read the same tensor: the gradients of their weights are known early, that of the tensor late."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(7, 7)
+        self.branches = nn.ModuleList([nn.Linear(7, 7) for _ in range(16)])
+
+    def forward(self, x):
+        x = self.first(x)
+        return sum(flow.tanh(branch(x)) for branch in self.branches).square().mean()
+
+
+class TrainWithoutClipping(nn.Graph):
+    """Each weight is updated as soon as its own gradient is known."""
+
+    def __init__(self, model, micro_batches):
+        super().__init__()
+        self.model = model
+        self.add_optimizer(flow.optim.SGD(model.parameters(), lr=0.1))
+        self.config.set_gradient_accumulation_steps(micro_batches)
+
+    def build(self, x):
+        loss = self.model(x)
+        loss.backward()
+        return loss
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 4])
+def test_an_update_waits_for_the_last_reader_of_the_weight(micro_batches):
+    # The reference is eager: without sharing, OneFlow does not guarantee this order.
+    rng = np.random.default_rng(0)
+    batches = [flow.tensor(rng.standard_normal((5 * micro_batches, 7), np.float32)) for _ in range(3)]
+    flow.manual_seed(5)
+    eager, model = Branches(), Branches()
+    model.load_state_dict(eager.state_dict())
+    optimizer = flow.optim.SGD(eager.parameters(), lr=0.1)
+    kernels.share_memory_in_graphs(True)
+    train = TrainWithoutClipping(model, micro_batches)
+    for batch in batches:
+        train(batch).numpy()
+        eager(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for (name, parameter), expected in zip(model.named_parameters(), eager.parameters(), strict=True):
+        np.testing.assert_allclose(parameter.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_the_planner_is_off_without_the_preloaded_library(monkeypatch):
     monkeypatch.setattr(plugin.settings, "preloaded", None)
     kernels.share_memory_in_graphs(True)
