@@ -20,7 +20,7 @@ import oneflow as flow
 from oneflow import nn
 
 import kernels
-from inference.packed import pack
+from inference.packed import can_pack, pack
 from kernels.encoder import Precision
 from modeling.pretrained import PretrainedModel
 
@@ -81,7 +81,7 @@ class Runner:
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
         self.precision = precision
-        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and not model.config.is_extended
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and can_pack(model.config)
         if self.packed:
             pack(self.model, precision, kept)
         if device == "cpu":
