@@ -344,7 +344,7 @@ class BertConfig:
 
     @property
     def is_extended(self) -> bool:
-        """Whether the encoder needs operations that packed weights and ONNX graphs do not have."""
+        """Whether the encoder needs operations that ONNX graphs do not have yet."""
         simple = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
         plain = BertConfig(**{name: getattr(self, name) for name in simple} if self.has_position_table else {})
         return not self.has_position_table or any(

@@ -112,7 +112,10 @@ class _Packed:
             self.encoder = self._packed()
         ids = input_ids.numpy()  # [B, S]
         keep = (flow.ones_like(input_ids) if input_mask is None else input_mask).numpy() != 0
-        segments = (flow.zeros_like(input_ids) if segment_ids is None else segment_ids).numpy()
+        # A model with one segment embedding adds it to every token.
+        if segment_ids is None or self.bert.config.type_vocab_size == 1:
+            segment_ids = flow.zeros_like(input_ids)
+        segments = segment_ids.numpy()
         sequence_output = self.encoder.run(ids, segments, keep)  # [B, S, H]
         if self.has_plain_pooler:
             pooled = flow.from_numpy(self.encoder.pool(sequence_output[:, 0]))  # [B, H]

@@ -76,7 +76,7 @@ class _Shape(ctypes.Structure):
 
     @classmethod
     def of(cls, shape: EncoderShape) -> _Shape:
-        values = {name: getattr(shape, name) for name, _ in cls._fields_}
+        values = {name: getattr(shape, name) for name, *_ in cls._fields_}
         return cls(**{**values, "activation": _ACTIVATIONS.index(shape.activation)})
 
 
