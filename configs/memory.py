@@ -21,14 +21,21 @@ _FLOAT = 4  # bytes
 
 def num_parameters(model: BertConfig) -> int:
     """The number of parameters of BERT for pretraining with this configuration; other heads are smaller."""
-    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    norm, bias = 2 * hidden, int(model.linear_bias)
-    tables = model.vocab_size + model.max_position_embeddings + model.type_vocab_size  # sinusoids are stored too
-    embeddings = tables * hidden + norm * model.embedding_norm
-    layer = 4 * hidden * (hidden + bias) + inner * (hidden + bias) + hidden * (inner + bias) + 2 * norm
-    transform = hidden * (hidden + bias) + norm + model.vocab_size
+    hidden, inner, width = model.hidden_size, model.intermediate_size, model.embedding_width
+    bias, norm_bias = int(model.linear_bias), int(model.norm_bias and model.norm_type == "layer")
+    positions = model.max_position_embeddings + model.position_offset  # sinusoids are stored too
+    rows = model.vocab_size * (1 if model.tied_decoder else 2)
+    rows += positions * model.has_position_table + model.type_vocab_size * model.segment_embeddings
+    embeddings = rows * width + (1 + norm_bias) * width * model.embedding_norm
+    embeddings += (width + 1) * hidden * bool(model.embedding_size)
+    norm = (1 + norm_bias) * hidden
+    inputs = 2 if model.feed_forward == "gated" else 1  # of the feed-forward network
+    layer = 4 * hidden * (hidden + bias) + inputs * inner * (hidden + bias) + hidden * (inner + bias) + 2 * norm
+    layers = model.num_hidden_layers * layer + norm * (model.final_norm - (not model.first_norm))
+    pooler = hidden * (hidden + bias) + norm * model.pooler_norm
+    transform = width * (hidden + bias) + (1 + norm_bias) * width + model.vocab_size * model.decoder_bias
     next_sentence = 2 * (hidden + 1)
-    return embeddings + layers * layer + norm * model.final_norm + hidden * (hidden + bias) + transform + next_sentence
+    return embeddings + layers + pooler + transform + next_sentence
 
 
 def activation_bytes(

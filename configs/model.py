@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from configs.checks import MOST_TOKENS, at_least, at_most
 from configs.cli import flag
 from utils.errors import UserError
 from utils.json_file import read_settings
+from utils.messages import warn
 
 # Google's published sizes: (num_hidden_layers, hidden_size). Heads are 64 wide, the intermediate size is 4 x hidden.
 PRESETS = {
@@ -32,15 +34,103 @@ MINIMAL: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+# ModernBERT (Warner et al. 2024): rotary positions, gated layers without biases, and two layers of three that attend
+# to a window of 128 tokens.
+MODERN: dict[str, Any] = {
+    "norm": "pre",
+    "final_norm": True,
+    "first_norm": False,
+    "linear_bias": False,
+    "norm_bias": False,
+    "position_embeddings": "rotary",
+    "rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "attention_window": 128,
+    "feed_forward": "gated",
+    "segment_embeddings": False,
+    "pooler_activation": "gelu",
+    "pooler_norm": True,
+    "token_head": True,
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": 1e-5,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+# MosaicBERT (Portes et al. 2023): ALiBi and gated layers in BERT-base.
+MOSAIC: dict[str, Any] = {
+    "position_embeddings": "alibi",
+    "feed_forward": "gated",
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+class Preset(NamedTuple):
+    """A named model: its sizes, and the fields in which it differs from BERT."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    fields: Mapping[str, Any] = MappingProxyType({})
+
+
+SIZES = {
+    **{name: Preset(layers, hidden, 4 * hidden) for name, (layers, hidden) in PRESETS.items()},
+    MINIMAL_NAME: Preset(12, 768, 3072, MINIMAL),
+    "modernbert-tiny": Preset(4, 128, 192, MODERN),
+    "modernbert-base": Preset(22, 768, 1152, MODERN),
+    "modernbert-large": Preset(28, 1024, 2624, MODERN),
+    "mosaicbert-tiny": Preset(2, 128, 512, MOSAIC),
+    "mosaicbert-base": Preset(12, 768, 3072, MOSAIC),
+}
+# What `--activation` calls the functions, and Hugging Face's names of them, of which the first is written.
+ACTIVATIONS = {"gelu": ("gelu",), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new"), "relu": ("relu",), "silu": ("silu",)}
 CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenClassification"  # Hugging Face's classes
 # Which part of a text that is too long a classifier reads.
 LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
 # Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 LONG_ROW = 512  # tokens; attention in rows of this length and longer keeps no matrix of scores on a CPU
-VARIANTS = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
+_HIDDEN_ACTS = [name for names in ACTIVATIONS.values() for name in names]
+_CHOICES = {
+    "norm": ("post", "pre"),
+    "norm_type": ("layer", "rms"),
+    "position_embeddings": ("learned", "sinusoidal", "rotary", "alibi"),
+    "feed_forward": ("dense", "gated"),
+    "pooler_activation": ("tanh", "gelu", "relu", "gelu_pytorch_tanh", "gelu_new", "silu"),
+    "classifier_pooling": ("cls", "mean"),
+    "transform_activation": ("", *_HIDDEN_ACTS),
+}
+# Fields with a flag of the same name.
+_FLAGS = (
+    "norm",
+    "norm_type",
+    "norm_bias",
+    "embedding_norm",
+    "first_norm",
+    "final_norm",
+    "linear_bias",
+    "position_embeddings",
+    "rope_theta",
+    "local_rope_theta",
+    "segment_embeddings",
+    "attention_window",
+    "global_attention_every",
+    "feed_forward",
+    "tied_decoder",
+)
+VARIANTS = (
+    *_FLAGS,
+    "decoder_bias",
+    "position_offset",
+    "embedding_size",
+    "pooler_activation",
+    "pooler_norm",
+    "classifier_pooling",
+    "token_head",
+    "transform_activation",
+)
 
 
-_LINEAR = ("query", "key", "value", "dense")
+_LINEAR = ("query", "key", "value", "dense", "gate")
 # Limits far above any BERT, so that a damaged config.json causes a clear error instead of a crash in the framework.
 _MOST = {
     "vocab_size": 10**7,
@@ -68,9 +158,10 @@ def check_is_bert(settings: Mapping[str, Any]) -> None:
     if kind is None and isinstance(architectures, list) and architectures:
         kind = "bert" if str(architectures[0]).startswith("Bert") else architectures[0]
     if kind not in (None, *_BERT_TYPES):
-        raise UserError(f"the model is of type {kind!r:.60}, and only 'bert' is supported: use a BERT model.")
-    if kind == "electra" and settings.get("embedding_size", 128) != settings.get("hidden_size", 256):
-        raise UserError("the model's embeddings have another size than its layers, which is not supported.")
+        raise UserError(
+            f"the model is of type {kind!r:.60}, which is not supported: use BERT, ModernBERT, RoBERTa, DistilBERT or "
+            "ELECTRA."
+        )
     for name in ("is_decoder", "add_cross_attention"):
         if settings.get(name):
             raise UserError(f"the model is a decoder ({name} is set in config.json), and only encoders are supported.")
@@ -109,7 +200,25 @@ class BertConfig:
     embedding_norm: bool = True
     final_norm: bool = False  # a LayerNorm after the last layer
     linear_bias: bool = True  # in the encoder, the pooler and the masked-LM transform
-    position_embeddings: str = "learned"  # or "sinusoidal": fixed
+    position_embeddings: str = "learned"  # or "sinusoidal": fixed; "rotary"; "alibi"
+    norm_type: str = "layer"  # or "rms": RMSNorm instead of every LayerNorm
+    norm_bias: bool = True  # in every LayerNorm
+    first_norm: bool = True  # with `norm` "pre": whether the first layer's attention has its LayerNorm
+    rope_theta: float = 10000.0  # base of the rotary angles
+    local_rope_theta: float = 0.0  # that of layers with a window; 0: `rope_theta`
+    attention_window: int = 0  # tokens that a local layer attends to, half of them to each side; 0: all layers global
+    global_attention_every: int = 3  # with a window: layers 0, n, 2n, … attend to the whole sequence
+    feed_forward: str = "dense"  # or "gated": activation(dense(x)) * gate(x) (Shazeer 2020)
+    segment_embeddings: bool = True
+    tied_decoder: bool = True  # whether the masked-LM decoder shares its matrix with the word embeddings
+    decoder_bias: bool = True
+    position_offset: int = 0  # row of the position embeddings that the first token has (RoBERTa: 2)
+    embedding_size: int = 0  # width of the embeddings if they are projected to the hidden size (ELECTRA); 0: the same
+    pooler_activation: str = "tanh"
+    pooler_norm: bool = False  # a LayerNorm after the pooler's activation
+    classifier_pooling: str = "cls"  # what the pooler reads: the first token, or "mean": the mean of all tokens
+    token_head: bool = False  # whether token classifiers and span heads read the pooler's output for each token
+    transform_activation: str = ""  # of the masked-LM head; "": `hidden_act`
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -130,12 +239,33 @@ class BertConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
-        if self.hidden_act != "gelu":
-            raise UserError(f"hidden_act {self.hidden_act!r} is not supported: use 'gelu', the exact form with erf.")
-
-        for name, choices in (("norm", ("post", "pre")), ("position_embeddings", ("learned", "sinusoidal"))):
+        if self.hidden_act not in _HIDDEN_ACTS:
+            raise UserError(
+                f"hidden_act {self.hidden_act!r:.60} is not supported: --activation can be {', '.join(ACTIVATIONS)}."
+            )
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"--{name} must be {' or '.join(choices)}, not {getattr(self, name)}.")
+                raise UserError(f"--{name} must be {' or '.join(choices)}, not {getattr(self, name)!r:.60}.")
+        self._check_variant()
+
+    def _check_variant(self) -> None:
+        """Raises UserError where the fields of a variant are out of range or contradict each other."""
+        if self.position_embeddings == "rotary" and self.head_size % 2:
+            raise UserError(
+                f"--position_embeddings rotary needs an even head size, not {self.head_size}: choose another "
+                "--hidden_size_per_head or number of heads."
+            )
+        if not 0 < self.rope_theta < 1e12:
+            raise UserError(f"--rope_theta must be above 0 and below 1e12, not {self.rope_theta}.")
+        if not 0 <= self.local_rope_theta < 1e12:
+            raise UserError(f"--local_rope_theta must be at least 0 and below 1e12, not {self.local_rope_theta}.")
+        if self.attention_window and not 2 <= self.attention_window <= MOST_TOKENS:
+            raise UserError(f"--attention_window must be 0 or from 2 to {MOST_TOKENS:,}, not {self.attention_window}.")
+        for name, least in (("global_attention_every", 1), ("position_offset", 0), ("embedding_size", 0)):
+            if not least <= getattr(self, name) <= _MOST["hidden_size"]:
+                raise UserError(f"{name} must be from {least} to {_MOST['hidden_size']:,}, not {getattr(self, name)}.")
+        if not self.first_norm and self.norm != "pre":
+            raise UserError("--first_norm False needs --norm pre: LayerNorm after attention cannot be left out.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
@@ -146,6 +276,8 @@ class BertConfig:
         """
         check_is_bert(values)
         values = {name: value for name, value in values.items() if value is not None}
+        if values.get("embedding_size") == values.get("hidden_size", cls.hidden_size):
+            values["embedding_size"] = 0  # ELECTRA's name for embeddings that are not projected
         known = {field.name for field in dataclasses.fields(cls)}
         names = values.get("id2label")
         names = names if isinstance(names, dict) else {}
@@ -185,19 +317,62 @@ class BertConfig:
         return self.problem_type == "regression" or (self.num_labels == 1 and not self.problem_type)
 
     @property
+    def head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of the embeddings before their projection, if there is one."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are vectors that are added to the words'."""
+        return self.position_embeddings in ("learned", "sinusoidal")
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, attends to a window instead of the whole sequence."""
+        return bool(self.attention_window) and layer % self.global_attention_every != 0
+
+    @property
     def is_variant(self) -> bool:
         """Whether the encoder differs from BERT's, so that other programs would compute wrong results."""
         return any(
             getattr(self, field.name) != field.default for field in dataclasses.fields(self) if field.name in VARIANTS
         )
 
+    @property
+    def is_extended(self) -> bool:
+        """Whether the encoder needs operations that ONNX graphs do not have yet."""
+        simple = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
+        plain = BertConfig(**{name: getattr(self, name) for name in simple} if self.has_position_table else {})
+        return not self.has_position_table or any(
+            getattr(self, name) != getattr(plain, name) for name in (*VARIANTS, "hidden_act")
+        )
+
     def has_parameter(self, name: str) -> bool:
         """Whether this model's encoder and masked-LM transform contain a parameter that BERT or a variant has."""
-        if name.startswith("bert.encoder.LayerNorm."):
-            return self.final_norm
-        if name.startswith("bert.embeddings.LayerNorm."):
-            return self.embedding_norm
-        return self.linear_bias or name.split(".")[-2:] not in [[part, "bias"] for part in _LINEAR]
+        module, kind = name.rsplit(".", 1)
+        optional = {
+            "bert.encoder.LayerNorm": self.final_norm,
+            "bert.embeddings.LayerNorm": self.embedding_norm,
+            "bert.embeddings.position_embeddings": self.has_position_table,
+            "bert.embeddings.token_type_embeddings": self.segment_embeddings,
+            "bert.embeddings.projection": bool(self.embedding_size),
+            "bert.encoder.layer.0.attention.output.LayerNorm": self.first_norm,
+            "bert.pooler.LayerNorm": self.pooler_norm,
+            "cls.predictions.decoder": not self.tied_decoder,
+        }
+        if not optional.get(module, True) or (module.endswith(".gate") and self.feed_forward != "gated"):
+            return False
+        if kind != "bias":
+            return True
+        if module.endswith("LayerNorm"):
+            return self.norm_bias and self.norm_type == "layer"
+        if module == "cls.predictions":
+            return self.decoder_bias
+        return self.linear_bias or module.split(".")[-1] not in _LINEAR
 
     def forward_flops(self, seq_length: int, predictions: int = 0) -> int:
         """Floating-point operations of the forward pass's matrix products for one sequence.
@@ -209,7 +384,10 @@ class BertConfig:
             predictions: positions that the masked-LM head decodes.
         """
         hidden, inner = self.hidden_size, self.intermediate_size
-        token = 8 * hidden * hidden + 4 * hidden * inner + 4 * seq_length * hidden
+        matrices = 3 if self.feed_forward == "gated" else 2
+        local = sum(map(self.is_local, range(self.num_hidden_layers))) / self.num_hidden_layers
+        seen = seq_length - local * max(0, seq_length - self.attention_window - 1)  # mean of the layers
+        token = 8 * hidden * hidden + 2 * matrices * hidden * inner + int(4 * seen * hidden)
         head = 2 * hidden * hidden + 2 * hidden * self.vocab_size
         return self.num_hidden_layers * seq_length * token + predictions * head + 2 * hidden * hidden
 
@@ -249,10 +427,10 @@ class ModelFlags:
     )
     model_size: str | None = flag(
         None,
-        "one of Google's sizes, or bert-minimal (base size, pre-LayerNorm, sinusoidal positions, no biases, no "
-        "dropout); flags for single sizes override it",
+        "one of Google's sizes, bert-minimal (base size, pre-LayerNorm, sinusoidal positions, no biases, no dropout), "
+        "or a size of ModernBERT or MosaicBERT; flags for single sizes override it",
         default_text="the checkpoint's, else large",
-        choices=(*PRESETS, MINIMAL_NAME),
+        choices=tuple(SIZES),
     )
     num_hidden_layers: int | None = flag(None, "encoder layers", default_text=_default("24"))
     num_attention_heads: int | None = flag(None, "attention heads", default_text=_default("16"))
@@ -279,12 +457,55 @@ class ModelFlags:
     )
     embedding_norm: bool | None = flag(None, "LayerNorm on the embeddings", default_text=_default("True"))
     final_norm: bool | None = flag(None, "LayerNorm after the last layer", default_text=_default("False"))
+    first_norm: bool | None = flag(
+        None, "LayerNorm before the first layer's attention, with --norm pre", default_text=_default("True")
+    )
+    norm_type: str | None = flag(
+        None,
+        "LayerNorm, or RMSNorm in its place everywhere",
+        default_text=_default("layer"),
+        choices=_CHOICES["norm_type"],
+    )
+    norm_bias: bool | None = flag(None, "biases in every LayerNorm", default_text=_default("True"))
     linear_bias: bool | None = flag(None, "biases in the encoder's linear layers", default_text=_default("True"))
     position_embeddings: str | None = flag(
         None,
-        "trained position embeddings, or fixed sines and cosines",
+        "trained position embeddings, fixed sines and cosines, rotated queries and keys (RoPE), or a penalty on "
+        "distance (ALiBi)",
         default_text=_default("learned"),
-        choices=("learned", "sinusoidal"),
+        choices=_CHOICES["position_embeddings"],
+    )
+    rope_theta: float | None = flag(None, "base of the rotary angles", default_text=_default("10000"))
+    local_rope_theta: float | None = flag(
+        None, "base of the rotary angles in layers with a window; 0: --rope_theta", default_text=_default("0")
+    )
+    segment_embeddings: bool | None = flag(
+        None, "embeddings of the first and second segment", default_text=_default("True")
+    )
+    attention_window: int | None = flag(
+        None,
+        "width of the window that local layers attend to, half of it to each side; 0: every layer attends to the "
+        "whole sequence",
+        default_text=_default("0"),
+        unit="tokens",
+    )
+    global_attention_every: int | None = flag(
+        None,
+        "with --attention_window N: one layer of every this many, from the first, attends to the whole sequence",
+        default_text=_default("3"),
+        unit="layers",
+    )
+    activation: str | None = flag(
+        None, "activation of the feed-forward layers", default_text=_default("gelu"), choices=tuple(ACTIVATIONS)
+    )
+    feed_forward: str | None = flag(
+        None,
+        "plain feed-forward layers, or gated ones (GeGLU, SwiGLU, ReGLU by --activation)",
+        default_text=_default("dense"),
+        choices=_CHOICES["feed_forward"],
+    )
+    tied_decoder: bool | None = flag(
+        None, "masked-LM decoder that shares its matrix with the word embeddings", default_text=_default("True")
     )
 
     reinit_layers: int = flag(
@@ -312,7 +533,8 @@ class ModelFlags:
         """
         if base is not None:
             return self._checked_against(base)
-        layers, hidden = self._preset or (24, 1024)
+        preset = SIZES[self.model_size or "large"]
+        hidden = preset.hidden
         head_size = 64 if self.hidden_size_per_head is None else self.hidden_size_per_head
         heads = hidden // 64 if self.num_attention_heads is None else self.num_attention_heads
         if not self.model_size or self.hidden_size_per_head is not None:
@@ -323,26 +545,48 @@ class ModelFlags:
             "type_vocab_size": self.type_vocab_size,
             "attention_probs_dropout_prob": self.attention_probs_dropout_prob,
             "hidden_dropout_prob": self.hidden_dropout_prob,
-            **{name: getattr(self, name) for name in VARIANTS},
+            **self._variant,
         }
-        minimal = MINIMAL if self.model_size == MINIMAL_NAME else {}
-        return BertConfig(
+        inner = preset.intermediate if hidden == preset.hidden else 4 * hidden
+        config = BertConfig(
             hidden_size=hidden,
-            num_hidden_layers=self.num_hidden_layers if self.num_hidden_layers is not None else layers,
+            num_hidden_layers=self.num_hidden_layers if self.num_hidden_layers is not None else preset.layers,
             num_attention_heads=heads,
-            intermediate_size=4 * hidden if self.intermediate_size is None else self.intermediate_size,
-            **{**minimal, **{name: value for name, value in given.items() if value is not None}},
+            intermediate_size=inner if self.intermediate_size is None else self.intermediate_size,
+            **{**preset.fields, **{name: value for name, value in given.items() if value is not None}},
         )
+        self._check_window(config)
+        return config
 
     @property
-    def _preset(self) -> tuple[int, int] | None:
-        return PRESETS.get("base" if self.model_size == MINIMAL_NAME else self.model_size or "")
+    def _variant(self) -> dict[str, Any]:
+        """The fields of `BertConfig` that flags for variants set; None where a flag is left out."""
+        given = {name: getattr(self, name) for name in _FLAGS}
+        return given | {"hidden_act": ACTIVATIONS[self.activation][0] if self.activation else None}
+
+    def _check_window(self, config: BertConfig) -> None:
+        """Warns of windows that change nothing, and where every layer but the first has one."""
+        if not config.attention_window:
+            if self.global_attention_every is not None:
+                raise UserError("--global_attention_every needs --attention_window, the width of the other layers.")
+            return
+        if config.attention_window // 2 >= config.max_position_embeddings - 1:
+            warn(
+                f"--attention_window {config.attention_window} is wider than the {config.max_position_embeddings} "
+                "positions: every layer attends to the whole sequence."
+            )
+        if 1 < config.num_hidden_layers <= config.global_attention_every:
+            warn(
+                f"--global_attention_every {config.global_attention_every} leaves only the first of "
+                f"{config.num_hidden_layers} layers global: lower it so that later layers see the whole sequence."
+            )
 
     def _checked_against(self, base: BertConfig) -> BertConfig:
-        layers, hidden = self._preset or (None, None)
-        size = {"num_hidden_layers": layers, "hidden_size": hidden}
-        if self.model_size == MINIMAL_NAME:
-            size |= {name: MINIMAL[name] for name in VARIANTS if name in MINIMAL}
+        preset = SIZES.get(self.model_size or "")
+        size: dict[str, Any] = {}
+        if preset:
+            size = {"num_hidden_layers": preset.layers, "hidden_size": preset.hidden}
+            size |= {name: value for name, value in preset.fields.items() if name in _FLAGS}
         asked = {
             "num_hidden_layers": self.num_hidden_layers,
             "hidden_size": self.hidden_size_per_head and base.num_attention_heads * self.hidden_size_per_head,
@@ -351,10 +595,10 @@ class ModelFlags:
             "max_position_embeddings": self.max_position_embeddings,
             "vocab_size": self.vocab_size,
             "type_vocab_size": self.type_vocab_size,
-            **{name: getattr(self, name) for name in VARIANTS},
+            **self._variant,
         }
         for name, value in asked.items():
-            flag_name = {"hidden_size": "hidden_size_per_head"}.get(name, name)
+            flag_name = {"hidden_size": "hidden_size_per_head", "hidden_act": "activation"}.get(name, name)
             if value is None and size.get(name) is not None:
                 flag_name, value = f"model_size {self.model_size}", size[name]
             if value is not None and value != getattr(base, name):

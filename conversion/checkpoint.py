@@ -13,10 +13,10 @@ import numpy as np
 
 from configs.model import BertConfig, check_is_bert
 from configs.pooling import Pooling
-from conversion import flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
+from conversion import families, flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
 from conversion.hub import local_directory
 from conversion.model_directory import SETTINGS_FILES, foreign_files
-from conversion.names import Report, State, architecture, from_scheme, to_scheme
+from conversion.names import Report, State, architecture, from_scheme, rows, to_scheme
 from conversion.onnx_export import OnnxOptions
 from conversion.tokenizer_files import TOKENIZER_FILES, find_vocabulary, read_vocabulary
 from utils.checkpoints import model_directory
@@ -98,7 +98,12 @@ def read_checkpoint(
             not finite, or tensors are missing or have a different shape.
     """
     path = model_directory(local_directory(str(path)))
-    settings = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
+    given = config if isinstance(config, dict) else _settings(path, Path(config) if config else None)
+    family = families.find(given)
+    try:
+        settings = families.read_settings(given, *family) if family else given
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     settings = {name: value for name, value in settings.items() if value is not None}
     for name, value in (sizes or {}).items():
         if settings.get(name, value) != value:
@@ -108,6 +113,11 @@ def read_checkpoint(
         check_is_bert(settings)
         source = detect(path) if source == "auto" else source
         stored, flat = _read_stored(path, source, trust)
+        if family and source != "hf":
+            raise UserError(
+                f"the model is of type {family[0]!r}, which is read from safetensors and PyTorch files only."
+            )
+        stored = families.read_tensors(stored, given, family[1]) if family else stored
         shape, state, report = from_scheme(stored, _SCHEMES.get(source, source), settings, flat=flat)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
@@ -172,7 +182,7 @@ def write_checkpoint(
             represent the model.
     """
     directory = Path(directory)
-    if checkpoint.config.is_variant and target in ("tf", "lazy"):
+    if (checkpoint.config.is_variant or checkpoint.config.hidden_act != "gelu") and target in ("tf", "lazy"):
         raise UserError(
             f"{checkpoint.path} is a variant of BERT, which format {target} does not support: use --to hf or onnx."
         )
@@ -187,11 +197,13 @@ def write_checkpoint(
     try:
         for name, content in tokenizer.items():  # first, because calibration reads them
             (partial / name).write_bytes(content)
+        settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         if target == "onnx":
             checkpoint = _write_onnx(checkpoint, partial, onnx)
+        elif target == "hf":
+            checkpoint, settings = _write_huggingface(checkpoint, settings, partial)
         else:
             _write_stored(checkpoint.state, partial, target)
-        settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
         if target == "onnx":
             settings["model_type"] = "bert"  # also for a variant: the graph defines the computation
@@ -268,6 +280,25 @@ def _read_stored(path: Path, source: str, trust: bool) -> tuple[dict[str, np.nda
 def _write_stored(state: State, directory: Path, target: str) -> None:
     writers = {"hf": huggingface.write, "oneflow": oneflow_save.write, "lazy": lazy.write, "tf": tensorflow.write}
     writers[target](to_scheme(state, target), directory)
+
+
+def _write_huggingface(
+    checkpoint: Checkpoint, settings: dict[str, Any], directory: Path
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """Writes the weights as the model type that describes them; returns what was written and its config.json."""
+    preferred = checkpoint.settings.get("source_type")
+    found = families.write(checkpoint.config, checkpoint.state, checkpoint.architecture, preferred)
+    if found is None:
+        _write_stored(checkpoint.state, directory, "hf")
+        return checkpoint, settings
+    own, stored, state = found
+    kept = (*_LABEL_SETTINGS, "long_text", "max_seq_length", "torch_dtype")
+    own |= {name: settings[name] for name in kept if name in settings}
+    own |= {name: checkpoint.settings[name] for name in families.TOKEN_SETTINGS if name in checkpoint.settings}
+    if lost := {row.group for row in rows(0) if row.name in checkpoint.state and row.name not in state}:
+        warn(f"models of type {own['model_type']} have no {' and no '.join(sorted(lost))}: it is not written.")
+    huggingface.write(stored, directory)
+    return replace(checkpoint, state=state), own
 
 
 def _write_onnx(checkpoint: Checkpoint, directory: Path, options: OnnxOptions) -> Checkpoint:

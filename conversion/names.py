@@ -2,7 +2,8 @@
 
 Hugging Face's names and shapes are canonical. TensorFlow's names are Google's; lazy OneFlow uses the same names with
 dashes. Dense kernels are [in, out] in both, but [out, in] here, so they are transposed. Axis legend:
-`V` vocabulary, `L` longest position, `T` segment types, `H` hidden, `I` intermediate, `C` labels, `2` two.
+`V` vocabulary, `L` longest position, `T` segment types, `E` embedding, `H` hidden, `I` intermediate, `C` labels,
+`2` and `1` the numbers. `E` is `H` unless the embeddings are projected.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from utils.errors import UserError, printable
 
 State = dict[str, npt.NDArray[np.float32]]  # Hugging Face's names and shapes
 
-GROUPS = ("encoder", "pooler", "masked-lm head", "next-sentence head", "question-answering head", "classifier")
-ENCODER, POOLER, MASKED_LM, NEXT_SENTENCE, SQUAD, CLASSIFIER = GROUPS
+GROUPS = (
+    "encoder",
+    "pooler",
+    "masked-lm head",
+    "next-sentence head",
+    "question-answering head",
+    "classifier",
+    "discriminator head",  # ELECTRA's, which nothing here trains or asks, but which is kept
+)
+ENCODER, POOLER, MASKED_LM, NEXT_SENTENCE, SQUAD, CLASSIFIER, DISCRIMINATOR = GROUPS
 
 _MOST_LAYERS = 1000  # a name in a file may contain any number
 
@@ -47,16 +56,17 @@ class Row(NamedTuple):
         return {"tf": self.tensorflow, "lazy": self.lazy}.get(scheme, (Spelling(self.name),))
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(2 if axis == "2" else sizes[axis] for axis in self.axes)
+        return tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in self.axes)
 
 
 def rows(layers: int) -> list[Row]:
     """Returns the table for an encoder with this many layers."""
     table = [
-        _row("bert.embeddings.word_embeddings.weight", "VH", ENCODER, "bert/embeddings/word_embeddings"),
-        _row("bert.embeddings.position_embeddings.weight", "LH", ENCODER, "bert/embeddings/position_embeddings"),
-        _row("bert.embeddings.token_type_embeddings.weight", "TH", ENCODER, "bert/embeddings/token_type_embeddings"),
-        *_norm("bert.embeddings.LayerNorm", ENCODER, "bert/embeddings/LayerNorm"),
+        _row("bert.embeddings.word_embeddings.weight", "VE", ENCODER, "bert/embeddings/word_embeddings"),
+        _row("bert.embeddings.position_embeddings.weight", "LE", ENCODER, "bert/embeddings/position_embeddings"),
+        _row("bert.embeddings.token_type_embeddings.weight", "TE", ENCODER, "bert/embeddings/token_type_embeddings"),
+        *_norm("bert.embeddings.LayerNorm", ENCODER, "bert/embeddings/LayerNorm", "E"),
+        *_dense("bert.embeddings.projection", "HE", ENCODER, "bert/embeddings/projection"),
     ]
     for i in range(layers):
         here, there = f"bert.encoder.layer.{i}", f"bert/encoder/layer_{i}"
@@ -65,6 +75,7 @@ def rows(layers: int) -> list[Row]:
         table += _dense(f"{here}.attention.output.dense", "HH", ENCODER, f"{there}/attention/output/dense")
         table += _norm(f"{here}.attention.output.LayerNorm", ENCODER, f"{there}/attention/output/LayerNorm")
         table += _dense(f"{here}.intermediate.dense", "IH", ENCODER, f"{there}/intermediate/dense")
+        table += _dense(f"{here}.intermediate.gate", "IH", ENCODER, f"{there}/intermediate/gate")
         table += _dense(f"{here}.output.dense", "HI", ENCODER, f"{there}/output/dense")
         table += _norm(f"{here}.output.LayerNorm", ENCODER, f"{there}/output/LayerNorm")
     transform = "cls/predictions/transform"
@@ -72,14 +83,18 @@ def rows(layers: int) -> list[Row]:
         *table,
         *_norm("bert.encoder.LayerNorm", ENCODER, "bert/encoder/LayerNorm"),  # for variants, see BertConfig.final_norm
         *_dense("bert.pooler.dense", "HH", POOLER, "bert/pooler/dense"),
-        *_dense("cls.predictions.transform.dense", "HH", MASKED_LM, f"{transform}/dense"),
-        *_norm("cls.predictions.transform.LayerNorm", MASKED_LM, f"{transform}/LayerNorm"),
+        *_norm("bert.pooler.LayerNorm", POOLER, "bert/pooler/LayerNorm"),
+        *_dense("cls.predictions.transform.dense", "EH", MASKED_LM, f"{transform}/dense"),
+        *_norm("cls.predictions.transform.LayerNorm", MASKED_LM, f"{transform}/LayerNorm", "E"),
+        _row("cls.predictions.decoder.weight", "VE", MASKED_LM, "cls/predictions/output_weights"),
         _row("cls.predictions.bias", "V", MASKED_LM, "cls/predictions/output_bias"),
         *_head(
             "cls.seq_relationship", "2", NEXT_SENTENCE, "cls/seq_relationship/output", "cls-seq_relationship-output"
         ),
         *_head("qa_outputs", "2", SQUAD, "cls/squad/output", "cls-squad-output", lazy_is_dense=True),
         *_head("classifier", "C", CLASSIFIER, "output", "classification-output"),
+        *_dense("discriminator_predictions.dense", "HH", DISCRIMINATOR, "discriminator_predictions/dense"),
+        *_dense("discriminator_predictions.dense_prediction", "1H", DISCRIMINATOR, "discriminator_predictions/output"),
     ]
 
 
@@ -95,10 +110,10 @@ def _dense(name: str, axes: str, group: str, tensorflow: str) -> list[Row]:
     ]
 
 
-def _norm(name: str, group: str, tensorflow: str) -> list[Row]:
+def _norm(name: str, group: str, tensorflow: str, axis: str = "H") -> list[Row]:
     return [
-        _row(f"{name}.weight", "H", group, f"{tensorflow}/gamma"),
-        _row(f"{name}.bias", "H", group, f"{tensorflow}/beta"),
+        _row(f"{name}.weight", axis, group, f"{tensorflow}/gamma"),
+        _row(f"{name}.bias", axis, group, f"{tensorflow}/beta"),
     ]
 
 
@@ -143,7 +158,7 @@ def to_scheme(state: State, scheme: str) -> State:
         if row.name in state:
             name, transposed = row.spellings(scheme)[0]
             array = state[row.name]
-            if scheme == "lazy" and row.axes == "LH":
+            if scheme == "lazy" and row.axes == "LE":
                 array = array[None]  # [1, L, H]
             stored[name] = np.ascontiguousarray(array.T if transposed else array)
     return stored
@@ -236,7 +251,8 @@ def from_scheme(
     Raises:
         UserError: there is no encoder, the number of heads is unknown, or a parameter is not floating-point.
     """
-    known, tied, unexpected, left_out, mismatched = _sorted(stored, scheme)
+    untied = config is not None and config.get("tied_decoder") is False
+    known, tied, unexpected, left_out, mismatched = _sorted(stored, scheme, {} if untied else _TIED)
     sizes, shape = _sizes(known, stored, config or {})
     state: State = {}
     for name, (row, spelling, source) in known.items():
@@ -257,14 +273,17 @@ def from_scheme(
         )
 
     groups = {ENCODER, *(row.group for row, _, _ in known.values())}
-    if groups & ({NEXT_SENTENCE} if shape.labels_tokens else {NEXT_SENTENCE, CLASSIFIER}):
+    reads_pooler = {NEXT_SENTENCE} if shape.labels_tokens else {NEXT_SENTENCE, CLASSIFIER}
+    if groups & (reads_pooler | ({CLASSIFIER, SQUAD} if shape.token_head else set())):
         groups.add(POOLER)
     wanted = [
         row.name for row in rows(shape.num_hidden_layers) if row.group in groups and shape.has_parameter(row.name)
     ]
     missing = [name for name in wanted if name not in known]
     beyond = sorted(source for name, (_, _, source) in known.items() if name not in set(wanted))
-    mismatched += [f"{source} is beyond the configuration's {shape.num_hidden_layers} layers" for source in beyond]
+    deeper = count_layers(known) > shape.num_hidden_layers
+    why = f"is beyond the configuration's {shape.num_hidden_layers} layers" if deeper else "is not part of this model"
+    mismatched += [f"{source} {why}" for source in beyond]
     state = {name: state[name] for name in wanted if name in state}
     mapped = {known[name][2]: name for name in state}
     return shape, state, Report(mapped, missing, unexpected, mismatched, left_out)
@@ -280,7 +299,7 @@ class _Sorted(NamedTuple):
     mismatched: list[str]
 
 
-def _sorted(stored: Mapping[str, np.ndarray], scheme: str) -> _Sorted:
+def _sorted(stored: Mapping[str, np.ndarray], scheme: str, twins: Mapping[str, str]) -> _Sorted:
     index = {spelling.name: (row, spelling) for row in rows(count_layers(stored)) for spelling in row.spellings(scheme)}
     result = _Sorted({}, {}, [], [], [])
     known, tied, unexpected, left_out, mismatched = result
@@ -288,8 +307,8 @@ def _sorted(stored: Mapping[str, np.ndarray], scheme: str) -> _Sorted:
         name = canonical(source) if scheme in ("hf", "oneflow") else source
         if is_left_out(source, scheme):
             left_out.append(source)
-        elif name in _TIED:
-            tied[source] = _TIED[name]
+        elif name in twins:
+            tied[source] = twins[name]
         elif name in index:
             row, spelling = index[name]
             if row.name in known:
@@ -310,7 +329,7 @@ def _oriented(
     """The array in canonical orientation; None if its shape does not match the configuration."""
     want = row.shape(sizes)
     held = want[::-1] if spelling.transposed else want
-    if (flat and array.size == math.prod(held)) or (row.axes == "LH" and array.shape == (1, *held)):
+    if (flat and array.size == math.prod(held)) or (row.axes == "LE" and array.shape == (1, *held)):
         array = array.reshape(held)
     if array.shape == held:
         return array.T if spelling.transposed else array
@@ -328,20 +347,23 @@ def _sizes(
     def count(name: str) -> int:
         return stored[known[name][2]].size if name in known else 0
 
-    hidden = count("bert.embeddings.LayerNorm.weight") or count("bert.encoder.layer.0.output.LayerNorm.weight")
+    hidden = count("bert.encoder.layer.0.output.LayerNorm.weight") or count("bert.embeddings.LayerNorm.weight")
     words = count("bert.embeddings.word_embeddings.weight")
     if not hidden or not words:
         raise UserError(
             "the checkpoint contains no BERT encoder: bert.embeddings.word_embeddings or bert.embeddings.LayerNorm was "
             f"not found under any known name (the first tensor is {min(stored, default='missing')!r:.100})."
         )
+    width = given.get("embedding_size") or hidden
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"embedding_size must be a number above 0, not {width!r:.60}.")
     found: dict[str, object] = {
-        "vocab_size": words // hidden,
+        "vocab_size": words // width,
         "hidden_size": hidden,
         "num_hidden_layers": count_layers(known),
         "intermediate_size": count("bert.encoder.layer.0.intermediate.dense.weight") // hidden or 4 * hidden,
-        "max_position_embeddings": count("bert.embeddings.position_embeddings.weight") // hidden or 512,
-        "type_vocab_size": count("bert.embeddings.token_type_embeddings.weight") // hidden or 2,
+        "max_position_embeddings": count("bert.embeddings.position_embeddings.weight") // width or 512,
+        "type_vocab_size": count("bert.embeddings.token_type_embeddings.weight") // width or 2,
     }
     if "num_attention_heads" not in given:
         head_size = given.get("hidden_size_per_head", 64)
@@ -358,8 +380,9 @@ def _sizes(
     config = BertConfig.from_dict({**found, **given})
     sizes = {
         "V": config.vocab_size,
-        "L": config.max_position_embeddings,
+        "L": config.max_position_embeddings + config.position_offset,
         "T": config.type_vocab_size,
+        "E": config.embedding_width,
         "H": config.hidden_size,
         "I": config.intermediate_size,
         "C": config.num_labels,

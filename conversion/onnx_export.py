@@ -78,6 +78,8 @@ def write(state: State, config: BertConfig, architecture: str, directory: Path, 
     Raises:
         UserError: a package is not installed, a parameter is missing, or the texts cannot be used.
     """
+    if config.is_extended:
+        raise UserError("this variant of BERT's encoder cannot be exported to ONNX yet: convert it to hf instead.")
     architecture = TASKS.get(options.task, architecture)
     ranges: Ranges | None = None
     if options.precision == "int8" and options.calibration_path:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
 import oneflow as flow
 
 import kernels
+from configs.model import ACTIVATIONS, BertConfig
 from inference.errors import ArgumentError
 from kernels.encoder import LINEARS, EncoderShape, PackedEncoder, Precision
 from modeling import BertModel
+from modeling.positions import alibi_slopes
 from modeling.pretrained import PretrainedModel
 from utils.messages import warn
 
@@ -70,6 +73,11 @@ def check_kept(names: tuple[str, ...], layers: int) -> None:
             )
 
 
+def can_pack(config: BertConfig) -> bool:
+    """Whether the kernel has all operations of this encoder."""
+    return not config.embedding_size
+
+
 def pack(model: PretrainedModel, precision: Precision, kept: tuple[str, ...] = ()) -> None:
     """Makes the model's encoder run on packed weights, for inference only; our kernels must be loaded.
 
@@ -87,6 +95,8 @@ class _Packed:
 
     def __init__(self, bert: BertModel, precision: Precision, kept: tuple[str, ...]) -> None:
         self.bert, self.precision, self.kept = bert, precision, kept
+        pooler = (bert.config.pooler_activation, bert.config.pooler_norm, bert.config.classifier_pooling)
+        self.has_plain_pooler = pooler == ("tanh", False, "cls")
         self.encoder = self._packed()
 
     def forward(
@@ -102,13 +112,16 @@ class _Packed:
             self.encoder = self._packed()
         ids = input_ids.numpy()  # [B, S]
         keep = (flow.ones_like(input_ids) if input_mask is None else input_mask).numpy() != 0
-        segments = (flow.zeros_like(input_ids) if segment_ids is None else segment_ids).numpy()
+        # A model with one segment embedding adds it to every token.
+        if segment_ids is None or self.bert.config.type_vocab_size == 1:
+            segment_ids = flow.zeros_like(input_ids)
+        segments = segment_ids.numpy()
         sequence_output = self.encoder.run(ids, segments, keep)  # [B, S, H]
-        pooled_output = self.encoder.pool(sequence_output[:, 0])  # [B, H]
-        return {
-            "sequence_output": flow.from_numpy(sequence_output),
-            "pooled_output": flow.from_numpy(pooled_output),
-        }
+        if self.has_plain_pooler:
+            pooled = flow.from_numpy(self.encoder.pool(sequence_output[:, 0]))  # [B, H]
+        else:
+            pooled = self.bert.pooler(flow.from_numpy(sequence_output), flow.from_numpy(keep.astype(np.int32)))
+        return {"sequence_output": flow.from_numpy(sequence_output), "pooled_output": pooled}
 
     def _packed(self) -> PackedEncoder:
         config = self.bert.config
@@ -122,7 +135,17 @@ class _Packed:
             segments=config.type_vocab_size,
             pre_norm=config.norm == "pre",
             epsilon=config.layer_norm_eps,
+            rms_norm=config.norm_type == "rms",
+            gated=config.feed_forward == "gated",
+            activation=next(name for name, names in ACTIVATIONS.items() if config.hidden_act in names),
+            reach=tuple(
+                config.attention_window // 2 if config.is_local(layer) else -1
+                for layer in range(config.num_hidden_layers)
+            ),
+            slopes=alibi_slopes(config.num_attention_heads) if config.position_embeddings == "alibi" else (),
+            position_offset=config.position_offset if config.has_position_table else 0,
         )
-        parameters = {name: parameter.numpy() for name, parameter in self.bert.named_parameters()}
+        tensors = (*self.bert.named_parameters(), *self.bert.named_buffers())
+        parameters = {name: tensor.numpy() for name, tensor in tensors}
         low: Literal["fp32", "bf16"] = "bf16" if self.precision != "fp32" and kernels.load().bf16 else "fp32"
         return PackedEncoder(shape, parameters, self.precision, low, self.kept)

@@ -2,7 +2,8 @@
 
 In graph mode, every batch shape is compiled once. Therefore lengths are rounded up to a few values, and batches are
 padded to the full number of rows (or to one, for a single example). Eager mode pads to the longest row of the batch; on
-a CPU with our kernels, the encoder runs on packed weights (packed.py) and computes no padding.
+a CPU with our kernels, the encoder runs on packed weights (packed.py) and computes no padding, unless the model is a
+variant that packed weights do not support.
 
 Shapes: `B` rows of a batch, `S` sequence, `P` masked positions.
 """
@@ -19,7 +20,7 @@ import oneflow as flow
 from oneflow import nn
 
 import kernels
-from inference.packed import pack
+from inference.packed import can_pack, pack
 from kernels.encoder import Precision
 from modeling.pretrained import PretrainedModel
 
@@ -80,7 +81,7 @@ class Runner:
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
         self.precision = precision
-        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded()
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and can_pack(model.config)
         if self.packed:
             pack(self.model, precision, kept)
         if device == "cpu":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from kernels import plugin
 Precision = Literal["fp32", "bf16", "int8"]
 
 _NUMBERS = {"fp32": 0, "bf16": 1, "int8": 2}  # as in kernels/src/packed_linear.h
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # as in kernels/src/encoder_rows.h
 # Parameters by their names in the model, in the order of the structures in kernels/src/encoder.cpp.
 _TABLES = ("embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings")
 _PAIRS = ("embeddings.LayerNorm", "encoder.LayerNorm", "pooler.dense")
@@ -27,16 +27,28 @@ _LAYER_PAIRS = (
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
+    "intermediate.gate",
     "output.dense",
     "output.LayerNorm",
 )
+_ANGLES = tuple(f"encoder.{name}.{part}" for name in ("rotary", "local_rotary") for part in ("cosines", "sines"))
 # A layer's matrix products; queries, keys and values are one product.
 LINEARS = ("attention.self", "attention.output", "intermediate", "output")
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """A BERT encoder's shape."""
+    """A BERT encoder's shape and variant.
+
+    Attributes:
+        epsilon: the LayerNorms'.
+        rms_norm: whether they are RMSNorms.
+        gated: whether a layer's feed-forward network has a gate.
+        activation: "gelu", "gelu_tanh", "relu" or "silu".
+        reach: how far the tokens of each layer see to both sides, -1 without a limit; (): no layer has a limit.
+        slopes: ALiBi's, of each head; (): none.
+        position_offset: the row of the position table that the first token has.
+    """
 
     layers: int
     hidden: int
@@ -46,14 +58,26 @@ class EncoderShape:
     positions: int
     segments: int
     pre_norm: bool
-    epsilon: float  # LayerNorm's epsilon
+    epsilon: float
+    rms_norm: bool = False
+    gated: bool = False
+    activation: str = "gelu"
+    reach: tuple[int, ...] = ()
+    slopes: tuple[float, ...] = ()
+    position_offset: int = 0
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in list(EncoderShape.__annotations__)[:-1]),
+        *((name, ctypes.c_int64) for name in list(EncoderShape.__annotations__)[:8]),
+        *((name, ctypes.c_int64) for name in ("rms_norm", "gated", "activation")),
         ("epsilon", ctypes.c_float),
     ]
+
+    @classmethod
+    def of(cls, shape: EncoderShape) -> _Shape:
+        values = {name: getattr(shape, name) for name, *_ in cls._fields_}
+        return cls(**{**values, "activation": _ACTIVATIONS.index(shape.activation)})
 
 
 class PackedEncoder:
@@ -61,8 +85,8 @@ class PackedEncoder:
 
     Args:
         shape: the encoder's shape.
-        parameters: float32 arrays by their names in `modeling.bert.BertModel`; variants lack some. The embeddings are
-            not copied, so the arrays must stay alive.
+        parameters: float32 arrays by their names in `modeling.bert.BertModel`, rotary angles included; variants lack
+            some. The embeddings and the angles are not copied.
         precision: the precision of the matrix products. In int8, weights have one scale per output and activations one
             scale per token, computed at run time; other operations use `low`.
         low: the precision of activations and of `kept` products, "fp32" or "bf16".
@@ -90,12 +114,20 @@ class PackedEncoder:
             ],
             np.int64,
         )
+        self._reach = np.array(shape.reach or [-1] * shape.layers, np.int64)
+        self._slopes = np.array(shape.slopes, np.float32) if shape.slopes else None
+        positions = (ctypes.c_void_p * 6)(
+            self._reach.ctypes.data,
+            *self._addresses(_ANGLES),
+            None if self._slopes is None else self._slopes.ctypes.data,
+        )
         prefixes = [f"encoder.layer.{layer}.{name}" for layer in range(shape.layers) for name in _LAYER_PAIRS]
         model = self._addresses([f"{name}.weight" for name in _TABLES] + _weights_and_biases(_PAIRS))
         self._handle = ctypes.c_void_p(
             self._library.kernels_encoder_create(
-                ctypes.byref(_Shape(*dataclasses.astuple(shape))),
+                ctypes.byref(_Shape.of(shape)),
                 model,
+                positions,
                 self._addresses(_weights_and_biases(prefixes)),
                 precisions.ctypes.data,
                 int(low == "bf16"),
@@ -120,6 +152,7 @@ class PackedEncoder:
             sequence_output, float32 [B, S, H], 0 at padding.
         """
         batch, length = input_ids.shape
+        positions = np.arange(length) + self._shape.position_offset
         rows = np.flatnonzero(keep).astype(np.int64)  # [T]
         output = np.zeros((batch, length, self._shape.hidden), np.float32)
         if not rows.size:
@@ -128,7 +161,7 @@ class PackedEncoder:
         begins = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
         tokens = [
             np.ascontiguousarray(array.ravel()[rows], np.int32)
-            for array in (input_ids, segment_ids, np.broadcast_to(np.arange(length), keep.shape))
+            for array in (input_ids, segment_ids, np.broadcast_to(positions, keep.shape))
         ]
         with self._lock:
             self._library.kernels_encoder_run(
@@ -148,7 +181,7 @@ class PackedEncoder:
             self._library.kernels_encoder_pool(self._handle, first.ctypes.data, len(first), pooled.ctypes.data)
         return pooled
 
-    def _addresses(self, names: list[str]) -> ctypes.Array:
+    def _addresses(self, names: Sequence[str]) -> ctypes.Array:
         """The addresses of these parameters; null for those that the model does not have."""
         arrays = [self._parameters.get(name) for name in names]
         return (ctypes.c_void_p * len(names))(*(None if array is None else array.ctypes.data for array in arrays))
@@ -162,7 +195,7 @@ def _library() -> ctypes.CDLL:
     library = plugin.library()
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.kernels_encoder_create.restype = pointer
-    library.kernels_encoder_create.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int]
+    library.kernels_encoder_create.argtypes = [*[pointer] * 5, ctypes.c_int]
     library.kernels_encoder_destroy.argtypes = library.kernels_encoder_is_current.argtypes = [pointer]
     library.kernels_encoder_run.argtypes = [*[pointer] * 5, number, pointer, pointer]
     library.kernels_encoder_pool.argtypes = [pointer, pointer, number, pointer]

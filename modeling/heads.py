@@ -58,7 +58,7 @@ class BertForPreTraining(PretrainedModel):
         if masked_lm_positions is not None:
             hidden = flow._C.batch_gather(hidden, masked_lm_positions)  # [B, P, H]
         batch, predictions, _ = hidden.shape
-        decoder_weight = self.bert.embeddings.word_embeddings.weight  # [V, H], tied
+        decoder_weight = self.bert.embeddings.word_embeddings.weight  # [V, E]
         scores = self.cls.predictions(hidden.reshape(batch * predictions, -1), decoder_weight)  # [B*P, V]
         relationship = self.cls.seq_relationship(outputs["pooled_output"])  # [B, 2]
         outputs["prediction_scores"] = scores.reshape(batch, predictions, -1)
@@ -93,38 +93,45 @@ class PreTrainingHeads(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """A dense layer with GELU and LayerNorm, then a decoder that shares its matrix with the word embeddings."""
+    """A dense layer with activation and LayerNorm, then a decoder, whose matrix is that of the word embeddings.
+
+    In variants the decoder has a matrix of its own. `E` is the width of the embeddings, which is H in BERT.
+    """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.transform = MaskedLMTransform(config)
-        self.bias = nn.Parameter(flow.zeros(config.vocab_size))
+        self.bias = nn.Parameter(flow.zeros(config.vocab_size)) if config.decoder_bias else None
+        if not config.tied_decoder:
+            self.decoder = nn.Linear(config.embedding_width, config.vocab_size, bias=False)
 
-    def forward(self, hidden: flow.Tensor, decoder_weight: flow.Tensor) -> flow.Tensor:
-        """hidden [R, H], decoder_weight [V, H] -> [R, V]."""
-        return flow._C.matmul(self.transform(hidden), decoder_weight, transpose_b=True) + self.bias
+    def forward(self, hidden: flow.Tensor, word_embeddings: flow.Tensor) -> flow.Tensor:
+        """hidden [R, H], word_embeddings [V, E] -> [R, V]."""
+        weight = self.decoder.weight if hasattr(self, "decoder") else word_embeddings
+        scores = flow._C.matmul(self.transform(hidden), weight, transpose_b=True)
+        return scores if self.bias is None else scores + self.bias
 
 
 class MaskedLMTransform(Dense):
-    """LayerNorm(GELU(dense(x)))."""
+    """LayerNorm(activation(dense(x)))."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config.hidden_size, config.hidden_size, config)
-        self.LayerNorm = LayerNorm(config)
+        super().__init__(config.hidden_size, config.embedding_width, config)
+        self.LayerNorm = LayerNorm(config, config.embedding_width)
+        self.activation = config.transform_activation or config.hidden_act
 
     def forward(self, hidden: flow.Tensor) -> flow.Tensor:
-        """[R, H] -> [R, H]."""
+        """[R, H] -> [R, E]."""
         projected = flow._C.matmul(hidden, self.dense.weight, transpose_b=True)
-        return self.LayerNorm(ops.bias_gelu(projected, self.dense.bias))
+        return self.LayerNorm(ops.bias_activation(projected, self.dense.bias, self.activation))
 
 
 class BertForQuestionAnswering(PretrainedModel):
     """Start and end logits of the answer span (google-research/bert run_squad.py)."""
 
-    unused = ("bert.pooler.",)
-
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
+        self.unused = () if config.token_head else ("bert.pooler.",)
         self.bert = BertModel(config, seed)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         init_weights(self.qa_outputs, config, seed + 1)
@@ -153,7 +160,7 @@ class BertForQuestionAnswering(PretrainedModel):
             the start loss and the end loss.
         """
         outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
-        logits = self.qa_outputs(outputs["sequence_output"])  # [B, S, 2]
+        logits = self.qa_outputs(token_features(self.bert, outputs["sequence_output"]))  # [B, S, 2]
         if packed_places is not None and input_mask is not None:  # there are no outputs at padding
             logits = logits + ((1 - input_mask) * ops.MASKED_SCORE).to(logits.dtype).unsqueeze(-1)
         outputs["start_logits"], outputs["end_logits"] = logits[:, :, 0], logits[:, :, 1]
@@ -233,10 +240,9 @@ class BertForSequenceClassification(PretrainedModel):
 class BertForTokenClassification(PretrainedModel):
     """Predicts a label for every token (Devlin et al. 2019, section 5.3), with Hugging Face's parameter names."""
 
-    unused = ("bert.pooler.",)
-
     def __init__(self, config: BertConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
+        self.unused = () if config.token_head else ("bert.pooler.",)
         self.bert = BertModel(config, seed)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         init_weights(self.classifier, config, seed + 1)
@@ -268,8 +274,9 @@ class BertForTokenClassification(PretrainedModel):
         """
         outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         rate = self.config.hidden_dropout_prob if self.training else 0.0
-        batch, seq, hidden = outputs["sequence_output"].shape
-        flat = self.classifier(ops.dropout(outputs["sequence_output"].reshape(batch * seq, hidden), rate))  # [B*S, C]
+        features = token_features(self.bert, outputs["sequence_output"])
+        batch, seq, hidden = features.shape
+        flat = self.classifier(ops.dropout(features.reshape(batch * seq, hidden), rate))  # [B*S, C]
         outputs["logits"] = flat.reshape(batch, seq, -1)
         if not self.training:
             outputs["predicted_ids"] = flow.argmax(outputs["logits"], dim=-1)
@@ -279,6 +286,14 @@ class BertForTokenClassification(PretrainedModel):
             outputs["total_loss"] = losses.cross_entropy(flat, labels, weights, loss_reduction)
             outputs["accuracy"] = losses.accuracy(flat, labels, weights, loss_reduction)
         return outputs
+
+
+def token_features(bert: BertModel, sequence_output: flow.Tensor) -> flow.Tensor:
+    """What heads for tokens read: the sequence output, or with `token_head` the pooler's output for each token."""
+    if not bert.config.token_head:
+        return sequence_output
+    hidden = sequence_output.shape[2]
+    return bert.pooler.transform(sequence_output.reshape(-1, hidden)).reshape(sequence_output.shape)
 
 
 def _weights_or_ones(weights: flow.Tensor | None, like: flow.Tensor) -> flow.Tensor:

@@ -20,16 +20,25 @@ from modeling.layout import full_like
 MASKED_SCORE = -10000.0
 
 
-def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor, eps: float) -> flow.Tensor:
-    """Layer normalization (Ba et al. 2016) over the last axis; x [R, H], weight and bias [H]."""
+def layer_norm(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor | None, eps: float) -> flow.Tensor:
+    """Layer normalization (Ba et al. 2016) over the last axis; x [R, H], weight [H], bias [H] or None."""
     if _fused(x):
+        bias = weight * 0.0 if bias is None else bias  # the op's backward pass needs both or neither to be trained
         return flow._C.layer_norm_affine(x, weight, bias, begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
     # Stock CPU kernels broadcast a column about 30 times slower than a row, so row means are matrix products.
     width = x.shape[1]
     average, spread = full_like(x, (width, 1), 1.0 / width), full_like(x, (1, width), 1.0)
     centered = x - flow.matmul(flow.matmul(x, average), spread)  # [R, H]
     variance = flow.matmul(centered * centered, average)  # [R, 1]
-    return centered * flow.matmul(flow.rsqrt(variance + eps), spread) * weight + bias
+    scaled = centered * flow.matmul(flow.rsqrt(variance + eps), spread) * weight
+    return scaled if bias is None else scaled + bias
+
+
+def rms_norm(x: flow.Tensor, weight: flow.Tensor, eps: float) -> flow.Tensor:
+    """x / √(mean(x²) + eps) * weight (Zhang & Sennrich 2019) over the last axis; x [R, H], weight [H]."""
+    width = x.shape[1]
+    average, spread = full_like(x, (width, 1), 1.0 / width), full_like(x, (1, width), 1.0)
+    return x * flow.matmul(flow.rsqrt(flow.matmul(x * x, average) + eps), spread) * weight
 
 
 def linear(x: flow.Tensor, weight: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
@@ -43,6 +52,21 @@ def bias_gelu(x: flow.Tensor, bias: flow.Tensor | None) -> flow.Tensor:
     if bias is None:
         return F.gelu(x)
     return flow._C.fused_bias_add_gelu(x, bias, axis=1) if _fused(x) else F.gelu(x + bias)
+
+
+def activation(x: flow.Tensor, name: str) -> flow.Tensor:
+    """The function that Hugging Face calls `name`, element by element."""
+    if name in ("gelu_new", "gelu_pytorch_tanh"):
+        return F.gelu(x, approximate="tanh")
+    functions = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": flow.tanh}
+    return functions[name](x)
+
+
+def bias_activation(x: flow.Tensor, bias: flow.Tensor | None, name: str) -> flow.Tensor:
+    """activation(x + bias); x [R, H], bias [H] or None."""
+    if name == "gelu":
+        return bias_gelu(x, bias)
+    return activation(x if bias is None else flow._C.bias_add(x, bias, axis=1), name)
 
 
 def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor | None, residual: flow.Tensor, rate: float) -> flow.Tensor:

@@ -29,7 +29,6 @@ GENERATOR_DIRECTORY = "generator"  # in a directory of modeling/electra.py: the 
 ENCODER = "bert."
 # Hugging Face's files may contain these tensors, which are tied or computed here.
 DERIVED_TENSORS = (
-    "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
     "bert.embeddings.position_ids",
     "embeddings.position_ids",
@@ -64,8 +63,8 @@ class PretrainedModel(nn.Module):
                 that is not in the directory is initialized randomly, with a warning.
         """
         directory = Path(directory)
-        arrays = read_weights(directory / WEIGHTS_FILE)
         config = config or BertConfig.from_json(directory / CONFIG_FILE)
+        arrays = read_weights(directory / WEIGHTS_FILE)
         _check_size(config, arrays, str(directory))
         model = cls(config)
         model.load_arrays(arrays, source=str(directory))

@@ -17,7 +17,8 @@ namespace {
 // As kernels/encoder.py passes it.
 struct Shape {
   int64_t layers, hidden, heads, intermediate, vocabulary, positions, segments;
-  int64_t pre_norm;
+  int64_t pre_norm, rms_norm, gated;
+  Activation activation;
   float epsilon;
 };
 
@@ -26,11 +27,18 @@ struct Pair {
   const float *weight, *bias;
 };
 struct LayerParameters {
-  Pair query, key, value, attention_output, attention_norm, intermediate, output, output_norm;
+  Pair query, key, value, attention_output, attention_norm, intermediate, gate, output, output_norm;
 };
 struct ModelParameters {
   const float *words, *positions, *segments;
   Pair embedding_norm, final_norm, pooler;
+};
+
+// How far the tokens of each layer see (negative: without a limit), the cosines and sines of layers without a limit and
+// of the others, and ALiBi's slopes; null where the model has none.
+struct Positions {
+  const int64_t* reach;
+  const float *cosines, *sines, *local_cosines, *local_sines, *slopes;
 };
 
 constexpr int kLinears = 4;  // of a layer: query-key-value, attention's output, intermediate, output
@@ -40,18 +48,22 @@ constexpr int64_t kRowMultiple = 16;
 
 class CopiedNorm {
  public:
-  CopiedNorm(const Pair& pair, int64_t size) : exists_(pair.weight != nullptr), memory_(8 * size), size_(size) {
-    if (!exists_) { return; }
-    std::memcpy(memory_.as<float>(), pair.weight, 4 * size);
-    std::memcpy(memory_.as<float>() + size, pair.bias, 4 * size);
+  CopiedNorm(const Pair& pair, const Shape& shape)
+      : exists_(pair.weight != nullptr), memory_(8 * shape.hidden), shape_(shape) {
+    if (pair.weight) { std::memcpy(memory_.as<float>(), pair.weight, 4 * shape.hidden); }
+    if (pair.bias) { std::memcpy(memory_.as<float>() + shape.hidden, pair.bias, 4 * shape.hidden); }
   }
   bool exists() const { return exists_; }
-  Norm with(float epsilon) const { return {memory_.as<float>(), memory_.as<float>() + size_, epsilon}; }
+  // y [hidden] = the normalized x, which may be y.
+  void run(const float* x, float* y) const {
+    const float* weight = memory_.as<float>();
+    norm_row(x, {weight, weight + shape_.hidden, shape_.epsilon, shape_.rms_norm != 0}, y, shape_.hidden);
+  }
 
  private:
   bool exists_;
-  Buffer memory_;
-  int64_t size_;
+  Buffer memory_;  // zero at first
+  Shape shape_;
 };
 
 struct Layer {
@@ -65,11 +77,16 @@ struct Layer {
                     shape.hidden, Precision(precisions[0])),
         attention_output({{p.attention_output.weight, p.attention_output.bias, shape.hidden}}, shape.hidden,
                          Precision(precisions[1])),
-        intermediate({{p.intermediate.weight, p.intermediate.bias, shape.intermediate}}, shape.hidden,
-                     Precision(precisions[2])),
+        intermediate(expansion(p, shape), shape.hidden, Precision(precisions[2])),
         output({{p.output.weight, p.output.bias, shape.hidden}}, shape.intermediate, Precision(precisions[3])),
-        attention_norm(p.attention_norm, shape.hidden),
-        output_norm(p.output_norm, shape.hidden) {}
+        attention_norm(p.attention_norm, shape),
+        output_norm(p.output_norm, shape) {}
+
+  static std::vector<LinearPart> expansion(const LayerParameters& p, const Shape& shape) {
+    std::vector<LinearPart> parts = {{p.intermediate.weight, p.intermediate.bias, shape.intermediate}};
+    if (shape.gated) { parts.push_back({p.gate.weight, p.gate.bias, shape.intermediate}); }
+    return parts;
+  }
 };
 
 // Some numbers of every array that was copied, to notice that it was written to.
@@ -118,12 +135,13 @@ class Encoder {
 template <class T>  // of activations: float or Bf16
 class TypedEncoder final : public Encoder {
  public:
-  TypedEncoder(const Shape& shape, const ModelParameters& model, const LayerParameters* layers,
-               const int64_t* precisions)
+  TypedEncoder(const Shape& shape, const ModelParameters& model, const Positions& positions,
+               const LayerParameters* layers, const int64_t* precisions)
       : shape_(shape),
         model_(model),
-        embedding_norm_(model.embedding_norm, shape.hidden),
-        final_norm_(model.final_norm, shape.hidden) {
+        positions_(positions),
+        embedding_norm_(model.embedding_norm, shape),
+        final_norm_(model.final_norm, shape) {
     for (int64_t i = 0; i < shape.layers; ++i) {
       layers_.emplace_back(layers[i], shape, precisions + kLinears * i);
       sample(layers[i]);
@@ -142,7 +160,7 @@ class TypedEncoder final : public Encoder {
     embed(tokens);
     for (int64_t i = 0; i < shape_.layers; ++i) {
       const Layer& layer = layers_[i];
-      attention(layer, tokens);
+      attention(layer, tokens, positions_.reach[i]);
       // Where LayerNorm comes first, each half of a layer is followed by the next half's.
       const CopiedNorm* next = i + 1 < shape_.layers ? &layers_[i + 1].attention_norm : nullptr;
       add(tokens.count(), shape_.pre_norm ? &layer.output_norm : &layer.attention_norm,
@@ -174,19 +192,20 @@ class TypedEncoder final : public Encoder {
   void sample(const LayerParameters& p) {
     const int64_t hidden = shape_.hidden, wide = shape_.intermediate;
     for (const Pair& linear : {p.query, p.key, p.value, p.attention_output}) { sample(linear, hidden, hidden); }
-    sample(p.intermediate, wide, hidden);
+    for (const Pair& linear : {p.intermediate, p.gate}) { sample(linear, wide, hidden); }
     sample(p.output, hidden, wide);
     for (const Pair& norm : {p.attention_norm, p.output_norm}) { sample(norm, 1, hidden); }
   }
 
   void reserve(int64_t tokens) {
     const int64_t rows = padded_rows(tokens), hidden = shape_.hidden, wide = shape_.intermediate;
+    const int64_t expanded = layers_.front().intermediate.outputs();
     residual_.reserve(4 * rows * hidden);
     normed_.reserve(sizeof(T) * rows * hidden);
     projected_.reserve(4 * rows * 3 * hidden);
     context_.reserve(sizeof(T) * rows * hidden);
     expanded_.reserve(sizeof(T) * rows * wide);
-    raw_.reserve(4 * rows * std::max(hidden, wide));
+    raw_.reserve(4 * rows * std::max(hidden, expanded));
     quantized_.reserve(rows * std::max(hidden, wide));
     scales_.reserve(sizeof(RowScale) * rows);
   }
@@ -220,11 +239,11 @@ class TypedEncoder final : public Encoder {
       add_embedding(model_.words, tokens.ids[token], shape_.vocabulary, row);
       add_embedding(model_.segments, tokens.segments[token], shape_.segments, row);
       add_embedding(model_.positions, tokens.positions[token], shape_.positions, row);
-      if (embedding_norm_.exists()) { norm_row(row, embedding_norm_.with(shape_.epsilon), row, hidden); }
+      if (embedding_norm_.exists()) { embedding_norm_.run(row, row); }
       const float* read = row;
-      if (shape_.pre_norm) {
+      if (shape_.pre_norm && first.exists()) {
         float* normed = row_scratch(hidden);
-        norm_row(row, first.with(shape_.epsilon), normed, hidden);
+        first.run(row, normed);
         read = normed;
       }
       hand_over(read, token, hidden, layers_.front().projections, normed_.as<T>());
@@ -233,14 +252,18 @@ class TypedEncoder final : public Encoder {
 
   // A row outside the table counts as zero, as in OneFlow's gather.
   void add_embedding(const float* table, int64_t index, int64_t rows, float* sum) const {
-    if (index < 0 || index >= rows) { return; }
+    if (table == nullptr || index < 0 || index >= rows) { return; }
     const float* row = table + index * shape_.hidden;
 #pragma omp simd
     for (int64_t i = 0; i < shape_.hidden; ++i) { sum[i] += row[i]; }
   }
 
-  void attention(const Layer& layer, const Tokens& tokens) {
-    const AttentionShape shape = {shape_.heads, shape_.hidden / shape_.heads};
+  void attention(const Layer& layer, const Tokens& tokens, int64_t reach) {
+    const Positions& p = positions_;
+    const bool local = reach >= 0;
+    const AttentionShape shape = {shape_.heads, shape_.hidden / shape_.heads, reach, p.slopes,
+                                  {local ? p.local_cosines : p.cosines, local ? p.local_sines : p.sines,
+                                   tokens.positions}};
     const RawRows raw =
         multiply(layer.projections, normed_.as<T>(), tokens.count(), projected_.as<void>(), type(), false);
     if (raw.scales) {
@@ -253,16 +276,25 @@ class TypedEncoder final : public Encoder {
   }
 
   void feed_forward(const Layer& layer, int64_t tokens) {
-    const int64_t wide = shape_.intermediate;
+    const int64_t wide = shape_.intermediate, outputs = layer.intermediate.outputs();
     const bool int8 = layer.intermediate.precision() == Precision::kInt8;
-    void* target = int8 ? raw_.as<void>() : expanded_.as<void>();
-    const RawRows raw = multiply(layer.intermediate, normed_.as<T>(), tokens, target, type(), true);
-    if (int8) {
+    const bool fused = shape_.activation == Activation::kGelu && !shape_.gated && !int8;
+    void* target = fused ? expanded_.as<void>() : raw_.as<void>();
+    const RawRows raw = multiply(layer.intermediate, normed_.as<T>(), tokens, target, type(), fused);
+    if (!fused) {
 #pragma omp parallel for schedule(static)
       for (int64_t token = 0; token < tokens; ++token) {
-        float* row = row_scratch(wide);
-        finish_row(raw, token, 0, wide, row);
-        gelu_row(row, wide);
+        float* row = row_scratch(outputs);
+        if (int8) {
+          finish_row(raw, token, 0, outputs, row);
+        } else {
+          read_row(raw_.as<T>() + token * outputs, row, outputs);
+        }
+        activate_row(shape_.activation, row, wide);
+        if (shape_.gated) {
+#pragma omp simd
+          for (int64_t i = 0; i < wide; ++i) { row[i] *= row[wide + i]; }
+        }
         hand_over(row, token, wide, layer.output, expanded_.as<T>());
       }
     } else if (layer.output.precision() == Precision::kInt8) {
@@ -292,7 +324,7 @@ class TypedEncoder final : public Encoder {
       for (int64_t i = 0; i < hidden; ++i) { sum[i] += residual[i]; }
       if (shape_.pre_norm || norm == nullptr) { read_row(sum, residual, hidden); }
       if (norm == nullptr) { continue; }
-      norm_row(sum, norm->with(shape_.epsilon), sum, hidden);
+      norm->run(sum, sum);
       if (!shape_.pre_norm) { read_row(sum, residual, hidden); }
       hand_over(sum, token, hidden, reader, normed_.as<T>());
     }
@@ -305,7 +337,7 @@ class TypedEncoder final : public Encoder {
       const float* row = residual_.as<float>() + token * hidden;
       float* target = output + rows[token] * hidden;
       if (final_norm_.exists()) {
-        norm_row(row, final_norm_.with(shape_.epsilon), target, hidden);
+        final_norm_.run(row, target);
       } else {
         read_row(row, target, hidden);
       }
@@ -314,6 +346,7 @@ class TypedEncoder final : public Encoder {
 
   const Shape shape_;
   const ModelParameters model_;
+  const Positions positions_;
   CopiedNorm embedding_norm_, final_norm_;
   std::vector<Layer> layers_;
   std::unique_ptr<PackedLinear> pooler_;
@@ -327,9 +360,10 @@ class TypedEncoder final : public Encoder {
 
 // Packs a model's weights; `precisions` has four for each layer, and `low` says whether other activations are bf16.
 EXPORTED void* kernels_encoder_create(const kernels::Shape* shape, const kernels::ModelParameters* model,
-                                      const kernels::LayerParameters* layers, const int64_t* precisions, int low) {
-  if (low) { return new kernels::TypedEncoder<kernels::Bf16>(*shape, *model, layers, precisions); }
-  return new kernels::TypedEncoder<float>(*shape, *model, layers, precisions);
+                                      const kernels::Positions* positions, const kernels::LayerParameters* layers,
+                                      const int64_t* precisions, int low) {
+  if (low) { return new kernels::TypedEncoder<kernels::Bf16>(*shape, *model, *positions, layers, precisions); }
+  return new kernels::TypedEncoder<float>(*shape, *model, *positions, layers, precisions);
 }
 
 EXPORTED void kernels_encoder_destroy(void* encoder) { delete static_cast<kernels::Encoder*>(encoder); }

@@ -27,11 +27,12 @@ inline void finish_row(const RawRows& raw, int64_t row, int64_t begin, int64_t s
 struct Norm {
   const float *weight, *bias;
   float epsilon;
+  bool rms;  // RMSNorm: the mean counts as zero
 };
 
 // y = (x - mean) / sqrt(variance + epsilon) * weight + bias; y may be x.
 inline void norm_row(const float* x, const Norm& norm, float* y, int64_t size) {
-  const float mean = row_sum(x, size) / size;
+  const float mean = norm.rms ? 0.f : row_sum(x, size) / size;
   float squares = 0.f;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < size; ++i) { squares += (x[i] - mean) * (x[i] - mean); }
@@ -40,9 +41,28 @@ inline void norm_row(const float* x, const Norm& norm, float* y, int64_t size) {
   for (int64_t i = 0; i < size; ++i) { y[i] = (x[i] - mean) * inverse * norm.weight[i] + norm.bias[i]; }
 }
 
-inline void gelu_row(float* x, int64_t size) {
+// As configs/model.py names them; kernels/encoder.py has the same order.
+enum class Activation : int64_t { kGelu, kGeluTanh, kRelu, kSilu };
+
+inline float sigmoid(float x) {
+  const float e = fast_exp(-std::fabs(x)), positive = 1.f / (1.f + e);
+  return x < 0.f ? e * positive : positive;
+}
+
+template <class Function>
+inline void map_row(float* x, int64_t size, Function function) {
 #pragma omp simd
-  for (int64_t i = 0; i < size; ++i) { x[i] *= normal(x[i]).distribution; }
+  for (int64_t i = 0; i < size; ++i) { x[i] = function(x[i]); }
+}
+
+inline void activate_row(Activation activation, float* x, int64_t size) {
+  switch (activation) {
+    case Activation::kGelu: return map_row(x, size, [](float v) { return v * normal(v).distribution; });
+    case Activation::kGeluTanh:  // (1 + tanh u) / 2 = sigmoid(2 u)
+      return map_row(x, size, [](float v) { return v * sigmoid(1.595769122f * (v + .044715f * v * v * v)); });
+    case Activation::kRelu: return map_row(x, size, [](float v) { return v > 0.f ? v : 0.f; });
+    case Activation::kSilu: return map_row(x, size, [](float v) { return v * sigmoid(v); });
+  }
 }
 
 // q = round((x - minimum) / scale) in 0..255, which spans the row's range.

@@ -8,11 +8,41 @@
 namespace kernels {
 namespace {
 
+void rotate(const Rotation& rotation, int64_t token, int64_t size, float* head) {
+  if (rotation.cosines == nullptr) { return; }
+  const int64_t half = size / 2, offset = rotation.positions[token] * size;
+  const float *cosines = rotation.cosines + offset, *sines = rotation.sines + offset;
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    const float first = head[i], second = head[half + i];
+    head[i] = first * cosines[i] + second * sines[i];
+    head[half + i] = second * cosines[half + i] + first * sines[half + i];
+  }
+}
+
+// Scores of a query with the keys [first, first + count): subtracts ALiBi's distances, and removes keys beyond the reach.
+void limit(float* scores, int64_t query, int64_t first, int64_t count, int64_t reach, float slope) {
+  if (slope != 0.f) {
+    const int64_t distance = first - query;
+#pragma omp simd
+    for (int64_t k = 0; k < count; ++k) { scores[k] -= slope * std::fabs(static_cast<float>(distance + k)); }
+  }
+  if (reach < 0) { return; }
+  constexpr float kExcluded = -std::numeric_limits<float>::infinity();
+  const int64_t begin = std::max<int64_t>(0, query - reach - first), end = std::min(count, query + reach + 1 - first);
+  std::fill(scores, scores + begin, kExcluded);
+  std::fill(scores + end, scores + count, kExcluded);
+}
+
 // One head of one sequence, for some of its queries. `read(token, column, size, to)` gives a part of a projected row.
 template <class T, class Read>
 void attend_head(const Read& read, const AttentionShape& shape, int64_t begin, int64_t end, int64_t first_query,
                  int64_t last_query, int64_t head, T* context) {
-  const int64_t length = end - begin, size = shape.head_size, hidden = shape.hidden(), column = head * size;
+  if (first_query >= last_query) { return; }
+  const int64_t size = shape.head_size, hidden = shape.hidden(), column = head * size, reach = shape.reach;
+  // The keys that these queries see.
+  const int64_t first_key = reach < 0 ? begin : std::max(begin, begin + first_query - reach);
+  const int64_t length = (reach < 0 ? end : std::min(end, begin + last_query + reach)) - first_key;
   const int64_t keys = whole_vectors(length), width = whole_vectors(size);
   float* memory =
       scratch_floats(Scratch::kAttention, width * keys + length * width + kLanes * width + kRows * (2 * width + keys));
@@ -22,7 +52,9 @@ void attend_head(const Read& read, const AttentionShape& shape, int64_t begin, i
   for (int64_t key = 0; key < keys; key += kLanes) {
     std::fill_n(some_keys, kLanes * width, 0.f);
     for (int64_t k = key; k < std::min(key + kLanes, length); ++k) {
-      read(begin + k, hidden + column, size, some_keys + (k - key) * width);
+      float* row = some_keys + (k - key) * width;
+      read(first_key + k, hidden + column, size, row);
+      rotate(shape.rotation, first_key + k, size, row);
     }
     for (int64_t d = 0; d < width; d += kLanes) {
       transpose_block(some_keys + d, width, transposed + d * keys + key, keys);
@@ -30,29 +62,36 @@ void attend_head(const Read& read, const AttentionShape& shape, int64_t begin, i
   }
   for (int64_t k = 0; k < length; ++k) {
     std::fill(values + k * width + size, values + (k + 1) * width, 0.f);
-    read(begin + k, 2 * hidden + column, size, values + k * width);
+    read(first_key + k, 2 * hidden + column, size, values + k * width);
   }
-  const float scale = 1.f / std::sqrt(static_cast<float>(size));
-  for (int64_t query = first_query; query < last_query; query += kRows) {
-    const int64_t rows = std::min<int64_t>(kRows, last_query - query);
+  const float scale = 1.f / std::sqrt(static_cast<float>(size)), slope = shape.slopes ? shape.slopes[head] : 0.f;
+  for (int64_t query = begin + first_query; query < begin + last_query; query += kRows) {
+    const int64_t rows = std::min<int64_t>(kRows, begin + last_query - query);
     for (int64_t r = 0; r < rows; ++r) {
       float* row = queries + r * width;
-      read(begin + query + r, column, size, row);
+      read(query + r, column, size, row);
+      rotate(shape.rotation, query + r, size, row);
 #pragma omp simd
       for (int64_t d = 0; d < size; ++d) { row[d] *= scale; }
     }
-    multiply(rows, queries, width, transposed, keys, size, scores);
+    // The keys that these few queries see, from a whole vector on.
+    const int64_t position = query - first_key;
+    const int64_t first = reach < 0 ? 0 : std::max<int64_t>(0, position - reach) / kLanes * kLanes;
+    const int64_t seen = (reach < 0 ? length : std::min(length, position + rows + reach)) - first;
+    const int64_t stride = whole_vectors(seen);
+    multiply(rows, queries, width, transposed + first, keys, stride, size, scores);
     float inverse[kRows];
     for (int64_t r = 0; r < rows; ++r) {
-      float* row = scores + r * keys;
-      inverse[r] = 1.f / row_exp_sum(row, row_max(row, length), row, length);
+      float* row = scores + r * stride;
+      limit(row, position + r, first, seen, reach, slope);
+      inverse[r] = 1.f / row_exp_sum(row, row_max(row, seen), row, seen);
     }
-    multiply(rows, scores, keys, values, width, length, sums);
+    multiply(rows, scores, stride, values + first * width, width, seen, sums);
     for (int64_t r = 0; r < rows; ++r) {
       float* row = sums + r * width;
 #pragma omp simd
       for (int64_t d = 0; d < size; ++d) { row[d] *= inverse[r]; }
-      write_row(row, context + (begin + query + r) * hidden + column, size);
+      write_row(row, context + (query + r) * hidden + column, size);
     }
   }
 }

@@ -48,30 +48,37 @@ inline void block(const float* a, int64_t a_stride, const float* b, int64_t b_st
 }
 
 template <bool add, int rows>
-void multiply_rows(const float* a, int64_t a_stride, const float* b, int64_t width, int64_t depth, float* out) {
+void multiply_rows(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t width, int64_t depth,
+                   float* out) {
   int64_t column = 0;
   for (; column + kColumns * kLanes <= width; column += kColumns * kLanes) {
-    block<add, rows, kColumns>(a, a_stride, b + column, width, depth, out + column, width);
+    block<add, rows, kColumns>(a, a_stride, b + column, b_stride, depth, out + column, width);
   }
   for (; column < width; column += kLanes) {
-    block<add, rows, 1>(a, a_stride, b + column, width, depth, out + column, width);
+    block<add, rows, 1>(a, a_stride, b + column, b_stride, depth, out + column, width);
   }
 }
 
-// out [rows, width] = a [rows, depth] b [depth, width], or with `add` += ; width is a multiple of kLanes.
+// out [rows, width] = a [rows, depth] b [depth, width], or with `add` += ; width is a multiple of kLanes. Each matrix but
+// the last has its own distance between rows.
+template <bool add = false>
+void multiply(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t width,
+              int64_t depth, float* out) {
+  for (; rows >= kRows; rows -= kRows, a += kRows * a_stride, out += kRows * width) {
+    multiply_rows<add, kRows>(a, a_stride, b, b_stride, width, depth, out);
+  }
+  switch (rows) {
+    case 1: return multiply_rows<add, 1>(a, a_stride, b, b_stride, width, depth, out);
+    case 2: return multiply_rows<add, 2>(a, a_stride, b, b_stride, width, depth, out);
+    case 3: return multiply_rows<add, 3>(a, a_stride, b, b_stride, width, depth, out);
+    case 4: return multiply_rows<add, 4>(a, a_stride, b, b_stride, width, depth, out);
+    case 5: return multiply_rows<add, 5>(a, a_stride, b, b_stride, width, depth, out);
+  }
+}
 template <bool add = false>
 void multiply(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t width, int64_t depth,
               float* out) {
-  for (; rows >= kRows; rows -= kRows, a += kRows * a_stride, out += kRows * width) {
-    multiply_rows<add, kRows>(a, a_stride, b, width, depth, out);
-  }
-  switch (rows) {
-    case 1: return multiply_rows<add, 1>(a, a_stride, b, width, depth, out);
-    case 2: return multiply_rows<add, 2>(a, a_stride, b, width, depth, out);
-    case 3: return multiply_rows<add, 3>(a, a_stride, b, width, depth, out);
-    case 4: return multiply_rows<add, 4>(a, a_stride, b, width, depth, out);
-    case 5: return multiply_rows<add, 5>(a, a_stride, b, width, depth, out);
-  }
+  multiply<add>(rows, a, a_stride, b, width, width, depth, out);
 }
 
 // Between vectors i and i + step, swaps the lanes that are in the wrong one of the two once rows are columns.

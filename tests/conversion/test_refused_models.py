@@ -35,12 +35,14 @@ def write_model(directory, state, config=None):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({"model_type": kind}, f"is of type '{kind}'") for kind in ("roberta", "distilbert", "albert", "xlnet")),
-        ({"model_type": None, "architectures": ["RobertaForMaskedLM"]}, "is of type 'RobertaForMaskedLM'"),
+        *(({"model_type": kind}, f"is of type '{kind}'") for kind in ("albert", "xlnet", "deberta-v2")),
+        *(({"model_type": kind}, "weights are not those of") for kind in ("roberta", "distilbert", "electra")),
+        ({"model_type": None, "architectures": ["RobertaForMaskedLM"]}, "weights are not those of Roberta"),
+        ({"model_type": None, "architectures": ["XLNetModel"]}, "is of type 'XLNetModel'"),
         ({"is_decoder": True}, "is a decoder"),
         ({"add_cross_attention": True}, "is a decoder"),
         ({"position_embedding_type": "relative_key"}, "'relative_key' position embeddings"),
-        ({"hidden_act": "gelu_new"}, "gelu_new"),
+        ({"hidden_act": "mish"}, "mish"),
         ({"num_hidden_layers": 10**9}, "--num_hidden_layers must be at most"),
         ({"num_labels": 10**9}, "--num_labels must be at most"),
         ({"max_position_embeddings": 10**9}, "--max_position_embeddings must be at most"),

@@ -7,10 +7,12 @@ import oneflow as flow
 import pytest
 
 import kernels
+from configs.model import MODERN, MOSAIC, BertConfig
 from inference import load, packed
 from inference.model import build
 from inference.packed import choose_precision, pack
 from inference.runner import Example, Runner
+from modeling import BertModel
 from utils.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "huggingface"
@@ -88,6 +90,43 @@ def test_weights_written_after_packing_are_packed_again():
     for index in range(len(rows)):
         assert np.abs(after[index]["pooled_output"] - before[index]["pooled_output"]).max() > 1e-3
         np.testing.assert_array_equal(after[index]["pooled_output"], fresh[index]["pooled_output"])
+
+
+TINY = {"vocab_size": 97, "hidden_size": 36, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 23}
+ENCODERS = {
+    "modern": {**MODERN, "attention_window": 14},
+    "modern without a limit in reach": MODERN,
+    "mosaic": MOSAIC,
+    "rms and silu": {**MODERN, "norm_type": "rms", "hidden_act": "silu", "attention_window": 6},
+    "tanh form of GELU, gated with biases": {"hidden_act": "gelu_new", "feed_forward": "gated"},
+    "relu, offset positions, one segment": {"hidden_act": "relu", "position_offset": 2, "type_vocab_size": 1},
+}
+
+
+@ours
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_variants_match_the_module(name, precision):
+    config = BertConfig(**{**ENCODERS[name], **TINY, "max_position_embeddings": 91, "initializer_range": 0.15})
+    rng = np.random.default_rng(1)
+    model = BertModel(config, seed=3).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data.add_(flow.tensor(0.2 * rng.standard_normal(tuple(parameter.shape)).astype(np.float32)))
+    ids = rng.integers(1, 97, (5, 83)).astype(np.int32)
+    mask = (np.arange(83) < np.array([83, 1, 7, 63, 65])[:, None]).astype(np.int32)
+    segments = rng.integers(0, 2, ids.shape).astype(np.int32)
+    batch = [flow.tensor(array) for array in (ids * mask, mask, segments)]
+    with flow.no_grad():
+        expected = model(*batch)
+        pack(model, precision)
+        found = model(*batch)
+    tolerance = {"fp32": 5e-6, "bf16": 0.08, "int8": 0.25}[precision]
+    tokens = mask == 1
+    for output, chosen in (("sequence_output", tokens), ("pooled_output", slice(None))):
+        np.testing.assert_allclose(
+            found[output].numpy()[chosen], expected[output].numpy()[chosen], rtol=0, atol=tolerance
+        )
 
 
 @ours
