@@ -16,9 +16,8 @@ from tqdm import tqdm
 from training.terms import TOTAL_LOSS
 from utils.atomic_files import write_atomically
 from utils.file_lock import check_still_there
+from utils.metrics_file import METRICS_FILE, parse_row, read_rows
 from utils.streams import discard_output
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class Journal:
@@ -134,24 +133,8 @@ def keep_rows_before(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if step else []
-    kept = (f"{line}\n".encode() for line in lines if (row := _row(line)) and _step_of(row) < step)
+    kept = (f"{line}\n".encode() for line in lines if (row := parse_row(line)) and _step_of(row) < step)
     write_atomically(path, kept)
-
-
-def read_rows(path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file; other lines are skipped."""
-    if missing_ok and not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [row for line in lines if (row := _row(line))]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _step_of(row: Mapping[str, Any]) -> int:
