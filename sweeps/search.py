@@ -132,7 +132,9 @@ class Sweep:
         """One line about a finished trial."""
         from sweeps.report import trial_name
 
-        setting = ", ".join(f"{flag} {value}" for flag, value in record.flags.items())
+        setting = ", ".join(
+            f"--{flag} {f'{value:.4g}' if isinstance(value, float) else value}" for flag, value in record.flags.items()
+        )
         figure = record.error
         if record.values:
             figure = f"{self.measure.metric} {record.value:.4g}"
