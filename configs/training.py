@@ -322,8 +322,9 @@ class RunFlags:
     eval_at_start: bool = flag(False, "also evaluate before the first step")
     report_to: str = flag(
         "tensorboard",
-        "experiment tracker; TensorBoard files are always written",
-        choices=("tensorboard", "none"),
+        "experiment tracker; TensorBoard files are always written; wandb and mlflow, if installed, record to the "
+        "output directory, and send nothing unless WANDB_MODE or MLFLOW_TRACKING_URI is set",
+        choices=("tensorboard", "wandb", "mlflow", "none"),
     )
     do_train: bool = flag(True, "train")
     do_eval: bool | None = flag(None, "evaluate", default_text="if evaluation data is given")

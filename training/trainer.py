@@ -37,6 +37,7 @@ from training.stopping import OUTPUT_CLOSED, Stopped, StopSignals
 from training.task import Task
 from training.terms import select
 from training.time_budget import Clock, TimeBudget, TimedStep
+from training.tracker import Tracker, tracker_of
 from utils.checkpoints import newest_checkpoint
 from utils.errors import UserError
 from utils.messages import warn
@@ -67,7 +68,8 @@ def train_and_evaluate(
     check_mode(mode, config, world)
     check_same_kernels(world)
     bf16 = use_half_precision(world, config.device)
-    directory = RunDirectory.of(config.run)
+    directory, settings = RunDirectory.of(config.run), to_flat_dict(config)
+    tracker = tracker_of(config.run.report_to, directory.output, settings) if world.shape.is_first else None
     with locked(config.run) if world.shape.is_first else nullcontext():
         if config.run.do_train and world.shape.is_first:
             directory.check_unused(config.run)
@@ -87,19 +89,20 @@ def train_and_evaluate(
             if world.shape.is_first:
                 for flags in (*cleared, config.run):
                     RunDirectory.of(flags).clear(flags)
-                directory.claim(config.run, to_flat_dict(config))
+                directory.claim(config.run, settings)
             with Journal(
                 directory.output,
                 events=directory.events,
                 first_step=updates.plan.start.step,
                 total_steps=updates.plan.total_steps or None,
                 active=world.shape.is_first,
+                tracker=tracker,
                 on_closed_output=stop.output_closed,
             ) as journal:
                 journal.say(describe_run(config, task, start, updates.plan, evaluator, bf16))
                 _train(config, task, start, updates, evaluator, journal)
         elif task.evaluates:
-            _evaluate_only(task, start, directory, evaluator)
+            _evaluate_only(task, start, directory, evaluator, tracker)
         return task.answer(evaluator)
 
 
@@ -211,9 +214,17 @@ def _train(
     journal.say(f"done after {done} steps; the model is in {newest_checkpoint(directory.checkpoints) or start.path}")
 
 
-def _evaluate_only(task: Task, start: Start, directory: RunDirectory, evaluator: Evaluator) -> None:
+def _evaluate_only(
+    task: Task, start: Start, directory: RunDirectory, evaluator: Evaluator, tracker: Tracker | None
+) -> None:
     """Evaluates the initial weights; the row in metrics.jsonl has their step."""
     step = load_training_state(start.checkpoint)[0].step if start.checkpoint else 0
-    first = evaluator.world.shape.is_first
-    with Journal(directory.output, events=directory.events, first_step=None, total_steps=0, active=first) as journal:
+    with Journal(
+        directory.output,
+        events=directory.events,
+        first_step=None,
+        total_steps=0,
+        active=evaluator.world.shape.is_first,
+        tracker=tracker,
+    ) as journal:
         journal.evaluation_row(step, task.evaluate(evaluator, journal.say))
