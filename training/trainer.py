@@ -126,7 +126,11 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     elif decay < 1:
         step = ScaledUpdates(step, model, decay)
     step = comparing_rows(step, evaluator.mode, model, options)
-    average = WeightAverage(step, model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    average: WeightAverage | None = None
+    if config.optimizer.ema_decay:
+        average = WeightAverage.exponential(step, model, config.optimizer.ema_decay)
+    elif config.optimizer.swa_start is not None:
+        average = WeightAverage.uniform(step, model, int(config.optimizer.swa_start * plan.total_steps) + 1)
     step = average or step
     step = TimedStep(step, budget) if budget else step
     if start.checkpoint and state.step:  # before the first update there are no moments
@@ -147,6 +151,10 @@ def _time_budget(config: TrainingConfig, task: Task, start: Start, plan: UpdateP
     if flags.warmup_steps is not None:
         raise UserError(
             "--warmup_steps counts updates, but with --train_hours their number is unknown: use --warmup_proportion."
+        )
+    if flags.swa_start is not None:
+        raise UserError(
+            "--swa_start is a fraction of the updates, but with --train_hours their number is unknown: use --ema_decay."
         )
     clock = Clock()
     if start.resumes:
