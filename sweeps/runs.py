@@ -48,6 +48,7 @@ class LocalRun:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches only the sweep, which then stops its runs
                 preexec_fn=lambda: end_with_parent(parent),
             )
 

@@ -15,7 +15,7 @@ from sweeps.command import Command, Value
 from sweeps.runs import POLL_SECONDS, LocalRun, StartRun, ray_runs
 from sweeps.space import Parameter, read_space
 from sweeps.trial import COMPLETE, Measure, Trial, run_directory
-from utils.atomic_files import remove
+from utils.atomic_files import LEFTOVER_SUFFIX, remove
 from utils.checkpoints import BEST, LATEST, checkpoints
 from utils.errors import UserError
 from utils.file_lock import LOCK_FILE, locked_directory
@@ -194,7 +194,7 @@ def _plain(parameter: Parameter) -> dict[str, object]:
 
 
 def _remove_checkpoints(run: Path) -> None:
-    for path in (*checkpoints(run), run / BEST, run / LATEST):
+    for path in (*checkpoints(run), run / BEST, run / LATEST, *run.glob(f".*{LEFTOVER_SUFFIX}")):
         remove(path)
 
 

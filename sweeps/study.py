@@ -136,7 +136,7 @@ class Study:
     def _value(self, trial: optuna.Trial, parameter: Parameter, position: int) -> Any:
         # A sampler with its own seed for each value, so that no value depends on what was drawn before a sweep was
         # interrupted.
-        state = np.random.SeedSequence([self._seed, trial.number, position]).generate_state(1)
+        state = np.random.SeedSequence([position, trial.number, self._seed]).generate_state(1)
         self.optuna_study.sampler = optuna.samplers.TPESampler(seed=int(state[0]), constant_liar=self._jobs > 1)
         if isinstance(parameter, Choice):
             return trial.suggest_categorical(parameter.flag, parameter.values)
