@@ -13,7 +13,7 @@ export UV_DEFAULT_INDEX := $(PIP_INDEX_URL)
 endif
 # Optional packages to install as well: `make setup EXTRAS="tensorflow ray"`.
 EXTRAS ?=
-ALL_EXTRAS := dev tensorflow ray serve onnx
+ALL_EXTRAS := dev tensorflow ray serve onnx sweep
 
 # A virtual environment holds absolute paths. If the clone was moved, build the environment again.
 MOVED := $(shell [ ! -e .venv/bin/activate ] || grep -qF "$$(realpath .venv)" .venv/bin/activate || echo yes)

@@ -272,6 +272,19 @@ def flag_names(config_class: type) -> dict[str, str]:
     return {name.replace("-", "_"): spec.name for spec in flags_of(config_class) for name in spec.names}
 
 
+def main_name(config_class: type, name: str) -> str:
+    """The main name of a flag; raises UserError, which suggests a similar one, if there is no such flag.
+
+    Args:
+        config_class: the configuration.
+        name: any name of the flag, with or without dashes.
+    """
+    key, names = name.lstrip("-").replace("-", "_"), flag_names(config_class)
+    if key not in names:
+        raise UserError(_unknown_message(f"--{key}", flags_of(config_class)))
+    return names[key]
+
+
 def _fail(sentence: str, code: int) -> int:
     fail(sentence, code)  # does not return if there are other ranks
     with contextlib.suppress(OSError):  # standard error is closed

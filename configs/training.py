@@ -195,6 +195,12 @@ class OptimizerFlags:
         "keep an exponential moving average of the weights with this decay, such as 0.999, also evaluate it "
         "(eval_ema_*), and store it in each checkpoint's training_state; 0 disables it",
     )
+    swa_start: float | None = flag(
+        None,
+        "stochastic weight averaging: after this fraction of the updates, such as 0.75, start a uniform average of the "
+        "weights after each update, also evaluate it (eval_swa_*), and store it in each checkpoint's training_state",
+        default_text="no averaging",
+    )
     stock_lamb: bool = flag(
         False, "in graph mode without the CPU kernels: accept OneFlow's LAMB, whose trust ratio differs from the paper"
     )
@@ -206,6 +212,10 @@ class OptimizerFlags:
         at_least(self, 0, "ema_decay")
         if self.ema_decay >= 1:
             raise UserError(f"--ema_decay must be below 1, not {self.ema_decay}.")
+        if self.swa_start is not None and not 0 <= self.swa_start < 1:
+            raise UserError(f"--swa_start must be at least 0 and below 1, not {self.swa_start}.")
+        if self.swa_start is not None and self.ema_decay:
+            raise UserError("--ema_decay and --swa_start both average the weights: pass only one of them.")
         above(self, 0, "layer_lr_decay")
         at_most(self, 1, "layer_lr_decay")
         above(self, 0, "adam_epsilon", "clip_value", "lr_decay_power", "onecycle_div_factor")
@@ -322,8 +332,9 @@ class RunFlags:
     eval_at_start: bool = flag(False, "also evaluate before the first step")
     report_to: str = flag(
         "tensorboard",
-        "experiment tracker; TensorBoard files are always written",
-        choices=("tensorboard", "none"),
+        "experiment tracker; TensorBoard files are always written; wandb and mlflow, if installed, record to the "
+        "output directory, and send nothing unless WANDB_MODE or MLFLOW_TRACKING_URI is set",
+        choices=("tensorboard", "wandb", "mlflow", "none"),
     )
     do_train: bool = flag(True, "train")
     do_eval: bool | None = flag(None, "evaluate", default_text="if evaluation data is given")

@@ -18,7 +18,7 @@ from types import ModuleType
 _ROOT = Path(__file__).resolve().parents[1]
 _PREFIX = f"{__name__}."
 _PACKAGES = frozenset(
-    "configs conversion data evaluation inference kernels launch modeling serving tasks training utils".split()
+    "configs conversion data evaluation inference kernels launch modeling serving sweeps tasks training utils".split()
 )
 
 

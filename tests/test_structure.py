@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "inference": {"utils", "configs", "kernels", "conversion", "data", "evaluation", "modeling"},
     "serving": {"utils", "configs", "kernels", "inference"},
     "training": {"utils", "launch", "configs", "kernels", "conversion", "data", "evaluation", "modeling"},
+    "sweeps": {"utils", "configs"},
     "tasks": {"utils", "launch", "configs", "kernels", "conversion", "data", "evaluation", "modeling", "training"},
 }
 ENTRY_POINTS = sorted(
@@ -30,13 +31,14 @@ ENTRY_POINTS = sorted(
         ROOT / "convert_checkpoint.py",
         ROOT / "compare_precisions.py",
         ROOT / "serve.py",
+        ROOT / "sweep.py",
     ]
 )
 # Commands that users know at this path: entry points, though they are in a package.
 COMMANDS_IN_UTILS = [
     ROOT / "utils" / name for name in ("average_checkpoints.py", "compare_lazy_outputs.py", "draw_loss_curve.py")
 ]
-FRAMEWORK_FREE = ("utils", "launch", "configs", "evaluation", "data")
+FRAMEWORK_FREE = ("utils", "launch", "configs", "evaluation", "data", "sweeps")
 STANDARD_LIBRARY_ONLY = ("utils", "launch", "configs")
 
 

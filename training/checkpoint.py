@@ -8,7 +8,7 @@ checkpoint-120/
   training_state/state.json             step, records taken, seed, group; with --train_hours, the clock
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
                                         with --skip_loss_spikes, the gradient norms of recent updates;
-                                        with --ema_decay, "<parameter>.ema"
+                                        with --ema_decay, "<parameter>.ema"; with --swa_start, "<parameter>.swa"
 latest                                  the name of the newest checkpoint
 """
 

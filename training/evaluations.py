@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
-from training.averages import WeightAverage, averaged_figures
+from training.averages import WeightAverage
 from training.evaluator import Evaluator
 from training.journal import Journal
 from training.stopping import Interrupted
@@ -65,5 +65,5 @@ class Evaluations:
         averaged: dict[str, float] = {}
         if self.average:  # first, so that the files of results are those of the weights themselves
             with self.average.in_use():
-                averaged = averaged_figures(self.task.evaluate(self.evaluator, self.journal.say))
+                averaged = self.average.figures(self.task.evaluate(self.evaluator, self.journal.say))
         self.journal.evaluation_row(step, self.task.evaluate(self.evaluator, self.journal.say) | averaged)

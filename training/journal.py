@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from training.events import EventFile
 from training.terms import TOTAL_LOSS
+from training.tracker import Tracker
 from utils.atomic_files import write_atomically
 from utils.file_lock import check_still_there
+from utils.messages import warn
+from utils.metrics_file import METRICS_FILE, parse_row, read_rows
 from utils.streams import discard_output
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class Journal:
@@ -30,6 +31,7 @@ class Journal:
         first_step: rows of this and later steps from an earlier run are removed; None keeps all rows.
         total_steps: the run's number of steps, for the progress bar; None if unknown.
         active: whether this rank writes reports.
+        tracker: receives the metrics as TensorBoard does.
         on_closed_output: called if a line cannot be printed because the output is closed.
     """
 
@@ -41,12 +43,13 @@ class Journal:
         total_steps: int | None,
         active: bool = True,
         events: Path | None = None,
+        tracker: Tracker | None = None,
         on_closed_output: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory, self.first_step, self.total_steps, self.active = directory, first_step, total_steps, active
         self._on_closed_output = on_closed_output
         self._evaluations: list[dict[str, Any]] = []
-        self._events_in = events or directory / "tensorboard"
+        self._events_in, self._tracker = events or directory / "tensorboard", tracker
 
     def __enter__(self) -> Journal:
         if not self.active:
@@ -58,6 +61,8 @@ class Journal:
         self._rows = open(metrics, "a", encoding="utf-8")
         self._evaluations = [row for row in read_rows(metrics) if TOTAL_LOSS not in row]
         self._events = EventFile(self._events_in, self.first_step or 0)
+        if self._tracker is not None:
+            self._tracker.start()
         self._bar = tqdm(
             total=self.total_steps,
             initial=self.first_step or 0,
@@ -74,6 +79,8 @@ class Journal:
             self._bar.close()
             self._rows.close()
             self._events.close()
+            if self._tracker is not None:
+                self._tracker.finish()
 
     def advance(self) -> None:
         """Moves the progress bar by one step."""
@@ -124,9 +131,18 @@ class Journal:
         row["time"] = round(time.time(), 3)
         self._rows.write(json.dumps(row) + "\n")
         self._rows.flush()
-        for name, value in row.items():
-            if isinstance(value, float) and name != "time":
-                self._events.add(row["step"], name, value)
+        scalars = {name: value for name, value in row.items() if isinstance(value, float) and name != "time"}
+        for name, value in scalars.items():
+            self._events.add(row["step"], name, value)
+        self._track(row["step"], scalars)
+
+    def _track(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._tracker is not None:
+            try:
+                self._tracker.log(step, scalars)
+            except Exception as error:  # such as a lost connection, which must not end the run
+                warn(f"the tracker of --report_to fails, and receives no more metrics: {error}")
+                self._tracker = None
 
 
 def keep_rows_before(path: Path, step: int) -> None:
@@ -134,24 +150,8 @@ def keep_rows_before(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if step else []
-    kept = (f"{line}\n".encode() for line in lines if (row := _row(line)) and _step_of(row) < step)
+    kept = (f"{line}\n".encode() for line in lines if (row := parse_row(line)) and _step_of(row) < step)
     write_atomically(path, kept)
-
-
-def read_rows(path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file; other lines are skipped."""
-    if missing_ok and not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [row for line in lines if (row := _row(line))]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _step_of(row: Mapping[str, Any]) -> int:

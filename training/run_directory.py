@@ -18,13 +18,13 @@ from training.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
 from utils.atomic_files import LEFTOVER_SUFFIX, remove
-from utils.checkpoints import LATEST
+from utils.checkpoints import BEST, LATEST
 from utils.errors import UserError
 from utils.file_lock import LOCK_FILE, locked_directory
 from utils.json_file import read_settings, write_json
 from utils.messages import warn
 
-RUN_FILE, EVENTS, BEST, SCORE_FILE = "run.json", "tensorboard", "best", "score.json"
+RUN_FILE, EVENTS, SCORE_FILE = "run.json", "tensorboard", "score.json"
 _RUNS_FILES = (METRICS_FILE, RUN_FILE, LATEST, "loss_curve.png", "eval_results.txt", CLOZE_FILE)
 _ANSWER_FILES = (
     *("predictions.json", "nbest_predictions.json", "null_odds.json", "eval_results.json", "test_results.json"),

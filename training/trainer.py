@@ -37,6 +37,7 @@ from training.stopping import OUTPUT_CLOSED, Stopped, StopSignals
 from training.task import Task
 from training.terms import select
 from training.time_budget import Clock, TimeBudget, TimedStep
+from training.tracker import Tracker, tracker_of
 from utils.checkpoints import newest_checkpoint
 from utils.errors import UserError
 from utils.messages import warn
@@ -67,7 +68,8 @@ def train_and_evaluate(
     check_mode(mode, config, world)
     check_same_kernels(world)
     bf16 = use_half_precision(world, config.device)
-    directory = RunDirectory.of(config.run)
+    directory, settings = RunDirectory.of(config.run), to_flat_dict(config)
+    tracker = tracker_of(config.run.report_to, directory.output, settings) if world.shape.is_first else None
     with locked(config.run) if world.shape.is_first else nullcontext():
         if config.run.do_train and world.shape.is_first:
             directory.check_unused(config.run)
@@ -87,19 +89,20 @@ def train_and_evaluate(
             if world.shape.is_first:
                 for flags in (*cleared, config.run):
                     RunDirectory.of(flags).clear(flags)
-                directory.claim(config.run, to_flat_dict(config))
+                directory.claim(config.run, settings)
             with Journal(
                 directory.output,
                 events=directory.events,
                 first_step=updates.plan.start.step,
                 total_steps=updates.plan.total_steps or None,
                 active=world.shape.is_first,
+                tracker=tracker,
                 on_closed_output=stop.output_closed,
             ) as journal:
                 journal.say(describe_run(config, task, start, updates.plan, evaluator, bf16))
                 _train(config, task, start, updates, evaluator, journal)
         elif task.evaluates:
-            _evaluate_only(task, start, directory, evaluator)
+            _evaluate_only(task, start, directory, evaluator, tracker)
         return task.answer(evaluator)
 
 
@@ -123,7 +126,11 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     elif decay < 1:
         step = ScaledUpdates(step, model, decay)
     step = comparing_rows(step, evaluator.mode, model, options)
-    average = WeightAverage(step, model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    average: WeightAverage | None = None
+    if config.optimizer.ema_decay:
+        average = WeightAverage.exponential(step, model, config.optimizer.ema_decay)
+    elif config.optimizer.swa_start is not None:
+        average = WeightAverage.uniform(step, model, int(config.optimizer.swa_start * plan.total_steps) + 1)
     step = average or step
     step = TimedStep(step, budget) if budget else step
     if start.checkpoint and state.step:  # before the first update there are no moments
@@ -144,6 +151,10 @@ def _time_budget(config: TrainingConfig, task: Task, start: Start, plan: UpdateP
     if flags.warmup_steps is not None:
         raise UserError(
             "--warmup_steps counts updates, but with --train_hours their number is unknown: use --warmup_proportion."
+        )
+    if flags.swa_start is not None:
+        raise UserError(
+            "--swa_start is a fraction of the updates, but with --train_hours their number is unknown: use --ema_decay."
         )
     clock = Clock()
     if start.resumes:
@@ -211,9 +222,17 @@ def _train(
     journal.say(f"done after {done} steps; the model is in {newest_checkpoint(directory.checkpoints) or start.path}")
 
 
-def _evaluate_only(task: Task, start: Start, directory: RunDirectory, evaluator: Evaluator) -> None:
+def _evaluate_only(
+    task: Task, start: Start, directory: RunDirectory, evaluator: Evaluator, tracker: Tracker | None
+) -> None:
     """Evaluates the initial weights; the row in metrics.jsonl has their step."""
     step = load_training_state(start.checkpoint)[0].step if start.checkpoint else 0
-    first = evaluator.world.shape.is_first
-    with Journal(directory.output, events=directory.events, first_step=None, total_steps=0, active=first) as journal:
+    with Journal(
+        directory.output,
+        events=directory.events,
+        first_step=None,
+        total_steps=0,
+        active=evaluator.world.shape.is_first,
+        tracker=tracker,
+    ) as journal:
         journal.evaluation_row(step, task.evaluate(evaluator, journal.say))

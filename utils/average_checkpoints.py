@@ -1,7 +1,7 @@
-"""Averages the weights of a run's last checkpoints, or takes their moving average, as one model directory.
+"""Writes a model directory with the mean of a run's last checkpoints, or with the average that a checkpoint stores.
 
 python3 utils/average_checkpoints.py RUN_DIR --last 5 --output averaged
-python3 utils/average_checkpoints.py RUN_DIR --ema --output averaged     # a run with --ema_decay
+python3 utils/average_checkpoints.py RUN_DIR --ema --output averaged     # a run with --ema_decay or --swa_start
 """
 
 from __future__ import annotations
@@ -46,20 +46,22 @@ def uniform_average(directories: Sequence[Path]) -> Arrays:
     return {name: (total / len(directories)).astype(first[name].dtype) for name, total in sums.items()}
 
 
-def moving_average(checkpoint: Path) -> Arrays:
-    """The moving average that a checkpoint of a run with --ema_decay stores; frozen weights are unchanged.
+def stored_average(checkpoint: Path) -> Arrays:
+    """The average that a checkpoint of a run with --ema_decay or --swa_start stores; frozen weights are unchanged.
 
     Raises:
         UserError: the checkpoint stores none, or a file cannot be read.
     """
     from modeling.pretrained import WEIGHTS_FILE, read_weights
-    from training.averages import SUFFIX
+    from training.averages import FLAGS
     from training.checkpoint import OPTIMIZER_FILE
 
     weights, state = read_weights(checkpoint / WEIGHTS_FILE), read_weights(checkpoint / OPTIMIZER_FILE)
-    averages = {name.removesuffix(SUFFIX): array for name, array in state.items() if name.endswith(SUFFIX)}
+    averages = {name.rpartition(".")[0]: array for name, array in state.items() if name.rpartition(".")[2] in FLAGS}
     if not averages:
-        raise UserError(f"{checkpoint} contains no moving average: train with --ema_decay, or average with --last N.")
+        raise UserError(
+            f"{checkpoint} contains no average: train with {' or '.join(FLAGS.values())}, or average with --last N."
+        )
     return {name: averages.get(name, array) for name, array in weights.items()}
 
 
@@ -82,12 +84,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the output directory of a training run")
     parser.add_argument("--last", type=int, default=3, metavar="N", help="checkpoints to average (%(default)s)")
     parser.add_argument(
-        "--ema", action="store_true", help="take the moving average of the newest checkpoint instead (--ema_decay)"
+        *("--ema", "--swa"),
+        dest="stored",
+        action="store_true",
+        help="take the average that the newest checkpoint stores instead (training with --ema_decay or --swa_start)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model directory to write")
     arguments = parser.parse_args()
     found = checkpoints(arguments.run)
-    wanted = 1 if arguments.ema else arguments.last
+    wanted = 1 if arguments.stored else arguments.last
     if wanted < 1:
         raise UserError(f"--last must be at least 1, not {wanted}.")
     if len(found) < wanted:
@@ -96,9 +101,9 @@ def main() -> None:
             "--keep_last."
         )
     used = found[-wanted:]
-    arrays = moving_average(used[0]) if arguments.ema else uniform_average(used)
+    arrays = stored_average(used[0]) if arguments.stored else uniform_average(used)
     write_like(used[-1], arrays, arguments.output)
-    what = "the moving average in" if arguments.ema else "the mean of"
+    what = "the average in" if arguments.stored else "the mean of"
     print(f"wrote {what} {', '.join(path.name for path in used)} to {arguments.output}")
 
 

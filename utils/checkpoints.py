@@ -1,4 +1,7 @@
-"""The checkpoints of a run: directories named `checkpoint-STEP`, and the file `latest`, which names the newest."""
+"""The checkpoints of a run: directories named `checkpoint-STEP`, and the file `latest`, which names the newest.
+
+Runs that select the best checkpoint keep it in the directory `best`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 _NAME, _STEP_NAME = re.compile(r"checkpoint-(\d+)"), re.compile(r"(.+)-step(\d{1,18})")
 
 

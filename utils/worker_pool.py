@@ -24,6 +24,7 @@ from utils.errors import UserError
 
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _RAY_RETRIES = 10
+RAY_ENVIRONMENT = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}  # workers find the packages
 _Arguments = Sequence[tuple[Any, ...]]
 
 
@@ -126,10 +127,7 @@ def _work(
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already fill the cores
-    with suppress(OSError, AttributeError):  # not Linux
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
     with suppress(EOFError, OSError):  # the parent has ended
         while True:
             number, sent = pipe.recv()
@@ -139,6 +137,14 @@ def _work(
                 raise
             except BaseException as error:
                 pipe.send((number, None, (_picklable(error), traceback.format_exc())))
+
+
+def end_with_parent(parent: int) -> None:
+    """Lets the system kill this process when its parent process, which has the id `parent`, ends."""
+    with suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _picklable(error: BaseException) -> BaseException | None:
@@ -160,16 +166,12 @@ def _raise(error: BaseException | None, trace: str) -> NoReturn:
     raise error or RuntimeError("a call in a worker process failed") from _WorkerTraceback(trace)
 
 
-def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int | None) -> Iterator[tuple[int, Any]]:
-    """`in_processes` on the Ray cluster that RAY_ADDRESS names or that this machine belongs to.
-
-    A call whose node is lost is repeated.
+def connect_to_ray() -> Any:
+    """The module `ray`, connected to the cluster that RAY_ADDRESS names or that this machine belongs to.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster.
     """
-    if not arguments:
-        return
     try:
         import ray
     except ImportError:
@@ -181,9 +183,21 @@ def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int
             raise UserError(
                 "--runner ray finds no cluster: start one with `ray start --head`, or set its address in RAY_ADDRESS."
             ) from None
-    call = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(_numbered).options(
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
-    )
+    return ray
+
+
+def on_ray(function: Callable[..., Any], arguments: _Arguments, num_workers: int | None) -> Iterator[tuple[int, Any]]:
+    """`in_processes` on the Ray cluster that RAY_ADDRESS names or that this machine belongs to.
+
+    A call whose node is lost is repeated.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster.
+    """
+    if not arguments:
+        return
+    ray = connect_to_ray()
+    call = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(_numbered).options(runtime_env=RAY_ENVIRONMENT)
     at_once = num_workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     unassigned = iter(enumerate(arguments))
     running: list[Any] = []

@@ -90,8 +90,8 @@ def test_hugging_face_names(config_class, more):
     assert (config.model.init_checkpoint, config.run.epochs, config.run.keep_last) == ("MODEL", 2.5, 2)
     assert (config.optimizer.warmup_proportion, config.device.use_fp16) == (0.06, True)
     assert (config.batch.train_batch_size, config.run.report_to) == (3, "none")
-    with pytest.raises(UserError, match="--report_to: invalid choice: 'wandb'"):
-        read(config_class, f"--report_to wandb {more}")
+    with pytest.raises(UserError, match="--report_to: invalid choice: 'comet_ml'"):
+        read(config_class, f"--report_to comet_ml {more}")
 
 
 def test_models_are_named_alike_everywhere():

@@ -1,4 +1,4 @@
-"""The moving average of the weights against numpy, and in whole runs: resumed, evaluated, written as a model."""
+"""Averages of the weights against numpy, and in whole runs: resumed, evaluated, written as a model."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from tests.training.whole_runs import train
 from training.averages import WeightAverage
 from training.checkpoint import OPTIMIZER_FILE
 from training.journal import read_rows
-from utils.average_checkpoints import moving_average, uniform_average, write_like
+from utils.average_checkpoints import stored_average, uniform_average, write_like
 from utils.checkpoints import checkpoints
 from utils.errors import UserError
 
@@ -36,7 +36,7 @@ class AddingStep(FakeStep):
 @pytest.mark.parametrize("decay", [0.3, 0.99])
 def test_the_average_is_the_published_formula(decay):
     model, expected, weights = SumModel(), np.zeros(2), np.zeros(2)
-    average = WeightAverage(AddingStep(model), model, decay)
+    average = WeightAverage.exponential(AddingStep(model), model, decay)
     for update, change in enumerate((1.0, -3.5, 0.25, 8.0), 1):
         average(change)
         weights = weights + change
@@ -49,19 +49,30 @@ def test_the_average_is_the_published_formula(decay):
     np.testing.assert_array_equal(model.extra.numpy(), weights.astype(np.float32))
 
 
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_the_uniform_average_is_the_mean_of_the_last_updates(first):
+    model, weights = SumModel(), [np.zeros(2)]
+    average = WeightAverage.uniform(AddingStep(model), model, first)
+    for update, change in enumerate((1.0, -3.5, 0.25, 8.0), 1):
+        average(change)
+        weights.append(weights[-1] + change)
+        expected = np.mean(weights[min(first, update) :], axis=0)
+        np.testing.assert_allclose(average.state()["extra.swa"], expected, rtol=1e-6)
+
+
 def test_a_restored_average_continues_and_a_missing_one_starts_with_the_weights():
     model = SumModel()
-    whole = WeightAverage(AddingStep(model), model, 0.99)
+    whole = WeightAverage.exponential(AddingStep(model), model, 0.99)
     whole(1.0)
     state = whole.state()
-    restored = WeightAverage(AddingStep(model), model, 0.99)
+    restored = WeightAverage.exponential(AddingStep(model), model, 0.99)
     restored.load_state({}, 1)
     restored.load_averages(state, "checkpoint-1")
     whole(2.0)
     model.extra.data.copy_(model.extra.data - 2.0)
     restored(2.0)
     np.testing.assert_array_equal(whole.state()["extra.ema"], restored.state()["extra.ema"])
-    fresh = WeightAverage(AddingStep(model), model, 0.99)
+    fresh = WeightAverage.exponential(AddingStep(model), model, 0.99)
     fresh.load_averages({"other.m": np.zeros(1)}, "checkpoint-1")
     np.testing.assert_array_equal(fresh.state()["extra.ema"], model.extra.numpy())
     with pytest.raises(UserError, match="the average of extra is missing or has a different shape"):
@@ -90,12 +101,27 @@ def test_a_resumed_run_repeats_the_average(mode, run, shared_records_dir, tmp_pa
         np.testing.assert_allclose(state(tmp_path)[name], array, rtol=0, atol=tolerance, err_msg=name)
 
 
+def test_a_resumed_run_repeats_the_uniform_average(shared_records_dir, tmp_path):
+    words = [*WORDS, "--ema_decay", "0", "--swa_start", "0.4"]  # from update 3 on
+    train("graph", shared_records_dir, tmp_path / "run", *words)
+    (tmp_path / "resumed").mkdir()
+    shutil.copytree(tmp_path / "run/checkpoint-3", tmp_path / "resumed/checkpoint-3")
+    train("graph", shared_records_dir, tmp_path / "resumed", *words, "--resume")
+    averages, repeated = (stored_average(tmp_path / f"{name}/checkpoint-6") for name in ("run", "resumed"))
+    last = read_weights(tmp_path / "run/checkpoint-6/model.safetensors")
+    for name, array in averages.items():
+        np.testing.assert_array_equal(array, repeated[name], err_msg=name)
+    assert any((array != last[name]).any() for name, array in averages.items())
+    rows = [read_rows(tmp_path / f"{name}/metrics.jsonl")[-1] for name in ("run", "resumed")]
+    assert rows[0]["eval_swa_mlm_loss"] == rows[1]["eval_swa_mlm_loss"] != rows[0]["eval_mlm_loss"]
+
+
 def test_the_averaged_weights_have_the_figures_that_the_run_reported(run, shared_records_dir, tmp_path):
     reported = read_rows(run / "metrics.jsonl")[-1]
     plain = {name for name in reported if name.startswith("eval_") and not name.startswith("eval_ema_")}
     assert {f"eval_ema_{name[5:]}" for name in plain} <= set(reported)
     assert reported["eval_ema_mlm_loss"] != reported["eval_mlm_loss"]
-    write_like(run / "checkpoint-6", moving_average(run / "checkpoint-6"), tmp_path / "averaged")
+    write_like(run / "checkpoint-6", stored_average(run / "checkpoint-6"), tmp_path / "averaged")
     words = ["--do_train", "False", "--val_fraction", "0.3", "--init_checkpoint", str(tmp_path / "averaged")]
     train("graph", shared_records_dir, tmp_path / "evaluated", *words)
     (measured,) = read_rows(tmp_path / "evaluated/metrics.jsonl")
@@ -115,5 +141,5 @@ def test_the_uniform_average_is_the_mean_bit_for_bit(run, tmp_path):
 
 def test_a_run_without_averages_stores_none(shared_records_dir, tmp_path):
     train("eager", shared_records_dir, tmp_path / "run", "--max_steps", "1")
-    with pytest.raises(UserError, match="contains no moving average"):
-        moving_average(tmp_path / "run/checkpoint-1")
+    with pytest.raises(UserError, match="contains no average"):
+        stored_average(tmp_path / "run/checkpoint-1")

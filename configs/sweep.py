@@ -1,0 +1,64 @@
+"""Flags of sweep.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from configs.checks import MOST_SEED, at_least, at_most, given, local
+from configs.cli import flag
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The flags of sweep.py."""
+
+    command: str = flag(
+        "",
+        'training command with all flags that stay the same, such as "run_glue.py --task_name rte --data_dir glue"',
+        metavar="COMMAND",
+    )
+    search: str = flag("", "JSON file with the flags to search and their values: {flag: [values] or {low, high}}")
+    output_dir: str = flag("sweep_output", "directory for the trials, trials.csv, best.json and the pictures")
+    trials: int = flag(20, "number of settings to try, including failed and pruned ones", unit="trials")
+    jobs: int = flag(1, "number of trials to run at the same time", unit="trials")
+    seeds: int = flag(
+        1, "runs of each trial, with the command's --seed, --seed + 1, …; the median is compared", unit="runs"
+    )
+    metric: str | None = flag(
+        None,
+        "metric to compare, as it is called in metrics.jsonl",
+        default_text="the one that selects the command's best checkpoint",
+        metavar="NAME",
+    )
+    direction: str | None = flag(
+        None,
+        "whether higher or lower values of --metric are better",
+        default_text="minimize for losses, perplexity and rmse, else maximize",
+        choices=("maximize", "minimize"),
+    )
+    prune: bool = flag(
+        True,
+        "stop a trial that is worse than the median of the earlier trials at an evaluation after its first; needs "
+        "evaluations during training and five finished trials",
+    )
+    seed: int = flag(42, "seed of the choice of settings")
+    keep_all: bool = flag(False, "keep the checkpoints of all trials, not only those of the best one")
+    resume: bool = flag(False, "continue the sweep in --output_dir, or start if there is none")
+    runner: str = flag(
+        "local", "run the trials on this machine, or on the hosts of a Ray cluster", choices=("local", "ray")
+    )
+
+    most_used: ClassVar[tuple[str, ...]] = ("command", "search", "output_dir", "trials", "jobs", "seeds", "resume")
+
+    def __post_init__(self) -> None:
+        given(self, "command", "search")
+        local(self, "output_dir")
+        at_least(self, 1, "trials", "jobs", "seeds")
+        at_least(self, 0, "seed")
+        at_most(self, 10**5, "trials")
+        at_most(self, 1000, "jobs", "seeds")
+        at_most(self, MOST_SEED, "seed")
+        if self.metric is not None and not self.metric.startswith("eval_"):
+            raise UserError(f"--metric {self.metric} is not a metric of an evaluation: their names begin with eval_.")

@@ -1,0 +1,1 @@
+"""Runs a training command with many settings and finds the best one."""
