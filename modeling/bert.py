@@ -13,7 +13,7 @@ import oneflow as flow
 from oneflow import nn
 
 from configs.model import BertConfig
-from modeling import dropout, ops
+from modeling import dropout, ops, trace
 from modeling.attention import Rows, attention
 from modeling.checkpointing import checkpointed
 from modeling.pretrained import PretrainedModel
@@ -110,11 +110,13 @@ class Encoder(nn.Module):
         """[B*S, H] -> [B*S, H]."""
         length = rows.numbers.shape[1]
         frugal = self.training and not (rows.packed or hidden.is_lazy) and length >= _VERY_LONG_ROW
+        trace.add_hidden(hidden)
         for layer in self.layer:
             if self.checkpoints_activations and self.training:
                 hidden = checkpointed(layer, hidden, rows)
             else:
                 hidden = layer(hidden, rows, frugal)
+            trace.add_hidden(hidden)
         return self.LayerNorm(hidden)
 
 
@@ -172,6 +174,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             ops.linear(hidden, linear.weight, linear.bias) for linear in (self.query, self.key, self.value)
         )  # [B*S, H]
+        trace.add_attention(rows, query, key, value)
         rate = self.dropout_rate if self.training else 0.0
         return attention(query, key, value, rows, heads=self.num_heads, rate=rate)
 
