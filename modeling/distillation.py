@@ -22,7 +22,7 @@ import oneflow as flow
 import oneflow.nn.functional as F
 from oneflow import nn
 
-from modeling import losses, ops, trace
+from modeling import dropout, losses, ops, trace
 from modeling.attention import Rows, visible
 from modeling.bert import init_weights
 from modeling.embedding_losses import normalized
@@ -102,8 +102,10 @@ class Distilled(PretrainedModel):
         if lesson is None or not self.training or batch.get("example_weights") is None:
             return cast(dict[str, flow.Tensor], self.student_class.forward(self, **batch))
         inputs = {name: batch[name] for name in _INPUTS if name in batch}
+        position = dropout.get_state()
         with flow.no_grad(), trace.recording(lesson.layers[-1]) as teachers:
             targets = self.teacher(**inputs)
+        dropout.set_state(position)  # the teacher's pass does not count, so masks are the same as without it
         with trace.recording(len(lesson.layers) - 1) as own:
             outputs = self.student_class.forward(self, **batch)
         terms = {}
