@@ -7,6 +7,7 @@ from typing import ClassVar, get_args
 
 from configs.checks import MOST_TOKENS, at_least, at_most, check_seeds, given
 from configs.cli import flag, section
+from configs.distillation import DistillationFlags
 from configs.model import LongText, ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
@@ -123,6 +124,7 @@ class ClassifierConfig:
         keep_last=1,
         default_load_optimizer_state=False,
     )
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     seeds: int = flag(
         1, "number of runs, with seeds --seed, --seed + 1, …; reports the median and the spread", unit="runs"

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from configs.checks import MOST_TOKENS, above, at_least, at_most
 from configs.cli import flag, section
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.pooling import POOLINGS
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -132,6 +133,7 @@ class EmbeddingConfig:
     run: RunFlags = section(
         RunFlags, output_dir="embedding_output", epochs=1, do_eval=True, keep_last=1, default_load_optimizer_state=False
     )
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     mode: str = flag("graph", "compile the model, or run it operation by operation", choices=("graph", "eager"))
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from configs.checks import MOST_TOKENS, at_least, at_most, check_seeds, given
 from configs.cli import flag, section
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
@@ -70,6 +71,7 @@ class GlueConfig:
     run: RunFlags = section(
         RunFlags, output_dir="glue_output", epochs=3, do_eval=True, keep_last=1, default_load_optimizer_state=False
     )
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     do_predict: bool = flag(False, "write predictions for the test sets in the format of GLUE's leaderboard")
     seeds: int = flag(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from configs.checks import MOST_STEPS, MOST_TOKENS, above, at_least, at_most
 from configs.cli import flag, flag_names, job_flags, parse, section, with_flags
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.squad import SquadConfig
 from configs.training import RETIRED, BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
@@ -171,6 +172,7 @@ class PretrainingConfig:
     batch: BatchFlags = section(BatchFlags)
     optimizer: OptimizerFlags = section(OptimizerFlags)
     run: RunFlags = section(RunFlags)
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     probes: ProbeFlags = section(ProbeFlags)
     phases: str | None = flag(

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from configs.checks import MOST_TOKENS, at_least, at_most, given, local, threads
 from configs.cli import flag, section
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
@@ -126,6 +127,7 @@ class SquadConfig:
         do_eval=False,
         default_load_optimizer_state=False,
     )
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     do_predict: bool = flag(False, "write the answers without scoring them")
     mode: str = flag("graph", "compile the model, or run it operation by operation", choices=("graph", "eager"))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from configs.checks import MOST_TOKENS, at_least, at_most, check_seeds
 from configs.cli import flag, section
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 from utils.errors import UserError
@@ -83,6 +84,7 @@ class TaggingConfig:
     run: RunFlags = section(
         RunFlags, output_dir="ner_output", epochs=3, do_eval=True, keep_last=1, default_load_optimizer_state=False
     )
+    distillation: DistillationFlags = section(DistillationFlags)
     device: DeviceFlags = section(DeviceFlags)
     early_stopping_patience: int = flag(
         0, "stop after this many evaluations without improvement; 0 disables early stopping", unit="evaluations"

@@ -79,7 +79,7 @@ def attention(
     ]
     scores = flow._C.matmul(split[0], split[1], transpose_b=True)  # [B, N, S, S]
     scale = 1.0 / math.sqrt(query.shape[1] // heads)
-    keep = _visible(rows, reach)  # [B, 1, 1 or S, S]
+    keep = visible(rows, reach)  # [B, 1, 1 or S, S]
     if slopes:
         scores = scores - _distances(scores, slopes) / scale
     probs = ops.attention_probs(scores, keep, scale, rate)
@@ -102,7 +102,7 @@ def _without_matrix(
     return context
 
 
-def _visible(rows: Rows, reach: int | None) -> flow.Tensor:
+def visible(rows: Rows, reach: int | None) -> flow.Tensor:
     """bool [B, 1, 1 or S, S]: which keys a query attends to."""
     keep, (batch, length) = rows.keep, rows.numbers.shape
     if rows.packed:

@@ -16,7 +16,7 @@ import oneflow as flow
 from oneflow import nn
 
 from configs.model import BertConfig
-from modeling import dropout, ops
+from modeling import dropout, ops, trace
 from modeling.attention import Rows, attention
 from modeling.checkpointing import checkpointed
 from modeling.positions import Rotary, Rotation, alibi_slopes, rotate
@@ -138,12 +138,14 @@ class Encoder(nn.Module):
         rotations: list[Rotation] = []
         if hasattr(self, "rotary"):
             rotations = [rotary(length, position_ids) for rotary in (self.rotary, self.local_rotary)]
+        trace.add_hidden(hidden)
         for layer in self.layer:
             rotation = rotations[layer.is_local] if rotations else None
             if self.checkpoints_activations and self.training:
                 hidden = checkpointed(layer, hidden, rows, rotation)
             else:
                 hidden = layer(hidden, rows, rotation, frugal)
+            trace.add_hidden(hidden)
         return self.LayerNorm(hidden)
 
 
@@ -208,6 +210,7 @@ class SelfAttention(nn.Module):
         )  # [B*S, H]
         if rotation is not None:
             query, key = rotate(query, rotation, self.num_heads), rotate(key, rotation, self.num_heads)
+        trace.add_attention(rows, query, key, value)
         rate = self.dropout_rate if self.training else 0.0
         return attention(query, key, value, rows, heads=self.num_heads, rate=rate, reach=self.reach, slopes=self.slopes)
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,7 +121,11 @@ class PretrainedModel(nn.Module):
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """{parameter name: a copy of its values}; every rank gets complete tensors."""
-        return {name: to_numpy(parameter) for name, parameter in self.named_parameters()}
+        return {name: to_numpy(parameter) for name, parameter in self.own_parameters()}
+
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The named parameters of this model, without those of another model that it learns from."""
+        yield from self.named_parameters()
 
     def checksum(self) -> int:
         """The CRC-32 of all parameters, which must be local tensors."""

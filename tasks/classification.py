@@ -18,6 +18,7 @@ from data.classification import LabelLoss, TextExamples, TextRecords
 from data.long_text import mean_by_row
 from data.reading.loader import Records
 from modeling import BertForSequenceClassification
+from modeling.distillation import SoftTarget, SoftTargetKind
 from tasks.best_checkpoint import BestCheckpoint
 from training.distributed import World
 from training.evaluator import Evaluator, Say
@@ -115,6 +116,10 @@ class SequenceClassification(Task):
         accuracy = Figure("accuracy", EXAMPLE_WEIGHTS)
         return (LossTerm(Figure(TOTAL_LOSS, weights), labels=labels, others=(accuracy,)),)
 
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        return (classifier_target(self.bert, self.terms[0].loss.weights),)
+
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """The metrics of the validation sets, and the score; keeps the best checkpoint so far."""
         figures = self.problem.judging.figures(self._logits(evaluator, self._validation, say))
@@ -148,6 +153,14 @@ class SequenceClassification(Task):
             mean_by_row(evaluator.outputs(records, ("logits",), say)["logits"], _source(records).row)
             for records in sets
         ]
+
+
+def classifier_target(bert: BertConfig, weights: str) -> SoftTarget:
+    """The soft target of a classifier of whole texts, which `weights` has an item for."""
+    kind: SoftTargetKind = "numbers" if bert.is_regression else "classes"
+    if bert.problem_type == "multi_label_classification":
+        kind = "labels"
+    return SoftTarget("logits", weights, kind, parameters=("classifier.", "bert.pooler."))
 
 
 def _source(records: Records) -> TextRecords:

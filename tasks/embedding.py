@@ -19,10 +19,12 @@ from data.embedding import GroupRecords, TextGroups, read_groups, read_identifie
 from data.reading.loader import Records
 from evaluation.retrieval import RANKED, blocks, most_similar, retrieval_metrics, similarity_metrics, unit
 from launch import ranks
+from modeling.distillation import SoftTarget
 from modeling.embedding import BertForEmbedding
 from modeling.embedding_losses import CoSent, CosineSimilarity, EmbeddingLoss, Matryoshka, MultipleNegatives
 from modeling.heads import BertForSequenceClassification
 from modeling.pretrained import PretrainedModel
+from tasks.classification import classifier_target
 from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary
@@ -207,7 +209,11 @@ class SentenceEmbedding(Similarity):
     to_records: Callable[[list[str]], Records]
 
     def build(self, bert: BertConfig, seed: int) -> PretrainedModel:
-        return BertForEmbedding(bert, seed, self.pooling, self.loss)
+        return cast(type[BertForEmbedding], self.built_class)(bert, seed, self.pooling, self.loss)
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        return (SoftTarget("embeddings", EXAMPLE_WEIGHTS, "vectors"),)
 
     def metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -238,6 +244,10 @@ class Reranking(Similarity):
 
     model_class = BertForSequenceClassification
     terms = (LossTerm(Figure(TOTAL_LOSS, EXAMPLE_WEIGHTS), labels=("label_ids",)),)
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        return (classifier_target(self.bert, EXAMPLE_WEIGHTS),)
 
     def metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         (records,) = self.evaluation

@@ -9,6 +9,7 @@ from typing import ClassVar
 from configs.pretraining import PretrainingConfig
 from evaluation.masked_lm import masked_lm_metrics
 from modeling import BertForPreTraining
+from modeling.distillation import SoftTarget
 from training.evaluator import Evaluator, Say
 from training.run_directory import RunDirectory
 from training.task import Task
@@ -55,6 +56,15 @@ class MaskedLM(Task):
         flags = self.config.data
         skipped = {MASKED_LM: flags.skip_mlm, NEXT_SENTENCE: flags.skip_nsp, SENTENCE_ORDER: flags.skip_nsp}
         return tuple(term for term in self.objective_terms if not skipped.get(term))
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        """The scores behind each loss term."""
+        scores = {"mlm_loss": "prediction_scores", "nsp_loss": "seq_relationship_score"}
+        return tuple(
+            SoftTarget(scores[term.loss.output], term.loss.weights, parameters=term.parameters or ("cls.predictions.",))
+            for term in self.terms
+        )
 
     @property
     def evaluation_terms(self) -> tuple[LossTerm, ...]:

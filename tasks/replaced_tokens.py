@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.model import BertConfig
+from modeling.distillation import SoftTarget
 from modeling.electra import ReplacedTokenModel
 from tasks.masked_lm import MASKED_LM, MaskedLM
 from training.terms import Figure, LossTerm
@@ -40,6 +41,11 @@ class ReplacedTokens(MaskedLM):
         """The discriminator and the generator with initial weights."""
         flags = self.config.data
         return ReplacedTokenModel(bert, seed, flags.generator_width, flags.rtd_weight)
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        """None: a teacher would have to replace the same tokens."""
+        return ()
 
     @property
     def log_line(self) -> tuple[str, ...]:

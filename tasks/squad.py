@@ -27,6 +27,7 @@ from data.tokenization import load_tokenizer
 from evaluation.squad import check_gold, evaluate, is_version_2
 from evaluation.squad_decoding import decode_predictions
 from modeling import BertForQuestionAnswering
+from modeling.distillation import SoftTarget
 from training.distributed import World
 from training.evaluator import Evaluator, Say
 from training.start import Start, check_sizes, find_vocabulary, warn_of_random_weights
@@ -58,6 +59,14 @@ class QuestionAnswering(Task):
 
     config: SquadConfig
     questions: Questions | None  # only on the first rank, which writes the answers
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        """The scores of both ends of the answer, whose losses are averaged."""
+        return tuple(
+            SoftTarget(f"{end}_logits", EXAMPLE_WEIGHTS, parameters=("qa_outputs.",), share=0.5)
+            for end in ("start", "end")
+        )
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """Writes the answers, and scores them if --do_eval is given."""

@@ -19,6 +19,7 @@ from evaluation.classification import format_table
 from evaluation.tagging import entity_figures, entity_table, tag_figures
 from launch.job_shape import JobShape
 from modeling import BertForTokenClassification
+from modeling.distillation import SoftTarget
 from tasks.best_checkpoint import BestCheckpoint
 from tasks.classification import RESULTS_FILE, Figures, drop_other_classifier
 from tasks.seeds import finetune_seeds
@@ -103,6 +104,10 @@ class Tagging(Task):
     output_dir: Path
     best: BestCheckpoint
     do_eval: bool
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        return (SoftTarget("logits", "label_weights", parameters=("classifier.",)),)
 
     def evaluate(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """The metrics of the validation set, and the score; keeps the best checkpoint so far."""

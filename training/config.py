@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from configs.distillation import DistillationFlags
 from configs.model import ModelFlags
 from configs.training import BatchFlags, DeviceFlags, OptimizerFlags, RunFlags
 
@@ -21,3 +22,5 @@ class TrainingConfig(Protocol):
     def run(self) -> RunFlags: ...
     @property
     def device(self) -> DeviceFlags: ...
+    @property
+    def distillation(self) -> DistillationFlags: ...

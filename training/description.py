@@ -18,7 +18,7 @@ def describe_run(
     """Describes a run: model, records, machine, initial weights and steps."""
     assert task.training is not None
     model, world = evaluator.model, evaluator.world
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for _, parameter in model.own_parameters())
     origin = f"resuming {start.checkpoint}" if start.checkpoint else f"starting from {start.path or 'random weights'}"
     widths = [task.seq_length] if task.training.sorting_lengths is None else task.training.widths.tolist()
     lengths = " or ".join(str(min(width, task.seq_length)) for width in widths)
@@ -29,8 +29,10 @@ def describe_run(
     return "\n".join(
         [
             f"run {config.run.run_name or default_name(config, task)}",
-            f"{type(model).__name__}: {task.bert.num_hidden_layers} layers, hidden size {task.bert.hidden_size}, "
+            f"{task.model_class.__name__}: {task.bert.num_hidden_layers} layers, hidden size "
+            f"{task.bert.hidden_size}, "
             f"{parameters / 1e6:.1f} million parameters",
+            *_teacher_line(config, task),
             f"{evaluator.mode} mode, {world.shape.size} process(es) on {world.device.split(':')[0]}, "
             f"OneFlow {flow.__version__}",
             describe_machine(world, bf16),
@@ -40,6 +42,16 @@ def describe_run(
             f"{origin} at step {plan.start.step}{_end(plan)}",
         ]
     )
+
+
+def _teacher_line(config: TrainingConfig, task: Task) -> list[str]:
+    if task.teacher is None:
+        return []
+    size, layers = task.teacher.model.config, ", ".join(map(str, task.teacher.lesson.layers))
+    return [
+        f"teacher {config.distillation.teacher}: {size.num_hidden_layers} layers, hidden size {size.hidden_size}; its "
+        f"layers {layers} are mapped to the model's"
+    ]
 
 
 def _end(plan: UpdatePlan) -> str:

@@ -15,6 +15,7 @@ import oneflow as flow
 
 from data.reading.loader import Batch
 from modeling import dropout
+from modeling.distillation import Distilled
 from modeling.embedding import BertForEmbedding
 from modeling.pretrained import PretrainedModel
 from training.step import Metrics, Mode, StepOptions, TrainStep, dropout_sites, feeds_dropout, to_tensors
@@ -46,7 +47,7 @@ class GradientCache:
         names = {*INPUTS, EXAMPLE_WEIGHTS}
         inputs = {name: array for name, array in batch.items() if name in names}
         outputs = self.step({**inputs, "embedding_gradients": gradients})
-        return lambda: {**outputs(), TOTAL_LOSS: loss}
+        return lambda: self._with_loss(outputs(), loss)
 
     def first_bad_update(self) -> int | None:
         return self.step.first_bad_update()
@@ -57,6 +58,14 @@ class GradientCache:
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
         self.step.load_state(state, step)
         self.updates = step
+
+    def _with_loss(self, outputs: dict[str, float], loss: float) -> dict[str, float]:
+        """The outputs of a step, with the loss of all rows in place of the sum with its gradients."""
+        lesson = self.model.lesson if isinstance(self.model, Distilled) else None
+        if lesson is None:
+            return {**outputs, TOTAL_LOSS: loss}
+        others = outputs[TOTAL_LOSS] - (1 - lesson.weight) * outputs["label_loss"]
+        return {**outputs, "label_loss": loss, TOTAL_LOSS: others + (1 - lesson.weight) * loss}
 
     def _embed(self, batch: Batch) -> flow.Tensor:
         """The embeddings of this rank's rows, [rows, T*H], without gradients."""

@@ -15,6 +15,7 @@ from oneflow.optim.optimizer import Optimizer
 import kernels
 from configs.training import OptimizerFlags
 from modeling.layout import to_numpy
+from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
 
 
@@ -47,10 +48,10 @@ def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def weight_norm(model: nn.Module) -> float:
+def weight_norm(model: PretrainedModel) -> float:
     """The L2 norm of all parameters of a model together."""
     with flow.no_grad():
-        norms = [float(parameter.norm().numpy()) for parameter in model.parameters()]
+        norms = [float(parameter.norm().numpy()) for _, parameter in model.own_parameters()]
     return math.sqrt(math.fsum(norm * norm for norm in norms))
 
 

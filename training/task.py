@@ -15,10 +15,19 @@ from configs.model import BertConfig
 from configs.training import BatchFlags
 from conversion.tokenizer_files import Vocabulary
 from data.reading.loader import Records, without_padding
+from modeling.distillation import FIGURES, Distilled, Lesson, SoftTarget, distilled
 from modeling.pretrained import PretrainedModel
 from training.evaluator import Evaluator, Say
 from training.probes import Probes
 from training.terms import INPUTS, TOTAL_LOSS, LossTerm, features_of, figures_of
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model to learn from, and what to learn."""
+
+    model: PretrainedModel
+    lesson: Lesson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +54,29 @@ class Task(ABC):
     )
     predictions: int = 0  # positions per record that are decoded, for counting operations
     probes: Probes | None = None  # commands that probe checkpoints
+    teacher: Teacher | None = None  # with --teacher
 
     def build(self, bert: BertConfig, seed: int) -> PretrainedModel:
         """The model with initial weights."""
-        return self.model_class(bert, seed)
+        return self.built_class(bert, seed)
+
+    def build_student(self, bert: BertConfig, seed: int) -> PretrainedModel:
+        """The model with initial weights, and with its teacher if it has one."""
+        model = self.build(bert, seed)
+        if self.teacher:
+            assert isinstance(model, Distilled)
+            model.learn_from(self.teacher.model, self.teacher.lesson)
+        return model
+
+    @property
+    def built_class(self) -> type[PretrainedModel]:
+        """The class that `build` instantiates."""
+        return distilled(self.model_class) if self.teacher else self.model_class
+
+    @property
+    def soft_targets(self) -> tuple[SoftTarget, ...]:
+        """The model's outputs that a teacher can teach; none if the task does not support teachers."""
+        return ()
 
     @property
     @abstractmethod
@@ -77,7 +105,7 @@ class Task(ABC):
     def log_line(self) -> tuple[str, ...]:
         """The metrics in the log line of training, in order; missing ones are omitted."""
         shown = (figure.name for figure in figures_of(self.terms) if figure.in_log_line)
-        return (TOTAL_LOSS, *shown, "throughput")
+        return (TOTAL_LOSS, *shown, *(FIGURES if self.teacher else ()), "throughput")
 
     def row(self, outputs: Mapping[str, float]) -> dict[str, float]:
         """The outputs of a training step, renamed for metrics.jsonl; renamed ones come last."""

@@ -18,6 +18,7 @@ from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
 from training.config import TrainingConfig
 from training.description import describe_run
+from training.distillation import with_teacher
 from training.distributed import World, join
 from training.evaluations import Evaluations
 from training.evaluator import Evaluator
@@ -80,8 +81,9 @@ def train_and_evaluate(
         task = open_task(start, world)
         check_same_records(world, task.training, task.evaluation)
         check_memory(config, task, world)
+        task = with_teacher(task, config)
         reinit = config.model.reinit_layers
-        model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters, reinit)
+        model = build_model(start, task.build_student, task.bert, config.run, world, task.unused_parameters, reinit)
         stop = StopSignals(world.any)
         evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
         if config.run.do_train:

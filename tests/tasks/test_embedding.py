@@ -182,3 +182,20 @@ def test_mismatched_files_and_flags_are_refused(data, tmp_path, train_file, word
     with pytest.raises(UserError, match=message):
         train(data, tmp_path / "out", train_file, *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_student_learns_vectors_from_a_teacher_in_any_number_of_parts(data, tmp_path):
+    words = ("--max_steps", 3, "--mode", "eager", "--hidden_dropout_prob", 0, "--attention_probs_dropout_prob", 0)
+    train(data, tmp_path / "teacher", "pairs.csv", *words, "--num_hidden_layers", 2)
+    words += ("--teacher", tmp_path / "teacher", "--distill_hidden_weight", 1, "--distill_attention_weight", 1)
+    train(data, tmp_path / "one", "pairs.csv", *words, "--train_batch_size", 12)
+    train(data, tmp_path / "parts", "pairs.csv", *words, "--train_batch_size", 4, "--grad_acc_steps", 3)
+    names = ("total_loss", "label_loss", "distill_loss", "distill_hidden_loss", "distill_attention_loss")
+    one, parts = (
+        [[row[name] for name in names] for row in read_rows(tmp_path / run / "metrics.jsonl")[:3]]
+        for run in ("one", "parts")
+    )
+    np.testing.assert_allclose(parts, one, rtol=1e-4)
+    wider = ("--hidden_size_per_head", 10, "--num_hidden_layers", 1)
+    with pytest.raises(UserError, match="has embeddings of 16 numbers, but the model has 20"):
+        train(data, tmp_path / "other", "pairs.csv", *words, *wider)

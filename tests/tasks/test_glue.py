@@ -8,7 +8,9 @@ import pytest
 from configs.cli import parse
 from configs.glue import GlueConfig
 from inference import load
+from modeling.pretrained import WEIGHTS_FILE, read_weights, write_weights
 from tasks.glue import finetune_glue
+from training.journal import read_rows
 from utils.errors import UserError
 
 WORDS = [f"word{letter}" for letter in "abcdefghijkl"]
@@ -149,3 +151,22 @@ def test_prediction_without_evaluation_needs_no_labels(glue_dir, tmp_path):
     words = ("--do_train", "False", "--do_eval", "False", "--do_predict")
     finetune(glue_dir, tmp_path / "out", "rte", *words)
     assert len((tmp_path / "out/RTE.tsv").read_text().splitlines()) == 8
+
+
+def test_a_teacher_needs_a_classifier_of_the_same_labels(glue_dir, tmp_path):
+    words = ("--mode", "eager", "--max_steps", 1, "--hidden_dropout_prob", 0, "--attention_probs_dropout_prob", 0)
+    teacher = tmp_path / "teacher/best"
+    finetune(glue_dir, tmp_path / "teacher", "rte", *words)
+    student = ("--init_checkpoint", teacher, *words, "--teacher")
+    finetune(glue_dir, tmp_path / "student", "rte", *student, teacher)
+    row = read_rows(tmp_path / "student/metrics.jsonl")[0]
+    assert row["distill_loss"] < 1e-6 and row["total_loss"] == pytest.approx(row["label_loss"] / 2, rel=1e-5)
+    with pytest.raises(UserError, match=r"answers entailment, not_entailment, not .* fine-tuned for the same labels"):
+        finetune(glue_dir, tmp_path / "other", "stsb", *student, teacher)
+    arrays = {name: array for name, array in read_weights(teacher / WEIGHTS_FILE).items() if "classifier" not in name}
+    write_weights(teacher / WEIGHTS_FILE, arrays)
+    with pytest.raises(UserError, match="has no classifier, so it was not trained for this task"):
+        finetune(glue_dir, tmp_path / "other", "rte", *words, "--teacher", teacher)
+    finetune(
+        glue_dir, tmp_path / "layers", "rte", *student, teacher, "--distill_weight", 0, "--distill_hidden_weight", 1
+    )

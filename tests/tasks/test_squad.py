@@ -274,3 +274,13 @@ def test_contradictions_are_errors(tmp_path, files, capsys):
     Path(squad).write_text(json.dumps(gold))
     with pytest.raises(UserError, match=r"is a SQuAD 2\.0 file: pass --version_2_with_negative True"):
         finetune(*start)
+
+
+def test_a_teacher_of_the_same_weights_has_nothing_to_teach(tmp_path, files):
+    finetune(*training_flags(files, tmp_path / "teacher", "--max_steps", "2", "--mode", "eager"))
+    words = ("--max_steps", "1", "--mode", "eager", "--init_checkpoint", str(tmp_path / "teacher"), "--teacher")
+    words += (str(tmp_path / "teacher"), "--distill_hidden_weight", "1")
+    finetune(*training_flags(files, tmp_path / "student", *words))
+    row = read_rows(tmp_path / "student/metrics.jsonl")[0]
+    assert row["distill_loss"] < 1e-6 and row["distill_hidden_loss"] < 1e-6
+    assert row["total_loss"] == pytest.approx(row["label_loss"] / 2, rel=1e-5)

@@ -118,3 +118,12 @@ def test_a_classifier_of_texts_is_not_a_tagger(tmp_path, capsys):
     words = ("--init_checkpoint", tmp_path / "out/checkpoint-1", "--max_steps", 1, "--mode", "eager")
     tag(tmp_path, tmp_path / "other", "--train_file", train, *words, size=[])
     assert "the encoder is kept" in capsys.readouterr().err
+
+
+def test_a_student_learns_tags_from_a_teacher(tmp_path):
+    train, dev = (conll(tmp_path / f"{n}.conll", sentences(c, n)) for n, c in ((1, 120), (2, 30)))
+    words = ("--train_file", train, "--validation_file", dev, "--lr", 3e-3, "--mode", "eager")
+    tag(tmp_path, tmp_path / "teacher", *words, "--epochs", 3)
+    distil = ("--teacher", tmp_path / "teacher/best", "--distill_weight", 1, "--num_hidden_layers", 1)
+    tag(tmp_path, tmp_path / "student", *words, *distil, "--epochs", 3)  # no labels
+    assert json.loads((tmp_path / "student/eval_results.json").read_text())["f1"] > 0.7
