@@ -14,7 +14,7 @@ from configs.pooling import Pooling
 from conversion import Checkpoint, read_checkpoint
 from conversion.names import CLASSIFIER, DISCRIMINATOR, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
 from conversion.tokenizer_files import read_vocabulary
-from data.tokenization import build_tokenizer
+from data.tokenization import tokenizer_of
 from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction, Similarity
 from inference.fill_mask import FillMask
@@ -457,8 +457,9 @@ def _encoder(
         )
     vocabulary.warn_of_contradictions(do_lower_case)
     return TextEncoder(
-        build_tokenizer(vocabulary.ids, *vocabulary.rules),
+        tokenizer_of(vocabulary),
         vocabulary.ids,
         seq_length or config.max_position_embeddings,
         config.type_vocab_size,
+        separators=vocabulary.separators,
     )
