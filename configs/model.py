@@ -317,6 +317,11 @@ class BertConfig:
         return self.problem_type == "regression" or (self.num_labels == 1 and not self.problem_type)
 
     @property
+    def segment_bound(self) -> int:
+        """Segment ids must be below it. A model with one segment type, or with none, ignores them."""
+        return self.type_vocab_size if self.segment_embeddings and self.type_vocab_size > 1 else 2
+
+    @property
     def head_size(self) -> int:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads

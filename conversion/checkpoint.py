@@ -14,6 +14,7 @@ import numpy as np
 from configs.model import BertConfig, check_is_bert
 from configs.pooling import Pooling
 from conversion import families, flax, huggingface, lazy, oneflow_save, onnx_export, onnx_file, tensorflow
+from conversion.byte_level import BYTE_LEVEL_FILES
 from conversion.hub import local_directory
 from conversion.model_directory import SETTINGS_FILES, foreign_files
 from conversion.names import Report, State, architecture, from_scheme, rows, to_scheme
@@ -249,7 +250,8 @@ def _check_output(checkpoint: Checkpoint, directory: Path, overwrite: bool) -> N
 
 def _tokenizer(checkpoint: Checkpoint, vocab_file: str | Path | None) -> dict[str, bytes]:
     """The tokenizer's files, {name: content}: those next to the weights unchanged, missing ones generated from them."""
-    held = {name: file.read_bytes() for name in TOKENIZER_FILES if (file := checkpoint.directory / name).is_file()}
+    files = {name: checkpoint.directory / name for name in (*TOKENIZER_FILES, *BYTE_LEVEL_FILES)}
+    held = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
     named = vocab_file or checkpoint.vocab_file
     if named is None:
         warn(f"{checkpoint.path} has no vocabulary, so the output has none either: set one with --vocab_file.")

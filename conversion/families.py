@@ -166,7 +166,8 @@ def write(
                 if all(own in state for own in owns)
             }
             held = {own for _, owns in family.names(config.num_hidden_layers, head) for own in owns}
-            tensors = {name: np.concatenate(parts) for name, parts in present.items()}
+            bare = f"{family.base}." if head == _BARE else ""
+            tensors = {name.removeprefix(bare): np.concatenate(parts) for name, parts in present.items()}
             return settings, tensors, {name: array for name, array in state.items() if name in held}
     return None
 

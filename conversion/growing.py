@@ -28,6 +28,8 @@ def grow_vocabulary(checkpoint: Checkpoint, vocab_file: str | Path) -> Checkpoin
         return checkpoint
     old = read_vocabulary(checkpoint.vocab_file)
     new = read_vocabulary(vocab_file, settings_in=checkpoint.directory)
+    if old.byte_level or new.byte_level:
+        return checkpoint
     known = len(old.tokens)
     if len(new.tokens) == known or list(new.tokens[:known]) != list(old.tokens):
         return checkpoint

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.pooling import POOLING_FILES
+from conversion.byte_level import BYTE_LEVEL_FILES
 from conversion.tokenizer_files import TOKENIZER_FILES
 
-SETTINGS_FILES = ("config.json", *TOKENIZER_FILES, *POOLING_FILES)  # all but the weights; `*` stands for any name
+# All but the weights; `*` stands for any name.
+SETTINGS_FILES = ("config.json", *TOKENIZER_FILES, *BYTE_LEVEL_FILES, *POOLING_FILES)
 
 
 def foreign_files(directory: Path, patterns: Sequence[str]) -> Iterator[Path]:

@@ -16,12 +16,19 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conversion.byte_level import (
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    ByteLevel,
+    is_byte_level,
+    read_byte_level,
+)
 from utils.errors import UserError
 from utils.json_file import TooLargeError, read_json_object, read_text
 from utils.messages import warn
 
-VOCAB_FILE, TOKENIZER_JSON, TOKENIZER_CONFIG = "vocab.txt", "tokenizer.json", "tokenizer_config.json"
-SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+VOCAB_FILE = "vocab.txt"
 TOKENIZER_FILES = (VOCAB_FILE, TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_CHARACTERS_PER_WORD = 200  # Google's limit; a longer word is one [UNK]
@@ -58,7 +65,7 @@ class Rules(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A WordPiece vocabulary and its rules.
+    """A WordPiece vocabulary and its rules, or a byte-level tokenizer.
 
     Attributes:
         path: the file it comes from.
@@ -66,6 +73,7 @@ class Vocabulary:
         rules: how text is split.
         source: the file that sets the casing; None if the rules are inferred from the entries.
         suggested: the rules without --do_lower_case.
+        byte_level: the tokenizer if it is not WordPiece; it has rules of its own.
     """
 
     path: Path
@@ -73,10 +81,13 @@ class Vocabulary:
     rules: Rules
     source: Path | None = None
     suggested: Rules | None = None
+    byte_level: ByteLevel | None = None
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """{token: id}."""
+        """{token: id}, with BERT's names of the special tokens."""
+        if self.byte_level:
+            return {**self.byte_level.roles, **{token: index for index, token in enumerate(self.tokens) if token}}
         stripped = ((token.strip(), index) for index, token in enumerate(self.tokens))
         return {token: index for token, index in stripped if token}
 
@@ -92,11 +103,25 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of vocab.txt's content, in hexadecimal."""
-        return hashlib.sha256(self.text).hexdigest()
+        """The SHA-256 of vocab.txt's content, or of a byte-level tokenizer.json, in hexadecimal."""
+        content = self.byte_level.files[TOKENIZER_JSON] if self.byte_level else self.text
+        return hashlib.sha256(content).hexdigest()
+
+    @property
+    def separators(self) -> int:
+        """The number of separators between the two texts of a pair."""
+        return self.byte_level.separators if self.byte_level else 1
+
+    def need_wordpiece(self) -> Vocabulary:
+        """Returns this vocabulary; raises UserError if it is not WordPiece, for what works on its pieces."""
+        if self.byte_level:
+            raise UserError(f"{self.path} is a byte-level tokenizer, but WordPiece is needed here: use a vocab.txt.")
+        return self
 
     def files(self, max_length: int) -> dict[str, bytes]:
         """{name: content} of all files of a model directory's tokenizer; `max_length` is the model's, in tokens."""
+        if self.byte_level:
+            return self.byte_level.files
         special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
         settings = {
             "tokenizer_class": "BertTokenizer",
@@ -117,7 +142,10 @@ class Vocabulary:
         return {"do_lower_case": lower} if self.rules == Rules(lower) else self.rules._asdict()
 
     def files_beside_records(self) -> dict[str, bytes]:
-        """{name: content} of files to store with a record set: vocab.txt, and its rules if they are not Google's."""
+        """{name: content} of files to store with a record set: vocab.txt, and its rules if they are not Google's;
+        or a byte-level tokenizer's files."""
+        if self.byte_level:
+            return self.byte_level.files
         rules = self.rules_of_records()
         return {VOCAB_FILE: self.text} | ({TOKENIZER_CONFIG: _to_bytes(rules)} if len(rules) > 1 else {})
 
@@ -197,6 +225,11 @@ def read_vocabulary(
     file = vocab_path(path)
     if file.suffix == ".json":
         content = read_json_object(file, _MOST_BYTES)
+        if is_byte_level(content):
+            if do_lower_case is not None:
+                raise UserError(f"--do_lower_case does not apply to {file}, a byte-level tokenizer: omit the flag.")
+            own = read_byte_level(file, content)
+            return Vocabulary(file, own.tokens, Rules(False, False, False), byte_level=own)
         tokens: Sequence[str] = _tokens_of(content, file)
     else:
         tokens = _lines(file)
@@ -245,7 +278,7 @@ def _tokens_of(content: Mapping[str, Any], file: Path) -> list[str]:
     model = model if isinstance(model, dict) else {}
     kind = model.get("type") or "WordPiece"
     if kind != "WordPiece":
-        raise UserError(f"{file} contains a {kind} tokenizer, but BERT needs WordPiece: use a BERT vocabulary.")
+        raise UserError(f"{file} contains a {kind} tokenizer; only WordPiece and byte-level BPE are supported.")
     for name, value in {"continuing_subword_prefix": "##", "unk_token": "[UNK]"}.items():
         if model.get(name, value) != value:
             raise UserError(f"{file} has the {name} {model[name]!r}, but only {value!r} is supported.")

@@ -13,7 +13,7 @@ import numpy as np
 from configs.model import LongText
 from conversion.tokenizer_files import Vocabulary
 from data.long_text import cut
-from data.tokenization import BulkTokenizer
+from data.tokenization import bulk_tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,11 @@ class TextRecords:
         loss: LabelLoss = LabelLoss(),
     ) -> None:
         self.examples, self._loss = examples, loss
-        vocab, tokenizer = vocabulary.ids, BulkTokenizer(vocabulary.ids, *vocabulary.rules)
+        vocab, tokenizer = vocabulary.ids, bulk_tokenizer(vocabulary)
         encoded = [tokenizer.encode(texts) for texts in examples.texts]
-        cuts = cut(np.stack([counts for _, counts in encoded]), max_seq_length - 1 - len(encoded), long_text)
+        ends = [1] * len(encoded)  # separators after each text
+        ends[0] = vocabulary.separators if len(encoded) > 1 else 1
+        cuts = cut(np.stack([counts for _, counts in encoded]), max_seq_length - 1 - sum(ends), long_text)
         self.row, records = cuts.row, len(cuts.row)
         self._share = 1 / np.bincount(self.row)[self.row]  # each record's fraction of its row's weight
         self._input_ids = np.zeros((records, max_seq_length), np.int32)
@@ -99,8 +101,9 @@ class TextRecords:
             source = inside + np.where(inside < head[record], 0, shift[record])  # position in the whole text
             self._input_ids[record, start[record] + inside] = ids[first[record] + source]
             start = start + kept
-            self._input_ids[np.arange(records), start] = vocab["[SEP]"]
-            start = start + 1
+            for _ in range(ends[text]):
+                self._input_ids[np.arange(records), start] = vocab["[SEP]"]
+                start = start + 1
         self._length = start
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from conversion.tokenizer_files import Vocabulary
 from data.tables import Table, read_table, read_text
-from data.tokenization import BulkTokenizer
+from data.tokenization import bulk_tokenizer
 from utils.errors import UserError
 
 SCORE_NAMES = ("score", "similarity", "similarity_score", "label", "gold_score")
@@ -179,7 +179,7 @@ class GroupRecords:
     def __init__(self, groups: TextGroups, vocabulary: Vocabulary, *, max_seq_length: int) -> None:
         self._groups, self._seq_length = groups, max_seq_length
         self._frame = vocabulary.ids["[CLS]"], vocabulary.ids["[SEP]"]
-        tokenizer = BulkTokenizer(vocabulary.ids, *vocabulary.rules)
+        tokenizer = bulk_tokenizer(vocabulary)
         self._ids, counts = zip(*(tokenizer.encode(texts) for texts in groups.texts), strict=True)  # T of [tokens]
         self._first = [np.cumsum(each) - each for each in counts]
         self._kept = [np.minimum(each, max_seq_length - 2) for each in counts]  # T of [n]

@@ -16,7 +16,7 @@ import numpy as np
 from conversion.tokenizer_files import Vocabulary
 from data.tables import read_table, read_text
 from data.tag_schemes import Scheme, SchemeError, detect_scheme, to_iob2
-from data.tokenization import BulkTokenizer
+from data.tokenization import bulk_tokenizer
 from utils.errors import UserError
 
 _DOCUMENT = "-DOCSTART-"
@@ -230,7 +230,7 @@ class TagRecords:
         self.sentences, self._width = sentences, max_seq_length
         vocab = vocabulary.ids
         self._cls, self._sep = vocab["[CLS]"], vocab["[SEP]"]
-        ids, counts = BulkTokenizer(vocab, *vocabulary.rules).encode([w for words in sentences.tokens for w in words])
+        ids, counts = bulk_tokenizer(vocabulary).encode_words(sentences.tokens)
         pieces = np.split(ids, np.cumsum(counts)[:-1])
         pieces = [piece if len(piece) else np.array([vocab["[UNK]"]], np.int32) for piece in pieces]
         most = max_seq_length - 2

@@ -5,6 +5,8 @@ punctuation, greedy longest match) is one expression below. The library's own BE
 characters and recent emoji, miss one block of Chinese characters and ignore the final sigma.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, Rules, read_vocabulary
+from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, Rules, Vocabulary, read_vocabulary
 from data.counter_random import mix
+from utils.errors import UserError
 
 _CHINESE = (
     r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
@@ -41,8 +44,33 @@ def load_tokenizer(vocab_file: str | Path, do_lower_case: bool | None = None) ->
         vocab_file: the vocabulary; files next to it may set rules other than Google's.
         do_lower_case: overrides those files.
     """
-    vocabulary = read_vocabulary(vocab_file, do_lower_case)
-    return build_tokenizer(vocabulary.ids, *vocabulary.rules)
+    return tokenizer_of(read_vocabulary(vocab_file, do_lower_case))
+
+
+def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
+    """`load_tokenizer` for a vocabulary already in memory.
+
+    Raises:
+        UserError: the `tokenizers` library cannot use a byte-level tokenizer.json.
+    """
+    if vocabulary.byte_level is None:
+        return build_tokenizer(vocabulary.ids, *vocabulary.rules)
+    try:
+        return Tokenizer.from_str(vocabulary.byte_level.text)
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"{vocabulary.path} is not a usable tokenizer ({error}): copy it again.") from None
+
+
+def is_byte_level(tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of a word contain the space before it."""
+    return isinstance(tokenizer.decoder, decoders.ByteLevel)
+
+
+def bulk_tokenizer(vocabulary: Vocabulary) -> BulkTokenizer | ByteLevelTokenizer:
+    """The tokenizer for large amounts of text."""
+    if vocabulary.byte_level:
+        return ByteLevelTokenizer(vocabulary)
+    return BulkTokenizer(vocabulary.ids, *vocabulary.rules)
 
 
 def build_tokenizer(
@@ -68,6 +96,25 @@ def build_tokenizer(
     return tokenizer
 
 
+class ByteLevelTokenizer:
+    """A byte-level tokenizer with the methods of `BulkTokenizer`."""
+
+    words_have_spaces = True  # the first token of a word contains the space before it
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._tokenizer = tokenizer_of(vocabulary)
+
+    def encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `BulkTokenizer.encode`."""
+        found = [one.ids for one in self._tokenizer.encode_batch(list(lines), add_special_tokens=False)]
+        ids = np.fromiter(chain.from_iterable(found), np.int32)
+        return ids, np.fromiter(map(len, found), np.int64, len(found))
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """As `BulkTokenizer.encode_words`."""
+        return self.encode([" " + word if number else word for words in texts for number, word in enumerate(words)])
+
+
 # Classes of bytes: space, letter or digit, other printable ASCII, and bytes that need the full rules.
 _SPACE, _LETTER, _OTHER, _HARD = range(4)
 _KINDS = bytes(
@@ -85,6 +132,8 @@ class BulkTokenizer:
     reduce to lower-casing and separating letters and digits from other characters. This, and the lookup of known parts,
     is done for all words at once. Words with other characters stay whole and are processed with the full rules.
     """
+
+    words_have_spaces = False
 
     def __init__(
         self,
@@ -118,6 +167,10 @@ class BulkTokenizer:
         encoded = [self._encode(lines[first:end]) for first, end in pairwise(borders)]
         ids, counts = zip(*encoded, strict=True) if encoded else ((), ())
         return np.concatenate([np.empty(0, np.int32), *ids]), np.concatenate([np.empty(0, np.int64), *counts])
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the token ids of the words of all texts, int32 [tokens], and each word's number, int64 [words]."""
+        return self.encode([word for words in texts for word in words])
 
     def _encode(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = "\n".join(["", *lines, ""])

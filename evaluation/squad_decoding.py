@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from configs.squad import DecodingFlags
 from data.squad import SquadExample, SquadFeature
+from data.tokenization import is_byte_level
 from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
@@ -205,18 +206,23 @@ class _Texts:
     """Converts spans of tokens to the original text."""
 
     def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
+        self._tokenizer = tokenizer if is_byte_level(tokenizer) else None
         self._token = {index: token for token, index in tokenizer.get_vocab().items()}
         self._basic = _BasicWords(tokenizer)
         self._verbose = verbose
 
     def answer(self, example: SquadExample, feature: SquadFeature, start: int, end: int) -> str:
         """The original text of the tokens `start` to `end` (inclusive)."""
-        pieces = " ".join(map(self._token.__getitem__, feature.input_ids[start : end + 1].tolist()))
-        pred_text = " ".join(pieces.replace(" ##", "").replace("##", "").split())
+        ids = feature.input_ids[start : end + 1].tolist()
         first_word = feature.token_to_orig_map[start - feature.doc_offset]
         last_word = feature.token_to_orig_map[end - feature.doc_offset]
         words = example.doc_tokens[first_word : last_word + 1]
-        tok_text = " ".join(filter(None, map(self._basic.__getitem__, words)))
+        if self._tokenizer:  # such tokens are pieces of the text itself
+            pieces, tok_text = self._tokenizer.decode(ids), " ".join(words)
+        else:
+            pieces = " ".join(map(self._token.__getitem__, ids)).replace(" ##", "").replace("##", "")
+            tok_text = " ".join(filter(None, map(self._basic.__getitem__, words)))
+        pred_text = " ".join(pieces.split())
         text, failure = get_final_text(pred_text, " ".join(words), tok_text)
         if failure and self._verbose:
             print(f"{example.qas_id}: {failure}", file=sys.stderr)

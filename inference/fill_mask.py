@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data.tokenization import is_byte_level
 from inference.errors import ArgumentError
 from inference.pipelines import Row
 from inference.runner import POSITIONS_PER_EXAMPLE, Example, Outputs
@@ -37,9 +38,18 @@ class FillMask:
 
     def __post_init__(self) -> None:
         self.tokens = self.encoder.tokens
+        self.bytes = is_byte_level(self.encoder.tokenizer)
+
+    def pieces(self, text: str) -> list[str]:
+        """The parts of a text around its masks, which may have BERT's name or the model's own.
+
+        In byte-level tokenizers the mask takes the place of a word and of the space before it.
+        """
+        pieces = text.replace(self.encoder.mask, MASK).split(MASK)
+        return [piece.rstrip() for piece in pieces[:-1]] + pieces[-1:] if self.bytes else pieces
 
     def encode(self, row: Row) -> list[Example]:
-        pieces = field(row, "text").split(MASK)
+        pieces = self.pieces(field(row, "text"))
         masks = len(pieces) - 1
         if not masks:
             raise UserError(f"the text contains no {MASK}: put one in place of the word to predict.")
@@ -67,7 +77,7 @@ class FillMask:
         return [_best(logits, self.top_k) for logits in scores]
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
-        pieces = row["text"].split(MASK)
+        pieces = self.pieces(row["text"])
         answers = []
         for mask, (ids, scores) in enumerate(best for part in reduced for best in part):
             before, after = MASK.join(pieces[: mask + 1]), MASK.join(pieces[mask + 1 :])
@@ -76,13 +86,21 @@ class FillMask:
                     {
                         "score": float(score),
                         "token": int(index),
-                        "token_str": self.tokens[index],
-                        "sequence": _fill(before, self.tokens[index], after),
+                        "token_str": token,
+                        "sequence": _fill(before, token, after),
                     }
                     for index, score in zip(ids, scores, strict=True)
+                    for token in [self._shown(index)]
                 ]
             )
         return answers[0] if len(answers) == 1 else answers
+
+    def _shown(self, index: int) -> str:
+        """A token as text; in byte-level tokenizers with the space before it."""
+        if not self.bytes:
+            return self.tokens[index]
+        shown: str = self.encoder.tokenizer.decode([index], skip_special_tokens=False)
+        return shown
 
 
 def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

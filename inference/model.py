@@ -12,9 +12,9 @@ import oneflow as flow
 
 from configs.pooling import Pooling
 from conversion import Checkpoint, read_checkpoint
-from conversion.names import CLASSIFIER, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
+from conversion.names import CLASSIFIER, DISCRIMINATOR, ENCODER, MASKED_LM, NEXT_SENTENCE, SQUAD, rows
 from conversion.tokenizer_files import read_vocabulary
-from data.tokenization import build_tokenizer
+from data.tokenization import tokenizer_of
 from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction, Similarity
 from inference.fill_mask import FillMask
@@ -35,6 +35,7 @@ from modeling import (
     BertForTokenClassification,
     BertModel,
 )
+from modeling.electra import ReplacedTokenDetector
 from modeling.pretrained import PretrainedModel
 from utils.errors import UserError
 from utils.messages import warn
@@ -67,6 +68,7 @@ _CLASSES: dict[str, type[PretrainedModel]] = {
     MASKED_LM: BertForPreTraining,
     NEXT_SENTENCE: BertForPreTraining,
     ENCODER: BertModel,
+    DISCRIMINATOR: ReplacedTokenDetector,
 }
 # Rows are answered in chunks: large enough to sort by length, small enough to bound memory.
 _ROWS_PER_CHUNK, _TOKENS_PER_CHUNK, _VECTORS_PER_CHUNK = 4096, 131072, 16384
@@ -141,6 +143,31 @@ def load(
         encoder=_encoder(checkpoint, vocab_file, do_lower_case, seq_length),
         pooling=pooling,
     )
+
+
+def load_module(
+    path: str | Path,
+    *,
+    source: str = "auto",
+    config: str | Path | dict[str, Any] | None = None,
+    trust_checkpoint: bool = False,
+) -> PretrainedModel:
+    """Loads the OneFlow module of a checkpoint of any format, in evaluation mode and without a tokenizer.
+
+    `module(input_ids=…, input_mask=…, segment_ids=…)` returns a dict with `sequence_output` [B, S, H], after the final
+    norm if the model has one, `pooled_output` [B, H] and, with a head, `logits`.
+
+    Args:
+        path: as in `load`.
+        source, config, trust_checkpoint: as in `load`.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    checkpoint = read_checkpoint(path, source, config=config, trust=trust_checkpoint)
+    heads = groups(checkpoint)
+    only = heads.isdisjoint({SQUAD, CLASSIFIER, TAGGER, MASKED_LM, NEXT_SENTENCE})
+    return build(checkpoint, DISCRIMINATOR if only and DISCRIMINATOR in heads else None).eval()
 
 
 def build(checkpoint: Checkpoint, head: str | None = None) -> PretrainedModel:
@@ -430,8 +457,9 @@ def _encoder(
         )
     vocabulary.warn_of_contradictions(do_lower_case)
     return TextEncoder(
-        build_tokenizer(vocabulary.ids, *vocabulary.rules),
+        tokenizer_of(vocabulary),
         vocabulary.ids,
         seq_length or config.max_position_embeddings,
         config.type_vocab_size,
+        separators=vocabulary.separators,
     )

@@ -60,7 +60,7 @@ class QuestionAnswering:
         if not context:
             raise UserError("the context contains no words.")
         seq_length = min(self.seq_length, self.encoder.max_length)
-        window = seq_length - len(question) - 3  # [CLS] question [SEP] window [SEP]
+        window = seq_length - len(question) - 2 - self.encoder.separators  # [CLS] question [SEP] window [SEP]
         overlap = min(self.doc_overlap, seq_length // 2)
         if window <= overlap and len(context) > window:
             raise UserError(
@@ -75,7 +75,7 @@ class QuestionAnswering:
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[dict[str, Any]]:
         question = len(self.encoder.encode(row["question"]).ids)
         encoding = self.encoder.encode(row["context"])
-        first = question + 2  # where the window begins in its example
+        first = question + 1 + self.encoder.separators  # where the window begins in its example
         window = len(examples[0].input_ids) - first - 1
         step = window - min(self.doc_overlap, min(self.seq_length, self.encoder.max_length) // 2)
         answers: dict[str, dict[str, Any]] = {}

@@ -25,6 +25,7 @@ class TextEncoder:
     Attributes:
         max_length: the longest input, in tokens.
         segments: the model's number of segment types.
+        separators: the number of `[SEP]` between a text and its pair.
         keep: which end of a text to keep if it is too long; None refuses such texts.
     """
 
@@ -33,6 +34,7 @@ class TextEncoder:
     max_length: int
     segments: int
     keep: Literal["start", "end"] | None = None
+    separators: int = 1
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -42,9 +44,14 @@ class TextEncoder:
             by_id[index] = token
         return by_id
 
+    @cached_property
+    def mask(self) -> str:
+        """The name of the mask token."""
+        return self.tokens[self.vocab["[MASK]"]]
+
     def encode(self, text: str) -> Encoding:
         """Ids and offsets of a text, without special tokens."""
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def example(self, first: list[int], second: list[int] | None = None) -> Example:
         """Adds the special tokens.
@@ -55,19 +62,19 @@ class TextEncoder:
         if self.keep:
             first, second = self._cut(first, second)
         cls, sep = self.vocab["[CLS]"], self.vocab["[SEP]"]
-        ids = [cls, *first, sep] + ([*second, sep] if second is not None else [])
+        ids = [cls, *first, sep] if second is None else [cls, *first, *[sep] * self.separators, *second, sep]
         if len(ids) > self.max_length:
             raise TextTooLong(
                 f"the text has {len(ids)} tokens, but the model accepts at most {self.max_length}: shorten it."
             )
         segment_ids = np.zeros(len(ids), np.int32)
         if self.segments > 1:
-            segment_ids[len(first) + 2 :] = 1
+            segment_ids[len(first) + 1 + self.separators :] = 1
         return Example(np.array(ids, np.int32), segment_ids)
 
     def _cut(self, first: list[int], second: list[int] | None) -> tuple[list[int], list[int] | None]:
         """Truncates token ids to fit into one example; in a pair, the longer text is shortened first."""
-        room = self.max_length - (2 if second is None else 3)
+        room = self.max_length - (2 if second is None else 2 + self.separators)
         most = min(len(second or ()), max(room // 2, room - len(first)))  # of the second text
 
         def cut(ids: list[int], length: int) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.tagging import best_windows, windows
+from data.tokenization import is_byte_level
 from inference.errors import ArgumentError
 from inference.pipelines import Row
 from inference.runner import Example, Outputs
@@ -86,8 +87,11 @@ class TokenClassification:
         start, end = offsets
         word, source = self.encoder.tokenizer.id_to_token(index) or "", text[start:end]
         unknown = index == self.encoder.vocab["[UNK]"]
-        # As in Hugging Face's pipeline, a token continues a word if it has more characters than the text it covers.
+        # As in Hugging Face's pipeline, a token continues a word if it has more characters than the text it covers, or
+        # in byte-level tokenizers if there is no space before it.
         continues = not unknown and len(word) != len(source)
+        if is_byte_level(self.encoder.tokenizer):
+            continues = start > 0 and " " not in text[start - 1 : start + 1]
         return {"word": source if unknown else word, "start": start, "end": end, "continues": continues}
 
     def _judged(self, token: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from oneflow import nn
 from configs.model import BertConfig
 from modeling import dropout, losses, ops
 from modeling.attention import Rows
-from modeling.bert import Dense, Embeddings, Encoder, LayerNorm, init_weights
+from modeling.bert import BertModel, Dense, Embeddings, Encoder, LayerNorm, init_weights
 from modeling.pretrained import (
     CONFIG_FILE,
     ENCODER,
@@ -188,6 +188,25 @@ class Discriminator(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
+
+
+class ReplacedTokenDetector(PretrainedModel):
+    """A trained discriminator on its own, with its encoder under BERT's names."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self.bert = BertModel(config, seed)
+        self.discriminator_predictions = DiscriminatorHead(config)
+        init_weights(self.discriminator_predictions, config, seed + 1)
+
+    def forward(
+        self, input_ids: flow.Tensor, input_mask: flow.Tensor | None = None, segment_ids: flow.Tensor | None = None
+    ) -> dict[str, flow.Tensor]:
+        """BertModel's outputs, and `logits` [B, S], above 0 for a token that was probably replaced."""
+        outputs = self.bert(input_ids, input_mask, segment_ids)
+        sequence = outputs["sequence_output"]  # [B, S, H]
+        found = self.discriminator_predictions(sequence.reshape(-1, sequence.shape[2]))  # [B*S, 1]
+        return outputs | {"logits": found.reshape(*input_ids.shape)}
 
 
 class Generator(nn.Module):

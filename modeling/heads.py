@@ -49,7 +49,7 @@ class BertForPreTraining(PretrainedModel):
             loss_reduction: "mean" or "sum", see losses.py.
 
         Returns:
-            BertModel's outputs, `prediction_scores` [B, P, V] (or [B, S, V] without positions) and
+            BertModel's outputs, `prediction_scores` [B, P, V] (or [B, S, V] without positions), also as `logits`, and
             `seq_relationship_score` [B, 2]. With labels also `mlm_loss`, `mlm_accuracy` (in evaluation mode only),
             `nsp_loss`, `nsp_accuracy`, and `total_loss`, the sum of the losses.
         """
@@ -61,7 +61,7 @@ class BertForPreTraining(PretrainedModel):
         decoder_weight = self.bert.embeddings.word_embeddings.weight  # [V, E]
         scores = self.cls.predictions(hidden.reshape(batch * predictions, -1), decoder_weight)  # [B*P, V]
         relationship = self.cls.seq_relationship(outputs["pooled_output"])  # [B, 2]
-        outputs["prediction_scores"] = scores.reshape(batch, predictions, -1)
+        outputs["prediction_scores"] = outputs["logits"] = scores.reshape(batch, predictions, -1)
         outputs["seq_relationship_score"] = relationship
 
         total = []
@@ -156,13 +156,14 @@ class BertForQuestionAnswering(PretrainedModel):
             example_weights, loss_reduction: as for `BertForPreTraining`.
 
         Returns:
-            BertModel's outputs, `start_logits` and `end_logits` [B, S]; with positions also `total_loss`, the mean of
-            the start loss and the end loss.
+            BertModel's outputs, `logits` [B, S, 2], `start_logits` and `end_logits` [B, S]; with positions also
+            `total_loss`, the mean of the start loss and the end loss.
         """
         outputs = self.bert(input_ids, input_mask, segment_ids, packed_tokens, packed_places)
         logits = self.qa_outputs(token_features(self.bert, outputs["sequence_output"]))  # [B, S, 2]
         if packed_places is not None and input_mask is not None:  # there are no outputs at padding
             logits = logits + ((1 - input_mask) * ops.MASKED_SCORE).to(logits.dtype).unsqueeze(-1)
+        outputs["logits"] = logits
         outputs["start_logits"], outputs["end_logits"] = logits[:, :, 0], logits[:, :, 1]
         if start_positions is not None and end_positions is not None:
             weights = _weights_or_ones(example_weights, outputs["pooled_output"])

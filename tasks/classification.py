@@ -191,7 +191,7 @@ def _open_task(config: GlueConfig | ClassifierConfig, problem: Problem, start: S
             long_text=problem.long_text,
             loss=loss,
         )
-        return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
+        return padded(Records(source, below={"segment_ids": bert.segment_bound}), config.batch)
 
     return SequenceClassification(
         bert=bert,

@@ -330,7 +330,7 @@ def _open_reranking(config: EmbeddingConfig, files: EmbeddingFiles, name: str, s
         labels = None if scores is None else scores[:, None]
         examples = TextExamples(path, tuple(range(1, len(pairs) + 1)), (first, second), labels)
         source = TextRecords(examples, vocabulary, max_seq_length=config.data.max_seq_length)
-        return padded(Records(source, below={"segment_ids": bert.type_vocab_size}), config.batch)
+        return padded(Records(source, below={"segment_ids": bert.segment_bound}), config.batch)
 
     training = evaluation = None
     if files.training:

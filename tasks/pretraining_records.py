@@ -125,7 +125,7 @@ class PretrainingRecords:
             )
         below = {
             "input_ids": bert.vocab_size,
-            "segment_ids": bert.type_vocab_size,
+            "segment_ids": bert.segment_bound,
             "masked_lm_ids": bert.vocab_size,
             "masked_lm_positions": self.seq_length,
             "masked_lm_weights": 2,

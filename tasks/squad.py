@@ -256,4 +256,4 @@ def _open(directory: str, parts: int | None, features: FeatureFlags, *, is_train
 
 def _bounds(bert: BertConfig, features: FeatureFlags) -> dict[str, int]:
     positions = dict.fromkeys(("start_positions", "end_positions"), features.max_seq_length)
-    return {"input_ids": bert.vocab_size, "segment_ids": bert.type_vocab_size, **positions}
+    return {"input_ids": bert.vocab_size, "segment_ids": bert.segment_bound, **positions}

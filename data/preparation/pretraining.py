@@ -44,7 +44,7 @@ def prepare(config: PretrainingDataConfig) -> None:
             flags.
     """
     directory = set_directory(config)
-    vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case)
+    vocabulary = read_vocabulary(config.vocab_file, config.do_lower_case).need_wordpiece()
     vocabulary.warn_of_contradictions(config.do_lower_case)
     if vocab_path(config.vocab_file).resolve() == directory.resolve() / "vocab.txt":
         raise UserError(

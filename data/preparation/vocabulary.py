@@ -66,7 +66,7 @@ def make_vocab(config: VocabConfig) -> None:
         return
     model = model_directory(local_directory(config.text.input_file[0]))
     if len(config.text.input_file) == 1 and find_vocabulary(model):
-        vocabulary = read_vocabulary(model)
+        vocabulary = read_vocabulary(model).need_wordpiece()
         vocabulary.warn_of_contradictions(None)
         write_atomically(target, vocabulary.text)
         print(f"{vocabulary.size:,} entries of {vocabulary.path} in {target}")
@@ -96,7 +96,7 @@ def extend_vocab(config: VocabConfig, target: Path) -> None:
     Raises:
         UserError: the model has no vocabulary, or there is no usable input.
     """
-    old = read_vocabulary(model_directory(local_directory(str(config.extend))))
+    old = read_vocabulary(model_directory(local_directory(str(config.extend)))).need_wordpiece()
     old.warn_of_contradictions(None)
     words = count_words(
         replace(config, do_lower_case=old.rules.do_lower_case), target.with_name(f".{target.name}.work")

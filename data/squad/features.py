@@ -19,7 +19,7 @@ from configs.squad import FeatureFlags
 from conversion.tokenizer_files import read_vocabulary
 from data.records.features import SEQUENCE, padding
 from data.squad.examples import SquadExample
-from data.tokenization import BulkTokenizer
+from data.tokenization import bulk_tokenizer
 from utils.worker_pool import in_order, in_processes
 
 FIRST_UNIQUE_ID = 1_000_000_000  # a feature's unique id is this plus its index in the data set
@@ -132,13 +132,13 @@ class _Converter:
         self.settings = settings
         vocabulary = read_vocabulary(settings.vocab_file or "", settings.do_lower_case)
         vocab = vocabulary.ids
-        self.tokenizer = BulkTokenizer(vocab, *vocabulary.rules)
+        self.tokenizer, self.separators = bulk_tokenizer(vocabulary), vocabulary.separators
         self.cls, self.sep = vocab["[CLS]"], vocab["[SEP]"]
 
     def features(self, first_index: int, examples: Sequence[SquadExample]) -> Iterator[SquadFeature]:
         """The windows of consecutive examples, the first of which has this index."""
         queries = self._tokenize([example.question_text for example in examples])
-        answers = self._tokenize([example.orig_answer_text for example in examples])
+        answers = self._tokenize([self._space_before(example) + example.orig_answer_text for example in examples])
         before = [len(ids) for ids in self._tokenize([example.before_answer for example in examples])]
         numbers = range(first_index, first_index + len(examples))
         rows = zip(numbers, examples, queries, answers, before, strict=True)
@@ -149,12 +149,19 @@ class _Converter:
                 span = _answer_span(example, context, answer, tokens_before)
                 yield from self._windows(index, query[: self.settings.max_query_length], context, span)
 
+    def _space_before(self, example: SquadExample) -> str:
+        """The space that the answer's first token contains in the context."""
+        words = example.orig_answer_text.split(maxsplit=1)
+        if not (self.tokenizer.words_have_spaces and words and example.start_position > 0):
+            return ""
+        return " " if example.doc_tokens[example.start_position].startswith(words[0]) else ""
+
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         ids, counts = self.tokenizer.encode(texts)
         return np.split(ids, counts.cumsum()[:-1])
 
     def _context(self, doc_tokens: list[str]) -> _Context:
-        ids, counts = self.tokenizer.encode(doc_tokens)
+        ids, counts = self.tokenizer.encode_words([doc_tokens])
         return _Context(
             ids=ids,
             word=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
@@ -165,9 +172,9 @@ class _Converter:
         self, index: int, query: np.ndarray, context: _Context, span: tuple[int, int]
     ) -> Iterator[SquadFeature]:
         """The windows of one example; `span` is the first and last token of the answer in the context, -1 for none."""
-        max_tokens = self.settings.max_seq_length - len(query) - 3  # [CLS], [SEP] and [SEP]
+        max_tokens = self.settings.max_seq_length - len(query) - 2 - self.separators  # [CLS], [SEP] and [SEP]
         spans = doc_spans(len(context.ids), max_tokens, self.settings.doc_stride)
-        head = np.concatenate([[self.cls], query, [self.sep]])
+        head = np.concatenate([[self.cls], query, [self.sep] * self.separators])
         tok_start, tok_end = span
         for i, ((start, length), best) in enumerate(zip(spans, max_context(spans), strict=True)):
             here = slice(start, start + length)

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs.model import MODERN, BertConfig
 from conversion import families, read_checkpoint, write_checkpoint
+from inference import load_module
 from inference.model import build
 from tests.conversion.samples import FIXTURES
 from utils.errors import UserError
@@ -201,3 +202,21 @@ def test_roberta_counts_only_tokens_that_are_not_padding():
     expected = model.bert(ids)["sequence_output"].numpy()
     found = model.bert(padded, mask)["sequence_output"].numpy()[:, 3:]
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_module_of_a_checkpoint_returns_hidden_states_and_logits(kind, head):
+    _, batch, reference = model_and_batch(kind, head)
+    inputs = {name: flow.tensor(batch[name]) for name in ("input_ids", "input_mask", "segment_ids") if name in batch}
+    found, tokens = load_module(directory_of(kind, head))(**inputs), batch["input_mask"] == 1
+    expected = (
+        reference["logits"]
+        if "logits" in reference
+        else np.stack([reference["start_logits"], reference["end_logits"]], axis=2)
+    )
+    for name, values in (("sequence_output", reference["sequence_output"]), ("logits", expected)):
+        actual = found[name].numpy()
+        if actual.shape[:2] == tokens.shape:
+            actual, values = actual[tokens], values[tokens]
+        np.testing.assert_allclose(actual, values, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)

@@ -54,6 +54,7 @@ def test_pretraining_outputs_have_documented_shapes(tiny_config, inputs):
         "sequence_output": (B, S, H),
         "pooled_output": (B, H),
         "prediction_scores": (B, S, V),
+        "logits": (B, S, V),
         "seq_relationship_score": (B, 2),
     }
 
