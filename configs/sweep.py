@@ -19,10 +19,12 @@ class SweepConfig:
         'training command with all flags that stay the same, such as "run_glue.py --task_name rte --data_dir glue"',
         metavar="COMMAND",
     )
-    search: str = flag("", "JSON file with the flags to search and their values: {flag: [values] or {low, high}}")
+    search: str = flag(
+        "", "JSON file with the flags to search and their values: {flag: [values] or {low, high}}", metavar="FILE"
+    )
     output_dir: str = flag("sweep_output", "directory for the trials, trials.csv, best.json and the pictures")
-    trials: int = flag(20, "number of settings to try, including failed and pruned ones", unit="trials")
-    jobs: int = flag(1, "number of trials to run at the same time", unit="trials")
+    trials: int = flag(20, "number of settings to try, including failed and pruned ones")
+    jobs: int = flag(1, "number of trials to run at the same time")
     seeds: int = flag(
         1, "runs of each trial, with the command's --seed, --seed + 1, …; the median is compared", unit="runs"
     )
@@ -41,7 +43,7 @@ class SweepConfig:
     prune: bool = flag(
         True,
         "stop a trial that is worse than the median of the earlier trials at an evaluation after its first; needs "
-        "evaluations during training and five finished trials",
+        "evaluations during training and five complete trials",
     )
     seed: int = flag(42, "seed of the choice of settings")
     keep_all: bool = flag(False, "keep the checkpoints of all trials, not only those of the best one")

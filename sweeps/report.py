@@ -8,24 +8,19 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import pstdev
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from sweeps.command import Command
-from sweeps.study import Record, Study
-from sweeps.trial import COMPLETE
+from sweeps.trial import COMPLETE, Record, trial_name
 from utils.atomic_files import atomic_file, write_atomically
 from utils.json_file import write_json
+
+if TYPE_CHECKING:
+    from sweeps.study import Study
 
 TABLE_FILE, BEST_FILE = "trials.csv", "best.json"
 COORDINATES_FILE, IMPORTANCE_FILE = "parallel_coordinates.png", "importance.png"
 _FEWEST_TRIALS = 3  # for a picture
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial's directory."""
-    return f"trial-{number:04}"
 
 
 def write_table(output: Path, records: Sequence[Record], flags: Sequence[str], seeds: range) -> None:
@@ -67,6 +62,7 @@ def draw(output: Path, study: Study, metric: str) -> list[str]:
     if len(complete) < _FEWEST_TRIALS or len({record.value for record in complete}) == 1:
         return []
     import matplotlib
+    import optuna
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.sweep import SweepConfig
 from sweeps.command import Command, Value
+from sweeps.report import TABLE_FILE, draw, write_best, write_table
 from sweeps.runs import POLL_SECONDS, LocalRun, StartRun, ray_runs
 from sweeps.space import Parameter, read_space
-from sweeps.trial import COMPLETE, Measure, Trial, run_directory
+from sweeps.trial import COMPLETE, Measure, Record, Trial, run_directory, trial_name
 from utils.atomic_files import LEFTOVER_SUFFIX, remove
 from utils.checkpoints import BEST, LATEST, checkpoints
 from utils.errors import UserError
@@ -24,7 +24,7 @@ from utils.json_file import read_settings, write_json
 if TYPE_CHECKING:
     import optuna
 
-    from sweeps.study import Record, Study
+    from sweeps.study import Study
 
 SWEEP_FILE = "sweep.json"
 _LOWER_IS_BETTER = ("loss", "perplexity", "rmse")
@@ -94,8 +94,6 @@ class Sweep:
         self._conclude()
 
     def _next(self) -> tuple[optuna.Trial, Trial] | None:
-        from sweeps.report import trial_name
-
         following = self.study.next_trial(self.config.trials)
         if following is None:
             return None
@@ -116,8 +114,6 @@ class Sweep:
 
     def _report(self) -> None:
         """Writes the table and the best trial, and removes the checkpoints of the others."""
-        from sweeps.report import trial_name, write_best, write_table
-
         records, best = self.study.records(), self.study.best()
         flags = [parameter.flag for parameter in self.study.space]
         write_table(self.output, [records[number] for number in sorted(records)], flags, self.seeds)
@@ -130,13 +126,11 @@ class Sweep:
 
     def _line(self, record: Record) -> str:
         """One line about a finished trial."""
-        from sweeps.report import trial_name
-
         setting = ", ".join(
             f"--{flag} {f'{value:.4g}' if isinstance(value, float) else value}" for flag, value in record.flags.items()
         )
         figure = record.error
-        if record.values:
+        if not record.error:
             figure = f"{self.measure.metric} {record.value:.4g}"
             if len(record.values) > 1:
                 figure += f" ({min(record.values):.4g} to {max(record.values):.4g}, {len(record.values)} seeds)"
@@ -144,8 +138,6 @@ class Sweep:
 
     def _conclude(self) -> None:
         """Draws the pictures and names the best trial; raises UserError if there is none."""
-        from sweeps.report import TABLE_FILE, draw, trial_name
-
         best, records = self.study.best(), self.study.records()
         if best is None:
             first = next(iter(records.values()))
@@ -176,15 +168,13 @@ def _claim(output: Path, config: SweepConfig, command: Command, space: list[Para
             f"--output_dir {config.output_dir} is not empty: continue the sweep in it with --resume, or use another "
             "directory."
         )
-    with suppress(FileNotFoundError):
-        (output / SWEEP_FILE).stat()
-        stored = read_settings(output / SWEEP_FILE)
-        for name, value in settings.items():
-            if stored.get(name) != value:
-                raise UserError(
-                    f"--{name} differs from the sweep in {config.output_dir}, which has {stored.get(name)!r:.200}: "
-                    "resume with the same value, or use another directory."
-                )
+    stored = read_settings(output / SWEEP_FILE) if (output / SWEEP_FILE).exists() else settings
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            raise UserError(
+                f"--{name} differs from the sweep in {config.output_dir}, which has {stored.get(name)!r:.200}: "
+                "resume with the same value, or use another directory."
+            )
     write_json(output / SWEEP_FILE, settings)
 
 

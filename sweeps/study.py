@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +12,7 @@ import optuna
 
 from sweeps.command import Value
 from sweeps.space import Choice, Parameter
-from sweeps.trial import COMPLETE, FAILED, PRUNED, Outcome
+from sweeps.trial import COMPLETE, FAILED, PRUNED, Outcome, Record
 
 STUDY_FILE = "study.db"
 _NAME = "sweep"
@@ -24,30 +22,6 @@ _STATES = {
     PRUNED: optuna.trial.TrialState.PRUNED,
     FAILED: optuna.trial.TrialState.FAIL,
 }
-
-
-@dataclass(frozen=True)
-class Record:
-    """A finished trial.
-
-    Attributes:
-        number: its number, counted from 0.
-        flags: its setting.
-        state: `COMPLETE`, `PRUNED` or `FAILED`.
-        values: the metric of each run; of a pruned trial, that of its last evaluation.
-        error: why it failed.
-    """
-
-    number: int
-    flags: Mapping[str, Value]
-    state: str
-    values: tuple[float, ...]
-    error: str
-
-    @property
-    def value(self) -> float:
-        """The median over the seeds; NaN if there are no values."""
-        return median(self.values) if self.values else math.nan
 
 
 class Study:

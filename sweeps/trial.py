@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from sweeps.command import Command, Value
 from sweeps.runs import Run, StartRun
@@ -28,6 +29,30 @@ class Outcome:
     state: str
     values: tuple[float, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trial.
+
+    Attributes:
+        number: its number, counted from 0.
+        flags: its setting.
+        state: `COMPLETE`, `PRUNED` or `FAILED`.
+        values: the metric of each run; of a pruned trial, that of its last evaluation.
+        error: why it failed.
+    """
+
+    number: int
+    flags: Mapping[str, Value]
+    state: str
+    values: tuple[float, ...]
+    error: str
+
+    @property
+    def value(self) -> float:
+        """The median over the seeds; NaN if there are no values."""
+        return median(self.values) if self.values else math.nan
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,11 @@ class Trial:
     @property
     def _log(self) -> Path:
         return self.directory / f"seed-{self._seed}.log"
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial's directory."""
+    return f"trial-{number:04}"
 
 
 def run_directory(trial: Path, seed: int) -> Path:
