@@ -108,12 +108,12 @@ class MaskedLMHead(nn.Module):
 class MaskedLMTransform(Dense):
     """LayerNorm(GELU(dense(x)))."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config.hidden_size, config.hidden_size, config)
+    def __init__(self, config: BertConfig, in_features: int | None = None) -> None:
+        super().__init__(in_features or config.hidden_size, config.hidden_size, config)
         self.LayerNorm = LayerNorm(config)
 
     def forward(self, hidden: flow.Tensor) -> flow.Tensor:
-        """[R, H] -> [R, H]."""
+        """[R, in_features], by default [R, H] -> [R, H]."""
         projected = flow._C.matmul(hidden, self.dense.weight, transpose_b=True)
         return self.LayerNorm(ops.bias_gelu(projected, self.dense.bias))
 
