@@ -205,6 +205,13 @@ class PretrainingDataConfig:
     do_lower_case: bool | None = flag(
         None, "lower-case the text and strip accents", default_text="as the tokenizer files or the entries say"
     )
+    segmentation_file: str | None = flag(
+        None,
+        "with --do_whole_word_mask: the input's sentences, one per line, with spaces between words, so that the "
+        "characters of a Chinese word are masked together",
+        default_text="each Chinese character is a word",
+        metavar="FILE",
+    )
     remove_duplicates: str = _remove_duplicates()
     num_shards: int = flag(8, "number of files, equal in size (within each bin of --bin_size)", unit="files")
     bin_size: int | None = flag(
@@ -222,6 +229,11 @@ class PretrainingDataConfig:
                 "--output_dir is a URL: pass --work_dir, a directory that all processes see; the set is built there."
                 if not self.work_dir
                 else "--work_dir is only used if --output_dir is a URL: remove it."
+            )
+        if self.segmentation_file and (self.example.masking == "dynamic" or not self.example.do_whole_word_mask):
+            raise UserError(
+                "--segmentation_file only changes whole-word masks that are stored in the records: pass "
+                "--do_whole_word_mask and --masking static."
             )
         at_least(self, 1, "num_shards", "bin_size")
         at_most(self, 10**5, "num_shards")

@@ -69,6 +69,11 @@ class PretrainingDataFlags:
         "to ten words that are replaced as a whole (SpanBERT)",
         choices=("word", "ngram", "span"),
     )
+    span_boundary_objective: bool = flag(
+        False,
+        "also predict each masked token from the tokens before and after its masked span and its place in the span "
+        "(SpanBERT)",
+    )
     masked_lm_prob_end: float | None = flag(
         None,
         "with --masking dynamic: the fraction of the tokens to mask at the end of the run, which is reached linearly "
@@ -111,6 +116,12 @@ class PretrainingDataFlags:
             )
         if self.objective == "rtd" and self.skip_mlm:
             raise UserError("--skip_mlm leaves --objective rtd without a generator: drop one of them.")
+        if self.span_boundary_objective and (self.skip_mlm or self.objective == "rtd"):
+            other = "--skip_mlm" if self.skip_mlm else "--objective rtd"
+            raise UserError(
+                f"--span_boundary_objective needs the labels of masked-LM, so it cannot be combined with {other}: drop "
+                "one of them."
+            )
         at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
         at_least(self, 1, "max_train_samples", "max_val_samples")
         at_least(self, 0, "train_accuracy_every_n_iters")

@@ -18,16 +18,22 @@ from conversion.tokenizer_files import MAX_CHARACTERS_PER_WORD, Rules, Vocabular
 from data.counter_random import mix
 from utils.errors import UserError
 
-_CHINESE = (
-    r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
-    r"\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}"
+_CHINESE_BLOCKS = (
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F)),
+    *((0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F)),
 )
+_CHINESE = "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _CHINESE_BLOCKS)
 _REMOVED = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
 _PUNCTUATION = r"!-/:-@\[-`{-~\p{P}"
 # As in Python's str.lower(), a sigma is final if a cased letter precedes it and none follows it in the same word.
 _IGNORED = r"\p{Case_Ignorable}*"
 _CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = rf"{_CASED}{_IGNORED}\KΣ(?!{_IGNORED}{_CASED})"
+
+
+def is_chinese(character: str) -> bool:
+    """Whether a character is Chinese, so that it is always a token of its own."""
+    return any(first <= ord(character) <= last for first, last in _CHINESE_BLOCKS)
 
 
 def load_vocab(path: str | Path) -> dict[str, int]:

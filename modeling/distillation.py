@@ -14,10 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import oneflow as flow
 import oneflow.nn.functional as F
 from oneflow import nn
@@ -26,9 +24,8 @@ from modeling import dropout, losses, ops, trace
 from modeling.attention import Rows, visible
 from modeling.bert import init_weights
 from modeling.embedding_losses import normalized
-from modeling.pretrained import PretrainedModel, read_weights, write_weights
+from modeling.pretrained import PretrainedModel
 
-PROJECTION_FILE = "distillation.safetensors"  # in a checkpoint: the learned projection
 FIGURES = ("label_loss", "distill_loss", "distill_hidden_loss", "distill_attention_loss")  # in addition to the model's
 _TEACHER, _PROJECTION = "teacher.", "hidden_projection."
 _INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "packed_tokens", "packed_places")
@@ -91,6 +88,7 @@ class Distilled(PretrainedModel):
             self.hidden_projection = nn.Linear(self.config.hidden_size, teacher.config.hidden_size)
             init_weights(self.hidden_projection, self.config, self.seed + 2)
         self.unused = (*self.unused, _TEACHER, _PROJECTION)
+        self.training_only = (*self.training_only, _PROJECTION)
 
     def forward(self, **batch: Any) -> dict[str, flow.Tensor]:
         """The outputs of the student's class.
@@ -138,28 +136,6 @@ class Distilled(PretrainedModel):
     def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The student's parameters, and the projection."""
         return ((name, each) for name, each in self.named_parameters() if not name.startswith(_TEACHER))
-
-    def load_arrays(
-        self, arrays: Mapping[str, np.ndarray], *, source: str, optional: tuple[str, ...] = ("",)
-    ) -> list[str]:
-        """As for every model; the projection comes from the same checkpoint, if there is one."""
-        stored = Path(source) / PROJECTION_FILE
-        projection = read_weights(stored) if self.lesson and stored.is_file() else {}
-        return self.student_class.load_arrays(self, {**arrays, **projection}, source=source, optional=optional)
-
-    def save_pretrained(
-        self,
-        directory: str | Path,
-        arrays: dict[str, np.ndarray] | None = None,
-        tokenizer: Mapping[str, bytes] | None = None,
-    ) -> None:
-        """Writes the student's model directory; a learned projection has its own file, which no loader reads."""
-        arrays = self.to_arrays() if arrays is None else arrays
-        projection = {name: array for name, array in arrays.items() if name.startswith(_PROJECTION)}
-        student = {name: array for name, array in arrays.items() if name not in projection}
-        self.student_class.save_pretrained(self, directory, student, tokenizer)
-        if projection:
-            write_weights(Path(directory) / PROJECTION_FILE, projection)
 
 
 def distilled(kind: type[PretrainedModel]) -> type[PretrainedModel]:

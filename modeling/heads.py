@@ -115,13 +115,13 @@ class MaskedLMHead(nn.Module):
 class MaskedLMTransform(Dense):
     """LayerNorm(activation(dense(x)))."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config.hidden_size, config.embedding_width, config)
+    def __init__(self, config: BertConfig, in_features: int | None = None) -> None:
+        super().__init__(in_features or config.hidden_size, config.embedding_width, config)
         self.LayerNorm = LayerNorm(config, config.embedding_width)
         self.activation = config.transform_activation or config.hidden_act
 
     def forward(self, hidden: flow.Tensor) -> flow.Tensor:
-        """[R, H] -> [R, E]."""
+        """[R, in_features], by default [R, H] -> [R, E]."""
         projected = flow._C.matmul(hidden, self.dense.weight, transpose_b=True)
         return self.LayerNorm(ops.bias_activation(projected, self.dense.bias, self.activation))
 

@@ -25,6 +25,7 @@ from utils.messages import warn
 Model = TypeVar("Model", bound="PretrainedModel")
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+TRAINING_ONLY_FILE = "training_only.safetensors"  # weights that only training needs, which no other library reads
 GENERATOR_DIRECTORY = "generator"  # in a directory of modeling/electra.py: the generator as a model of its own
 ENCODER = "bert."
 # Hugging Face's files may contain these tensors, which are tied or computed here.
@@ -40,9 +41,12 @@ class PretrainedModel(nn.Module):
 
     Attributes:
         unused: prefixes of the names of parameters that no output needs; a checkpoint may lack them.
+        training_only: prefixes of the names of parameters that belong to a loss and not to the model; they are stored
+            in a file of their own.
     """
 
     unused: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
 
     architecture = ""  # the Hugging Face class of its directories (default: the class's own name)
 
@@ -88,6 +92,9 @@ class PretrainedModel(nn.Module):
             UserError: a tensor's shape is not the model's, or an encoder tensor or a needed head is missing.
         """
         parameters = dict(self.named_parameters())
+        stored = Path(source) / TRAINING_ONLY_FILE
+        if self.training_only and stored.is_file():
+            arrays = {**arrays, **_fitting(read_weights(stored), parameters)}
         if not any(
             name.startswith(ENCODER) for name in parameters
         ):  # a bare encoder can load a whole model's parameters
@@ -160,9 +167,22 @@ class PretrainedModel(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         config = self.config.to_huggingface(self.architecture or type(self).__name__)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_weights(directory / WEIGHTS_FILE, self.to_arrays() if arrays is None else arrays)
+        arrays = self.to_arrays() if arrays is None else arrays
+        apart = {name: array for name, array in arrays.items() if name.startswith(self.training_only)}
+        write_weights(directory / WEIGHTS_FILE, {name: each for name, each in arrays.items() if name not in apart})
+        if apart:
+            write_weights(directory / TRAINING_ONLY_FILE, apart)
         for name, content in (tokenizer or {}).items():
             (directory / name).write_bytes(content)
+
+
+def _fitting(arrays: Mapping[str, np.ndarray], parameters: Mapping[str, nn.Parameter]) -> dict[str, np.ndarray]:
+    """The arrays of these parameters that have their shape; those of another loss may differ."""
+    return {
+        name: array
+        for name, array in arrays.items()
+        if name in parameters and tuple(parameters[name].shape) == array.shape
+    }
 
 
 def untrained_head(source: str, head: str) -> UserError:

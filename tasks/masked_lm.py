@@ -10,6 +10,8 @@ from configs.pretraining import PretrainingConfig
 from evaluation.masked_lm import masked_lm_metrics
 from modeling import BertForPreTraining
 from modeling.distillation import SoftTarget
+from modeling.pretrained import PretrainedModel
+from modeling.span_boundary import BertForSpanPreTraining
 from training.evaluator import Evaluator, Say
 from training.run_directory import RunDirectory
 from training.task import Task
@@ -22,6 +24,14 @@ MASKED_LM = LossTerm(
     Figure("mlm_loss", "masked_lm_weights", in_log_line=True),
     labels=("masked_lm_ids", "masked_lm_weights"),
     others=(Figure("mlm_accuracy", "masked_lm_weights"),),
+)
+
+
+SPAN_BOUNDARY = LossTerm(
+    Figure("sbo_loss", "masked_lm_weights", in_log_line=True),
+    labels=("span_boundaries", "span_offsets"),
+    others=(Figure("sbo_accuracy", "masked_lm_weights"),),
+    parameters=("span_boundary.",),
 )
 
 
@@ -44,7 +54,11 @@ class MaskedLM(Task):
     """Masked-LM without a second task."""
 
     model_class = BertForPreTraining
-    model_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM, NEXT_SENTENCE)  # all terms that the model can compute
+    model_terms: ClassVar[tuple[LossTerm, ...]] = (
+        MASKED_LM,
+        NEXT_SENTENCE,
+        SPAN_BOUNDARY,
+    )  # all that the model can compute
     objective_terms: ClassVar[tuple[LossTerm, ...]] = (MASKED_LM,)  # the terms that the records have labels for
     judged_by = "eval_total_loss"
     inputs = (*INPUTS, "masked_lm_positions")
@@ -55,7 +69,12 @@ class MaskedLM(Task):
     def terms(self) -> tuple[LossTerm, ...]:
         flags = self.config.data
         skipped = {MASKED_LM: flags.skip_mlm, NEXT_SENTENCE: flags.skip_nsp, SENTENCE_ORDER: flags.skip_nsp}
-        return tuple(term for term in self.objective_terms if not skipped.get(term))
+        terms = tuple(term for term in self.objective_terms if not skipped.get(term))
+        return (*terms, SPAN_BOUNDARY) if flags.span_boundary_objective else terms
+
+    @property
+    def plain_class(self) -> type[PretrainedModel]:
+        return BertForSpanPreTraining if self.config.data.span_boundary_objective else self.model_class
 
     @property
     def soft_targets(self) -> tuple[SoftTarget, ...]:
@@ -64,6 +83,7 @@ class MaskedLM(Task):
         return tuple(
             SoftTarget(scores[term.loss.output], term.loss.weights, parameters=term.parameters or ("cls.predictions.",))
             for term in self.terms
+            if term.loss.output in scores
         )
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from configs.model import BertConfig
 from configs.pretraining import PretrainingConfig, PretrainingDataFlags
 from data.reading.sampling import with_draws
+from data.reading.span_boundaries import with_boundaries
 from launch import ranks
 from launch.job_shape import JobShape
 from tasks.masked_lm import MaskedLM, MaskedLMWithNextSentence, MaskedLMWithSentenceOrder
@@ -101,6 +102,9 @@ def open_task(config: PretrainingConfig, bert: BertConfig | None, vocab_file: Pa
     if chosen is ReplacedTokens:
         training = with_draws(training, config.run.seed)
         held_out = held_out and with_draws(held_out, config.run.seed)
+    if config.data.span_boundary_objective:
+        training = with_boundaries(training)
+        held_out = held_out and with_boundaries(held_out)
     return chosen(
         bert=bert,
         vocabulary=records.vocabulary(vocab_file),

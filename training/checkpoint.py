@@ -4,7 +4,8 @@ A checkpoint is written under a temporary name, synced and renamed (utils/atomic
 
 checkpoint-120/
   config.json model.safetensors     a model directory, for Hugging Face too
-  distillation.safetensors          with --teacher, the projection of hidden states between different widths
+  training_only.safetensors         with --teacher, the projection between different widths; with
+                                        --span_boundary_objective, its head
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
   training_state/state.json             step, records taken, seed, group; with --train_hours, the clock
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;

@@ -13,8 +13,7 @@ from typing import Any
 from configs.cli import changed_flags
 from configs.training import RunFlags
 from conversion.model_directory import SETTINGS_FILES, foreign_files
-from modeling.distillation import PROJECTION_FILE
-from modeling.pretrained import GENERATOR_DIRECTORY, WEIGHTS_FILE
+from modeling.pretrained import GENERATOR_DIRECTORY, TRAINING_ONLY_FILE, WEIGHTS_FILE
 from training.checkpoint import OPTIMIZER_FILE, STATE_FILE
 from training.journal import METRICS_FILE
 from training.probes import CLOZE_FILE
@@ -41,7 +40,7 @@ _LEFTOVER = re.compile(
 _MODEL_FILES = (*SETTINGS_FILES, WEIGHTS_FILE)
 _CHECKPOINT_FILES = (
     *(*_MODEL_FILES, *(f"{GENERATOR_DIRECTORY}/{name}" for name in _MODEL_FILES)),
-    *(SCORE_FILE, STATE_FILE, OPTIMIZER_FILE, PROJECTION_FILE),
+    *(SCORE_FILE, STATE_FILE, OPTIMIZER_FILE, TRAINING_ONLY_FILE),
 )
 _EVENT_FILES = ("events.out.tfevents.*",)
 _FLAGS_OF_ONE_START = {"resume", "overwrite_output_dir"}  # these may differ at each start

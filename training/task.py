@@ -71,7 +71,12 @@ class Task(ABC):
     @property
     def built_class(self) -> type[PretrainedModel]:
         """The class that `build` instantiates."""
-        return distilled(self.model_class) if self.teacher else self.model_class
+        return distilled(self.plain_class) if self.teacher else self.plain_class
+
+    @property
+    def plain_class(self) -> type[PretrainedModel]:
+        """The class of the model without a teacher."""
+        return self.model_class
 
     @property
     def soft_targets(self) -> tuple[SoftTarget, ...]:

@@ -96,7 +96,8 @@ def open_input(
                 lock_output(file, output_dir, inherited=True)
     try:
         identity = [
-            spool(file, spooled[number]) if number in spooled else _identity(file) for number, file in enumerate(files)
+            spool(file, spooled[number]) if number in spooled else identity_of(file)
+            for number, file in enumerate(files)
         ]
         plan = {**plan, "input": identity, "text_field": text.text_field, "language": text.language}
         plan |= {"memory_mb": work_flags.memory_mb}
@@ -119,6 +120,6 @@ def open_input(
     return work, pieces
 
 
-def _identity(file: Path) -> list[Any]:
+def identity_of(file: Path) -> list[Any]:
     """A file's identity, which changes with its content."""
     return [str(file), file.stat().st_size, file.stat().st_mtime_ns]

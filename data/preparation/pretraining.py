@@ -18,7 +18,7 @@ from configs.cli import to_flat_dict
 from configs.prepare import PretrainingDataConfig
 from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.preparation.cleaning import input_directories, removed_duplicates, write_text
-from data.preparation.inputs import open_input
+from data.preparation.inputs import identity_of, open_input
 from data.preparation.pairs_stage import draw_pairs
 from data.preparation.pieces import Result, run_pieces
 from data.preparation.report import write_report
@@ -51,9 +51,13 @@ def prepare(config: PretrainingDataConfig) -> None:
             f"--vocab_file {config.vocab_file} is in the output directory, whose content will be replaced: copy it to "
             "another directory first."
         )
+    if config.segmentation_file and not Path(config.segmentation_file).is_file():
+        raise UserError(f"--segmentation_file {config.segmentation_file} is not a file: pass the segmented sentences.")
     settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, **vocabulary.rules_of_records()}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings
+    if config.segmentation_file:
+        plan["segmentation"] = identity_of(Path(config.segmentation_file))
     opened = open_input(config.text, config.work, directory, plan, last_stages={"num_shards": "shards"})
     if opened is None:
         print(f"{config.output_dir} is already complete")

@@ -54,8 +54,9 @@ def write_records(
     layout = _lay_out(work, task_rows, config, corpus.token_bytes)
     directory = set_directory(config)
     sizes = [sum(layout.cell_rows[cell] for cell in cells) for cells in layout.shards]
+    arguments = (directory, layout, config.example, vocab, bool(config.segmentation_file))
     results = run_pieces(
-        work, "shards", _write_shard, [(directory, layout, config.example, vocab)] * len(layout.shards),
+        work, "shards", _write_shard, [arguments] * len(layout.shards),
         flags=config.work, sizes=sizes, unit="records", intact=_shard_is_in(directory),
     )  # fmt: skip
     return _written(work, results)
@@ -190,15 +191,17 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _write_shard(
-    work: Path, index: int, output_dir: Path, layout: _Layout, example: ExampleFlags, vocab: dict[str, int]
-) -> Result:
+    work: Path, index: int, output_dir: Path, layout: _Layout, example: ExampleFlags, vocab: dict[str, int],
+    marked: bool,
+) -> Result:  # fmt: skip
     masking = Masking.of_vocab(
         vocab,
         max_predictions_per_seq=example.max_predictions_per_seq,
         masked_lm_prob=example.masked_lm_prob,
         whole_words=example.do_whole_word_mask,
+        marked=marked,
     )
-    dtype = token_dtype(max(vocab.values()) + 1)
+    dtype = token_dtype(max(vocab.values()) + 1, marked=marked)
     observer = _Observer(index, example, vocab)
     name, encode = _FORMATS[example.output_format]
     with ShardWriter(output_dir / name.format(index), record_schema(example), encode) as writer:

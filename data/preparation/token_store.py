@@ -5,6 +5,8 @@ first sentence of each document (both uint32, aligned to 4 bytes, with the end a
 count as process memory, so they are released if the corpus is large.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.preparation.segmentation import WordMarks
 from data.tokenization import BulkTokenizer
 
 _ALIGNMENT = 4
@@ -31,25 +34,36 @@ class Corpus(NamedTuple):
     documents: np.ndarray  # int64 [pieces + 1]
 
 
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """The smallest dtype for token ids."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+def token_dtype(vocab_size: int, *, marked: bool) -> type[np.unsignedinteger]:
+    """The smallest dtype for token ids, which are up to twice as large if they are marked (see `write_piece`)."""
+    return np.uint16 if vocab_size * (2 if marked else 1) <= 1 << 16 else np.uint32
 
 
 def write_piece(
-    path: Path, documents: Iterable[Sequence[str]], tokenizer: BulkTokenizer, vocab_size: int, unknown_id: int
+    path: Path,
+    documents: Iterable[Sequence[str]],
+    tokenizer: BulkTokenizer,
+    vocab_size: int,
+    unknown_id: int,
+    marks: WordMarks | None = None,
 ) -> dict[str, int]:
     """Tokenize documents into one file, skipping sentences without tokens and documents without sentences.
+
+    With `marks`, `vocab_size` is added to the id of each token that continues a word.
 
     Returns:
         the number of documents, sentences, tokens, unknown tokens, and documents of a single sentence.
     """
     texts = list(documents)
-    ids, counts = tokenizer.encode(list(chain.from_iterable(texts)))
+    lines = list(chain.from_iterable(texts))
+    ids, counts = tokenizer.encode(lines)
+    unknown = int((ids == unknown_id).sum())
+    if marks:
+        ids = ids + vocab_size * marks(lines, ids, counts)
     owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))[counts > 0]
     sentence_starts = np.append(0, np.cumsum(counts[counts > 0]))
     document_starts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners))
-    data = ids.astype(token_dtype(vocab_size)).tobytes()
+    data = ids.astype(token_dtype(vocab_size, marked=marks is not None)).tobytes()
     with path.open("wb") as file:
         file.write(data + bytes(-len(data) % _ALIGNMENT))
         for starts in (sentence_starts, document_starts):
@@ -60,7 +74,7 @@ def write_piece(
         "documents": len(document_starts) - 1,
         "sentences": len(owners),
         "tokens": len(ids),
-        "unknown": int((ids == unknown_id).sum()),
+        "unknown": unknown,
         "single_sentence_documents": int((np.diff(document_starts) == 1).sum()),
     }
 

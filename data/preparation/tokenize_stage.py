@@ -14,6 +14,7 @@ from configs.prepare import PretrainingDataConfig, TextFlags
 from conversion.tokenizer_files import read_vocabulary
 from data.preparation.duplicates import duplicates_share, hash_texts
 from data.preparation.pieces import Result, run_pieces
+from data.preparation.segmentation import Segmentation, WordMarks
 from data.preparation.token_store import Corpus, token_dtype, write_piece
 from data.text.documents import read_documents
 from data.text.spans import Span, span_bytes
@@ -25,14 +26,17 @@ def tokenize(
 ) -> tuple[Corpus, dict[str, Any]]:
     """Tokenize all pieces; return the corpus and its statistics for the report."""
     rate = _sampling_rate(pieces)
+    segmentation = None
+    if config.segmentation_file:
+        segmentation = Segmentation.indexed(Path(config.segmentation_file), work)
     tokenized = run_pieces(
         work, "tokenize", _tokenize_piece,
-        [(piece, config.text, config.vocab_file, config.do_lower_case, rate) for piece in pieces],
+        [(piece, config.text, config.vocab_file, config.do_lower_case, rate, segmentation) for piece in pieces],
         flags=config.work, sizes=span_bytes(pieces), unit="B",
     )  # fmt: skip
     corpus = Corpus(
         files=tuple(_token_file(number) for number in range(len(tokenized))),
-        token_bytes=np.dtype(token_dtype(max(vocab.values()) + 1)).itemsize,
+        token_bytes=np.dtype(token_dtype(max(vocab.values()) + 1, marked=segmentation is not None)).itemsize,
         tokens=tuple(result["tokens"] for result in tokenized),
         sentences=tuple(result["sentences"] for result in tokenized),
         documents=np.cumsum([0, *(result["documents"] for result in tokenized)]),
@@ -42,7 +46,7 @@ def tokenize(
 
 def _tokenize_piece(
     work: Path, index: int, piece: Sequence[Span], text: TextFlags, vocab_file: str, do_lower_case: bool | None,
-    rate: int,
+    rate: int, segmentation: Segmentation | None,
 ) -> Result:  # fmt: skip
     tokenizer, vocab = _bulk_tokenizer(vocab_file, do_lower_case)
     documents = list(read_documents(piece, text))
@@ -51,7 +55,9 @@ def _tokenize_piece(
     checksums = np.fromiter(map(zlib.crc32, map(str.encode, lines)), np.uint32, len(lines))
     sampled = compress(lines, checksums % rate == 0)
     (work / _sample_file(index)).write_bytes(hash_texts(sampled).tobytes())
-    counts = write_piece(work / _token_file(index), documents, tokenizer, max(vocab.values()) + 1, vocab["[UNK]"])
+    marks = WordMarks(segmentation, vocab) if segmentation else None
+    size = max(vocab.values()) + 1
+    counts = write_piece(work / _token_file(index), documents, tokenizer, size, vocab["[UNK]"], marks)
     capitals = sum(line[0].isupper() for line in lines)
     return counts | {"capitals": capitals, "frequent": _frequent(checksums, rate)}
 

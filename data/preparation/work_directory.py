@@ -34,7 +34,9 @@ _RESULTS = re.compile(
 )
 
 # Entries of a plan that are no flags.
-_NOT_FLAGS = {"command", "input", "input_sha256", "vocab_sha256", "strip_accents", "tokenize_chinese_chars"}
+_NOT_FLAGS = {
+    *("command", "input", "input_sha256", "segmentation", "vocab_sha256", "strip_accents", "tokenize_chinese_chars"),
+}
 
 
 def open_work(

@@ -19,18 +19,35 @@ class Masking:
     masked_lm_prob: float
     mask_id: int
     vocab_size: int
-    continues_word: np.ndarray | None = None  # bool [V]: which pieces begin with ##; None masks single pieces
+    # bool [V]: which pieces begin with ##; with marked ids also those from V to 2*V, which continue a word. None masks
+    # single pieces.
+    continues_word: np.ndarray | None = None
 
     @classmethod
     def of_vocab(
-        cls, vocab: Mapping[str, int], *, max_predictions_per_seq: int, masked_lm_prob: float, whole_words: bool
+        cls,
+        vocab: Mapping[str, int],
+        *,
+        max_predictions_per_seq: int,
+        masked_lm_prob: float,
+        whole_words: bool,
+        marked: bool = False,
     ) -> "Masking":
-        """The masking for a vocabulary."""
+        """The masking for a vocabulary.
+
+        Args:
+            vocab: {token: id}.
+            max_predictions_per_seq, masked_lm_prob: how many tokens of a record are predicted at most, and which share.
+            whole_words: whether all pieces of a word are masked together.
+            marked: whether V is added to the ids of tokens that continue a word, in addition to ## pieces.
+        """
         size = max(vocab.values()) + 1
         continues = None
         if whole_words:
             continues = np.zeros(size, bool)
             continues[[index for token, index in vocab.items() if token.startswith("##")]] = True
+            if marked:
+                continues = np.concatenate([continues, np.ones(size, bool)])
         return cls(max_predictions_per_seq, masked_lm_prob, vocab["[MASK]"], size, continues)
 
 
@@ -44,7 +61,7 @@ def mask_tokens(
 
     Args:
         rng: the source of every random choice.
-        input_ids: int [R, S], not changed.
+        input_ids: int [R, S], not changed; marked, if the settings say so.
         candidates: bool [R, S], tokens that may be masked: neither special tokens nor padding.
         lengths: int [R], the number of tokens of each record, special tokens included.
         masking: the settings.
@@ -61,6 +78,8 @@ def mask_tokens(
     )
     fate = rng.random(len(rows))
     random_tokens = rng.integers(0, masking.vocab_size, len(rows), dtype=np.int32)
+    if masking.continues_word is not None and len(masking.continues_word) > masking.vocab_size:
+        input_ids %= masking.vocab_size
     return put_masks(input_ids, rows, columns, fate, random_tokens, masking)
 
 

@@ -10,8 +10,8 @@ import pytest
 import kernels
 from data.reading.packing import pack
 from modeling import BertForEmbedding, BertForPreTraining, BertForSequenceClassification, trace
-from modeling.distillation import PROJECTION_FILE, Lesson, SoftTarget, distilled, even_layers, soft_target_losses
-from modeling.pretrained import WEIGHTS_FILE, read_weights
+from modeling.distillation import Lesson, SoftTarget, distilled, even_layers, soft_target_losses
+from modeling.pretrained import TRAINING_ONLY_FILE, WEIGHTS_FILE, read_weights
 
 T = 3.0  # temperature
 MASKED_LM = SoftTarget("prediction_scores", "masked_lm_weights")
@@ -135,7 +135,7 @@ def test_a_student_saves_its_own_weights_for_other_libraries(teacher, tiny_confi
     student.save_pretrained(tmp_path)
     plain = BertForPreTraining(tiny_config)
     assert set(read_weights(tmp_path / WEIGHTS_FILE)) == set(plain.to_arrays())
-    assert set(read_weights(tmp_path / PROJECTION_FILE)) == {"hidden_projection.weight", "hidden_projection.bias"}
+    assert set(read_weights(tmp_path / TRAINING_ONLY_FILE)) == {"hidden_projection.weight", "hidden_projection.bias"}
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertForPreTraining"]
     again = student_of(teacher, tiny_config)
     again.hidden_projection.weight.data.zero_()

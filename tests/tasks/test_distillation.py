@@ -40,7 +40,7 @@ def test_a_resumed_run_repeats_every_digit(run, teacher, shared_records_dir, tmp
     shutil.copytree(whole / "checkpoint-2", tmp_path / "checkpoint-2")
     losses = train(mode, shared_records_dir, tmp_path, *DISTILL, str(teacher), "--resume")
     assert losses == {step: loss for step, loss in training_losses(whole).items() if step >= 2}
-    for name in ("model.safetensors", "distillation.safetensors", "training_state/optimizer.safetensors"):
+    for name in ("model.safetensors", "training_only.safetensors", "training_state/optimizer.safetensors"):
         own, resumed = (read_weights(each / "checkpoint-4" / name) for each in (whole, tmp_path))
         assert own and all((array == resumed[key]).all() for key, array in own.items())
 
