@@ -17,7 +17,7 @@ from conversion import families, flax, huggingface, lazy, oneflow_save, onnx_exp
 from conversion.byte_level import BYTE_LEVEL_FILES
 from conversion.hub import local_directory
 from conversion.model_directory import SETTINGS_FILES, foreign_files
-from conversion.names import Report, State, architecture, from_scheme, rows, to_scheme
+from conversion.names import NEXT_SENTENCE, Report, State, architecture, from_scheme, rows, to_scheme
 from conversion.onnx_export import OnnxOptions
 from conversion.tokenizer_files import TOKENIZER_FILES, find_vocabulary, read_vocabulary
 from utils.checkpoints import model_directory
@@ -297,8 +297,8 @@ def _write_huggingface(
     kept = (*_LABEL_SETTINGS, "long_text", "max_seq_length", "torch_dtype")
     own |= {name: settings[name] for name in kept if name in settings}
     own |= {name: checkpoint.settings[name] for name in families.TOKEN_SETTINGS if name in checkpoint.settings}
-    if lost := {row.group for row in rows(0) if row.name in checkpoint.state and row.name not in state}:
-        warn(f"models of type {own['model_type']} have no {' and no '.join(sorted(lost))}: it is not written.")
+    if any(row.name in checkpoint.state and row.name not in state for row in rows(0) if row.group == NEXT_SENTENCE):
+        warn(f"models of type {own['model_type']} have no next-sentence head: it is not written.")
     huggingface.write(stored, directory)
     return replace(checkpoint, state=state), own
 

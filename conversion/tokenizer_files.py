@@ -154,7 +154,7 @@ class Vocabulary:
         if do_lower_case is not None and (conflict := self._conflict(do_lower_case)):
             _warn_once(f"--do_lower_case {do_lower_case} contradicts {conflict}: the flag is used.")
         doubled = sum(1 for token in self.tokens if token.strip()) - len(self.ids)
-        if doubled:
+        if doubled and not self.byte_level:
             _warn_once(f"{self.path} has {doubled} duplicate entries: the last id of each is used.")
 
     def _conflict(self, do_lower_case: bool) -> str:

@@ -40,16 +40,8 @@ class FillMask:
         self.tokens = self.encoder.tokens
         self.bytes = is_byte_level(self.encoder.tokenizer)
 
-    def pieces(self, text: str) -> list[str]:
-        """The parts of a text around its masks, which may have BERT's name or the model's own.
-
-        In byte-level tokenizers the mask takes the place of a word and of the space before it.
-        """
-        pieces = text.replace(self.encoder.mask, MASK).split(MASK)
-        return [piece.rstrip() for piece in pieces[:-1]] + pieces[-1:] if self.bytes else pieces
-
     def encode(self, row: Row) -> list[Example]:
-        pieces = self.pieces(field(row, "text"))
+        pieces = self._named(field(row, "text")).split(MASK)
         masks = len(pieces) - 1
         if not masks:
             raise UserError(f"the text contains no {MASK}: put one in place of the word to predict.")
@@ -58,15 +50,10 @@ class FillMask:
                 "max_predictions",
                 f"{self.max_predictions} is too low for this text, which has {masks} {MASK}: raise it.",
             )
-        ids: list[int] = []
-        positions = []
-        for piece in pieces:
-            ids += self.encoder.encode(piece).ids
-            positions.append(len(ids) + 1)  # after [CLS]
-            ids.append(self.encoder.vocab[MASK])
-        example = self.encoder.example(ids[:-1])
+        example = self.encoder.example(self._ids(pieces))
+        positions = np.flatnonzero(example.input_ids == self.encoder.vocab[MASK]).astype(np.int32)
         return [
-            replace(example, masked_lm_positions=np.array(positions[start:-1][:POSITIONS_PER_EXAMPLE], np.int32))
+            replace(example, masked_lm_positions=positions[start : start + POSITIONS_PER_EXAMPLE])
             for start in range(0, masks, POSITIONS_PER_EXAMPLE)
         ]
 
@@ -77,7 +64,7 @@ class FillMask:
         return [_best(logits, self.top_k) for logits in scores]
 
     def decode(self, row: Row, examples: Sequence[Example], reduced: Sequence[Any]) -> list[Any]:
-        pieces = self.pieces(row["text"])
+        pieces = self._named(row["text"]).split(MASK)
         answers = []
         for mask, (ids, scores) in enumerate(best for part in reduced for best in part):
             before, after = MASK.join(pieces[: mask + 1]), MASK.join(pieces[mask + 1 :])
@@ -86,21 +73,38 @@ class FillMask:
                     {
                         "score": float(score),
                         "token": int(index),
-                        "token_str": token,
-                        "sequence": _fill(before, token, after),
+                        "token_str": self._decoded([index]) if self.bytes else self.tokens[index],
+                        "sequence": self._filled(examples[0].input_ids, mask, index)
+                        if self.bytes
+                        else _fill(before, self.tokens[index], after),
                     }
                     for index, score in zip(ids, scores, strict=True)
-                    for token in [self._shown(index)]
                 ]
             )
         return answers[0] if len(answers) == 1 else answers
 
-    def _shown(self, index: int) -> str:
-        """A token as text; in byte-level tokenizers with the space before it."""
-        if not self.bytes:
-            return self.tokens[index]
-        shown: str = self.encoder.tokenizer.decode([index], skip_special_tokens=False)
-        return shown
+    def _named(self, text: str) -> str:
+        """The text with BERT's name for the model's mask token."""
+        return text.replace(self.encoder.mask, MASK)
+
+    def _ids(self, pieces: Sequence[str]) -> list[int]:
+        """The token ids of the parts of a text with masks between them."""
+        if self.bytes:  # the tokenizer knows the mask, and whether the space before it belongs to it
+            return self.encoder.encode(self.encoder.mask.join(pieces)).ids
+        ids: list[int] = self.encoder.encode(pieces[0]).ids
+        for piece in pieces[1:]:
+            ids = [*ids, self.encoder.vocab[MASK], *self.encoder.encode(piece).ids]
+        return ids
+
+    def _filled(self, input_ids: np.ndarray, mask: int, index: int) -> str:
+        """The text of `[CLS] … [SEP]` with a token in place of one mask."""
+        ids = input_ids[1:-1].copy()
+        ids[np.flatnonzero(ids == self.encoder.vocab[MASK])[mask]] = index
+        return self._decoded(ids.tolist())
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self.encoder.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
 
 def _best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
