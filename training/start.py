@@ -232,7 +232,7 @@ def _fresh_layers(model: PretrainedModel, count: int) -> dict[str, np.ndarray]:
         raise UserError(f"--reinit_layers {count} is more than the model's {layers} layers: lower it.")
     return {
         name: to_numpy(parameter)
-        for name, parameter in model.named_parameters()
+        for name, parameter in model.own_parameters()
         if layers - count < depth(name, layers) <= layers or name.startswith("bert.pooler.")
     }
 
