@@ -143,10 +143,10 @@ class EmbeddingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.batch.padding == "none":
+        if self.batch.without_padding:
             raise UserError(
-                "--padding none is not available here, because an update compares texts in rows of one length: use "
-                "--padding longest."
+                f"{self.batch.without_padding} is not available here, because an update compares texts in rows of one "
+                "length: use --padding longest."
             )
         if self.run.do_train and not self.data.train_file:
             raise UserError("--train_file is missing: pass the texts to train on, or pass --do_train False.")

@@ -199,6 +199,11 @@ class PretrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.data.masked_lm_prob_end is not None and self.batch.packing == "best_fit":
+            raise UserError(
+                "--masked_lm_prob_end depends on the number of records read so far, which --packing best_fit does not "
+                "know: use --padding none without it."
+            )
         if self.data.masked_lm_prob_end is not None and self.run.train_hours:
             raise UserError(
                 "--masked_lm_prob_end needs a run whose number of records is known: replace --train_hours with "

@@ -83,8 +83,15 @@ class BatchFlags:
         "pad batches to the full length of the records (max_length); pad them to the longest record of an update, "
         "whose records then have similar lengths (longest); or compute no padding: the records of a micro-batch lie "
         "one behind the other, and a token only attends to its own record (none; needs the CPU kernels)",
-        default_text="longest for sets made with --bin_size, else max_length",
+        default_text="none with --packing best_fit, longest for sets made with --bin_size, else max_length",
         choices=("max_length", "longest", "none"),
+    )
+    packing: str = flag(
+        "none",
+        "with --padding none, what a training micro-batch of one rank holds: --train_batch_size records of any length "
+        "(none); or as many records as fit into --train_batch_size times the sequence length in tokens, so that every "
+        "micro-batch is almost full (best_fit)",
+        choices=("none", "best_fit"),
     )
 
     default_train_rows: ClassVar[int] = 8
@@ -97,6 +104,20 @@ class BatchFlags:
         at_most(self, MOST_ROWS, *per_rank, "grad_acc_steps")
         at_most(self, 64 * MOST_ROWS, *of_all)
         at_most(self, MOST_STEPS, "grad_acc_ramp_steps")
+        if self.packing == "best_fit":
+            if self.padding not in (None, "none"):
+                raise UserError(
+                    f"--packing best_fit leaves no padding, which contradicts --padding {self.padding}: remove one of "
+                    "them."
+                )
+            object.__setattr__(self, "padding", "none")
+
+    @property
+    def without_padding(self) -> str:
+        """The flag that turns padding off, for messages; empty if there is padding."""
+        if self.packing == "best_fit":
+            return "--packing best_fit"
+        return "--padding none" if self.padding == "none" else ""
 
     def train_rows(self, world_size: int) -> int:
         """Rows of one micro-batch on one rank."""

@@ -25,7 +25,7 @@ from training.run_directory import RunDirectory, locked
 from training.schedule import BatchSchedule, learning_rates
 from training.start import Start
 from training.step import Mode
-from training.task import padded
+from training.task import in_rows, padded
 from training.trainer import train_and_evaluate
 from utils.errors import UserError
 from utils.messages import warn
@@ -184,6 +184,7 @@ def _records_of_run(config: PretrainingConfig, records_per_epoch: int) -> int:
 
 def _total_steps(config: PretrainingConfig, task: MaskedLM, world: World) -> int:
     """The number of updates of a training run that starts at step 0."""
-    assert task.training is not None
+    training = in_rows(task, config, world.shape.data_parallel_size).training
+    assert training is not None
     state = TrainingState(step=0, records_taken=0, seed=config.run.seed)
-    return total_steps(config, state, len(task.training), world.shape.data_parallel_size)
+    return total_steps(config, state, training.epoch_rows, world.shape.data_parallel_size)

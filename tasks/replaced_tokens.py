@@ -31,10 +31,11 @@ class ReplacedTokens(MaskedLM):
     model_terms = objective_terms = (MASKED_LM, DETECTION)
 
     def __post_init__(self) -> None:
-        if self.config.batch.padding == "none":
+        unpadded = self.config.batch.without_padding
+        if unpadded:
             raise UserError(
-                "--padding none is not available with --objective rtd, because the sampled tokens are placed in rows "
-                "of one length: use --padding longest."
+                f"{unpadded} is not available with --objective rtd, because the sampled tokens are placed in rows of "
+                "one length: use --padding longest."
             )
 
     def build(self, bert: BertConfig, seed: int) -> ReplacedTokenModel:

@@ -7,7 +7,8 @@ checkpoint-120/
   training_only.safetensors         with --teacher, the projection between different widths; with
                                         --span_boundary_objective, its head
   vocab.txt tokenizer.json tokenizer_config.json special_tokens_map.json
-  training_state/state.json             step, records taken, seed, group; with --train_hours, the clock
+  training_state/state.json             step, records taken, seed, group; with --train_hours, the clock; with --packing
+                                        best_fit, the tokens of a packed row
   training_state/optimizer.safetensors  "<parameter>.m" and "<parameter>.v"; a compiled job's counters and loss scale;
                                         with --skip_loss_spikes, the gradient norms of recent updates;
                                         with --ema_decay, "<parameter>.ema"; with --swa_start, "<parameter>.swa"
@@ -40,10 +41,11 @@ class TrainingState:
     """The position of a run after `step` updates."""
 
     step: int
-    records_taken: int  # from the endless sequence of records, by all ranks
+    records_taken: int  # from the endless sequence of records or, with --packing best_fit, of packed rows, by all ranks
     seed: int
     group: int | None = None  # consecutive records of similar length, if lengths are known; fixed for the whole run
     clock: Clock | None = None  # of a run with --train_hours
+    row_tokens: int | None = None  # of a packed row, with --packing best_fit
 
 
 def save_checkpoint(
@@ -78,9 +80,8 @@ def save_checkpoint(
         model.save_pretrained(partial, arrays, tokenizer)
         (partial / STATE_FILE).parent.mkdir()
         write_weights(partial / OPTIMIZER_FILE, optimizer_state)
-        content = asdict(state)
-        if state.clock is None:
-            del content["clock"]
+        optional = ("clock", "row_tokens")
+        content = {name: value for name, value in asdict(state).items() if value is not None or name not in optional}
         (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n")
     point_latest_at(final)
     # Later checkpoints, from before a resume at an earlier step, are kept until the run reaches their steps.
@@ -106,7 +107,7 @@ def load_training_state(checkpoint: Path) -> tuple[TrainingState, dict[str, np.n
     except (TypeError, ValueError) as error:
         raise UserError(f"{file} is not a training state ({error}): resume an older checkpoint.") from None
     for name, value in content.items():
-        least = 1 if name == "group" else 0
+        least = 1 if name in ("group", "row_tokens") else 0
         if not (type(value) is int and least <= value <= MOST_SEED) and (name, value) != ("group", None):
             raise UserError(
                 f"{file}: {name} must be a whole number of {least} or more, not {str(value)[:40]!r}: resume an older "

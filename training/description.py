@@ -25,6 +25,9 @@ def describe_run(
     if task.training.packs:
         lengths = f"up to {task.seq_length}"
     held_out = sum(len(records) for records in task.evaluation)
+    records, rows = f"{len(task.training):,} records of {lengths} tokens", task.training.packed_rows
+    if rows:
+        records += f" in {len(rows):,} packed rows of {rows.tokens:,} tokens, which are {rows.fill:.1%} full"
     micro_rows = plan.sizes.micro_rows // world.shape.data_parallel_size
     return "\n".join(
         [
@@ -36,8 +39,8 @@ def describe_run(
             f"{evaluator.mode} mode, {world.shape.size} process(es) on {world.device.split(':')[0]}, "
             f"OneFlow {flow.__version__}",
             describe_machine(world, bf16),
-            f"{len(task.training):,} records of {lengths} tokens; one update takes {micro_rows} rows x "
-            f"{world.shape.data_parallel_size} ranks x {plan.sizes.peak} micro-batches",
+            f"{records}; one update takes {micro_rows} rows x {world.shape.data_parallel_size} ranks x "
+            f"{plan.sizes.peak} micro-batches",
             *([f"{held_out:,} records to evaluate on"] if held_out and task.evaluates else []),
             f"{origin} at step {plan.start.step}{_end(plan)}",
         ]

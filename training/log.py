@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.training import RunFlags
 from data.reading.loader import Batch
-from data.reading.packing import PACKED, PLACES
+from data.reading.packing import PLACES
 from training.evaluator import Evaluator
 from training.journal import Journal
 from training.optimizer import weight_norm
@@ -54,7 +54,9 @@ class TrainingLog:
     def write(self, done: int, outputs: Mapping[str, float]) -> None:
         """Writes the row of the last of `done` updates, given its outputs."""
         update = done - 1
-        records = self.plan.records_before(done) - self.plan.records_before(self._logged)
+        records: float = self.plan.records_before(done) - self.plan.records_before(self._logged)
+        if self.task.training and self.task.training.packed_rows:
+            records *= len(self.task.training) / self.task.training.epoch_rows
         rates = np.array([records, *self._work]) / (time.perf_counter() - self._clock)
         names = ("throughput", "tokens_per_second", "model_flops_per_second")
         row = {
@@ -85,8 +87,8 @@ class TrainingLog:
         """Metrics of the first micro-batch that only evaluation computes, such as masked-LM accuracy."""
         if not self._measures(done):
             return {}
-        rows = self.plan.sizes.micro_rows // self.shape.data_parallel_size
-        batch = {name: array[:rows] for name, array in self._batch.items() if name not in PACKED}
+        parts = self.plan.sizes.micro_batches(done - 1)
+        batch = {name: array[: len(array) // parts] for name, array in self._batch.items()}
         return self.evaluator.means_of([batch], self.task.terms)
 
     def _begin_interval(self, done: int) -> None:

@@ -38,7 +38,7 @@ def check_memory(config: TrainingConfig, task: Task, world: World) -> None:
     frozen = config.optimizer.freeze_embeddings or config.optimizer.freeze_layers
     if world.device != "cpu" or not config.run.do_train or frozen:  # with frozen layers, the estimate is too high
         return
-    packed = task.training if task.training and task.training.packs else None
+    packed = task.training if task.training and task.training.packs and not task.training.packed_rows else None
     needed = training_bytes(
         task.bert,
         config.batch.train_rows(world.shape.data_parallel_size),

@@ -95,7 +95,10 @@ def rate_schedule(
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """The number of records in each update: micro-batches of a fixed size, whose number may grow linearly to a peak."""
+    """The number of records in each update: micro-batches of a fixed size, whose number may grow linearly to a peak.
+
+    With --packing best_fit, a packed row counts as one record.
+    """
 
     micro_rows: int  # records of one micro-batch over all data-parallel ranks
     peak: int  # micro-batches of an update after the ramp
@@ -105,7 +108,8 @@ class BatchSchedule:
     def of(cls, flags: BatchFlags, data_parallel_size: int) -> BatchSchedule:
         """Creates the schedule from the flags."""
         ramp = flags.grad_acc_ramp_steps if flags.grad_acc_steps > 1 else 0
-        return cls(flags.train_rows(data_parallel_size) * data_parallel_size, flags.grad_acc_steps, ramp)
+        rows = 1 if flags.packing == "best_fit" else flags.train_rows(data_parallel_size)
+        return cls(rows * data_parallel_size, flags.grad_acc_steps, ramp)
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from conversion import Checkpoint, detect, read_checkpoint
 from conversion.hub import local_directory
 from conversion.tokenizer_files import Vocabulary, read_vocabulary, vocab_path
 from data.reading.loader import Records
+from data.reading.packing import PackedRows
 from launch.job_shape import JobShape
 from modeling.layout import to_numpy
 from modeling.pretrained import PretrainedModel, untrained_head
@@ -235,6 +236,23 @@ def _fresh_layers(model: PretrainedModel, count: int) -> dict[str, np.ndarray]:
         for name, parameter in model.own_parameters()
         if layers - count < depth(name, layers) <= layers or name.startswith("bert.pooler.")
     }
+
+
+def in_same_rows(state: TrainingState, start: Start, rows: PackedRows | None) -> TrainingState:
+    """The state with the size of the run's packed rows.
+
+    Raises:
+        UserError: the checkpoint counts records, or rows of another size.
+    """
+    tokens = rows.tokens if rows else None
+    if state.step and state.row_tokens != tokens:
+        found = f"with packed rows of {state.row_tokens:,} tokens" if state.row_tokens else "without packed rows"
+        now = f"of {tokens:,} tokens" if tokens else "none"
+        raise UserError(
+            f"{start.checkpoint} was trained {found}, but the flags ask for {now}: continue with the same --packing "
+            "and --train_batch_size."
+        )
+    return replace(state, row_tokens=tokens)
 
 
 def check_steps_left(start: Start, step: int, total_steps: int) -> None:

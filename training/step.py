@@ -27,6 +27,7 @@ from oneflow.optim.optimizer import Optimizer
 
 import kernels
 from data.reading.loader import Batch
+from data.reading.packing import TOKENS
 from modeling import dropout
 from modeling.layout import replicate, to_numpy
 from modeling.pretrained import PretrainedModel
@@ -77,6 +78,8 @@ class StepOptions:
 
     def micro_batches(self, batch: Batch) -> int:
         """The number of micro-batches in a batch."""
+        if TOKENS in batch:
+            return len(batch[TOKENS])
         rows = len(batch["input_ids"])
         return rows // (self.micro_rows or rows)
 
@@ -115,10 +118,15 @@ def check_mode(mode: Mode, config: TrainingConfig, world: World) -> None:
             f"--{flag} has no effect in {mode} mode, only in {other} mode: the launcher's processes train "
             "together without it."
         )
-    if config.batch.padding == "none" and not (kernels.is_loaded() and world.device == "cpu"):
+    if config.batch.without_padding and not (kernels.is_loaded() and world.device == "cpu"):
         raise UserError(
-            "--padding none needs the CPU kernels on a CPU, because only their attention separates sequences in a row: "
-            "use --padding longest."
+            f"{config.batch.without_padding} needs the CPU kernels on a CPU, because only their attention separates "
+            "sequences in a row: use --padding longest."
+        )
+    if config.batch.packing == "best_fit" and config.optimizer.lr_for_batch is not None:
+        raise UserError(
+            "--lr_for_batch counts the sequences of an update, but with --packing best_fit their number varies: set "
+            "--lr alone."
         )
     if mode == "eager" or not config.run.do_train:
         return
@@ -332,7 +340,7 @@ class GraphTrainStep:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.jobs:
             gc.collect()  # destroying an earlier job while this one compiles has corrupted the framework's memory
-            part = {name: array[: self.options.micro_rows] for name, array in batch.items()}
+            part = {name: array[: len(array) // accumulation] for name, array in batch.items()}
             world = self.options.world
             sites = dropout_sites(self.model, part, world) if feeds_dropout(world) else []
             job = _TrainGraph(self.model, self.optimizer, self.scheduler, self.options, accumulation, sites)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from configs.model import BertConfig
 from configs.training import BatchFlags
 from conversion.tokenizer_files import Vocabulary
-from data.reading.loader import Records, without_padding
+from data.reading.loader import Records, in_packed_rows, without_padding
 from modeling.distillation import FIGURES, Distilled, Lesson, SoftTarget, distilled
 from modeling.pretrained import PretrainedModel
+from training.config import TrainingConfig
 from training.evaluator import Evaluator, Say
 from training.probes import Probes
 from training.terms import INPUTS, TOTAL_LOSS, LossTerm, features_of, figures_of
@@ -125,3 +126,14 @@ def padded(records: Records, flags: BatchFlags) -> Records:
     if padding == "max_length":
         return records
     return replace(without_padding(records), packs=padding == "none")
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+def in_rows(task: AnyTask, config: TrainingConfig, data_parallel_size: int) -> AnyTask:
+    """The task, with its training records in packed rows if --packing says so."""
+    if config.batch.packing == "none" or task.training is None:
+        return task
+    tokens = config.batch.train_rows(data_parallel_size) * task.seq_length
+    return replace(task, training=in_packed_rows(padded(task.training, config.batch), tokens, config.run.seed))

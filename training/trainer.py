@@ -32,10 +32,10 @@ from training.optimizer import build_optimizer, own_moments
 from training.plan import UpdatePlan
 from training.run_directory import RunDirectory, locked
 from training.schedule import rate_schedule
-from training.start import Start, build_model, check_same_records, check_steps_left, find_start
+from training.start import Start, build_model, check_same_records, check_steps_left, find_start, in_same_rows
 from training.step import Mode, StepOptions, build_train_step, check_mode, place_model
 from training.stopping import OUTPUT_CLOSED, Stopped, StopSignals
-from training.task import Task
+from training.task import Task, in_rows
 from training.terms import select
 from training.time_budget import Clock, TimeBudget, TimedStep
 from training.tracker import Tracker, tracker_of
@@ -78,7 +78,7 @@ def train_and_evaluate(
                 RunDirectory.of(flags).to_clear(flags)
         world.barrier()  # the first rank writes only after all ranks have checked the directory
         start = find_start(config, directory, world)
-        task = open_task(start, world)
+        task = in_rows(open_task(start, world), config, world.shape.data_parallel_size)
         check_same_records(world, task.training, task.evaluation)
         check_memory(config, task, world)
         task = with_teacher(task, config)
@@ -113,7 +113,8 @@ def _plan_updates(config: TrainingConfig, task: Task, start: Start, evaluator: E
     assert task.training is not None
     world, model = evaluator.world, evaluator.model
     state, moments = start.training_state(config.run.seed)
-    plan = UpdatePlan.of(config, state, len(task.training), world.shape.data_parallel_size)
+    state = in_same_rows(state, start, task.training.packed_rows)
+    plan = UpdatePlan.of(config, state, task.training.epoch_rows, world.shape.data_parallel_size)
     if config.run.train_hours:
         plan = replace(plan, budget=_time_budget(config, task, start, plan, world))
     else:

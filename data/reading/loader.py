@@ -6,6 +6,8 @@ straddle epochs; every record is used exactly once per epoch.
 Where the records' lengths are known (`without_padding`), there are two ways to compute less padding. Either the records
 of an update have similar lengths, and each batch is cut to one of a few widths, the smallest that the longest record of
 the update fits into, the same on all ranks. Or each batch also holds its records one behind the other (packing.py).
+In the latter case, the training set may be a set of packed rows, each of which is a micro-batch of one rank. Positions
+in the endless sequence then count packed rows instead of records.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from data.reading.order import TrainingOrder
-from data.reading.packing import group_size, group_sizes, pack
+from data.reading.packing import PackedRows, best_fit, group_size, group_sizes, pack
 from data.reading.prefetch import read_ahead
 from data.reading.widths import batch_widths
 from data.records.features import SEQUENCE
@@ -59,6 +61,7 @@ class Records:
         lengths: [len(self)] tokens of each record, if batches are cut to them or packed.
         packs: whether batches are packed. Records then come in the order that they have with padding.
         along_sequence: task features with one value per token, which are cut together with the inputs.
+        packed_rows: the records of each packed row, if training takes packed rows instead of records.
     """
 
     source: RecordSource
@@ -69,6 +72,7 @@ class Records:
     lengths: np.ndarray | None = None
     along_sequence: tuple[str, ...] = ()
     packs: bool = False
+    packed_rows: PackedRows | None = None
 
     def __len__(self) -> int:
         return len(self.source) - self.first if self.count is None else self.count
@@ -86,6 +90,11 @@ class Records:
                 where = self.source.location(int(indices[row]) + self.first)
                 raise UserError(f"{where}: {name} has the value {value}, but must be at least 0 and below {bound}.")
         return batch
+
+    @property
+    def epoch_rows(self) -> int:
+        """The rows that an epoch of training takes: packed rows or records."""
+        return len(self) if self.packed_rows is None else len(self.packed_rows)
 
     def checksum(self) -> int:
         """A checksum of the size and of a few records, to compare sets between ranks."""
@@ -142,6 +151,12 @@ def without_padding(records: Records) -> Records:
     return replace(records, lengths=known)
 
 
+def in_packed_rows(records: Records, tokens: int, seed: int) -> Records:
+    """The same records without padding, but training takes them in packed rows of this many tokens (`best_fit`)."""
+    assert records.lengths is not None
+    return replace(records, packed_rows=best_fit(records.lengths, tokens, seed))
+
+
 @dataclass(frozen=True)
 class RankSlice:
     """Selects one data-parallel rank's rows of each batch: part `rank` of `world_size` equal parts."""
@@ -180,7 +195,8 @@ def training_batches(
 
     Args:
         records: the training set.
-        rows: rows per update over all ranks and micro-batches, as one number or one per update.
+        rows: rows per update over all ranks and micro-batches, as one number or one per update. Packed rows count as
+            rows, if the records are in packed rows.
         micro_rows: records of one micro-batch over all ranks, of which each rank packs its part if batches are
             packed (default: those of the update, or single records if batches are packed).
         group: how many consecutive records have similar lengths, if they are sorted by length.
@@ -192,7 +208,7 @@ def training_batches(
 
     def batches() -> Iterator[Batch]:
         position = start
-        order = TrainingOrder(len(records), records.sorting_lengths, group, seed)
+        order = TrainingOrder(records.epoch_rows, records.sorting_lengths, group, seed)
         packed = records.packing((micro_rows or rank_slice.world_size) // rank_slice.world_size, seed)
         for count in itertools.repeat(rows) if isinstance(rows, int) else rows:
             if end is not None and position >= end:
@@ -201,8 +217,11 @@ def training_batches(
             indices = order.records_at(positions)
             real = positions < end if end is not None else np.ones(count, bool)
             own = rank_slice.rows(count, micro_rows)
-            batch = read_batch(records, indices[own], real[own], positions[own], records.width(indices))
-            yield packed(batch, indices)
+            if records.packed_rows:
+                yield _read_packed_rows(records, records.packed_rows, indices[own], real[own], positions[own])
+            else:
+                batch = read_batch(records, indices[own], real[own], positions[own], records.width(indices))
+                yield packed(batch, indices)
             position += count
 
     return read_ahead(batches())
@@ -253,3 +272,19 @@ def read_batch(
     if width is not None:
         batch |= {name: batch[name][..., :width] for name in (*SEQUENCE, *records.along_sequence) if name in batch}
     return batch
+
+
+def _read_packed_rows(
+    records: Records, rows: PackedRows, numbers: np.ndarray, real: np.ndarray, positions: np.ndarray
+) -> Batch:
+    """Reads the packed rows of these numbers [G] as a batch of G*K records.
+
+    The places behind the last record of a row have weight 0 and no tokens.
+    """
+    members = rows.records[numbers]  # [G, K]
+    used = (members >= 0).ravel()
+    indices = np.where(members < 0, members[:, :1], members)
+    seeds = positions[:, None] // len(rows) * len(records) + indices  # differ between records and between epochs
+    batch = read_batch(records, indices.ravel(), used & np.repeat(real, members.shape[1]), seeds.ravel())
+    batch["input_mask"] = batch["input_mask"] * used[:, None].astype(batch["input_mask"].dtype)
+    return pack(batch, members.shape[1], rows.tokens)

@@ -6,7 +6,8 @@ import pytest
 
 import kernels
 from configs.training import OptimizerFlags
-from data.reading.packing import pack
+from data.reading.loader import Records, in_packed_rows, training_batches, without_padding
+from data.reading.packing import PACKED, pack
 from launch.job_shape import JobShape
 from modeling import (
     BertForPreTraining,
@@ -14,6 +15,7 @@ from modeling import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from tests.data.reading.test_packing import Source
 from training.distributed import World
 from training.optimizer import build_optimizer
 from training.step import StepOptions, build_eval_step, build_train_step, place_model
@@ -41,6 +43,26 @@ def test_updates_have_the_losses_of_padded_batches(mode, accumulation, tiny_conf
         step = build_train_step(mode, model, build_optimizer(model, OptimizerFlags()), np.full(9, 1e-3), options)
         losses.append([step(batch)()["total_loss"] for batch in batches])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_updates_with_packed_rows_are_those_of_padded_batches(mode, tiny_config):
+    records = in_packed_rows(without_padding(Records(Source(47))), tokens=37, seed=3)
+    packed = list(training_batches(records, rows=2, seed=3, end=2 * 7))
+    padded = [{name: array for name, array in batch.items() if name not in PACKED} for batch in packed]
+    for batch in padded:  # an empty place becomes a record of weight 0
+        batch["input_mask"] = np.maximum(batch["input_mask"], 1 - batch["example_weights"][:, None].astype(np.int32))
+    assert not all(batch["example_weights"].all() for batch in packed)
+    losses, norms = [], []
+    for batches, rows in ((padded, len(padded[0]["input_ids"]) // 2), (packed, 4)):
+        model = place_model(mode, BertForPreTraining(tiny_config, seed=1), WORLD)
+        options = StepOptions(world=WORLD, seed=3, micro_rows=rows)
+        step = build_train_step(mode, model, build_optimizer(model, OptimizerFlags()), np.full(7, 1e-3), options)
+        metrics = [step(batch)() for batch in batches]
+        losses.append([row["total_loss"] for row in metrics])
+        norms.append([row["grad_norm"] for row in metrics])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -75,10 +97,14 @@ def test_answers_are_never_at_padding(tiny_config, pretraining_batch):
 
 def test_gradients_equal_those_of_padded_batches(tiny_config, pretraining_batch):
     batch = pretraining_batch(6)
+    with_empty_place = {name: np.concatenate([array, array[:1]]) for name, array in batch.items()}
+    for name in ("input_mask", "masked_lm_weights", "example_weights"):
+        with_empty_place[name][6] = 0
     gradients = []
-    for each in (batch, pack(batch, 6, size_of(batch, 6))):
+    for each in (batch, pack(batch, 6, size_of(batch, 6)), pack(with_empty_place, 7, size_of(batch, 6))):
         model = BertForPreTraining(tiny_config, seed=1)
         model(**{name: flow.tensor(array) for name, array in each.items()})["total_loss"].backward()
         gradients.append({name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None})
     for name, expected in gradients[0].items():
-        np.testing.assert_allclose(gradients[1][name], expected, atol=1e-6, err_msg=name)
+        for found in gradients[1:]:
+            np.testing.assert_allclose(found[name], expected, atol=1e-6, err_msg=name)
