@@ -16,6 +16,7 @@ from configs.model import BertConfig
 from modeling import dropout, ops
 from modeling.attention import Rows, attention
 from modeling.checkpointing import checkpointed
+from modeling.layout import whole
 from modeling.pretrained import PretrainedModel
 
 # Tokens; from this length on, the feed-forward network takes half of the memory and a tenth of the time of a step.
@@ -84,7 +85,7 @@ class Embeddings(nn.Module):
     ) -> flow.Tensor:
         """ids [B, S] -> [B*S, H]; positions count from the start of the row unless `position_ids` [B, S] are given."""
         batch, length = input_ids.shape
-        words = self.word_embeddings(input_ids)  # [B, S, H]
+        words = whole(self.word_embeddings(input_ids))  # [B, S, H]
         if position_ids is None:
             positions = self.position_embeddings.weight[:length]  # [S, H]
         else:
@@ -138,7 +139,7 @@ class Layer(nn.Module):
 
     def _feed_forward(self, attended: flow.Tensor) -> flow.Tensor:
         dense = self.intermediate.dense
-        normed = self.output.norm_before(attended)  # [B*S, H]
+        normed = whole(self.output.norm_before(attended))  # [B*S, H]
         expanded = ops.bias_gelu(flow._C.matmul(normed, dense.weight, transpose_b=True), dense.bias)  # [B*S, I]
         return self.output(expanded, attended)
 
@@ -169,6 +170,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: flow.Tensor, rows: Rows) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
+        hidden = whole(hidden)
         query, key, value = (
             ops.linear(hidden, linear.weight, linear.bias) for linear in (self.query, self.key, self.value)
         )  # [B*S, H]
@@ -195,7 +197,7 @@ class ResidualOutput(Dense):
 
     def forward(self, x: flow.Tensor, residual: flow.Tensor) -> flow.Tensor:
         """x [B*S, in_features], residual [B*S, H] -> [B*S, H]."""
-        projected = flow._C.matmul(x, self.dense.weight, transpose_b=True)  # [B*S, H]
+        projected = whole(flow._C.matmul(x, self.dense.weight, transpose_b=True))  # [B*S, H]
         rate = self.dropout_rate if self.training else 0.0
         added = ops.bias_dropout_add(projected, self.dense.bias, residual, rate)
         return added if self.pre_norm else self.LayerNorm(added)

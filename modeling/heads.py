@@ -11,6 +11,7 @@ from oneflow import nn
 from configs.model import BertConfig
 from modeling import losses, ops
 from modeling.bert import BertModel, Dense, LayerNorm, init_weights
+from modeling.layout import whole
 from modeling.pretrained import PretrainedModel
 
 
@@ -102,7 +103,7 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, hidden: flow.Tensor, decoder_weight: flow.Tensor) -> flow.Tensor:
         """hidden [R, H], decoder_weight [V, H] -> [R, V]."""
-        return flow._C.matmul(self.transform(hidden), decoder_weight, transpose_b=True) + self.bias
+        return flow._C.matmul(whole(self.transform(hidden)), decoder_weight, transpose_b=True) + self.bias
 
 
 class MaskedLMTransform(Dense):

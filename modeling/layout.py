@@ -26,6 +26,17 @@ def split_rows(tensor: flow.Tensor, device: str) -> flow.Tensor:
     return tensor.to_global(placement=_all_ranks(device), sbp=flow.sbp.split(0))
 
 
+def whole(x: flow.Tensor) -> flow.Tensor:
+    """x [R, ...] with complete values on every rank of a replica, and with a complete gradient.
+
+    Where ranks share a replica, they hold summands of a product or of a gradient; this adds them up.
+    """
+    if not x.is_global or x.placement.ranks.ndim == 1:
+        return x
+    rows = (flow.sbp.split(0), flow.sbp.broadcast)
+    return x.to_global(sbp=rows, grad_sbp=rows)
+
+
 def full_like(x: flow.Tensor, shape: tuple[int, ...], value: float) -> flow.Tensor:
     """A constant tensor of this shape with the type and device of x; replicated if x is global."""
     if not x.is_global:
