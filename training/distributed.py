@@ -8,6 +8,7 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from launch import ranks
 from launch.job_shape import JobShape
 from modeling.layout import split_rows
 from utils.errors import UserError
@@ -37,7 +38,7 @@ class World:
 
     def as_global(self, rows: flow.Tensor) -> flow.Tensor:
         """The global tensor of graph mode, with this rank's rows as its part."""
-        return rows if self.shape.data_parallel_size == 1 else split_rows(rows, self.device)
+        return rows if self.shape.size == 1 else split_rows(rows, self.device, self.shape.ranks_per_replica)
 
     def gather_rows(self, rows: flow.Tensor) -> np.ndarray:
         """The rows [B, ...] of all data-parallel ranks, in the order of the ranks, on every rank."""
@@ -79,9 +80,14 @@ def join(flags: DeviceFlags) -> World:
     """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: CUDA is requested but not usable, or a device index does not exist.
+        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not exist.
     """
-    shape, usable = JobShape.current(), flow.cuda.is_available()
+    size, per_replica = ranks.size(), flags.tensor_parallel
+    if size % per_replica:
+        raise UserError(
+            f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of {per_replica}."
+        )
+    shape, usable = JobShape.current(per_replica), flow.cuda.is_available()
     wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
     if wanted and not usable:
         raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")

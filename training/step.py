@@ -28,7 +28,7 @@ from oneflow.optim.optimizer import Optimizer
 import kernels
 from data.reading.loader import Batch
 from modeling import dropout
-from modeling.layout import replicate, to_numpy
+from modeling.layout import place_parameter, place_parameters, to_numpy
 from modeling.pretrained import PretrainedModel
 from training import spikes
 from training.config import TrainingConfig
@@ -154,7 +154,7 @@ def place_model(mode: Mode, model: Model, world: World) -> Model:
     """Moves a model's parameters to the device and layout of its steps; call it before building an optimizer."""
     model.to(world.device)
     if mode == "graph" and world.shape.size > 1:
-        replicate(model, world.device)
+        place_parameters(model, world.device, world.shape.ranks_per_replica)
     return model
 
 
@@ -321,7 +321,7 @@ class GraphTrainStep:
         if not self.options.use_fp16:
             state = {name: array for name, array in state.items() if name not in _LOSS_SCALE}
         on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
-        self.tensors = {n: self._whole(array, "cpu" if n in on_cpu else None) for n, array in state.items()}
+        self.tensors = {n: self._placed(n, array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.finite, self.step = FiniteUpdates(step), step
 
     def _job(self, batch: Batch) -> _TrainGraph:
@@ -340,10 +340,14 @@ class GraphTrainStep:
             self.jobs[shape] = job
         return self.jobs[shape]
 
-    def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
+    def _placed(self, name: str, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
         tensor = flow.tensor(array, device=device or world.device)
-        return tensor if world.shape.size == 1 else replicate(tensor, world.device)
+        if world.shape.size == 1:
+            return tensor
+        return place_parameter(
+            tensor, name.removesuffix(".m").removesuffix(".v"), world.device, world.shape.ranks_per_replica
+        )
 
 
 class _TrainGraph(nn.Graph):
