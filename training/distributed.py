@@ -80,12 +80,13 @@ def join(flags: DeviceFlags) -> World:
     """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not exist.
+        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not
+            exist.
     """
     size, per_replica = ranks.size(), flags.tensor_parallel
     if size % per_replica:
         raise UserError(
-            f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of {per_replica}."
+            f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of it."
         )
     shape, usable = JobShape.current(per_replica), flow.cuda.is_available()
     wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
