@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ class World:
     def sum_over_batch(self, values: np.ndarray) -> np.ndarray:
         """The sum of `values` over the data-parallel ranks, on every rank; the ranks of a replica have equal values."""
         return self._sum_over_ranks(values) / self.shape.ranks_per_replica
+
+    def sum_over_replica(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over the ranks of this replica; all replicas have equal values."""
+        sums = self._sum_over_ranks(np.array(values, np.float64)) / self.shape.data_parallel_size
+        return [float(value) for value in sums]
 
     def sum_gradients(self, parameters: list[flow.nn.Parameter]) -> None:
         """Replaces each parameter's gradient with its sum over the data-parallel ranks."""

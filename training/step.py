@@ -286,6 +286,9 @@ class GraphTrainStep:
         if self.spikes:
             kernels.leave_out_updates_above(self.spikes.limit)
         outputs = job(**tensors)
+        divided = 0.0
+        if world.shape.ranks_per_replica > 1:
+            divided = kernels.finish_divided_updates(world.sum_over_replica)
         if fresh:
             self.tensors = job.tensors()
         self.finite.add(outputs["total_loss"])
@@ -296,7 +299,7 @@ class GraphTrainStep:
 
         def read() -> dict[str, float]:
             values = {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
-            norm = kernels.last_gradient_norm() if self.options.max_grad_norm else None
+            norm = kernels.last_gradient_norm(divided) if self.options.max_grad_norm else None
             values |= {} if norm is None else {"grad_norm": norm}
             if "loss_scale" in self.tensors:
                 values["loss_scale"] = float(self.tensors["loss_scale"].numpy())

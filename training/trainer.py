@@ -13,6 +13,7 @@ from configs.cli import to_flat_dict
 from configs.training import RunFlags
 from data.reading.loader import Batch, RankSlice, training_batches
 from launch.job_shape import JobShape
+from training import tensor_parallel
 from training.averages import WeightAverage
 from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
@@ -65,6 +66,7 @@ def train_and_evaluate(
     """
     world = join(config.device)
     check_mode(mode, config, world)
+    tensor_parallel.check_flags(mode, config, world)
     check_same_kernels(world)
     bf16 = use_half_precision(world, config.device)
     directory = RunDirectory.of(config.run)
@@ -77,6 +79,7 @@ def train_and_evaluate(
         start = find_start(config, directory, world)
         task = open_task(start, world)
         check_same_records(world, task.training, task.evaluation)
+        tensor_parallel.check_model(task.model_class, task.bert, world)
         check_memory(config, task, world)
         reinit = config.model.reinit_layers
         model = build_model(start, task.build, task.bert, config.run, world, task.unused_parameters, reinit)

@@ -99,6 +99,16 @@ int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
   return begin;
 }
 
+// Whether ranks hold different parts of a tensor.
+class IsDivided final : public user_op::OpKernelState {
+ public:
+  IsDivided(user_op::KernelInitContext* ctx, const char* name) {
+    if (ctx->parallel_ctx().parallel_num() == 1) { return; }
+    for (const auto& axis : ctx->NdSbp4ArgNameAndIndex(name, 0).sbp_parallel()) { value |= axis.has_split_parallel(); }
+  }
+  bool value = false;
+};
+
 // Whether the compiled job's current update is left out because its gradient norm is above the limit (reduction.cpp).
 bool update_left_out();
 
