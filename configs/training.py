@@ -437,7 +437,7 @@ class DeviceFlags:
             )
         if self.zero:
             raise UserError(
-                "--zero is not supported, because OneFlow 0.9 aborts when it divides the optimizer's state on CPUs: use "
+                "--zero is not supported, because OneFlow 0.9 aborts when it divides the optimizer state on CPUs: use "
                 "--tensor_parallel, which divides it with the model."
             )
         at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")

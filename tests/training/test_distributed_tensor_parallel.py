@@ -28,7 +28,7 @@ SMALL = (
 SPLIT = ["--tensor_parallel", "2"]
 RUNS = {
     "adamw": "--train-batch-size 6 --ema_decay 0.5".split(),
-    "lamb-tiles": "--train-batch-size 3 --grad-acc-steps 2 --optim_name lamb".split(),
+    "lamb-tiles": "--train-batch-size 3 --grad-acc-steps 2 --optim_name lamb --do_eval False".split(),
 }
 FIGURES = ("total_loss", "mlm_loss", "nsp_loss", "grad_norm", "weight_norm", "eval_total_loss", "eval_ema_mlm_loss")
 needs_kernels = pytest.mark.skipif(not kernels.is_loaded(), reason="of our kernels")
@@ -49,7 +49,7 @@ def assert_same(directory, expected, first=0):
 
 @pytest.fixture(scope="module")
 def root(two_ranks, shared_records_dir, tmp_path_factory):
-    """Directories of runs: NAME of one process, NAME-split of two ranks, NAME-resumed of two after one."""
+    """Directories of runs: NAME of one process, NAME-split of two ranks, `resumed` of two after one."""
     root = tmp_path_factory.mktemp("runs")
     data = ["--ofrecord_path", str(shared_records_dir), "--val_ofrecord_path", str(shared_records_dir)]
     listing = []
@@ -61,9 +61,9 @@ def root(two_ranks, shared_records_dir, tmp_path_factory):
                 listing.append(["tiles", []])
             pretrain(parse(PretrainingConfig, [*flags, str(root / name)]), "graph")
         listing.append(["graph", [*flags, str(root / f"{name}-split"), *SPLIT]])
-        resumed = root / f"{name}-resumed"
-        listing.append(["copy", [str(root / name / "checkpoint-3"), str(resumed)]])
-        listing.append(["graph", [*flags, str(resumed), *SPLIT, "--resume"]])
+        if name == "adamw":
+            listing.append(["copy", [str(root / name / "checkpoint-3"), str(root / "resumed")]])
+            listing.append(["graph", [*flags, str(root / "resumed"), *SPLIT, "--resume"]])
     job = two_ranks(root, listing)
     output, _ = job.communicate(timeout=280)
     assert job.returncode == 0, output[-3000:]
@@ -88,9 +88,8 @@ def test_their_checkpoints_are_those_of_one_process(root, name):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", RUNS)
-def test_they_resume_a_run_of_one_process(root, name):
-    assert_same(root / f"{name}-resumed", root / name, first=3)
+def test_they_resume_a_run_of_one_process(root):
+    assert_same(root / "resumed", root / "adamw", first=3)
 
 
 @needs_kernels
