@@ -421,6 +421,18 @@ class DeviceFlags:
     cuda_devices: tuple[int, ...] = flag((), "indices of the CUDA devices to use", per_host=True)
     use_ddp: bool = flag(False, "eager mode: average gradients over the ranks")
     use_consistent: bool = flag(False, "graph mode: global tensors over the ranks")
+    tensor_parallel: int = flag(
+        1,
+        "graph mode on CPUs: number of ranks that share one copy of the model; they divide its attention heads, "
+        "feed-forward layers and vocabulary, and read the same rows",
+        unit="ranks",
+    )
+    pipeline_parallel: int = flag(
+        1, "number of ranks that divide the model's layers; only 1 is supported (docs/distributed.md)", unit="ranks"
+    )
+    zero: bool = flag(
+        False, "divide the optimizer's state over the ranks; not supported on OneFlow 0.9 (docs/distributed.md)"
+    )
     use_fp16: bool = flag(
         False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that support it", aliases=("fp16",)
     )
@@ -449,6 +461,17 @@ class DeviceFlags:
         if self.device is not None and self.with_cuda not in (None, self.device == "cuda"):
             raise UserError(f"--with_cuda {self.with_cuda} contradicts --device {self.device}: pass only one of them.")
         threads(self, "num_threads")
+        at_least(self, 1, "tensor_parallel", "pipeline_parallel")
+        if self.pipeline_parallel > 1:
+            raise UserError(
+                f"--pipeline_parallel {self.pipeline_parallel} is not supported, because evaluation, checkpoints and "
+                "gradient norms need every weight on every rank: use --tensor_parallel."
+            )
+        if self.zero:
+            raise UserError(
+                "--zero is not supported, because OneFlow 0.9 aborts when it divides the optimizer state on CPUs: use "
+                "--tensor_parallel, which divides it with the model."
+            )
         at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")
         at_most(self, 1 << 20, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
         at_most(self, 10**7, "join_timeout", "stop_timeout")

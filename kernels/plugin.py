@@ -195,16 +195,39 @@ def begin_dropout_step(run_seed: int, rank: int, step: int) -> None:
         library().kernels_begin_dropout_step(run_seed % 2**64, rank, step)
 
 
-def last_gradient_norm() -> float | None:
+def last_gradient_norm(divided: float = 0.0) -> float | None:
     """The global gradient norm that gradient clipping computed in the last step of a compiled job.
 
     Call it after reading the step's outputs. None without these kernels or without clipping.
+
+    Args:
+        divided: the result of `finish_divided_updates`.
     """
     if not is_loaded():
         return None
     wait_for_kernels()
     squared = library().kernels_last_power_sum()
-    return None if squared < 0 else math.sqrt(squared)
+    return None if squared < 0 else math.sqrt(squared + divided)
+
+
+def finish_divided_updates(add_up: Callable[[list[float]], Iterable[float]]) -> float:
+    """Finish the update of a compiled job whose parameters the ranks of a replica divide (--tensor_parallel).
+
+    LAMB's trust ratio depends on the norms of whole parameters, so these updates wait for the other ranks' parts.
+
+    Args:
+        add_up: adds up a list of numbers over the ranks of a replica; all of them call it.
+
+    Returns:
+        The squared norm of the gradients of these parameters; 0 without clipping.
+    """
+    wait_for_kernels()
+    count = library().kernels_pending_squares(None)
+    parts = (ctypes.c_double * (2 * count))()
+    library().kernels_pending_squares(parts)
+    gradients, *squares = add_up([library().kernels_take_divided_power_sum(), *parts])
+    library().kernels_finish_updates((ctypes.c_double * (2 * count))(*squares))
+    return gradients
 
 
 def watch_gradient_norms() -> None:
@@ -240,7 +263,8 @@ def library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build.LIB / f"kernels_{load().isa}.so"))
     library.kernels_begin_dropout_step.argtypes = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_uint64]
     library.kernels_hold_weights.argtypes = library.kernels_release_weights.argtypes = [ctypes.c_void_p]
-    library.kernels_last_power_sum.restype = ctypes.c_double
+    library.kernels_last_power_sum.restype = library.kernels_take_divided_power_sum.restype = ctypes.c_double
+    library.kernels_pending_squares.restype = ctypes.c_int64
     library.kernels_set_norm_limit.argtypes = [ctypes.c_double]
     library.kernels_philox.argtypes = [ctypes.c_uint64] * 3 + [ctypes.POINTER(ctypes.c_uint32)]
     return library

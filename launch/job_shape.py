@@ -27,9 +27,9 @@ class JobShape:
             raise ValueError(f"{self.size} ranks cannot form replicas of {self.ranks_per_replica} ranks each")
 
     @classmethod
-    def current(cls) -> JobShape:
+    def current(cls, ranks_per_replica: int = 1) -> JobShape:
         """This process's shape, as the launcher set it in the environment."""
-        return cls(ranks.rank(), ranks.size())
+        return cls(ranks.rank(), ranks.size(), ranks_per_replica)
 
     @property
     def is_first(self) -> bool:

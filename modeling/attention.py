@@ -20,7 +20,7 @@ from oneflow._oneflow_internal.autograd import AutogradFunctionBase
 import kernels
 from configs.model import LONG_ROW
 from modeling import dropout, ops
-from modeling.layout import full_like
+from modeling.layout import full_like, positions_like
 
 _BF16_FACTOR = 4  # how much longer than `LONG_ROW` a row is in bf16
 
@@ -121,6 +121,5 @@ def _distances(scores: flow.Tensor, slopes: tuple[float, ...]) -> flow.Tensor:
 
 def _offsets(x: flow.Tensor, length: int) -> flow.Tensor:
     """int64 [1, 1, S, S]: the distance of each pair of positions, placed like x."""
-    where = {"placement": x.placement, "sbp": flow.sbp.broadcast} if x.is_global else {"device": x.device}
-    positions = flow.arange(length, **where)
+    positions = positions_like(x, length)
     return (positions.reshape(1, 1, 1, length) - positions.reshape(1, 1, length, 1)).abs()

@@ -19,6 +19,7 @@ from configs.model import BertConfig
 from modeling import dropout, ops, trace
 from modeling.attention import Rows, attention
 from modeling.checkpointing import checkpointed
+from modeling.layout import whole
 from modeling.positions import Rotary, Rotation, alibi_slopes, rotate
 from modeling.pretrained import PretrainedModel
 
@@ -94,7 +95,7 @@ class Embeddings(nn.Module):
     ) -> flow.Tensor:
         """ids [B, S] -> [B*S, H]; positions count from the start of the row unless `position_ids` [B, S] are given."""
         batch, length = input_ids.shape
-        hidden = self.word_embeddings(input_ids)  # [B, S, E]
+        hidden = whole(self.word_embeddings(input_ids))  # [B, S, E]
         if self.config.segment_embeddings:
             if segment_ids is None or self.config.type_vocab_size == 1:
                 hidden = hidden + self.token_type_embeddings.weight[0]  # [E]
@@ -171,7 +172,8 @@ class Layer(nn.Module):
         return checkpointed(self._feed_forward, attended) if frugal else self._feed_forward(attended)
 
     def _feed_forward(self, attended: flow.Tensor) -> flow.Tensor:
-        return self.output(self.intermediate(self.output.norm_before(attended)), attended)
+        normed = whole(self.output.norm_before(attended))  # [B*S, H]
+        return self.output(self.intermediate(normed), attended)
 
 
 class Attention(nn.Module):
@@ -205,6 +207,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: flow.Tensor, rows: Rows, rotation: Rotation | None = None) -> flow.Tensor:
         """[B*S, H] -> [B*S, H]."""
+        hidden = whole(hidden)
         query, key, value = (
             ops.linear(hidden, linear.weight, linear.bias) for linear in (self.query, self.key, self.value)
         )  # [B*S, H]
@@ -250,7 +253,7 @@ class ResidualOutput(Dense):
 
     def forward(self, x: flow.Tensor, residual: flow.Tensor) -> flow.Tensor:
         """x [B*S, in_features], residual [B*S, H] -> [B*S, H]."""
-        projected = flow._C.matmul(x, self.dense.weight, transpose_b=True)  # [B*S, H]
+        projected = whole(flow._C.matmul(x, self.dense.weight, transpose_b=True))  # [B*S, H]
         rate = self.dropout_rate if self.training else 0.0
         added = ops.bias_dropout_add(projected, self.dense.bias, residual, rate)
         return added if self.pre_norm else self.LayerNorm(added)

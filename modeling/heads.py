@@ -11,6 +11,7 @@ from oneflow import nn
 from configs.model import BertConfig
 from modeling import losses, ops
 from modeling.bert import BertModel, Dense, LayerNorm, init_weights
+from modeling.layout import whole
 from modeling.pretrained import PretrainedModel
 
 
@@ -108,7 +109,7 @@ class MaskedLMHead(nn.Module):
     def forward(self, hidden: flow.Tensor, word_embeddings: flow.Tensor) -> flow.Tensor:
         """hidden [R, H], word_embeddings [V, E] -> [R, V]."""
         weight = self.decoder.weight if hasattr(self, "decoder") else word_embeddings
-        scores = flow._C.matmul(self.transform(hidden), weight, transpose_b=True)
+        scores = flow._C.matmul(whole(self.transform(hidden)), weight, transpose_b=True)
         return scores if self.bias is None else scores + self.bias
 
 

@@ -177,7 +177,7 @@ def _check_phase(config: PretrainingConfig, first: MaskedLM, steps_before: int, 
 
 def _records_of_run(config: PretrainingConfig, records_per_epoch: int) -> int:
     """The records that a run from step 0 to its end reads."""
-    sizes = BatchSchedule.of(config.batch, JobShape.current().data_parallel_size)
+    sizes = BatchSchedule.of(config.batch, JobShape.current(config.device.tensor_parallel).data_parallel_size)
     steps = config.run.max_steps
     return sizes.records_before(steps) if steps else max(1, round(records_per_epoch * config.run.epochs))
 

@@ -9,7 +9,7 @@ import numpy as np
 import oneflow as flow
 
 from data.reading.loader import Batch
-from modeling.layout import to_numpy
+from modeling.layout import place_like, to_numpy
 from modeling.pretrained import PretrainedModel
 from training.optimizer import trained_parameters
 from training.step import Metrics, TrainStep
@@ -117,7 +117,4 @@ class WeightAverage:
 
 def _assign(tensor: flow.Tensor, array: np.ndarray) -> None:
     """Copies an array, equal on all ranks, into a tensor, which may be global."""
-    values = flow.tensor(array, dtype=tensor.dtype)
-    if tensor.is_global:
-        values = values.to_global(placement=tensor.placement, sbp=tensor.sbp)
-    tensor.copy_(values)
+    tensor.copy_(place_like(flow.tensor(array, dtype=tensor.dtype), tensor))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from launch import ranks
 from launch.job_shape import JobShape
 from modeling.layout import split_rows
 from utils.errors import UserError
@@ -27,6 +29,11 @@ class World:
         """The sum of `values` over the data-parallel ranks, on every rank; the ranks of a replica have equal values."""
         return self._sum_over_ranks(values) / self.shape.ranks_per_replica
 
+    def sum_over_replica(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over the ranks of this replica; all replicas have equal values."""
+        sums = self._sum_over_ranks(np.array(values, np.float64)) / self.shape.data_parallel_size
+        return [float(value) for value in sums]
+
     def sum_gradients(self, parameters: list[flow.nn.Parameter]) -> None:
         """Replaces each parameter's gradient with its sum over the data-parallel ranks."""
         if self.shape.data_parallel_size > 1:
@@ -37,7 +44,7 @@ class World:
 
     def as_global(self, rows: flow.Tensor) -> flow.Tensor:
         """The global tensor of graph mode, with this rank's rows as its part."""
-        return rows if self.shape.data_parallel_size == 1 else split_rows(rows, self.device)
+        return rows if self.shape.size == 1 else split_rows(rows, self.device, self.shape.ranks_per_replica)
 
     def gather_rows(self, rows: flow.Tensor) -> np.ndarray:
         """The rows [B, ...] of all data-parallel ranks, in the order of the ranks, on every rank."""
@@ -79,9 +86,15 @@ def join(flags: DeviceFlags) -> World:
     """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: CUDA is requested but not usable, or a device index does not exist.
+        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not
+            exist.
     """
-    shape, usable = JobShape.current(), flow.cuda.is_available()
+    size, per_replica = ranks.size(), flags.tensor_parallel
+    if size % per_replica:
+        raise UserError(
+            f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of it."
+        )
+    shape, usable = JobShape.current(per_replica), flow.cuda.is_available()
     wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
     if wanted and not usable:
         raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")

@@ -46,7 +46,9 @@ def check_memory(config: TrainingConfig, task: Task, world: World) -> None:
         task.predictions,
         checkpointing=config.device.activation_checkpointing,
     )
-    require_memory(needed * int(os.environ.get("LOCAL_WORLD_SIZE", "1")), available_bytes())
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # The ranks of a replica divide most of the memory. The estimate is a lower bound, so it divides all of it.
+    require_memory(needed * max(1, local // world.shape.ranks_per_replica), available_bytes())
 
 
 def use_half_precision(world: World, flags: DeviceFlags) -> bool:

@@ -29,7 +29,7 @@ import kernels
 from data.reading.loader import Batch
 from data.reading.packing import TOKENS
 from modeling import dropout
-from modeling.layout import replicate, to_numpy
+from modeling.layout import place_parameter, place_parameters, to_numpy
 from modeling.pretrained import PretrainedModel
 from training import spikes
 from training.config import TrainingConfig
@@ -162,7 +162,7 @@ def place_model(mode: Mode, model: Model, world: World) -> Model:
     """Moves a model's parameters to the device and layout of its steps; call it before building an optimizer."""
     model.to(world.device)
     if mode == "graph" and world.shape.size > 1:
-        replicate(model, world.device)
+        place_parameters(model, world.device, world.shape.ranks_per_replica)
     return model
 
 
@@ -294,6 +294,9 @@ class GraphTrainStep:
         if self.spikes:
             kernels.leave_out_updates_above(self.spikes.limit)
         outputs = job(**tensors)
+        divided = 0.0
+        if world.shape.ranks_per_replica > 1:
+            divided = kernels.finish_divided_updates(world.sum_over_replica)
         if fresh:
             self.tensors = job.tensors()
         self.finite.add(outputs["total_loss"])
@@ -304,7 +307,7 @@ class GraphTrainStep:
 
         def read() -> dict[str, float]:
             values = {name: float(np.mean(value.numpy())) for name, value in outputs.items()}
-            norm = kernels.last_gradient_norm() if self.options.max_grad_norm else None
+            norm = kernels.last_gradient_norm(divided) if self.options.max_grad_norm else None
             values |= {} if norm is None else {"grad_norm": norm}
             if "loss_scale" in self.tensors:
                 values["loss_scale"] = float(self.tensors["loss_scale"].numpy())
@@ -329,7 +332,7 @@ class GraphTrainStep:
         if not self.options.use_fp16:
             state = {name: array for name, array in state.items() if name not in _LOSS_SCALE}
         on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
-        self.tensors = {n: self._whole(array, "cpu" if n in on_cpu else None) for n, array in state.items()}
+        self.tensors = {n: self._placed(n, array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.finite, self.step = FiniteUpdates(step), step
 
     def _job(self, batch: Batch) -> _TrainGraph:
@@ -348,10 +351,14 @@ class GraphTrainStep:
             self.jobs[shape] = job
         return self.jobs[shape]
 
-    def _whole(self, array: np.ndarray, device: str | None = None) -> flow.Tensor:
+    def _placed(self, name: str, array: np.ndarray, device: str | None = None) -> flow.Tensor:
         world = self.options.world
         tensor = flow.tensor(array, device=device or world.device)
-        return tensor if world.shape.size == 1 else replicate(tensor, world.device)
+        if world.shape.size == 1:
+            return tensor
+        return place_parameter(
+            tensor, name.removesuffix(".m").removesuffix(".v"), world.device, world.shape.ranks_per_replica
+        )
 
 
 class _TrainGraph(nn.Graph):

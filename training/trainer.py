@@ -13,6 +13,7 @@ from configs.cli import to_flat_dict
 from configs.training import RunFlags
 from data.reading.loader import Batch, RankSlice, training_batches
 from launch.job_shape import JobShape
+from training import tensor_parallel
 from training.averages import WeightAverage
 from training.checkpoint import load_training_state
 from training.checkpointer import Checkpointer
@@ -67,6 +68,7 @@ def train_and_evaluate(
     """
     world = join(config.device)
     check_mode(mode, config, world)
+    tensor_parallel.check_flags(mode, config, world)
     check_same_kernels(world)
     bf16 = use_half_precision(world, config.device)
     directory, settings = RunDirectory.of(config.run), to_flat_dict(config)
@@ -80,6 +82,7 @@ def train_and_evaluate(
         start = find_start(config, directory, world)
         task = in_rows(open_task(start, world), config, world.shape.data_parallel_size)
         check_same_records(world, task.training, task.evaluation)
+        tensor_parallel.check_model(task.model_class, task.bert, world)
         check_memory(config, task, world)
         task = with_teacher(task, config)
         reinit = config.model.reinit_layers

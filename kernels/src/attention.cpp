@@ -5,7 +5,8 @@
 // Inputs: query, key, value [B*S, N*D]; `numbers` int32 [B, S]: the number of each token's sequence within its row.
 // Tokens attend to the tokens of their own sequence; tokens of number 0 are padding, which neither attends nor is
 // attended to. The tokens of a sequence lie one behind the other; padding may lie between them.
-// Outputs: context [B*S, N*D], log_sums [B, N, S], and `streams` [B, 3]: what the dropout masks of a row depend on.
+// Outputs: context [B*S, N*D], log_sums [B, N, S], and `streams` [B, N, 3]: what the dropout masks of a
+// head depend on. With tensor parallelism, a rank has some of the N heads; the attribute `heads` counts all.
 //
 // The mask of query q and key k in head n of row b is element ((b N + n) S + q) S + k of the layer's masks, as for a
 // tensor of scores [B, N, S, S].
@@ -33,7 +34,7 @@ struct Settings {
   const float* slopes;         // ALiBi's, of each head; null: none
   float rate;                  // of dropout
   const int32_t* numbers;      // [batch, length]
-  const int64_t* streams;      // [batch, 3]
+  const int64_t* streams;      // [batch, heads, 3]
 
   int64_t hidden() const { return heads * size; }
   float scale() const { return 1.f / std::sqrt(static_cast<float>(size)); }
@@ -73,9 +74,9 @@ struct Head {
         slope(settings.slopes ? settings.slopes[head] : 0.f),
         numbers(settings.numbers + first_token),
         sums_offset((sequence.row * settings.heads + head) * settings.length + sequence.begin) {
-    const int64_t* stream = settings.streams + 3 * sequence.row;
+    const int64_t* stream = settings.streams + 3 * (sequence.row * settings.heads + head);
     masks = {static_cast<uint64_t>(stream[0]), static_cast<uint64_t>(stream[1]), 0};
-    first_mask = stream[2] + (head * settings.length + sequence.begin) * settings.length + sequence.begin;
+    first_mask = stream[2] + sequence.begin * settings.length + sequence.begin;
   }
 
   const Settings& s;
@@ -339,28 +340,31 @@ void for_each_head(const Settings& s, Body body) {
   }
 }
 
-Settings settings_of(Context* ctx, const std::vector<float>& slopes, const int64_t* streams) {
+// Where this rank's rows and heads begin in the whole batch; known only in compiled jobs.
+class AttentionState final : public user_op::OpKernelState {
+ public:
+  explicit AttentionState(user_op::KernelInitContext* ctx)
+      : whole(ctx->parallel_ctx().parallel_num() > 1),
+        first_row(split_begin(ctx, "numbers", 0)),
+        first_head(split_begin(ctx, "log_sums", 1)) {}
+  bool whole;
+  int64_t first_row, first_head;
+};
+
+Settings settings_of(Context* ctx, const AttentionState* state, const int64_t* streams) {
   const std::vector<int64_t> numbers = dims(ctx, "numbers");
-  const int64_t heads = ctx->Attr<int64_t>("heads");
+  const int64_t heads = dims(ctx, "log_sums")[1];
+  const auto& slopes = ctx->Attr<std::vector<float>>("slopes");
   return {numbers[0],
           numbers[1],
           heads,
           dims(ctx, "query")[1] / heads,
           ctx->Attr<int64_t>("reach"),
-          slopes.empty() ? nullptr : slopes.data(),
+          slopes.empty() ? nullptr : slopes.data() + state->first_head,
           ctx->Attr<float>("rate"),
           tensor(ctx, "numbers")->dptr<int32_t>(),
           streams};
 }
-
-// Where this rank's rows begin in the whole batch; known only in compiled jobs.
-class AttentionState final : public user_op::OpKernelState {
- public:
-  explicit AttentionState(user_op::KernelInitContext* ctx)
-      : whole(ctx->parallel_ctx().parallel_num() > 1), first_row(split_begin(ctx, "numbers", 0)) {}
-  bool whole;
-  int64_t first_row;
-};
 
 class Attention final : public user_op::OpKernel {
  public:
@@ -373,8 +377,9 @@ class Attention final : public user_op::OpKernel {
   void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
     ProfileScope scope(ctx->op_type_name());
     auto* streams = ctx->Tensor4ArgNameAndIndex("streams", 0)->mut_dptr<int64_t>();
-    const Settings s = settings_of(ctx, ctx->Attr<std::vector<float>>("slopes"), streams);
-    fill_streams(ctx, dynamic_cast<AttentionState*>(state), s, streams);
+    const auto* own = dynamic_cast<AttentionState*>(state);
+    const Settings s = settings_of(ctx, own, streams);
+    fill_streams(ctx, own, s, streams);
     const float *query = in(ctx, "query"), *key = in(ctx, "key"), *value = in(ctx, "value");
     float *context = out(ctx, "context"), *log_sums = out(ctx, "log_sums");
     std::fill_n(log_sums, s.batch * s.heads * s.length, kInfinity);
@@ -389,17 +394,18 @@ class Attention final : public user_op::OpKernel {
     const uint64_t run = !draws ? 0 : ctx->Attr<bool>("compiled") ? next_run(layer) : seed >> 32;
     const MaskStream stream = mask_stream(layer, run);
     const int64_t first_row = state->whole ? state->first_row : stream.rank * s.batch;
-    for (int64_t row = 0; row < s.batch; ++row) {
-      streams[3 * row] = stream.key;
-      streams[3 * row + 1] = stream.step;
-      streams[3 * row + 2] = (first_row + row) * s.heads * s.length * s.length;
+    const int64_t all_heads = ctx->Attr<int64_t>("heads");
+    for (int64_t i = 0; i < s.batch * s.heads; ++i, streams += 3) {
+      const int64_t head = (first_row + i / s.heads) * all_heads + state->first_head + i % s.heads;
+      streams[0] = stream.key;
+      streams[1] = stream.step;
+      streams[2] = head * s.length * s.length;
     }
   }
 };
 
-void attention_grad(Context* ctx) {
-  const std::vector<float>& slopes = ctx->Attr<std::vector<float>>("slopes");
-  const Settings s = settings_of(ctx, slopes, tensor(ctx, "streams")->dptr<int64_t>());
+void attention_grad(Context* ctx, const AttentionState* state) {
+  const Settings s = settings_of(ctx, state, tensor(ctx, "streams")->dptr<int64_t>());
   const float *query = in(ctx, "query"), *key = in(ctx, "key"), *value = in(ctx, "value");
   const float *context = in(ctx, "context"), *log_sums = in(ctx, "log_sums"), *slope = in(ctx, "dcontext");
   const Gradients gradients = {out(ctx, "dquery"), out(ctx, "dkey"), out(ctx, "dvalue")};
@@ -409,8 +415,23 @@ void attention_grad(Context* ctx) {
   for (float* gradient : {gradients.query, gradients.key, gradients.value}) { clear_padding(s, gradient); }
 }
 
+class AttentionGrad final : public user_op::OpKernel {
+ public:
+  std::shared_ptr<user_op::OpKernelState> CreateOpKernelState(user_op::KernelInitContext* ctx) const override {
+    return std::make_shared<AttentionState>(ctx);
+  }
+
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
+    ProfileScope scope(ctx->op_type_name());
+    attention_grad(ctx, dynamic_cast<AttentionState*>(state));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
 REGISTER_CLASS(kAttention, Attention).SetIsMatchedHob(float_cpu("query"));
-REGISTER(kAttentionGrad, attention_grad).SetIsMatchedHob(float_cpu("query"));
+REGISTER_CLASS(kAttentionGrad, AttentionGrad).SetIsMatchedHob(float_cpu("query"));
 
 }  // namespace
 }  // namespace kernels

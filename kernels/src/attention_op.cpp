@@ -52,7 +52,7 @@ Maybe<void> infer_shapes(user_op::InferContext* ctx) {
   for (const auto& [name, index] : ctx->outputs()) { ctx->SetOutputShape(name, index, query); }
   if (ctx->has_output("log_sums", 0)) {
     ctx->SetOutputShape("log_sums", 0, Shape({numbers.At(0), ctx->Attr<int64_t>("heads"), numbers.At(1)}));
-    ctx->SetOutputShape("streams", 0, Shape({numbers.At(0), 3}));
+    ctx->SetOutputShape("streams", 0, Shape({numbers.At(0), ctx->Attr<int64_t>("heads"), 3}));
   }
   return Maybe<void>::Ok();
 }
@@ -64,9 +64,16 @@ Maybe<void> infer_types(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// All tensors are split by rows, or all are whole.
-Maybe<void> split_rows(user_op::SbpContext* ctx) {
+// All tensors are split by rows, or by heads, of which ranks have equal numbers, or all are whole.
+Maybe<void> split(user_op::SbpContext* ctx) {
   ctx->NewBuilder().Split(ctx->inputs(), 0).Split(ctx->outputs(), 0).Build();
+  if (ctx->Attr<int64_t>("heads") % ctx->hierarchy_value() == 0) {
+    ctx->NewBuilder()
+        .Split(ctx->inputs(), 1)
+        .Broadcast(user_op::OpArg("numbers", 0))
+        .Split(ctx->outputs(), 1)
+        .Build();
+  }
   return Maybe<void>::Ok();
 }
 
@@ -76,8 +83,10 @@ user_op::OpRegistry definition(const Op& op) {
   for (const std::string& output : op.outputs) { registry.Output(output); }
   registry.Attr<int64_t>("heads").Attr<int64_t>("reach").Attr<std::vector<float>>("slopes").Attr<float>("rate");
   registry.Attr<int64_t>("seed").Attr<bool>("compiled");
-  return registry.SupportCpuOnly().SetTensorDescInferFn(infer_shapes).SetDataTypeInferFn(infer_types).SetGetSbpFn(
-      split_rows);
+  return registry.SupportCpuOnly()
+      .SetLogicalTensorDescInferFn(infer_shapes)  // OneFlow derives the shapes of a rank's parts
+      .SetDataTypeInferFn(infer_types)
+      .SetGetSbpFn(split);
 }
 
 using Definition = user_op::UserOpRegisterTrigger<user_op::OpRegistry>;

@@ -106,19 +106,44 @@ class DropoutState final : public user_op::OpKernelState {
       layer = (layer ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
     }
     whole = ctx->parallel_ctx().parallel_num() > 1;
-    if (whole) {
-      const auto& shape = ctx->LogicalTensorDesc4ArgNameAndIndex(output, 0)->shape();
-      begin = split_begin(ctx, output, 0) * (shape.elem_cnt() / std::max<int64_t>(shape.At(0), 1));
+    const auto& shape = ctx->LogicalTensorDesc4ArgNameAndIndex(output, 0)->shape();
+    for (int64_t axis = 0; axis < shape.NumAxes(); ++axis) {
+      sizes.push_back(shape.At(axis));
+      begins.push_back(whole ? split_begin(ctx, output, axis) : 0);
     }
   }
+
+  // Draws this rank's part, of shape `part`, of the mask of a global tensor: the last axis that is split and those
+  // behind it are contiguous in the whole mask.
+  void draw(const MaskStream& stream, const std::vector<int64_t>& part, double rate, uint8_t* mask) const {
+    int64_t last = part.size() - 1;
+    while (last > 0 && part[last] == sizes[last]) { --last; }
+    const int64_t inner = product(part, last + 1, part.size()), run = part[last] * inner;
+    for (int64_t i = 0, runs = product(part, 0, last); i < runs; ++i) {
+      int64_t rest = i, begin = begins[last] * inner, stride = sizes[last] * inner;
+      for (int64_t axis = last; axis-- > 0;) {
+        begin += (begins[axis] + rest % part[axis]) * stride;
+        rest /= part[axis];
+        stride *= sizes[axis];
+      }
+      draw_whole_mask(stream, begin, run, rate, mask + i * run);
+    }
+  }
+
   uint64_t layer;      // a hash of the op's name
-  bool whole = false;  // the tensor is a global one, and `begin` is this rank's first element
-  int64_t begin = 0;
+  bool whole = false;  // the tensor is a global one of these sizes, and this rank's part begins at `begins`
+  std::vector<int64_t> sizes, begins;
 };
 
-// Without a global tensor, every rank holds an equal part of the batch.
-int64_t first_element(const DropoutState* state, const MaskStream& stream, int64_t size) {
-  return state && state->whole ? state->begin : stream.rank * size;
+// Draws the mask of the tensor `name`. Without a global tensor, every rank holds an equal part of the batch.
+void draw(Context* ctx, const DropoutState* state, const MaskStream& stream, const char* name, uint8_t* mask) {
+  const int64_t size = count(ctx, name);
+  const float rate = ctx->Attr<float>("rate");
+  if (state && state->whole) {
+    state->draw(stream, dims(ctx, name), rate, mask);
+  } else {
+    draw_whole_mask(stream, stream.rank * size, size, rate, mask);
+  }
 }
 
 class RandomMaskLike final : public user_op::OpKernel {
@@ -134,9 +159,7 @@ class RandomMaskLike final : public user_op::OpKernel {
     const auto* own = dynamic_cast<DropoutState*>(state);
     const uint64_t seed = ctx->Attr<int64_t>("seed"), layer = seed & 0xFFFFFFFF;
     const MaskStream stream = mask_stream(layer, own ? next_run(layer) : seed >> 32);
-    const int64_t size = count(ctx, "out");
-    draw_whole_mask(stream, first_element(own, stream, size), size, ctx->Attr<float>("rate"),
-              reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>()));
+    draw(ctx, own, stream, "out", reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<bool>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -170,7 +193,7 @@ class Dropout final : public user_op::OpKernel {
     const int64_t size = count(ctx, "out");
     const float rate = ctx->Attr<float>("rate");
     auto* mask = reinterpret_cast<uint8_t*>(ctx->Tensor4ArgNameAndIndex("mask", 0)->mut_dptr<bool>());
-    draw_whole_mask(stream, first_element(own, stream, size), size, rate, mask);
+    draw(ctx, own, stream, "out", mask);
     mask_and_scale(in(ctx, "in"), mask, rate < 1.f ? 1.f / (1.f - rate) : 0.f, in_or_null(ctx, "_add_to_output"),
                    out(ctx, "out"), size);
   }

@@ -79,20 +79,35 @@ double sum_over_blocks(int64_t size, Body body) {
   return total;
 }
 
-// Where this rank's part of a tensor begins along `axis`; 0 if the tensor is not split along it.
+// Where this rank's part of a tensor begins along `axis`; 0 if the tensor is not split along it. Ranks form a grid whose
+// axes (data parallelism, tensor parallelism) may each split the tensor.
 template <class InitContext>
 int64_t split_begin(InitContext* ctx, const char* name, int64_t axis) {
-  const int64_t ranks = ctx->parallel_ctx().parallel_num();
-  if (ranks == 1) { return 0; }
+  if (ctx->parallel_ctx().parallel_num() == 1) { return 0; }
   const auto& sbp = ctx->NdSbp4ArgNameAndIndex(name, 0);
-  if (sbp.sbp_parallel_size() != 1 || !sbp.sbp_parallel(0).has_split_parallel()
-      || sbp.sbp_parallel(0).split_parallel().axis() != axis) {
-    return 0;
+  const oneflow::Shape& grid = *ctx->parallel_desc().hierarchy();
+  int64_t begin = 0, size = ctx->LogicalTensorDesc4ArgNameAndIndex(name, 0)->shape().At(axis);
+  int64_t ranks = grid.elem_cnt(), rank = ctx->parallel_ctx().parallel_id();
+  for (int64_t i = 0; i < grid.NumAxes(); ++i) {
+    ranks /= grid.At(i);
+    const int64_t parts = grid.At(i), part = rank / ranks;
+    rank %= ranks;
+    if (!sbp.sbp_parallel(i).has_split_parallel() || sbp.sbp_parallel(i).split_parallel().axis() != axis) { continue; }
+    begin += part * (size / parts) + std::min(part, size % parts);  // the first size % parts parts are longer by one
+    size = size / parts + (part < size % parts);
   }
-  const int64_t size = ctx->LogicalTensorDesc4ArgNameAndIndex(name, 0)->shape().At(axis);
-  const int64_t rank = ctx->parallel_ctx().parallel_id();
-  return rank * (size / ranks) + std::min(rank, size % ranks);  // the first size % ranks parts are longer by one
+  return begin;
 }
+
+// Whether ranks hold different parts of a tensor.
+class IsDivided final : public user_op::OpKernelState {
+ public:
+  IsDivided(user_op::KernelInitContext* ctx, const char* name) {
+    if (ctx->parallel_ctx().parallel_num() == 1) { return; }
+    for (const auto& axis : ctx->NdSbp4ArgNameAndIndex(name, 0).sbp_parallel()) { value |= axis.has_split_parallel(); }
+  }
+  bool value = false;
+};
 
 // Whether the compiled job's current update is left out because its gradient norm is above the limit (reduction.cpp).
 bool update_left_out();

@@ -12,6 +12,7 @@ namespace {
 
 // What multi_reduce_sum_pow_abs finds in a compiled job's gradients, for Python and for the updates of the same step.
 std::atomic<double> last_power_sum{-1};  // -1: not computed yet
+std::atomic<double> divided_power_sum{0};  // of the parameters that tensor parallelism divides: this rank's part
 std::atomic<double> norm_limit{std::numeric_limits<double>::infinity()};
 std::atomic<bool> norms_finite{true}, leaves_out{false};
 
@@ -91,7 +92,7 @@ void sqrt_square_sum(Context* ctx) {
 }
 
 // The sum of |x|^p over all inputs: the global gradient norm before the root.
-void multi_reduce_sum_pow_abs(Context* ctx) {
+void multi_reduce_sum_pow_abs(Context* ctx, bool divided) {
   const float power = ctx->Attr<float>("p");
   double total = 0;
   for (int i = 0; i < ctx->input_size("x"); ++i) {
@@ -105,12 +106,32 @@ void multi_reduce_sum_pow_abs(Context* ctx) {
   }
   *out(ctx, "y") = static_cast<float>(total);
   if (power == 2.f) {
-    last_power_sum.store(total);
     if (!std::isfinite(static_cast<float>(total))) { norms_finite.store(false); }
+    if (divided) {
+      divided_power_sum.store(divided_power_sum.load() + total);
+      return;
+    }
+    last_power_sum.store(total);
     const double norm = std::sqrt(total);
     leaves_out.store(std::isfinite(norm) && norm > norm_limit.load());
   }
 }
+
+class MultiReduceSumPowAbs final : public user_op::OpKernel {
+ public:
+  std::shared_ptr<user_op::OpKernelState> CreateOpKernelState(user_op::KernelInitContext* ctx) const override {
+    return std::make_shared<IsDivided>(ctx, "x");
+  }
+
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(Context* ctx, user_op::OpKernelState* state, const user_op::OpKernelCache*) const override {
+    ProfileScope scope(ctx->op_type_name());
+    const auto* divided = dynamic_cast<IsDivided*>(state);
+    multi_reduce_sum_pow_abs(ctx, divided && divided->value);
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
 
 void scalar_mul_by_tensor(Context* ctx) {
   const float *x = in(ctx, "x"), factor = *in(ctx, "scalar");
@@ -125,7 +146,7 @@ REGISTER("reduce_sum", reduce_sum).SetIsMatchedHob(float_cpu("output_tensor"));
 REGISTER("reduce_sum_like", reduce_sum_like).SetIsMatchedHob(float_cpu("y"));
 REGISTER("add_n", add_n).SetIsMatchedHob(float_cpu("out")).SetInplaceProposalFn(may_overwrite("out", "in"));
 REGISTER("sqrt_square_sum", sqrt_square_sum).SetIsMatchedHob(float_cpu("y"));
-REGISTER("multi_reduce_sum_pow_abs", multi_reduce_sum_pow_abs).SetIsMatchedHob(float_cpu("y"));
+REGISTER_CLASS("multi_reduce_sum_pow_abs", MultiReduceSumPowAbs).SetIsMatchedHob(float_cpu("y"));
 REGISTER("scalar_mul_by_tensor", scalar_mul_by_tensor)
     .SetIsMatchedHob(float_cpu("y"))
     .SetInplaceProposalFn(may_overwrite("y", "x"));
@@ -138,6 +159,9 @@ bool update_left_out() { return leaves_out.load(); }
 
 // The squared gradient norm of the last step of a compiled job, which Python cannot read otherwise; -1: none yet.
 EXPORTED double kernels_last_power_sum() { return kernels::last_power_sum.load(); }
+
+// This rank's part of the squared gradient norm of divided parameters since the last call.
+EXPORTED double kernels_take_divided_power_sum() { return kernels::divided_power_sum.exchange(0); }
 
 // Begins a run: forgets all gradient norms and the limit above which an update is left out.
 EXPORTED void kernels_watch_gradient_norms() {

@@ -18,11 +18,11 @@ def test_tensors_become_global(function, sbp, device):
     np.testing.assert_array_equal(layout.to_numpy(tensor), ARRAY)
 
 
-def test_a_replicated_module_has_global_parameters_and_the_same_output():
+def test_a_placed_module_has_global_parameters_and_the_same_output():
     module = flow.nn.Linear(5, 3)
     expected = module(flow.tensor(ARRAY)).numpy()
-    replicated = layout.replicate(module, "cpu")
-    assert replicated is module and all(parameter.is_global for parameter in module.parameters())
+    placed = layout.place_parameters(module, "cpu")
+    assert placed is module and all(parameter.is_global for parameter in module.parameters())
     output = module(layout.split_rows(flow.tensor(ARRAY), "cpu"))
     np.testing.assert_allclose(layout.to_numpy(output), expected, rtol=1e-6)
 
@@ -48,3 +48,24 @@ def test_to_numpy_copies(place):
 def test_to_numpy_takes_parameters():
     parameter = flow.nn.Parameter(flow.tensor(ARRAY))
     np.testing.assert_array_equal(layout.to_numpy(parameter), ARRAY)
+
+
+def test_positions_are_placed_like_the_tensor_they_are_combined_with():
+    for tensor in (flow.tensor(ARRAY), layout.split_rows(flow.tensor(ARRAY), "cpu")):
+        positions = layout.positions_like(tensor, 4)
+        assert positions.is_global == tensor.is_global
+        np.testing.assert_array_equal(layout.to_numpy(positions), np.arange(4))
+
+
+def test_values_are_placed_like_another_tensor():
+    values = flow.tensor(ARRAY + 1)
+    assert layout.place_like(values, flow.tensor(ARRAY)) is values
+    for tensor in (layout.replicate(flow.tensor(ARRAY), "cpu"), layout.split_rows(flow.tensor(ARRAY), "cpu")):
+        placed = layout.place_like(values, tensor)
+        assert (placed.placement, placed.sbp) == (tensor.placement, tensor.sbp)
+        np.testing.assert_array_equal(layout.to_numpy(placed), ARRAY + 1)
+
+
+def test_without_tensor_parallelism_values_are_whole():
+    for tensor in (flow.tensor(ARRAY), layout.split_rows(flow.tensor(ARRAY), "cpu")):
+        assert layout.whole(tensor) is tensor

@@ -1,6 +1,7 @@
 """The launcher runs this in each rank: it makes several runs in turn, which a JSON file lists.
 
-[["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], ["masks", [directory]], …]
+[["eager", [flags]], ["copy", [checkpoint, output directory to resume in]], ["die", [step]], ["masks", [directory]],
+["tiles", []], …]; after "tiles", attention holds no matrix of scores.
 """
 
 import json
@@ -30,6 +31,10 @@ def main():
         elif kind == "die":
             if ranks.rank() == 1:
                 journal.Journal.advance = dying_at(int(words[0]))
+        elif kind == "tiles":
+            from modeling import attention
+
+            attention.LONG_ROW = 1
         elif kind == "masks":
             import dropout_masks
 

@@ -1,0 +1,63 @@
+"""What --tensor_parallel supports: the flags, and the models whose weights the ranks of a replica can divide."""
+
+from __future__ import annotations
+
+import kernels
+from configs.model import BertConfig
+from modeling.electra import ReplacedTokenModel
+from modeling.embedding import BertForEmbedding
+from modeling.pretrained import PretrainedModel
+from training.config import TrainingConfig
+from training.distributed import World
+from utils.errors import UserError
+
+_UNSUPPORTED: tuple[type[PretrainedModel], ...] = (ReplacedTokenModel, BertForEmbedding)
+
+
+def check_flags(mode: str, config: TrainingConfig, world: World) -> None:
+    """Raises UserError if --tensor_parallel does not support the mode, the device or another flag."""
+    ranks = world.shape.ranks_per_replica
+    if ranks == 1:
+        return
+    if mode == "eager":
+        raise UserError(
+            f"--tensor_parallel {ranks} only works in graph mode, where OneFlow adds up what the ranks compute: use "
+            "run_pretraining.py, or omit the flag."
+        )
+    if world.device != "cpu" or not kernels.is_loaded():
+        raise UserError(
+            f"--tensor_parallel {ranks} needs the CPU kernels on a CPU, because other kernels draw different dropout "
+            "masks on ranks that share a model: omit the flag."
+        )
+    if config.optimizer.skip_loss_spikes:
+        raise UserError(
+            f"--skip_loss_spikes does not work with --tensor_parallel {ranks}, because no rank knows the whole "
+            "gradient norm before the update: remove one of them."
+        )
+    if config.batch.padding == "none":
+        raise UserError(
+            f"--padding none does not work with --tensor_parallel {ranks}, because packed rows are gathered on one "
+            "rank: use --padding longest."
+        )
+
+
+def check_model(kind: type[PretrainedModel], bert: BertConfig, world: World) -> None:
+    """Raises UserError if the ranks of a replica cannot divide this model into equal parts."""
+    ranks = world.shape.ranks_per_replica
+    if ranks == 1:
+        return
+    if issubclass(kind, _UNSUPPORTED):
+        raise UserError(
+            f"--tensor_parallel {ranks} does not support replaced-token detection and embeddings: omit the flag."
+        )
+    sizes = {
+        "num_attention_heads": bert.num_attention_heads,
+        "intermediate_size": bert.intermediate_size,
+        "vocab_size": bert.vocab_size,
+    }
+    for name, size in sizes.items():
+        if size % ranks:
+            raise UserError(
+                f"--tensor_parallel {ranks} does not divide the model's {name}, {size}: use "
+                f"--{name} {size + ranks - size % ranks}, or another number of ranks."
+            )
