@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound=nn.Module)
 # The axis of each weight that the ranks of a replica divide: attention heads, intermediate features, vocabulary.
 _SPLIT_AXES = {
     r"self\.(query|key|value)\.(weight|bias)$": 0,
-    r"intermediate\.dense\.(weight|bias)$": 0,
+    r"intermediate\.(dense|gate)\.(weight|bias)$": 0,
     r"encoder\.layer\.\d+\.(attention\.)?output\.dense\.weight$": 1,
     r"embeddings\.word_embeddings\.weight$": 0,
     r"cls\.predictions\.bias$": 0,

@@ -34,6 +34,11 @@ def check_flags(mode: str, config: TrainingConfig, world: World) -> None:
             f"--skip_loss_spikes does not work with --tensor_parallel {ranks}, because no rank knows the whole "
             "gradient norm before the update: remove one of them."
         )
+    if config.distillation.teacher:
+        raise UserError(
+            f"--teacher does not work with --tensor_parallel {ranks}, because it compares whole layers: "
+            "remove one of them."
+        )
     if config.batch.padding == "none":
         raise UserError(
             f"--padding none does not work with --tensor_parallel {ranks}, because packed rows are gathered on one "
@@ -49,6 +54,11 @@ def check_model(kind: type[PretrainedModel], bert: BertConfig, world: World) -> 
     if issubclass(kind, _UNSUPPORTED):
         raise UserError(
             f"--tensor_parallel {ranks} does not support replaced-token detection and embeddings: omit the flag."
+        )
+    if bert.position_embeddings not in ("learned", "sinusoidal") or bert.embedding_size or not bert.tied_decoder:
+        raise UserError(
+            f"--tensor_parallel {ranks} does not support rotary or ALiBi positions, projected embeddings or a separate "
+            "decoder matrix: omit the flag."
         )
     sizes = {
         "num_attention_heads": bert.num_attention_heads,
