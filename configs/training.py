@@ -43,7 +43,8 @@ class BatchFlags:
 
     train_batch_size: int | None = flag(
         None,
-        "sequences in one rank's micro-batch",
+        "sequences in one rank's micro-batch; with --packing best_fit, the micro-batch holds this many times the "
+        "sequence length in tokens, and as many sequences as fit",
         default_text="{default_train_rows}",
         aliases=("batch_size_per_device", "per_gpu_batch_size", "per_device_train_batch_size"),
         unit="sequences",

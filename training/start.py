@@ -242,15 +242,16 @@ def in_same_rows(state: TrainingState, start: Start, rows: PackedRows | None) ->
     """The state with the size of the run's packed rows.
 
     Raises:
-        UserError: the checkpoint counts records, or rows of another size.
+        UserError: the run to resume has rows of another size or none, so its position in the epoch has no meaning.
     """
     tokens = rows.tokens if rows else None
-    if state.step and state.row_tokens != tokens:
-        found = f"with packed rows of {state.row_tokens:,} tokens" if state.row_tokens else "without packed rows"
-        now = f"of {tokens:,} tokens" if tokens else "none"
+    if start.resumes and state.row_tokens != tokens:
+        found, asked = (
+            f"packed rows of {each:,} tokens" if each else "no packed rows" for each in (state.row_tokens, tokens)
+        )
         raise UserError(
-            f"{start.checkpoint} was trained {found}, but the flags ask for {now}: continue with the same --packing "
-            "and --train_batch_size."
+            f"{start.checkpoint} was trained with {found}, but the flags ask for {asked}: resume with the same "
+            "--packing and --train_batch_size."
         )
     return replace(state, row_tokens=tokens)
 
