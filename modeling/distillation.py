@@ -159,8 +159,11 @@ def _soft_target_loss(
     parts = []
     for target in lesson.targets:
         name, weights = target.output, batch[target.weights].reshape(-1)
-        items = soft_target_losses(target.kind, outputs[name], targets[name], lesson.temperature)
-        parts.append(losses.reduce(items, weights, batch["loss_reduction"]) * target.share)
+        pair = outputs[name], targets[name]
+        if target.kind == "vectors":
+            pair = tuple(each.reshape(*batch["input_ids"].shape[:2], -1) for each in pair)  # [B, T, H]
+        items = soft_target_losses(target.kind, *pair, lesson.temperature)
+        parts.append(losses.reduce(items, weights, batch.get("loss_reduction", "mean")) * target.share)
     return sum(parts[1:], parts[0])
 
 
@@ -173,7 +176,7 @@ def soft_target_losses(kind: str, scores: flow.Tensor, targets: flow.Tensor, tem
 
     Args:
         kind: as for `SoftTarget`.
-        scores, targets: the outputs of the student and of the teacher.
+        scores, targets: the outputs of the student and of the teacher, [..., C], or [K, T, H] for vectors.
         temperature: T.
     """
     if kind == "classes":
@@ -184,7 +187,7 @@ def soft_target_losses(kind: str, scores: flow.Tensor, targets: flow.Tensor, tem
         return _divergence(pairs[0], pairs[1], temperature).reshape(scores.shape).mean(dim=-1)
     if kind == "numbers":
         return ((scores - targets) * (scores - targets)).mean(dim=-1)
-    return 1 - (normalized(scores) * normalized(targets)).sum(dim=-1)
+    return 1 - (normalized(scores) * normalized(targets)).sum(dim=-1).mean(dim=1)
 
 
 def _divergence(scores: flow.Tensor, targets: flow.Tensor, temperature: float) -> flow.Tensor:
@@ -244,7 +247,7 @@ def _relations(x: flow.Tensor, rows: Rows, heads: int) -> flow.Tensor:
 def _mean(items: flow.Tensor, batch: Mapping[str, Any]) -> flow.Tensor:
     """The weighted mean over the rows of a batch, a scalar; items [R]."""
     weights = batch["example_weights"].reshape(-1)
-    return losses.reduce(mean_over_tokens(items, batch), weights, batch["loss_reduction"])
+    return losses.reduce(mean_over_tokens(items, batch), weights, batch.get("loss_reduction", "mean"))
 
 
 def mean_over_tokens(items: flow.Tensor, batch: Mapping[str, flow.Tensor]) -> flow.Tensor:

@@ -11,6 +11,7 @@ import kernels
 from data.reading.packing import pack
 from modeling import BertForEmbedding, BertForPreTraining, BertForSequenceClassification, trace
 from modeling.distillation import Lesson, SoftTarget, distilled, even_layers, soft_target_losses
+from modeling.embedding_losses import CosineSimilarity
 from modeling.pretrained import TRAINING_ONLY_FILE, WEIGHTS_FILE, read_weights
 
 T = 3.0  # temperature
@@ -108,8 +109,10 @@ def test_soft_targets_equal_numpy():
     binary = divergence(np.stack([wanted / T, 0 * wanted], -1), np.stack([found / T, 0 * found], -1))
     np.testing.assert_allclose(losses("labels"), (T**2 * binary).mean(-1), atol=1e-6)
     np.testing.assert_allclose(losses("numbers"), ((found - wanted) ** 2).mean(-1), atol=1e-6)
-    cosine = (found * wanted).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(wanted, axis=-1)
-    np.testing.assert_allclose(losses("vectors"), 1 - cosine, atol=1e-6)
+    vectors = [array[:6].reshape(3, 2, 5) for array in (found, wanted)]
+    cosines = (vectors[0] * vectors[1]).sum(-1) / np.prod([np.linalg.norm(each, axis=-1) for each in vectors], axis=0)
+    distances = soft_target_losses("vectors", *map(flow.tensor, vectors), T).numpy()
+    np.testing.assert_allclose(distances, (1 - cosines).mean(1), atol=1e-6)
 
 
 def test_the_projection_is_trained_and_the_teacher_is_not(teacher, tiny_config, pretraining_batch):
@@ -159,3 +162,18 @@ def test_a_student_without_a_teacher_is_a_model_of_its_class(kind, tiny_config, 
 def test_layers_are_evenly_spaced_and_end_with_the_last():
     assert even_layers(6, 12) == (1, 3, 5, 7, 9, 11)
     assert even_layers(4, 6) == (1, 2, 3, 5) and even_layers(3, 2) == (0, 0, 1) and even_layers(2, 2) == (0, 1)
+
+
+def test_each_text_of_a_row_learns_its_own_vector(tiny_config, pretraining_batch):
+    arrays = {name: array for name, array in pretraining_batch(6).items() if name.startswith(("input", "segment"))}
+    batch = {name: array.reshape(3, 2, -1) for name, array in arrays.items()}
+    batch |= {"scores": np.ones((3, 1), np.float32), "example_weights": np.array([1, 1, 0], np.float32)}
+    teacher = BertForEmbedding(replace(tiny_config, num_hidden_layers=3, initializer_range=0.4), 4)
+    lesson = Lesson((SoftTarget("embeddings", "example_weights", "vectors"),), (0, 2), weight=1.0)
+    student = student_of(teacher, tiny_config, lesson, BertForEmbedding)
+    student.loss = CosineSimilarity()
+    loss = student(**tensors(batch))["total_loss"].item()
+    inputs = {name: flow.tensor(batch[name]) for name in arrays}
+    own, other = (model.eval()(**inputs)["embeddings"].numpy().reshape(3, 2, -1) for model in (student, teacher))
+    cosines = (own * other).sum(-1) / np.linalg.norm(own, axis=-1) / np.linalg.norm(other, axis=-1)
+    assert loss == pytest.approx((1 - cosines)[:2].mean(), rel=1e-5)

@@ -11,8 +11,8 @@ from training.journal import read_rows
 from utils.errors import UserError
 
 DISTILL = (
-    "--distill_hidden_weight 1.5 --distill_attention_weight 2.5 --distill_weight 0.7 --max_steps 4 "
-    "--model_save_every_n_iter 2 --val_fraction 0.3 --teacher"
+    "--num_hidden_layers 1 --distill_hidden_weight 1.5 --distill_attention_weight 2.5 --distill_weight 0.7 "
+    "--max_steps 4 --model_save_every_n_iter 2 --val_fraction 0.3 --teacher"
 ).split()
 TERMS = {"label_loss": 0.3, "distill_loss": 0.7, "distill_hidden_loss": 1.5, "distill_attention_loss": 2.5}
 
@@ -22,7 +22,7 @@ def teacher(shared_records_dir, tmp_path_factory):
     """A wider and deeper model than the students."""
     directory = tmp_path_factory.mktemp("teacher")
     train(
-        "eager", shared_records_dir, directory, *"--num_hidden_layers 3 --hidden_size_per_head 7 --max_steps 1".split()
+        "eager", shared_records_dir, directory, *"--num_hidden_layers 2 --hidden_size_per_head 7 --max_steps 1".split()
     )
     return directory
 
@@ -82,7 +82,7 @@ def test_less_padding_and_accumulation_give_the_same_losses(teacher, less_paddin
     ("words", "message"),
     [
         ("--teacher_layers 0 1 2", "--teacher_layers has 3 layers, but the model has 2: name one for each."),
-        ("--teacher_layers 0 3", "--teacher_layers 3 is not a layer of the teacher, which has 0 to 2."),
+        ("--teacher_layers 0 2", "--teacher_layers 2 is not a layer of the teacher, which has 0 to 1."),
         ("--objective rtd", "--teacher is not available with --objective rtd: use --objective none."),
         ("--distill_attention_weight 1 --activation_checkpointing", "discards the inputs of attention: drop one"),
     ],

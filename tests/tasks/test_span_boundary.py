@@ -12,8 +12,8 @@ from training.journal import read_rows
 from utils.errors import UserError
 
 SPANS = (
-    "--span_boundary_objective --masking dynamic --masking_chunks span --masked_lm_prob 0.4 --val_fraction 0.3 "
-    "--max_steps 4 --model_save_every_n_iter 2"
+    "--num_hidden_layers 1 --span_boundary_objective --masking dynamic --masking_chunks span "
+    "--masked_lm_prob 0.4 --val_fraction 0.3 --max_steps 4 --model_save_every_n_iter 2"
 ).split()
 
 
@@ -44,13 +44,13 @@ def test_figures_and_files(run, shared_records_dir, tmp_path):
     assert head and all(name.startswith("span_boundary.") for name in head)
     assert not set(head) & set(read_weights(checkpoint / "model.safetensors"))
     words = ("--do_train", "False", "--init_checkpoint", str(checkpoint), "--val_fraction", "0.3")
-    train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:7])
+    train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:9])
     again = read_rows(tmp_path / "again/metrics.jsonl")[-1]
     assert again["eval_sbo_loss"] == pytest.approx(evaluation["eval_sbo_loss"], rel=1e-5)
     (checkpoint / "training_only.safetensors").unlink()
     with pytest.raises(UserError, match="has no span_boundary"):
-        train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:7])
-    train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:7], "--eval_only_mlm")
+        train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:9])
+    train("eager", shared_records_dir, tmp_path / "again", *words, *SPANS[:9], "--eval_only_mlm")
 
 
 @pytest.mark.parametrize("other", ["--objective rtd", "--skip_mlm"])

@@ -12,8 +12,8 @@ RTD = (
     "--hidden_dropout_prob 0"
 ).split()
 DISTILL = (
-    "--distill_hidden_weight 1 --distill_attention_weight 1 --max_steps 2 --attention_probs_dropout_prob 0 "
-    "--hidden_dropout_prob 0 --teacher"
+    "--num_hidden_layers 1 --distill_hidden_weight 1 --distill_attention_weight 1 --max_steps 2 "
+    "--attention_probs_dropout_prob 0 --hidden_dropout_prob 0 --teacher"
 ).split()
 FIGURES = ("total_loss", "mlm_loss", "rtd_loss", "rtd_precision", "rtd_recall")
 
