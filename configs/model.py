@@ -348,8 +348,16 @@ class BertConfig:
         )
 
     @property
+    def has_berts_layers(self) -> bool:
+        """Whether the layers and embeddings need no operations that packed weights do not have."""
+        plain = {field.name: field.default for field in dataclasses.fields(self)}
+        names = ("norm_type", "norm_bias", "first_norm", "attention_window", "feed_forward", "embedding_size")
+        same = all(getattr(self, name) == plain[name] for name in (*names, "hidden_act"))
+        return same and self.has_position_table
+
+    @property
     def is_extended(self) -> bool:
-        """Whether the encoder needs operations that packed weights and ONNX graphs do not have."""
+        """Whether the model needs operations that ONNX graphs do not have."""
         simple = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
         plain = BertConfig(**{name: getattr(self, name) for name in simple} if self.has_position_table else {})
         return not self.has_position_table or any(

@@ -136,7 +136,7 @@ def load(
         checkpoint,
         mode=mode,
         device=device,
-        precision=choose_precision(precision, device, mode),
+        precision=choose_precision(precision, device, mode, has_int8=checkpoint.config.has_berts_layers),
         int8_keep=int8_keep,
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,

@@ -81,7 +81,7 @@ class Runner:
         self.lengths = [length for length in _LENGTHS if length < longest] + [longest]
         self.graphs: dict[tuple, nn.Graph] = {}
         self.precision = precision
-        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and not model.config.is_extended
+        self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and model.config.has_berts_layers
         if self.packed:
             pack(self.model, precision, kept)
         if device == "cpu":
