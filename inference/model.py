@@ -19,7 +19,7 @@ from inference.errors import ArgumentError, MissingVocabulary, UnsupportedTask
 from inference.feature_extraction import FeatureExtraction, Similarity
 from inference.fill_mask import FillMask
 from inference.next_sentence import NextSentence
-from inference.packed import AskedPrecision, check_kept, choose_precision
+from inference.packed import AskedPrecision, can_pack, check_kept, choose_precision
 from inference.pipelines import Pipeline
 from inference.question_answering import QuestionAnswering
 from inference.runner import Example, Mode, Runner
@@ -136,7 +136,7 @@ def load(
         checkpoint,
         mode=mode,
         device=device,
-        precision=choose_precision(precision, device, mode),
+        precision=choose_precision(precision, device, mode, has_int8=can_pack(checkpoint.config)),
         int8_keep=int8_keep,
         batch_size=batch_size,
         max_batch_tokens=max_batch_tokens,

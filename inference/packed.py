@@ -24,8 +24,12 @@ AskedPrecision = Literal["fp32", "bf16", "int8", "auto"]
 PRECISIONS = get_args(AskedPrecision)
 
 
-def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision:
+def choose_precision(asked: AskedPrecision, device: str, mode: str, *, has_int8: bool = True) -> Precision:
     """The precision to use: the requested one if this machine supports it, else the next best, with a warning.
+
+    Args:
+        asked, device, mode: see `load`.
+        has_int8: whether the model's encoder can be packed, which int8 needs.
 
     Raises:
         ArgumentError: a precision other than fp32 is requested in graph mode.
@@ -34,15 +38,17 @@ def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision
         return "fp32"
     status = kernels.load() if device == "cpu" and mode == "eager" else None
     if asked == "auto":
-        return _best(status)
+        return _best(status, has_int8)
     if mode == "graph" and device == "cpu":
         raise ArgumentError("precision", f"{asked} needs eager mode, not graph mode.")
     if status is None:
         why = f"{device} has only fp32"
     elif not status.loaded:
         why = status.reason
-    elif {"bf16": status.bf16, "int8": status.int8}[asked]:
+    elif {"bf16": status.bf16, "int8": status.int8 and has_int8}[asked]:
         return asked
+    elif asked == "int8" and not has_int8:
+        why = "the model's encoder supports no int8"
     else:
         why = f"this CPU does not support {asked} products"
     instead: Precision = "bf16" if status is not None and status.loaded and status.bf16 else "fp32"
@@ -50,11 +56,11 @@ def choose_precision(asked: AskedPrecision, device: str, mode: str) -> Precision
     return instead
 
 
-def _best(status: kernels.Status | None) -> Precision:
-    """The fastest precision that this CPU supports."""
+def _best(status: kernels.Status | None, has_int8: bool) -> Precision:
+    """The fastest precision that this CPU and the encoder support."""
     if status is None or not status.loaded:
         return "fp32"
-    return "int8" if status.int8 else "bf16" if status.bf16 else "fp32"
+    return "int8" if status.int8 and has_int8 else "bf16" if status.bf16 else "fp32"
 
 
 def check_kept(names: tuple[str, ...], layers: int) -> None:
@@ -110,12 +116,14 @@ class _Packed:
         """As `BertModel.forward`'s; `sequence_output` is zero where the mask is. It never computes padding."""
         if not self.encoder.is_current():
             self.encoder = self._packed()
-        ids = input_ids.numpy()  # [B, S]
+        config, ids = self.bert.config, input_ids.numpy()  # [B, S]
         keep = (flow.ones_like(input_ids) if input_mask is None else input_mask).numpy() != 0
         # A model with one segment embedding adds it to every token.
-        if segment_ids is None or self.bert.config.type_vocab_size == 1:
+        if segment_ids is None or config.type_vocab_size == 1:
             segment_ids = flow.zeros_like(input_ids)
         segments = segment_ids.numpy()
+        if config.position_offset and (keep & (ids == config.pad_token_id)).any():  # such tokens have no position
+            return BertModel.forward(self.bert, input_ids, input_mask, segment_ids)
         sequence_output = self.encoder.run(ids, segments, keep)  # [B, S, H]
         if self.has_plain_pooler:
             pooled = flow.from_numpy(self.encoder.pool(sequence_output[:, 0]))  # [B, H]

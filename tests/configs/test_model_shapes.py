@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from configs.memory import num_parameters
 from configs.model import BertConfig, ModelFlags
 from utils.errors import UserError
 
@@ -87,3 +88,53 @@ def test_variant_flags_must_match_the_weights(tiny_config):
             flags.bert_config(config)
     with pytest.raises(UserError, match="--norm"):
         dataclasses.replace(tiny_config, norm="between")
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "parameters"),
+    [
+        ("modernbert-base", (22, 768, 12, 1152), 149.0e6),  # Warner et al. 2024: 149M and 395M
+        ("modernbert-large", (28, 1024, 16, 2624), 395.0e6),
+        ("mosaicbert-base", (12, 768, 12, 3072), 137.0e6),  # Portes et al. 2023: 137M
+    ],
+)
+def test_presets_of_other_encoders_have_the_published_sizes(size, shape, parameters):
+    config = ModelFlags(model_size=size).bert_config(vocab_size=50368 if "modern" in size else 30528)
+    found = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    assert found == shape
+    pooler = (config.hidden_size + 1) * config.hidden_size + 2 * (config.hidden_size + 1)
+    assert num_parameters(config) - pooler == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"position_embeddings": "rotary", "hidden_size_per_head": 5}, "rotary needs an even head size, not 5"),
+        ({"first_norm": False}, "--first_norm False needs --norm pre"),
+        ({"global_attention_every": 2}, "--global_attention_every needs --attention_window"),
+        ({"attention_window": 1}, "--attention_window must be 0 or from 2"),
+        ({"rope_theta": float("nan")}, "--rope_theta must be above 0"),
+        ({"local_rope_theta": -1.0}, "--local_rope_theta must be at least 0"),
+    ],
+)
+def test_impossible_variants_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        ModelFlags(**flags).bert_config()
+
+
+def test_windows_that_change_nothing_or_leave_one_global_layer_cause_a_warning(capsys):
+    ModelFlags(attention_window=2000).bert_config()
+    assert "--attention_window 2000 is wider than the 512 positions" in capsys.readouterr().err
+    ModelFlags(num_hidden_layers=3, attention_window=16).bert_config()
+    assert "leaves only the first of 3 layers global" in capsys.readouterr().err
+    ModelFlags(num_hidden_layers=4, attention_window=16).bert_config()
+    assert not capsys.readouterr().err
+
+
+def test_flags_of_a_preset_must_match_the_weights():
+    base = ModelFlags(model_size="modernbert-tiny", activation="silu").bert_config()
+    assert ModelFlags(activation="silu", feed_forward="gated").bert_config(base) == base
+    with pytest.raises(UserError, match="--activation asks for hidden_act relu, but the weights"):
+        ModelFlags(activation="relu").bert_config(base)
+    with pytest.raises(UserError, match="--model_size mosaicbert-tiny asks for"):
+        ModelFlags(model_size="mosaicbert-tiny").bert_config(base)

@@ -220,3 +220,9 @@ def test_the_module_of_a_checkpoint_returns_hidden_states_and_logits(kind, head)
         if actual.shape[:2] == tokens.shape:
             actual, values = actual[tokens], values[tokens]
         np.testing.assert_allclose(actual, values, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("target", ["onnx", "tf", "lazy"])
+def test_formats_that_cannot_describe_a_variant_refuse_it(tmp_path, target):
+    with pytest.raises(UserError, match="variant of BERT"):
+        write_checkpoint(read_checkpoint(directory_of("modernbert", "masked_lm")), tmp_path / "out", target)

@@ -25,7 +25,7 @@ ours = pytest.mark.skipif(not STATUS.loaded, reason="of our kernels, which are n
 def checkpoint(name):
     from conversion import read_checkpoint
 
-    return read_checkpoint(FIXTURES / name)
+    return read_checkpoint((FIXTURES / name) if "/" not in name else FIXTURES.parent / "encoders" / name)
 
 
 def examples(count=9, longest=23, vocabulary=97):
@@ -43,12 +43,18 @@ def outputs(runner, rows, names):
 @ours
 @pytest.mark.parametrize(
     ("model", "names"),
-    [("pretraining", ("sequence_output", "pooled_output")), ("question_answering", ("start_logits", "end_logits"))],
+    [
+        ("pretraining", ("sequence_output", "pooled_output")),
+        ("question_answering", ("start_logits", "end_logits")),
+        ("roberta/masked_lm", ("sequence_output",)),
+        ("distilbert/classification", ("logits",)),
+    ],
 )
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_outputs_match_the_modules(model, names, precision):
-    rows = examples()
     module = build(checkpoint(model)).eval()
+    config = module.config
+    rows = examples(longest=min(23, config.max_position_embeddings), vocabulary=config.vocab_size)
     expected = {}
     for index, row in enumerate(rows):
         with flow.no_grad():
@@ -176,3 +182,10 @@ def test_refused_settings():
         load(FIXTURES / "pretraining", mode="graph", precision="int8")
     with pytest.raises(UserError, match=r"int8_keep 99\.output is not a product"):
         load(FIXTURES / "pretraining", precision="fp32", int8_keep=("99.output",))
+
+
+def test_an_encoder_that_cannot_be_packed_runs_without_int8(capsys):
+    asked = choose_precision("int8", "cpu", "eager", has_int8=False)
+    assert asked == ("bf16" if STATUS.bf16 else "fp32")
+    assert "int8 is not available" in capsys.readouterr().err
+    assert choose_precision("auto", "cpu", "eager", has_int8=False) == asked
