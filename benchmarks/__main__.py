@@ -20,11 +20,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.worker import LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, Worker, close, sentence_lengths
+from benchmarks.worker import ENCODER, LENGTH, PREDICTIONS, ROOT, ROWS, SENTENCES, Case, Worker, close, sentence_lengths
 from configs.cli import flag, parse, run
 from utils.errors import UserError
 
-TASKS = ("pretraining", "squad", "inference", "scaling", "data")
+TASKS = ("pretraining", "squad", "inference", "encoder", "scaling", "data")
 WITHOUT_PEER = ("scaling", "data")  # tasks that do not run Hugging Face's model
 OUTPUT = ROOT / "build" / "bench"
 PEER = ROOT / "build" / "peer"
@@ -83,7 +83,7 @@ def main() -> None:
     speeds = _gemm_speeds()
     results: list[Result] = []
     for task in (task for task in tasks if task not in WITHOUT_PEER):
-        for case_task in INFERENCE if task == "inference" else (task,):
+        for case_task in {"inference": INFERENCE, "encoder": ENCODER}.get(task, (task,)):
             for precision in speeds if task == "inference" else _trained(speeds):
                 results += _measure(config, case_task, precision, speeds[precision], peer_python)
     lines = _lines(results, speeds)
@@ -149,9 +149,11 @@ def _cases(task: str, precision: str, compiled: bool) -> list[tuple[str, str, st
         cases = [("ours", "ours", "eager")]
     else:
         # By default, Hugging Face decodes all positions, pads unsorted texts and converts weights each time.
-        same_as_it_comes = task == "squad" or (task == "inference_1" and precision == "fp32")
+        full = task in ("inference_1", *ENCODER[:2])
+        same_as_it_comes = task in ("squad", "encoder_step") or (full and precision == "fp32")
         peers = ["as_it_comes", *([] if same_as_it_comes else ["same_work"]), *(["compiled"] if compiled else [])]
-        cases = [("ours", "ours", kind) for kind in ("eager", "graph")] + [("peer", "peer", k) for k in peers]
+        kinds = ("eager",) if task in ENCODER else ("eager", "graph")
+        cases = [("ours", "ours", kind) for kind in kinds] + [("peer", "peer", k) for k in peers]
     if task in INFERENCE:
         runtimes = ["openvino"] if precision == "bf16" else ["onnxruntime", "openvino"]
         cases += [("peer", "peer_runtimes", kind) for kind in runtimes]
@@ -186,6 +188,8 @@ def _measure(config: BenchmarkConfig, task: str, precision: str, speed: float, p
 
 def _operations(task: str, hidden: int = 768, layers: int = 12, vocabulary: int = 30522) -> float:
     """Floating-point operations of the matrix products of a step: 2 per weight and token, times 3 in training."""
+    if task in ENCODER:
+        return 0.0  # not counted
     lengths = sentence_lengths() if task == "inference_32" else [LENGTH[task]] * ROWS[task]
     forward = sum(layers * (24 * hidden**2 + 4 * hidden * length) * length for length in lengths)
     if task == "pretraining":
@@ -274,7 +278,7 @@ def _table(results: list[Result]) -> str:
     rows = [f"{'':<22}{'':<8}{'':<12}{'':<6}{'ms':>10}{'items/s':>10}{'of GEMM':>9}{'GB':>6}"]
     for r in results:
         side = "ours" if r.side == "ours" else "peer" if r.kind in RUNTIMES else "HF"
-        share = f"{r.peak_share:.0%}" if r.peak_share else ""
+        share = f"{r.gemm_share:.0%}" if r.gemm_share else ""
         rows.append(
             f"{r.name:<22}{side:<8}{r.kind:<12}{r.precision:<6}{r.seconds * 1e3:>10.1f}{r.items_per_second:>10.2f}"
             f"{share:>9}{r.peak_bytes / 1e9:>6.1f}"

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 import kernels
-from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
+from benchmarks.worker import ENCODER, LENGTH, PREDICTIONS, ROWS, Case, named_case, sentence_lengths, serve
 from launch.ending import leave
 from launch.meeting import meet
 
@@ -19,7 +19,7 @@ kernels.configure(named_case().threads)
 
 import oneflow as flow  # noqa: E402
 
-from configs.model import BertConfig  # noqa: E402
+from configs.model import BertConfig, ModelFlags  # noqa: E402
 from configs.training import DeviceFlags, OptimizerFlags  # noqa: E402
 from data.ofrecord import open_records  # noqa: E402
 from data.reading.loader import Batch, Records, training_batches  # noqa: E402
@@ -38,11 +38,17 @@ WORLD = join(DeviceFlags(with_cuda=False))
 def make_step(case: Case) -> Callable[[], None]:
     kernels.set_bf16(case.precision == "bf16")
     mode: Mode = "graph" if case.kind == "graph" else "eager"
-    if case.task in ("pretraining", "squad"):
+    if case.task in ("pretraining", "squad", "encoder_step"):
         return _training_step(case.task, mode)
     if case.task == "records":
         return _records_step()
     return _graph_inference_step(case.task) if mode == "graph" else _inference_step(case)
+
+
+def _config(task: str) -> BertConfig:
+    if task in ENCODER:
+        return ModelFlags(model_size="modernbert-base").bert_config(vocab_size=50368)
+    return BertConfig()
 
 
 def _batch(task: str, rows: int) -> Batch:
@@ -53,7 +59,7 @@ def _batch(task: str, rows: int) -> Batch:
         "input_mask": np.ones((rows, length), np.int32),
         "segment_ids": np.zeros((rows, length), np.int32),
     }
-    if task == "squad":
+    if task in ("squad", "encoder_step"):
         return batch | {f"{end}_positions": rng.integers(0, length, (rows, 1), np.int32) for end in ("start", "end")}
     return batch | {
         "masked_lm_positions": np.sort(rng.integers(0, length, (rows, PREDICTIONS), np.int32), 1),
@@ -67,7 +73,7 @@ def _training_step(task: str, mode: Mode) -> Callable[[], None]:
     rows = ROWS[task]
     batch = {**_batch(task, rows), "example_weights": np.ones(rows, np.float32)}
     kind = BertForPreTraining if task == "pretraining" else BertForQuestionAnswering
-    model = place_model(mode, kind(BertConfig()), WORLD)
+    model = place_model(mode, kind(_config(task)), WORLD)
     rates = np.full(100_000, 1e-5, np.float32)
     optimizer = build_optimizer(model, OptimizerFlags())
     update = build_train_step(mode, model, optimizer, rates, StepOptions(world=WORLD, seed=1))
@@ -101,12 +107,16 @@ def _inference_step(case: Case) -> Callable[[], None]:
     """As inference/model.py runs a model."""
     rng = np.random.default_rng(0)
     examples = []
-    for length in [LENGTH[case.task]] if case.task == "inference_1" else sentence_lengths():
+    lengths = sentence_lengths() if case.task == "inference_32" else [LENGTH[case.task]] * ROWS[case.task]
+    for length in lengths:
         examples.append(Example(rng.integers(1000, 30000, length, np.int32), np.zeros(length, np.int32)))
-    runner = Runner(BertModel(BertConfig()), "eager", "cpu", ROWS[case.task], cast(Precision, case.precision))
+    rows, config = ROWS[case.task], _config(case.task)
+    tokens = rows * LENGTH[case.task] if case.task in ENCODER else None  # one batch
+    output = "sequence_output" if case.task in ENCODER else "pooled_output"
+    runner = Runner(BertModel(config), "eager", "cpu", rows, cast(Precision, case.precision), max_batch_tokens=tokens)
 
     def step() -> None:
-        for _ in runner.run(examples, ["pooled_output"]):
+        for _ in runner.run(examples, [output]):
             pass
 
     return step

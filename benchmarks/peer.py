@@ -13,9 +13,17 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForPreTraining, BertForQuestionAnswering, BertModel
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertModel,
+    ModernBertConfig,
+    ModernBertForQuestionAnswering,
+    ModernBertModel,
+)
 
-from benchmarks.worker import LENGTH, PREDICTIONS, ROWS, Case, sentence_lengths, serve
+from benchmarks.worker import ENCODER, LENGTH, PREDICTIONS, ROWS, Case, sentence_lengths, serve
 
 
 def make_step(case: Case) -> Callable[[], None]:
@@ -23,7 +31,9 @@ def make_step(case: Case) -> Callable[[], None]:
     torch.manual_seed(0)
     if case.threads:
         torch.set_num_threads(case.threads)
-    make = {"pretraining": _pretraining_step, "squad": _squad_step}.get(case.task, _inference_step)
+    make = {"pretraining": _pretraining_step, "squad": _squad_step, "encoder_step": _squad_step}.get(
+        case.task, _inference_step
+    )
     return make(case)
 
 
@@ -83,17 +93,24 @@ def _pretraining_step(case: Case) -> Callable[[], None]:
 
 
 def _squad_step(case: Case) -> Callable[[], None]:
-    model = BertForQuestionAnswering(_config())
+    if case.task in ENCODER:
+        model = ModernBertForQuestionAnswering(ModernBertConfig(attn_implementation="sdpa"))
+    else:
+        model = BertForQuestionAnswering(_config())
     rows, length = ROWS[case.task], LENGTH[case.task]
     ids = torch.randint(1000, 30000, (rows, length))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if case.task not in ENCODER:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
     ends = {"start_positions": torch.randint(0, length, (rows,)), "end_positions": torch.randint(0, length, (rows,))}
     return _training_step(case, model, lambda: model(**inputs, **ends).loss)
 
 
 def _inference_step(case: Case) -> Callable[[], None]:
-    model = BertModel(_config()).eval()
-    lengths = [LENGTH[case.task]] if case.task == "inference_1" else sentence_lengths()
+    modern = case.task in ENCODER
+    model = ModernBertModel(ModernBertConfig(attn_implementation="sdpa")) if modern else BertModel(_config())
+    model = model.eval()
+    lengths = sentence_lengths() if case.task == "inference_32" else [LENGTH[case.task]] * ROWS[case.task]
     if case.kind != "as_it_comes":
         lengths.sort()
     if case.precision == "bf16" and case.kind != "as_it_comes":
@@ -109,7 +126,8 @@ def _inference_step(case: Case) -> Callable[[], None]:
     def step() -> None:
         with torch.inference_mode(), _precision(case.precision == "bf16"):
             for batch in batches:
-                run(**batch).pooler_output.float().numpy()
+                outputs = run(**batch)
+                (outputs.last_hidden_state if modern else outputs.pooler_output).float().numpy()
 
     return step
 

@@ -30,15 +30,19 @@ class Case:
     another runtime's "onnxruntime" or "openvino".
     """
 
-    task: str  # pretraining | squad | inference_1 | inference_32 | records
+    task: str  # a key of ROWS, or "records"
     kind: str
     precision: str = "fp32"  # or bf16, int8
     threads: int | None = None
 
 
-# Rows per batch, sequence length and masked-LM predictions per sequence. The model is BERT-base.
+# Rows per batch, sequence length and masked-LM predictions per sequence. The model of an encoder task is
+# ModernBERT-base: inference, or a training step with a question-answering head. The others are BERT-base.
 ROWS = {"pretraining": 8, "squad": 4, "inference_1": 1, "inference_32": 32}
 LENGTH = {"pretraining": 128, "squad": 384, "inference_1": 128, "inference_32": 128}
+ENCODER = ("encoder_8x512", "encoder_1x2048", "encoder_step")
+ROWS |= dict(zip(ENCODER, (8, 1, 4), strict=True))
+LENGTH |= dict(zip(ENCODER, (512, 2048, 512), strict=True))
 PREDICTIONS = 20
 SENTENCES = 128  # sentences of mixed lengths in one step of inference_32
 
