@@ -176,6 +176,7 @@ def test_two_ranks_equal_one(data, tmp_path, mode):
         ("scored.tsv", ("--loss", "cosine"), "is 4, not a number from -1 to 1: set --max_score"),
         ("pairs.csv", ("--text_columns", "anchr"), "did you mean 'anchor'"),
         ("pairs.csv", ("--padding", "none"), "--padding none is not available here"),
+        ("pairs.csv", ("--packing", "best_fit"), "--packing best_fit is not available here"),
     ],
 )
 def test_mismatched_files_and_flags_are_refused(data, tmp_path, train_file, words, message):

@@ -16,8 +16,13 @@ from training.log import TrainingLog
 from training.plan import UpdatePlan
 
 RANKS = 2
-CONFIG = parse(PretrainingConfig, "--max_steps 9 --train-batch-size 3 --loss_print_every_n_iters 4".split())
-PLAN = UpdatePlan.of(CONFIG, TrainingState(0, 0, 5), records_per_epoch=7, data_parallel_size=RANKS)
+WORDS = "--max_steps 9 --train-batch-size 3 --loss_print_every_n_iters 4".split()
+CONFIG = parse(PretrainingConfig, WORDS)
+SPLIT = parse(PretrainingConfig, [*WORDS, "--grad-acc-steps", "2"])
+PLAN, SPLIT_PLAN = (
+    UpdatePlan.of(config, TrainingState(0, 0, 5), records_per_epoch=7, data_parallel_size=RANKS)
+    for config in (CONFIG, SPLIT)
+)
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_due_at_multiples_and_at_the_first_and_the_last_step(log):
 
 
 def test_figures_of_evaluation_are_measured_where_asked(log, tmp_path):
-    log.task = replace_field(log.task, train_figures_every=5)
+    log.task, log.plan = replace_field(log.task, train_figures_every=5), SPLIT_PLAN
     assert [done for done in range(1, 10) if log.due(done)] == [1, 4, 5, 8, 9]
     log.count({"input_ids": np.zeros((6, 5)), "input_mask": np.ones((6, 5))})
     log.write(4, {"total_loss": 1.0})

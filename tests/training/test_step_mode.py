@@ -36,8 +36,9 @@ def test_graph_mode_refuses_what_it_cannot_do(words, message, monkeypatch):
 def test_no_padding_needs_the_kernels(monkeypatch):
     monkeypatch.setattr(kernels, "is_loaded", lambda: False)
     for mode in ("eager", "graph"):
-        with pytest.raises(UserError, match=r"--padding none needs the CPU kernels .*: use --padding longest"):
-            check(mode, "--padding none")
+        for flag in ("--padding none", "--packing best_fit"):
+            with pytest.raises(UserError, match=f"{flag} needs the CPU kernels .*: use --padding longest"):
+                check(mode, flag)
     monkeypatch.setattr(kernels, "is_loaded", lambda: True)
     check("graph", "--padding none")
 
