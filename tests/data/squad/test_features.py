@@ -88,7 +88,7 @@ def test_processes_change_nothing(tmp_path, vocab_file, monkeypatch):
 
 @pytest.mark.parametrize("moment", [1, 400])
 def test_a_killed_worker_is_reported(tmp_path, vocab_file, monkeypatch, moment):
-    monkeypatch.setattr("data.squad.features._WORDS_PER_CHUNK", 3000)
+    monkeypatch.setattr("data.squad.features._WORDS_PER_CHUNK", 100)  # more chunks than are in flight
     path = squad(tmp_path, (CONTEXT, [question(CONTEXT, "Paris", i) for i in range(900)]))
     examples = read_squad_examples(path, is_training=True, version_2_with_negative=False)
     features = convert_examples_to_features(examples, FeatureFlags(vocab_file, True, S, STRIDE, QUERY), num_workers=2)
