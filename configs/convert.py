@@ -72,7 +72,7 @@ class ConvertConfig:
         metavar="N,N,…",
     )
     allow_partial: bool = flag(False, "skip tensors that are missing or have a different shape")
-    trust_checkpoint: bool = flag(False, "trust the input: allow formats that need unpickling")
+    trust_checkpoint: bool = flag(False, "trust the input: read flow.save directories, which contain a pickle")
     overwrite_output_dir: bool = flag(False, "replace an earlier conversion in the output directory")
 
     def __post_init__(self) -> None:

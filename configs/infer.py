@@ -45,7 +45,7 @@ class ModelSourceFlags:
         None, "configuration of the model", default_text="the model directory's", aliases=("config",)
     )
     use_lazy_model: bool = flag(False, "the checkpoint is in the format of lazy OneFlow (0.2 to 0.4)")
-    trust_checkpoint: bool = flag(False, "trust the checkpoint: allow formats that need unpickling")
+    trust_checkpoint: bool = flag(False, "trust the checkpoint: read flow.save directories, which contain a pickle")
 
     def __post_init__(self) -> None:
         if not self.model_path:

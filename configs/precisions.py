@@ -17,7 +17,7 @@ class PrecisionsConfig:
 
     model_path: str = flag("", "model directory, output directory of a run, or checkpoint of any format")
     vocab_file: str | None = flag(None, "vocabulary to use instead of the model directory's")
-    trust_checkpoint: bool = flag(False, "trust the checkpoint: allow formats that need unpickling")
+    trust_checkpoint: bool = flag(False, "trust the checkpoint: read flow.save directories, which contain a pickle")
     precisions: tuple[str, ...] = flag(("int8",), "precisions to compare with fp32")
     int8_keep: tuple[str, ...] = flag(
         (),

@@ -49,7 +49,7 @@ class ServeConfig:
     )
     seq_length: int | None = flag(None, "longest text (default: the model's)", unit="tokens")
     do_lower_case: bool | None = flag(None, "whether the vocabularies are uncased (default: as the models say)")
-    trust_checkpoint: bool = flag(False, "trust the checkpoints: allow formats that need unpickling")
+    trust_checkpoint: bool = flag(False, "trust the checkpoints: read flow.save directories, which contain a pickle")
     mode: str | None = flag(
         None,
         "compile the models, or run them operation by operation (default: graph on CUDA, eager on a CPU)",

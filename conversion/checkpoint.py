@@ -91,7 +91,7 @@ def read_checkpoint(
         source: its format; "auto" detects it.
         config: a configuration file, or its content, to use instead of the one next to the weights.
         sizes: settings from flags; they must agree with the configuration.
-        trust: whether formats that need unpickling (`flow.save`) may be read.
+        trust: whether `flow.save` directories, which contain a pickle, may be read.
         allow_partial: whether to skip tensors that are missing or have a different shape.
 
     Raises:

@@ -62,10 +62,20 @@ def write(variables: dict[str, np.ndarray], directory: Path) -> None:
 
 
 def _shape(meta: Path) -> tuple[int, ...]:
+    kind, shape = described(meta)
+    if kind not in ("kFloat", "2"):
+        raise UserError(f"{meta} says {kind}: only kFloat (float32) variables can be read.")
+    return shape
+
+
+def described(meta: Path) -> tuple[str, tuple[int, ...]]:
+    """The type that a `meta` file names, kFloat if it names none, and the shape.
+
+    Raises:
+        UserError: it has no shape.
+    """
     text = meta.read_bytes()[:_MOST_META_BYTES].decode("utf-8", "replace")
     kind = re.search(r"data_type\s*:\s*(\w+)", text)
-    if kind is not None and kind[1] not in ("kFloat", "2"):
-        raise UserError(f"{meta} says {kind[1]}: only kFloat (float32) variables can be read.")
     if not re.search(r"shape\s*:?\s*\{", text):
         raise UserError(f"{meta} has no shape: copy it again, or remove every meta to use the configuration's shapes.")
-    return tuple(int(size) for size in re.findall(r"dim\s*:\s*(\d{1,12})\b", text))
+    return kind[1] if kind else "kFloat", tuple(int(size) for size in re.findall(r"dim\s*:\s*(\d{1,12})\b", text))

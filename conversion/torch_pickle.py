@@ -1,18 +1,14 @@
 """Reads the tensors of a file written by `torch.save`, without PyTorch and without running code in the file.
 
-A pickle is a program for a small stack machine. This implementation only supports what `torch.save` writes for a state
-dict: it builds dicts, lists, tuples, strings and numbers, and recognizes three function names (rebuild a tensor, wrap
-it as a parameter, make an ordered dict). It imports nothing and calls nothing. It reads both file formats: the zip
-archive of PyTorch 1.6 and later, and the older plain file.
+It reads both file formats: the zip archive of PyTorch 1.6 and later, and the older plain file. Beside what
+`pickle_program.py` supports, two function names are known: rebuild a tensor, and wrap it as a parameter.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import os
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,12 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from conversion.pickle_program import Global, Machine, Refused, state_dict_of
 from utils.errors import UserError
 
-_MOST_OPCODES = 1_000_000  # BERT-large needs about 10,000
 _MOST_PICKLE_BYTES = 64 << 20
 _MOST_BYTES_PER_BYTE = 2  # bytes of tensors per byte of the file: tied weights are two tensors on one storage
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # where training checkpoints keep the state dict
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
     "FloatStorage": "<f4",
@@ -42,14 +37,6 @@ _STORAGES = {  # numpy type of each storage class; bfloat16 is widened by hand
 }
 
 
-class _Refused(Exception):
-    """The pickle contains something that a state dict does not need."""
-
-
-class _Global(NamedTuple):
-    name: str
-
-
 class _Storage(NamedTuple):
     kind: str
     key: str
@@ -63,9 +50,6 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-_MARK = object()
-
-
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a state dict saved by PyTorch.
 
@@ -76,7 +60,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
-    except _Refused as refusal:
+    except Refused as refusal:
         raise UserError(
             f"{path} is refused: {refusal}. No code in it was run. Save the weights as safetensors."
         ) from None
@@ -95,15 +79,15 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         # torch.save never compresses, so compressed archives (zip bombs) can be refused.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise _Refused("its archive is compressed, which PyTorch never does")
+            raise Refused("its archive is compressed, which PyTorch never does")
         if sum(entry.file_size for entry in entries.values()) > size:
-            raise _Refused("its archive claims more bytes than the file has")
+            raise Refused("its archive claims more bytes than the file has")
         (pickle_name,) = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if entries[pickle_name].file_size > _MOST_PICKLE_BYTES:
-            raise _Refused("its index is too large")
+            raise Refused("its index is too large")
         root = pickle_name.removesuffix("data.pkl")
         if root + "byteorder" in entries and archive.read(root + "byteorder") != b"little":
-            raise _Refused("its numbers are big-endian")
+            raise Refused("its numbers are big-endian")
         state = _Machine(io.BytesIO(archive.read(pickle_name))).run()
         return _arrays(state, lambda key: archive.read(f"{root}data/{key}"), size)
 
@@ -115,11 +99,11 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
         raise ValueError("neither a zip archive nor a pickle")
     file.seek(0)
     if _Machine(file).run() != _LEGACY_MAGIC:
-        raise _Refused("it is a pickle, but not one of PyTorch's")
+        raise Refused("it is a pickle, but not one of PyTorch's")
     _Machine(file).run()  # protocol version
     system = _Machine(file).run()
     if isinstance(system, dict) and system.get("little_endian") is False:
-        raise _Refused("its numbers are big-endian")
+        raise Refused("its numbers are big-endian")
     state = _Machine(file).run()
     keys = _Machine(file).run()
     kinds = {tensor.storage.key: tensor.storage.kind for tensor in _tensors(state).values()}
@@ -143,12 +127,7 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _tensors(state: Any) -> dict[str, _Tensor]:
     """The named tensors of a state dict, or of the state dict in a training checkpoint."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict):
-        raise _Refused("it contains no state dict")
-    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, _Tensor)}
+    return {name: value for name, value in state_dict_of(state).items() if isinstance(value, _Tensor)}
 
 
 def _arrays(state: Any, storage: Callable[[str], bytes], file_size: int) -> dict[str, np.ndarray]:
@@ -156,7 +135,7 @@ def _arrays(state: Any, storage: Callable[[str], bytes], file_size: int) -> dict
     # Many tensors on one storage could use much memory from a small file.
     claimed = sum(_bytes(tensor) for tensor in tensors.values())
     if claimed > _MOST_BYTES_PER_BYTE * file_size:
-        raise _Refused(f"its tensors claim {claimed:,} bytes, but the file has {file_size:,}")
+        raise Refused(f"its tensors claim {claimed:,} bytes, but the file has {file_size:,}")
     return {name: _array(tensor, storage) for name, tensor in tensors.items()}
 
 
@@ -170,11 +149,11 @@ def _array(tensor: _Tensor, storage: Callable[[str], bytes]) -> np.ndarray:
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
-        raise _Refused("a tensor has an impossible shape")
+        raise Refused("a tensor has an impossible shape")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     elements = math.prod(int(size) for size in shape)
     if elements > flat.size or (elements and last >= flat.size):
-        raise _Refused("a tensor reaches beyond its data")
+        raise Refused("a tensor reaches beyond its data")
     item = flat.itemsize
     view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * item for s in strides], writeable=False)
     if tensor.storage.kind == "BFloat16Storage":
@@ -182,143 +161,8 @@ def _array(tensor: _Tensor, storage: Callable[[str], bytes]) -> np.ndarray:
     return view.copy()
 
 
-class _Machine:
-    """Runs one pickle program as described above; `run` returns the top of its stack."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self) -> Any:
-        for opcode, argument, _ in itertools.islice(pickletools.genops(self.file), _MOST_OPCODES):
-            name = opcode.name
-            if name == "STOP":
-                return self.stack.pop()
-            if name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif name in _LITERALS:
-                self.stack.append(argument)
-            elif (step := getattr(self, f"_{name.lower()}", None)) is not None:
-                step(argument)
-            else:
-                raise _Refused(f"it uses the pickle instruction {name}")
-        raise _Refused("its index is too long")
-
-    def _proto(self, argument: Any) -> None:
-        pass
-
-    _frame = _proto
-
-    def _mark(self, argument: Any) -> None:
-        self.stack.append(_MARK)
-
-    def _empty_dict(self, argument: Any) -> None:
-        self.stack.append({})
-
-    def _empty_list(self, argument: Any) -> None:
-        self.stack.append([])
-
-    def _binput(self, argument: int) -> None:
-        self.memo[argument] = self.stack[-1]
-
-    _long_binput = _put = _binput
-
-    def _memoize(self, argument: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def _binget(self, argument: int) -> None:
-        self.stack.append(self.memo[argument])
-
-    _long_binget = _get = _binget
-
-    def _tuple(self, argument: Any) -> None:
-        self.stack.append(tuple(self._since_mark()))
-
-    def _tuple1(self, argument: Any) -> None:
-        self.stack[-1:] = [(self.stack[-1],)]
-
-    def _tuple2(self, argument: Any) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def _tuple3(self, argument: Any) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
-
-    def _append(self, argument: Any) -> None:
-        value = self.stack.pop()
-        self._top(list).append(value)
-
-    def _appends(self, argument: Any) -> None:
-        values = self._since_mark()
-        self._top(list).extend(values)
-
-    def _setitem(self, argument: Any) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set(key, value)
-
-    def _setitems(self, argument: Any) -> None:
-        values = self._since_mark()
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            self._set(key, value)
-
-    def _global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self.stack.append(_known_global(module, name))
-
-    def _stack_global(self, argument: Any) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(_known_global(module, name))
-
-    def _binpersid(self, argument: Any) -> None:
-        kind, storage, key, _, numel = self.stack.pop()[:5]
-        if kind != "storage" or not isinstance(storage, _Global) or not isinstance(key, str) or type(numel) is not int:
-            raise _Refused("it refers to something that is not a tensor storage")
-        self.stack.append(_Storage(storage.name.removeprefix("torch."), key, numel))
-
-    def _reduce(self, argument: Any) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        name = function.name if isinstance(function, _Global) else ""
-        if name == "collections.OrderedDict" and arguments == ():
-            self.stack.append({})
-        elif name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
-            storage, offset, shape, strides = arguments[:4]
-            if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
-                raise _Refused("a tensor is built from something other than data")
-            self.stack.append(_Tensor(storage, offset, shape, strides))
-        elif name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _Tensor):
-            self.stack.append(arguments[0])
-        else:
-            raise _Refused("it calls a function")
-
-    def _build(self, argument: Any) -> None:
-        self.stack.pop()  # attributes of the state dict (its metadata): not needed
-
-    def _set(self, key: Any, value: Any) -> None:
-        if not isinstance(key, str | int | float | bool | None):
-            raise _Refused("a key is neither text nor a number")
-        self._top(dict)[key] = value
-
-    def _top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise _Refused("it modifies something that is neither a list nor a dict")
-        return self.stack[-1]
-
-    def _since_mark(self) -> list[Any]:
-        start = len(self.stack) - 1
-        while self.stack[start] is not _MARK:
-            start -= 1
-            if start < 0:
-                raise ValueError("unbalanced pickle")
-        values = self.stack[start + 1 :]
-        del self.stack[start:]
-        return values
-
-
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT",
-             "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "SHORT_BINSTRING", "BINSTRING"}  # fmt: skip
 _GLOBALS = {
-    "collections.OrderedDict",
+    *Machine.globals,
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
@@ -326,7 +170,23 @@ _GLOBALS = {
 }
 
 
-def _known_global(module: Any, name: Any) -> _Global:
-    if f"{module}.{name}" not in _GLOBALS:
-        raise _Refused(f"it asks for {module}.{name}")
-    return _Global(f"{module}.{name}")
+class _Machine(Machine):
+    """The machine for what PyTorch writes."""
+
+    globals = _GLOBALS
+
+    def _binpersid(self, argument: Any) -> None:
+        kind, storage, key, _, numel = self.stack.pop()[:5]
+        if kind != "storage" or not isinstance(storage, Global) or not isinstance(key, str) or type(numel) is not int:
+            raise Refused("it refers to something that is not a tensor storage")
+        self.stack.append(_Storage(storage.name.removeprefix("torch."), key, numel))
+
+    def called(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            storage, offset, shape, strides = arguments[:4]
+            if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
+                raise Refused("a tensor is built from something other than data")
+            return _Tensor(storage, offset, shape, strides)
+        if name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _Tensor):
+            return arguments[0]
+        return super().called(name, arguments)

@@ -115,7 +115,7 @@ def load(
         source: the checkpoint's format, or "auto" to detect it.
         config: a configuration file, or its content, to use instead of the one next to the weights.
         sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
-        trust_checkpoint: whether to read formats that need unpickling.
+        trust_checkpoint: whether to read `flow.save` directories, which contain a pickle.
         precision: the precision of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest one that this
             CPU supports. Precisions other than "fp32" need eager mode and the CPU kernels.
         int8_keep: with int8, the encoder's products to keep in higher precision: "output" in every layer, "3.output"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import random
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import oneflow as flow
 import pytest
 from safetensors.numpy import save_file
 
-from conversion import huggingface, load_any, read_checkpoint
+from conversion import huggingface, load_any, oneflow_save, read_checkpoint
 from modeling import BertForPreTraining
 from tests.conversion.samples import (
     assert_same_state,
@@ -272,8 +273,45 @@ def test_the_command_that_writes_it_prints_none_of_the_frameworks_messages(tmp_p
 def test_a_damaged_flow_save(tmp_path, state, config):
     flow.save({name: flow.tensor(array) for name, array in state.items()}, str(tmp_path / "saved"))
     next((tmp_path / "saved").glob("tensor_*/out")).write_bytes(b"short")
-    with pytest.raises(UserError, match=r"cannot be read by flow\.load"):
+    with pytest.raises(UserError, match=r"has 5 bytes, but its meta asks for [\d,]+"):
         load_any(tmp_path / "saved", config=config, trust=True)
+
+
+def test_flow_save_of_a_training_checkpoint_in_every_type(tmp_path):
+    types = (flow.float32, flow.float64, flow.float16, flow.int8, flow.uint8, flow.int32, flow.int64, flow.bool)
+    saved = {str(kind): flow.tensor([[1, 0, 3]]).to(kind) for kind in types} | {"none": flow.tensor(2.5)}
+    flow.save({"model": saved, "step": 3, "rates": [0.1, 2]}, str(tmp_path / "saved"))
+    found = oneflow_save.read(tmp_path / "saved", trust=True)
+    assert found.keys() == saved.keys()
+    for name, tensor in saved.items():
+        assert found[name].dtype == tensor.numpy().dtype and found[name].shape == tensor.shape
+        assert found[name].tolist() == tensor.numpy().tolist()
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("made-by-a-pickle",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"protocol_version": 1, "data": {"a": Hostile()}}), "asks for posix.mkdir"),
+        (pickle.dumps({"protocol_version": 1, "data": [1]}), "contains no state dict"),
+        (pickle.dumps({"data": {"a": flow.nn.Parameter}}), None),  # the class itself is no tensor
+        (b"\x80\x04}\x8c\x04data}\x8c\x01a\x8c\x07oneflow\x8c\x06Tensor\x93)\x81ss.", "no directory for one of its"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_pickles_of_flow_save_run_no_code(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pickled_data").write_bytes(content)
+    if message is None:
+        assert oneflow_save.read(tmp_path, trust=True) == {}
+    else:
+        with pytest.raises(UserError, match=message):
+            oneflow_save.read(tmp_path, trust=True)
+    assert not (tmp_path / "made-by-a-pickle").exists()
 
 
 # conversion and model together
