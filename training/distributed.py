@@ -9,6 +9,7 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from kernels.cuda import check_capability
 from launch import ranks
 from launch.job_shape import JobShape
 from modeling.layout import split_rows
@@ -86,8 +87,8 @@ def join(flags: DeviceFlags) -> World:
     """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not
-            exist.
+        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, OneFlow has no code for the
+            GPU, or a device index does not exist.
     """
     size, per_replica = ranks.size(), flags.tensor_parallel
     if size % per_replica:
@@ -107,4 +108,5 @@ def join(flags: DeviceFlags) -> World:
             f"--cuda_devices {devices} has no device for local rank {local_rank}: this host has "
             f"{flow.cuda.device_count()} devices, and each rank needs its own."
         )
+    check_capability(devices[local_rank])
     return World(shape, f"cuda:{devices[local_rank]}")
