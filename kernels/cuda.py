@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from utils.errors import UserError
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 # OneFlow 0.9.0 contains machine code for compute capabilities 6.0 to 8.6 and none that a driver could translate. Such
 # code runs on later minor versions of the same major version, but not on another major version.
 _MAJOR_VERSIONS = (6, 7, 8)
+
+
+def show_only(devices: Sequence[int]) -> None:
+    """Hide all other GPUs from this process, because OneFlow numbers a rank's GPU like the rank itself.
+
+    Args:
+        devices: indices among the visible devices, in the order of the local ranks; empty changes nothing.
+
+    Raises:
+        UserError: CUDA_VISIBLE_DEVICES does not contain that many devices.
+    """
+    if not devices:
+        return
+    visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",")] if _VISIBLE in os.environ else None
+    if visible is None:
+        chosen = [str(number) for number in devices]
+    elif max(devices) < len(visible):
+        chosen = [visible[number] for number in devices]
+    else:
+        raise UserError(
+            f"--cuda_devices {','.join(map(str, devices))} selects among the devices in {_VISIBLE}="
+            f"{','.join(visible)}: use indices below {len(visible)}."
+        )
+    os.environ[_VISIBLE] = ",".join(chosen)
 
 
 def check_capability(number: int) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 
 from kernels import build
+from kernels.cuda import show_only
 
 # A waiting OpenMP thread spins this many times, up to half a millisecond, before it sleeps. With a tenth of that, many
 # kernels include a wake-up (a quarter of the time of one text through BERT-base in bf16). The default of many
@@ -23,7 +25,7 @@ preloaded: ctypes.CDLL | None = None  # kernels/src/preload
 _settings: dict[str, str] | None = None  # the result of the first configure()
 
 
-def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
+def configure(threads: int | None = None, enabled: bool = True, gpus: Sequence[int] = ()) -> dict[str, str]:
     """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
     Also loads the library that changes how OneFlow runs compiled jobs (kernels/src/preload), if it is built. Variables
@@ -33,9 +35,13 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
     Args:
         threads: kernel threads per process (default: the host's cores divided by its number of ranks).
         enabled: False keeps OneFlow's stock kernels.
+        gpus: the indices of the GPUs to use; see `kernels.cuda.show_only`.
 
     Returns:
         The settings in effect, for the log.
+
+    Raises:
+        UserError: a GPU is not visible.
     """
     global _settings, enabled_by_caller, preloaded
     if _settings is None:
@@ -43,6 +49,7 @@ def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str
         if "oneflow" in sys.modules:  # too late: OneFlow has already read its environment
             _settings = {name: os.environ.get(name, "unset") for name in _NAMES}
             return _settings
+        show_only(gpus)
         launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
         if threads is not None or launched:
             os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())

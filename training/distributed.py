@@ -88,7 +88,7 @@ def join(flags: DeviceFlags) -> World:
 
     Raises:
         UserError: the ranks do not form whole replicas, CUDA is requested but not usable, OneFlow has no code for the
-            GPU, or a device index does not exist.
+            GPU, or there are fewer GPUs than ranks on this host.
     """
     size, per_replica = ranks.size(), flags.tensor_parallel
     if size % per_replica:
@@ -101,12 +101,13 @@ def join(flags: DeviceFlags) -> World:
         raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")
     if wanted is False or not usable:
         return World(shape, "cpu")
-    local_rank = flow.env.get_local_rank()
-    devices = flags.cuda_devices or tuple(range(flow.cuda.device_count()))
-    if local_rank >= len(devices) or max(devices) >= flow.cuda.device_count():
-        raise UserError(
-            f"--cuda_devices {devices} has no device for local rank {local_rank}: this host has "
-            f"{flow.cuda.device_count()} devices, and each rank needs its own."
+    local_rank, count = flow.env.get_local_rank(), flow.cuda.device_count()  # the GPUs of --cuda_devices
+    if local_rank >= count:
+        named = (
+            f"--cuda_devices {','.join(map(str, flags.cuda_devices))} has" if flags.cuda_devices else "this host has"
         )
-    check_capability(devices[local_rank])
-    return World(shape, f"cuda:{devices[local_rank]}")
+        raise UserError(
+            f"{named} {count} usable GPUs, and local rank {local_rank} has none: start one rank for each GPU."
+        )
+    check_capability(local_rank)
+    return World(shape, f"cuda:{local_rank}")

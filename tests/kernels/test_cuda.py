@@ -1,11 +1,14 @@
 """CUDA devices that OneFlow can use. The devices are fakes, so that the tests need no GPU."""
 
+import os
+
 import oneflow as flow
 import pytest
 
 from configs.training import DeviceFlags
 from inference.model import _device
-from kernels.cuda import check_capability
+from kernels.cuda import check_capability, show_only
+from tests.programs import run_python
 from training.distributed import join
 from utils.errors import UserError
 
@@ -38,3 +41,44 @@ def test_gpus_without_code_in_oneflow_are_refused(gpus, capability):
         with pytest.raises(UserError, match=message):
             use()
     assert join(DeviceFlags(device="cpu")).device == "cpu" and _device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "left"),
+    [(None, (), None), ("5,7", (), "5,7"), (None, (2, 3), "2,3"), ("4,5,GPU-3f", (2, 0), "GPU-3f,4"), ("6", (0,), "6")],
+)
+def test_a_rank_only_sees_the_selected_devices(monkeypatch, visible, devices, left):
+    monkeypatch.setattr(os, "environ", {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    show_only(devices)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
+
+
+def test_a_device_beyond_the_visible_ones_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(UserError, match=r"--cuda_devices 0,2 .* CUDA_VISIBLE_DEVICES=4,5: use indices below 2"):
+        show_only((0, 2))
+
+
+def test_devices_are_selected_before_oneflow_is_imported():
+    code = "import os, kernels; kernels.configure(gpus=(3, 2)); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert run_python(code, CUDA_VISIBLE_DEVICES="4,5,6,7").strip() == "7,6"
+
+
+def test_each_local_rank_uses_the_visible_device_of_its_number(gpus, monkeypatch):
+    gpus((8, 0), (8, 6))
+    for local_rank in (0, 1):
+        monkeypatch.setattr(flow.env, "get_local_rank", lambda number=local_rank: number)
+        assert join(DeviceFlags(cuda_devices=(2, 3))).device == f"cuda:{local_rank}"
+    monkeypatch.setattr(flow.env, "get_local_rank", lambda: 2)
+    for flags, named in (
+        (DeviceFlags(cuda_devices=(2, 3)), "--cuda_devices 2,3 has"),
+        (DeviceFlags(), "this host has"),
+    ):
+        with pytest.raises(UserError, match=f"{named} 2 usable GPUs, and local rank 2 has none"):
+            join(flags)
+
+
+@pytest.mark.parametrize("devices", [(1, 1), (-1,)])
+def test_a_list_of_devices_contains_each_index_once(devices):
+    with pytest.raises(UserError, match="--cuda_devices"):
+        DeviceFlags(cuda_devices=devices)
