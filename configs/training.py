@@ -486,7 +486,17 @@ class DeviceFlags:
 
     def framework_settings(self) -> dict[str, Any]:
         """The arguments of `kernels.configure`: the settings that OneFlow reads when it is imported."""
-        return {"threads": self.num_threads, "enabled": self.cpu_kernels, "gpus": self.cuda_devices}
+        return {
+            "threads": self.num_threads,
+            "enabled": self.cpu_kernels,
+            "gpus": self.cuda_devices,
+            "on_cuda": self.wants_cuda,
+        }
+
+    @property
+    def wants_cuda(self) -> bool | None:
+        """Whether the flags ask for CUDA; None if they leave the choice to the host."""
+        return {"cpu": False, "cuda": True}.get(self.device or "", self.with_cuda)
 
 
 def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: int, default: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 
@@ -36,6 +37,21 @@ def show_only(devices: Sequence[int]) -> None:
             f"{','.join(visible)}: use indices below {len(visible)}."
         )
     os.environ[_VISIBLE] = ",".join(chosen)
+
+
+def wants_cuda(device: str | None) -> bool | None:
+    """Whether a device's name, such as "cuda:1", asks for CUDA; None without a name."""
+    return None if device is None else device.startswith("cuda")
+
+
+def driver_has_devices() -> bool:
+    """Whether the CUDA driver finds a visible GPU. Works before OneFlow is imported, and does not import it."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count)) and count.value > 0
 
 
 def check_capability(number: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
-from kernels.cuda import check_capability
+from kernels.cuda import check_capability, driver_has_devices
 from launch import ranks
 from launch.job_shape import JobShape
 from modeling.layout import split_rows
@@ -96,9 +96,11 @@ def join(flags: DeviceFlags) -> World:
             f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of it."
         )
     shape, usable = JobShape.current(per_replica), flow.cuda.is_available()
-    wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
+    wanted = flags.wants_cuda
     if wanted and not usable:
         raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")
+    if wanted is None and not usable and driver_has_devices():
+        raise UserError("this host has a GPU that OneFlow cannot use: update its driver, or pass --device cpu.")
     if wanted is False or not usable:
         return World(shape, "cpu")
     local_rank, count = flow.env.get_local_rank(), flow.cuda.device_count()  # the GPUs of --cuda_devices

@@ -7,7 +7,8 @@ import pytest
 
 from configs.training import DeviceFlags
 from inference.model import _device
-from kernels.cuda import check_capability, show_only
+from kernels import cuda
+from kernels.cuda import check_capability, driver_has_devices, show_only
 from tests.programs import run_python
 from training.distributed import join
 from utils.errors import UserError
@@ -82,3 +83,36 @@ def test_each_local_rank_uses_the_visible_device_of_its_number(gpus, monkeypatch
 def test_a_list_of_devices_contains_each_index_once(devices):
     with pytest.raises(UserError, match="--cuda_devices"):
         DeviceFlags(cuda_devices=devices)
+
+
+def test_settings_of_cpus_stay_out_of_runs_on_cuda():
+    code = """
+import os
+import kernels
+{prepare}
+print(kernels.configure(threads={threads}, on_cuda={on_cuda}))
+print([os.environ.get(n) for n in ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")])
+print(kernels.settings.preloaded is None, kernels.is_loaded())
+"""
+    nothing = {name: "" for name in ("OMP_NUM_THREADS", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD", "GOMP_SPINCOUNT")}
+    clear = f"for name in {list(nothing)}: os.environ.pop(name, None)"
+    found = "kernels.settings.driver_has_devices = lambda: True"
+    for threads, on_cuda, prepare in ((None, True, clear), (3, None, f"{clear}\n{found}")):
+        lines = run_python(code.format(prepare=prepare, threads=threads, on_cuda=on_cuda)).splitlines()
+        assert lines == ["{}", str([threads and str(threads), None, None]), "True False"]
+
+
+def test_a_host_without_a_driver_has_no_devices(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", missing)
+    assert not driver_has_devices()
+
+
+def test_a_gpu_that_oneflow_cannot_use_is_an_error_unless_the_cpu_is_requested(gpus, monkeypatch):
+    gpus()
+    monkeypatch.setattr("training.distributed.driver_has_devices", lambda: True)
+    with pytest.raises(UserError, match="a GPU that OneFlow cannot use: update its driver, or pass --device cpu"):
+        join(DeviceFlags())
+    assert join(DeviceFlags(with_cuda=False)).device == "cpu"
