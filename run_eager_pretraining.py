@@ -12,7 +12,7 @@ def main() -> None:
     config = parse(EagerPretrainingConfig, description=__doc__, retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, config.job_flags())
     require_address_space()
-    kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
+    kernels.configure(**config.device.framework_settings())
     from tasks.pretraining import pretrain  # imports the framework, which --help and wrong flags do not need
 
     pretrain(config, mode="eager")

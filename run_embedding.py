@@ -12,7 +12,7 @@ def main() -> None:
     config = parse(EmbeddingConfig, description=__doc__ or "", retired=RETIRED)
     meet(config.device.join_timeout, config.device.stop_timeout, job_flags(config))
     require_address_space()
-    kernels.configure(config.device.num_threads, enabled=config.device.cpu_kernels)
+    kernels.configure(**config.device.framework_settings())
     from tasks.embedding import train_embedding  # imports the framework, which --help and wrong flags do not need
 
     train_embedding(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from configs.checks import MOST_ROWS, MOST_SEED, MOST_STEPS, above, at_least, at_most, local, threads
 from configs.cli import flag
@@ -419,7 +419,9 @@ class DeviceFlags:
 
     with_cuda: bool | None = flag(None, "train on CUDA", default_text="if CUDA is usable")
     device: str | None = flag(None, "the same choice by name", choices=("cpu", "cuda"))
-    cuda_devices: tuple[int, ...] = flag((), "indices of the CUDA devices to use", per_host=True)
+    cuda_devices: tuple[int, ...] = flag(
+        (), "indices of the visible CUDA devices to use, one for each rank of the host", per_host=True
+    )
     use_ddp: bool = flag(False, "eager mode: average gradients over the ranks")
     use_consistent: bool = flag(False, "graph mode: global tensors over the ranks")
     tensor_parallel: int = flag(
@@ -461,6 +463,11 @@ class DeviceFlags:
     def __post_init__(self) -> None:
         if self.device is not None and self.with_cuda not in (None, self.device == "cuda"):
             raise UserError(f"--with_cuda {self.with_cuda} contradicts --device {self.device}: pass only one of them.")
+        if len(set(self.cuda_devices)) < len(self.cuda_devices) or min(self.cuda_devices, default=0) < 0:
+            raise UserError(
+                f"--cuda_devices {','.join(map(str, self.cuda_devices))} contains a device twice or a negative index: "
+                "give each device once, counted from 0."
+            )
         threads(self, "num_threads")
         at_least(self, 1, "tensor_parallel", "pipeline_parallel")
         if self.pipeline_parallel > 1:
@@ -476,6 +483,20 @@ class DeviceFlags:
         at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")
         at_most(self, 1 << 20, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")
         at_most(self, 10**7, "join_timeout", "stop_timeout")
+
+    def framework_settings(self) -> dict[str, Any]:
+        """The arguments of `kernels.configure`: the settings that OneFlow reads when it is imported."""
+        return {
+            "threads": self.num_threads,
+            "enabled": self.cpu_kernels,
+            "gpus": self.cuda_devices,
+            "on_cuda": self.wants_cuda,
+        }
+
+    @property
+    def wants_cuda(self) -> bool | None:
+        """Whether the flags ask for CUDA; None if they leave the choice to the host."""
+        return {"cpu": False, "cuda": True}.get(self.device or "", self.with_cuda)
 
 
 def _per_rank(kind: str, per_rank: int | None, total: int | None, world_size: int, default: int) -> int:

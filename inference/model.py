@@ -27,6 +27,7 @@ from inference.search import Corpus, Search, corpus_rows, embedded, open_vectors
 from inference.text import TextEncoder, softmax
 from inference.text_classification import TextClassification
 from inference.token_classification import TokenClassification
+from kernels.cuda import check_capability
 from kernels.encoder import Precision
 from modeling import (
     BertForPreTraining,
@@ -421,12 +422,14 @@ def _rows(**texts: str | list[str] | None) -> dict[str, Any] | list[dict[str, An
 def _device(device: str | None) -> str:
     usable = flow.cuda.is_available()
     if device is None:
-        return "cuda" if usable else "cpu"
+        device = "cuda" if usable else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise ArgumentError("device", f"{device} is unknown: use cpu, cuda or cuda:N.")
     if kind == "cuda" and (not usable or int(number or 0) >= flow.cuda.device_count()):
         raise ArgumentError("device", f"{device} is not usable on this machine: use cpu, or omit it.")
+    if kind == "cuda":
+        check_capability(int(number or 0))
     return device
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 
 from kernels import build
+from kernels.cuda import driver_has_devices, show_only
 
 # A waiting OpenMP thread spins this many times, up to half a millisecond, before it sleeps. With a tenth of that, many
 # kernels include a wake-up (a quarter of the time of one text through BERT-base in bf16). The default of many
@@ -23,36 +25,55 @@ preloaded: ctypes.CDLL | None = None  # kernels/src/preload
 _settings: dict[str, str] | None = None  # the result of the first configure()
 
 
-def configure(threads: int | None = None, enabled: bool = True) -> dict[str, str]:
+def configure(
+    threads: int | None = None, enabled: bool = True, gpus: Sequence[int] = (), on_cuda: bool | None = False
+) -> dict[str, str]:
     """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
     Also loads the library that changes how OneFlow runs compiled jobs (kernels/src/preload), if it is built. Variables
-    that are already set are not changed, except OMP_NUM_THREADS=1, which OneFlow's launcher sets. Only the first call
-    has an effect.
+    that are already set are not changed, except OMP_NUM_THREADS=1, which OneFlow's launcher sets. On CUDA, nothing but
+    the given number of threads is set and no kernels are loaded, because they make OneFlow wait for the device at each
+    step. Only the first call has an effect.
 
     Args:
         threads: kernel threads per process (default: the host's cores divided by its number of ranks).
         enabled: False keeps OneFlow's stock kernels.
+        gpus: the indices of the GPUs to use; see `kernels.cuda.show_only`.
+        on_cuda: whether the process computes on CUDA; None if it does so on a host with a GPU.
 
     Returns:
         The settings in effect, for the log.
+
+    Raises:
+        UserError: a GPU is not visible.
     """
-    global _settings, enabled_by_caller, preloaded
+    global _settings, enabled_by_caller
     if _settings is None:
         enabled_by_caller = enabled
         if "oneflow" in sys.modules:  # too late: OneFlow has already read its environment
             _settings = {name: os.environ.get(name, "unset") for name in _NAMES}
             return _settings
-        launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-        if threads is not None or launched:
-            os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
-        # "0" for the second: with a separate worker thread, OneFlow's scheduler spins and occupies a core.
-        for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
-            os.environ.setdefault(name, value)
-        _settings = {name: os.environ[name] for name in _NAMES}
-        if enabled and build.is_current():
-            preloaded = ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
+        show_only(gpus)
+        if driver_has_devices() if on_cuda is None else on_cuda:
+            enabled_by_caller = False
+            os.environ.update({"OMP_NUM_THREADS": str(threads)} if threads else {})
+            _settings = {}
+        else:
+            _settings = _configure_cpu(threads, enabled)
     return _settings
+
+
+def _configure_cpu(threads: int | None, enabled: bool) -> dict[str, str]:
+    global preloaded
+    launched = "LOCAL_RANK" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if threads is not None or launched:
+        os.environ["OMP_NUM_THREADS"] = str(threads or _fair_share())
+    # "0" for the second: with a separate worker thread, OneFlow's scheduler spins and occupies a core.
+    for name, value in zip(_NAMES, (str(_fair_share()), "0", SPIN_COUNT), strict=True):
+        os.environ.setdefault(name, value)
+    if enabled and build.is_current():
+        preloaded = ctypes.CDLL(str(build.LIB / "job_queue.so"), mode=ctypes.RTLD_GLOBAL)
+    return {name: os.environ[name] for name in _NAMES}
 
 
 def import_oneflow() -> None:

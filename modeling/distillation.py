@@ -159,7 +159,7 @@ def _soft_target_loss(
     parts = []
     for target in lesson.targets:
         name, weights = target.output, batch[target.weights].reshape(-1)
-        pair = outputs[name], targets[name]
+        pair = losses.in_fp32(outputs[name]), losses.in_fp32(targets[name])
         if target.kind == "vectors":
             pair = tuple(each.reshape(*batch["input_ids"].shape[:2], -1) for each in pair)  # [B, T, H]
         items = soft_target_losses(target.kind, *pair, lesson.temperature)
@@ -206,7 +206,8 @@ def hidden_losses(found: list[flow.Tensor], wanted: list[flow.Tensor]) -> flow.T
     Returns:
         [R].
     """
-    items = [((own - other) * (own - other)).mean(dim=-1) for own, other in zip(found, wanted, strict=True)]
+    errors = [losses.in_fp32(own) - losses.in_fp32(other) for own, other in zip(found, wanted, strict=True)]
+    items = [(error * error).mean(dim=-1) for error in errors]
     return sum(items[1:], items[0])
 
 
@@ -231,7 +232,9 @@ def relation_losses(
     hidden = (1.0 - visible(rows, None).to(found[0].dtype)) * ops.MASKED_SCORE  # [B, 1, 1 or S, S]
     items = []
     for own, other in zip(found, wanted, strict=True):
-        scores, targets = (_relations(each, rows, heads) + hidden for each in (own, other))  # [B, N, S, S]
+        scores, targets = (
+            losses.in_fp32(_relations(each, rows, heads)) + hidden for each in (own, other)
+        )  # [B, N, S, S]
         width = scores.shape[-1]
         divergence = _divergence(scores.reshape(-1, width), targets.reshape(-1, width), 1.0)
         items.append(divergence.reshape(scores.shape[0], heads, width).mean(dim=1))  # [B, S]

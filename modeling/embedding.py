@@ -72,7 +72,7 @@ class BertForEmbedding(BertModel):
         if not self.training or example_weights is None:
             return outputs
         if embedding_gradients is not None:
-            items = (outputs["embeddings"] * embedding_gradients).sum(dim=1)  # [B]
+            items = (losses.in_fp32(outputs["embeddings"]) * embedding_gradients).sum(dim=1)  # [B]
         else:
             items = self.losses(outputs["embeddings"], texts, scores, example_weights)
         outputs["total_loss"] = losses.reduce(items, example_weights, loss_reduction)
@@ -83,7 +83,7 @@ class BertForEmbedding(BertModel):
     ) -> flow.Tensor:
         """The loss of each row, [B]; embeddings [B, T*H], scores [B, 1] or None, weights [B]."""
         assert self.loss is not None
-        vectors = embeddings.reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
+        vectors = losses.in_fp32(embeddings).reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
         return self.loss(vectors, None if scores is None else scores.reshape(-1), weights)
 
     def save_pretrained(

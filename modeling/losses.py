@@ -14,13 +14,13 @@ import oneflow as flow
 
 def cross_entropy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
     """Weighted softmax cross entropy, a scalar; logits [K, C], labels int [K] below C, weights float [K]."""
-    item_losses = flow._C.sparse_softmax_cross_entropy(logits, labels)  # [K]
+    item_losses = flow._C.sparse_softmax_cross_entropy(in_fp32(logits), labels)  # [K]
     return reduce(item_losses, weights, reduction)
 
 
 def soft_cross_entropy(logits: flow.Tensor, targets: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
     """Weighted softmax cross entropy with a target for every class, a scalar; logits and targets [K, C]."""
-    return reduce(-(flow.nn.functional.log_softmax(logits, dim=-1) * targets).sum(dim=-1), weights, reduction)
+    return reduce(-(flow.nn.functional.log_softmax(in_fp32(logits), dim=-1) * targets).sum(dim=-1), weights, reduction)
 
 
 def binary_cross_entropy(
@@ -33,8 +33,16 @@ def binary_cross_entropy(
         scales: [K, C], factors of the classes' losses (default: 1).
         weights, reduction: as above.
     """
-    items = flow._C.binary_cross_entropy_with_logits_loss(logits, labels, None, None, "none")  # [K, C]
+    items = flow._C.binary_cross_entropy_with_logits_loss(in_fp32(logits), labels, None, None, "none")  # [K, C]
     return reduce((items if scales is None else items * scales).mean(dim=-1), weights, reduction)
+
+
+def in_fp32(x: flow.Tensor) -> flow.Tensor:
+    """The same values in fp32, on CUDA in mixed precision; on a CPU, and without mixed precision, x itself.
+
+    In fp16, small weights would become subnormal, and the loss would overflow when it is scaled.
+    """
+    return flow._C.amp_black_identity(x).float() if x.is_cuda else x
 
 
 def accuracy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:

@@ -18,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 import kernels
 from configs.serve import ServeConfig
+from kernels.cuda import wants_cuda
 from serving.log import configure_logging, logger
 from utils.errors import UserError
 from utils.messages import warn
@@ -136,7 +137,7 @@ def _create(config: ServeConfig) -> Any:
     threads = config.num_threads
     if threads is None and config.num_workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // config.num_workers)
-    kernels.configure(threads, enabled=config.cpu_kernels)
+    kernels.configure(threads, enabled=config.cpu_kernels, on_cuda=wants_cuda(config.device))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     from serving.app import create_app  # imports the framework after it is configured
 

@@ -9,6 +9,7 @@ import numpy as np
 import oneflow as flow
 
 from configs.training import DeviceFlags
+from kernels.cuda import check_capability, driver_has_devices
 from launch import ranks
 from launch.job_shape import JobShape
 from modeling.layout import split_rows
@@ -86,8 +87,8 @@ def join(flags: DeviceFlags) -> World:
     """This rank's world: the shape that the launcher gave the job, and the device that the flags assign to this rank.
 
     Raises:
-        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, or a device index does not
-            exist.
+        UserError: the ranks do not form whole replicas, CUDA is requested but not usable, OneFlow has no code for the
+            GPU, or there are fewer GPUs than ranks on this host.
     """
     size, per_replica = ranks.size(), flags.tensor_parallel
     if size % per_replica:
@@ -95,16 +96,20 @@ def join(flags: DeviceFlags) -> World:
             f"--tensor_parallel {per_replica} does not divide the job's {size} ranks: start a multiple of it."
         )
     shape, usable = JobShape.current(per_replica), flow.cuda.is_available()
-    wanted = {"cpu": False, "cuda": True}.get(flags.device or "", flags.with_cuda)
+    wanted = flags.wants_cuda
     if wanted and not usable:
         raise UserError("--with_cuda True, but CUDA is not usable here: omit the flag to train on the CPU.")
+    if wanted is None and not usable and driver_has_devices():
+        raise UserError("this host has a GPU that OneFlow cannot use: update its driver, or pass --device cpu.")
     if wanted is False or not usable:
         return World(shape, "cpu")
-    local_rank = flow.env.get_local_rank()
-    devices = flags.cuda_devices or tuple(range(flow.cuda.device_count()))
-    if local_rank >= len(devices) or max(devices) >= flow.cuda.device_count():
-        raise UserError(
-            f"--cuda_devices {devices} has no device for local rank {local_rank}: this host has "
-            f"{flow.cuda.device_count()} devices, and each rank needs its own."
+    local_rank, count = flow.env.get_local_rank(), flow.cuda.device_count()  # the GPUs of --cuda_devices
+    if local_rank >= count:
+        named = (
+            f"--cuda_devices {','.join(map(str, flags.cuda_devices))} has" if flags.cuda_devices else "this host has"
         )
-    return World(shape, f"cuda:{devices[local_rank]}")
+        raise UserError(
+            f"{named} {count} usable GPUs, and local rank {local_rank} has none: start one rank for each GPU."
+        )
+    check_capability(local_rank)
+    return World(shape, f"cuda:{local_rank}")

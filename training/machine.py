@@ -74,7 +74,7 @@ def describe_machine(world: World, bf16: bool) -> str:
     """One log line about kernels, precision and settings."""
     settings = ", ".join(f"{name}={value}" for name, value in kernels.configure().items())
     if world.device != "cpu":
-        return settings
+        return "OneFlow's CUDA kernels"
     products = "bf16 products with fp32 sums" if bf16 else "fp32 products"
     return f"{kernels.load().reason}; {products}; {settings}"
 
