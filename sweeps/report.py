@@ -70,9 +70,10 @@ def draw(output: Path, study: Study, metric: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(study.optuna_study, target_name=metric)
-    axes.figure.set_size_inches(max(8, 2 * len(study.space) + 3), 5)
+    figure = pyplot.gcf()
+    figure.set_size_inches(max(8, 2 * len(study.space) + 3), 5)
     axes.set_title("")
-    _save(output / COORDINATES_FILE, axes.figure)
+    _save(output / COORDINATES_FILE, figure)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     importance = optuna.importance.get_param_importances(study.optuna_study, evaluator=evaluator)
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(importance)), layout="constrained")
