@@ -198,12 +198,12 @@ def write_checkpoint(
     try:
         for name, content in tokenizer.items():  # first, because calibration reads them
             (partial / name).write_bytes(content)
-        settings = checkpoint.config.to_huggingface(checkpoint.architecture)
         if target == "onnx":
             checkpoint = _write_onnx(checkpoint, partial, onnx)
-        elif target == "hf":
+        settings = checkpoint.config.to_huggingface(checkpoint.architecture)
+        if target == "hf":
             checkpoint, settings = _write_huggingface(checkpoint, settings, partial)
-        else:
+        elif target != "onnx":
             _write_stored(checkpoint.state, partial, target)
         settings |= {name: checkpoint.settings[name] for name in _LABEL_SETTINGS if name in checkpoint.settings}
         if target == "onnx":

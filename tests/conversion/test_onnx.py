@@ -23,7 +23,7 @@ from utils.errors import UserError
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-SIZES = {"V": 97, "L": 53, "T": 2, "H": 15, "I": 37, "C": 5}
+SIZES = {"V": 97, "L": 53, "T": 2, "E": 15, "H": 15, "I": 37, "C": 5}
 CONFIG = {
     "vocab_size": 97, "hidden_size": 15, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 37,
     "max_position_embeddings": 53,
