@@ -125,6 +125,7 @@ SHARED = World(JobShape(0, 2, ranks_per_replica=2), "cpu")
         ("eager", "", "--tensor_parallel 2 only works in graph mode"),
         ("graph", "--skip_loss_spikes", "--skip_loss_spikes does not work with --tensor_parallel 2"),
         ("graph", "--padding none", "--padding none does not work with --tensor_parallel 2"),
+        ("graph", "--packing best_fit", "--packing best_fit does not work with --tensor_parallel 2"),
     ],
 )
 def test_flags_that_do_not_work_are_refused(mode, words, message, monkeypatch):
@@ -155,7 +156,7 @@ def test_models_that_do_not_divide_are_refused(sizes, message):
     with pytest.raises(UserError, match=message):
         check_model(BertForPreTraining, BertConfig(**(config | sizes)), SHARED)
     check_model(BertForPreTraining, BertConfig(**config), SHARED)
-    with pytest.raises(UserError, match="does not support replaced-token detection and embeddings"):
+    with pytest.raises(UserError, match="does not support replaced-token detection and embedding training"):
         check_model(BertForEmbedding, BertConfig(**config), SHARED)
 
 
