@@ -139,7 +139,7 @@ def test_flags_that_do_not_work_are_refused(mode, words, message, monkeypatch):
 
 def test_other_kernels_are_refused(monkeypatch):
     monkeypatch.setattr(kernels, "is_loaded", lambda: False)
-    with pytest.raises(UserError, match="--tensor_parallel 2 needs the CPU kernels"):
+    with pytest.raises(UserError, match="--tensor_parallel 2 needs a CPU and the CPU kernels"):
         check_flags("graph", parse(PretrainingConfig, SPLIT), SHARED)
 
 
