@@ -40,8 +40,8 @@ class DistillationFlags:
     )
     teacher_layers: tuple[int, ...] = flag(
         (),
-        "with --teacher: the teacher's layer for each layer of the model, numbered from 0",
-        default_text="evenly spaced layers that end with the last",
+        "with --teacher: the teacher's layer for each layer of the model, numbered from 0; by default they are evenly "
+        "spaced and end with the last one",
     )
 
     def __post_init__(self) -> None:
