@@ -1,4 +1,4 @@
-"""Flags for learning from a teacher model, shared by all training commands."""
+"""Flags for distillation from a teacher model, shared by all training commands."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ class DistillationFlags:
 
     teacher: str | None = flag(
         None,
-        "learn from this model too: a checkpoint in any format that --init_checkpoint reads, trained for the same "
-        "task, with the same vocabulary",
+        "also learn from this model: a checkpoint in any format that --init_checkpoint reads, trained for the same "
+        "task and with the same vocabulary",
         default_text="no distillation",
         metavar="MODEL",
     )
     distill_weight: float = flag(
         0.5,
-        "with --teacher: weight of the loss against the teacher's outputs (soft targets); the loss against the labels "
-        "has the rest, up to 1",
+        "with --teacher: weight of the loss against the teacher's outputs (soft targets), at most 1; the loss against "
+        "the labels has 1 minus this weight",
     )
     distill_temperature: float = flag(
-        2.0, "with --teacher: divides the scores of both models before their probabilities are compared"
+        2.0, "with --teacher: divides the logits of both models before their probabilities are compared"
     )
     distill_hidden_weight: float = flag(
         0.0,
-        "with --teacher: weight of the squared error of the hidden states (TinyBERT), through a learned projection if "
+        "with --teacher: weight of the mean squared error between hidden states (TinyBERT); a projection is learned if "
         "the widths differ; 0 disables it",
     )
     distill_attention_weight: float = flag(
         0.0,
-        "with --teacher: weight of the divergence of the last layer's query, key and value relations (MiniLMv2); 0 "
-        "disables it",
+        "with --teacher: weight of the divergence between the query, key and value relations of the model's last layer "
+        "and those of its teacher layer (MiniLMv2); 0 disables it",
     )
     teacher_layers: tuple[int, ...] = flag(
         (),
-        "with --teacher: the teacher's layer for each layer of the model, numbered from 0; without it, they are evenly "
-        "spaced and end with the last",
+        "with --teacher: the teacher's layer for each layer of the model, numbered from 0; by default they are evenly "
+        "spaced and end with the last one",
     )
 
     def __post_init__(self) -> None:
@@ -58,6 +58,6 @@ class DistillationFlags:
             )
         if not self.teacher and (self.teacher_layers or any(weights[1:])):
             raise UserError(
-                "--teacher is missing: --teacher_layers, --distill_hidden_weight and --distill_attention_weight need "
-                "a model to learn from."
+                "--teacher is missing: --teacher_layers, --distill_hidden_weight and --distill_attention_weight need a "
+                "teacher."
             )

@@ -24,7 +24,7 @@ PRESETS = {
     "base": (12, 768),
     "large": (24, 1024),
 }
-# A simplified variant of base that trains stably in a single pass over the data.
+# A simplified base size that trains stably in a single pass over the data.
 MINIMAL_NAME = "bert-minimal"
 MINIMAL: dict[str, Any] = {
     "norm": "pre",
@@ -82,12 +82,11 @@ SIZES = {
     "mosaicbert-tiny": Preset(2, 128, 512, MOSAIC),
     "mosaicbert-base": Preset(12, 768, 3072, MOSAIC),
 }
-# What `--activation` calls the functions, and Hugging Face's names of them, of which the first is written.
+# {value of --activation: Hugging Face's names of the function}; the first one is written.
 ACTIVATIONS = {"gelu": ("gelu",), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new"), "relu": ("relu",), "silu": ("silu",)}
 CLASSIFIER, TOKEN_CLASSIFIER = "BertForSequenceClassification", "BertForTokenClassification"  # Hugging Face's classes
 # Which part of a text that is too long a classifier reads.
 LongText = Literal["truncate_tail", "truncate_head", "head_tail", "windows"]
-# Fields of BertConfig that BERT itself does not have. Their defaults are what BERT does.
 LONG_ROW = 512  # tokens; attention in rows of this length and longer keeps no matrix of scores on a CPU
 _HIDDEN_ACTS = [name for names in ACTIVATIONS.values() for name in names]
 _CHOICES = {
@@ -117,6 +116,7 @@ _FLAGS = (
     "feed_forward",
     "tied_decoder",
 )
+# Fields of BertConfig that BERT itself does not have. Their defaults describe BERT.
 VARIANTS = (
     *_FLAGS,
     "decoder_bias",
@@ -128,10 +128,9 @@ VARIANTS = (
     "token_head",
     "transform_activation",
 )
-
-
 _LINEAR = ("query", "key", "value", "dense", "gate")
 # Limits far above any BERT, so that a damaged config.json causes a clear error instead of a crash in the framework.
+# Arrays of these sizes are allocated before any tensor can contradict them, so they must fit in memory.
 _MOST = {
     "vocab_size": 10**7,
     "hidden_size": 1 << 16,
@@ -148,7 +147,6 @@ def _unnamed(labels: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(labels))
 
 
-# Arrays of these sizes are allocated before any tensor can contradict them, so they must fit in memory.
 _BERT_TYPES = ("bert", "bert-variant", "electra")
 
 
@@ -164,10 +162,10 @@ def check_is_bert(settings: Mapping[str, Any]) -> None:
         )
     for name in ("is_decoder", "add_cross_attention"):
         if settings.get(name):
-            raise UserError(f"the model is a decoder ({name} is set in config.json), and only encoders are supported.")
+            raise UserError(f"the model is a decoder ({name} is set in config.json), but only encoders are supported.")
     positions = settings.get("position_embedding_type") or "absolute"
     if positions != "absolute":
-        raise UserError(f"the model has {positions!r:.60} position embeddings, and only 'absolute' is supported.")
+        raise UserError(f"the model has {positions!r:.60} position embeddings, but only 'absolute' is supported.")
 
 
 _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", tuple: "a list"}
@@ -265,7 +263,7 @@ class BertConfig:
             if not least <= getattr(self, name) <= _MOST["hidden_size"]:
                 raise UserError(f"{name} must be from {least} to {_MOST['hidden_size']:,}, not {getattr(self, name)}.")
         if not self.first_norm and self.norm != "pre":
-            raise UserError("--first_norm False needs --norm pre: LayerNorm after attention cannot be left out.")
+            raise UserError("--first_norm False needs --norm pre: with --norm post, every layer has this LayerNorm.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BertConfig:
@@ -349,7 +347,7 @@ class BertConfig:
 
     @property
     def is_extended(self) -> bool:
-        """Whether the encoder needs operations that ONNX graphs do not have yet."""
+        """Whether the encoder needs operations that the ONNX export does not support."""
         simple = ("norm", "embedding_norm", "final_norm", "linear_bias", "position_embeddings")
         plain = BertConfig(**{name: getattr(self, name) for name in simple} if self.has_position_table else {})
         return not self.has_position_table or any(
@@ -433,7 +431,7 @@ class ModelFlags:
     model_size: str | None = flag(
         None,
         "one of Google's sizes, bert-minimal (base size, pre-LayerNorm, sinusoidal positions, no biases, no dropout), "
-        "or a size of ModernBERT or MosaicBERT; flags for single sizes override it",
+        "or a size of ModernBERT or MosaicBERT; flags for single settings override it",
         default_text="the checkpoint's, else large",
         choices=tuple(SIZES),
     )
@@ -467,7 +465,7 @@ class ModelFlags:
     )
     norm_type: str | None = flag(
         None,
-        "LayerNorm, or RMSNorm in its place everywhere",
+        "LayerNorm, or RMSNorm in place of every LayerNorm",
         default_text=_default("layer"),
         choices=_CHOICES["norm_type"],
     )
@@ -475,42 +473,43 @@ class ModelFlags:
     linear_bias: bool | None = flag(None, "biases in the encoder's linear layers", default_text=_default("True"))
     position_embeddings: str | None = flag(
         None,
-        "trained position embeddings, fixed sines and cosines, rotated queries and keys (RoPE), or a penalty on "
-        "distance (ALiBi)",
+        "trained position embeddings, fixed sines and cosines, rotated queries and keys (RoPE), or attention scores "
+        "that decrease with distance (ALiBi)",
         default_text=_default("learned"),
         choices=_CHOICES["position_embeddings"],
     )
     rope_theta: float | None = flag(None, "base of the rotary angles", default_text=_default("10000"))
     local_rope_theta: float | None = flag(
-        None, "base of the rotary angles in layers with a window; 0: --rope_theta", default_text=_default("0")
+        None, "base of the rotary angles in local layers; 0: --rope_theta", default_text=_default("0")
     )
-    segment_embeddings: bool | None = flag(
-        None, "embeddings of the first and second segment", default_text=_default("True")
-    )
+    segment_embeddings: bool | None = flag(None, "segment (token type) embeddings", default_text=_default("True"))
     attention_window: int | None = flag(
         None,
-        "width of the window that local layers attend to, half of it to each side; 0: every layer attends to the "
-        "whole sequence",
+        "width of the window that each token attends to in local layers, half of it on each side; 0: every layer "
+        "attends to the whole sequence",
         default_text=_default("0"),
         unit="tokens",
     )
     global_attention_every: int | None = flag(
         None,
-        "with --attention_window N: one layer of every this many, from the first, attends to the whole sequence",
+        "with --attention_window: every n-th layer, starting with the first, attends to the whole sequence",
         default_text=_default("3"),
         unit="layers",
     )
     activation: str | None = flag(
-        None, "activation of the feed-forward layers", default_text=_default("gelu"), choices=tuple(ACTIVATIONS)
+        None,
+        "activation of the feed-forward layers and the masked-LM head",
+        default_text=_default("gelu"),
+        choices=tuple(ACTIVATIONS),
     )
     feed_forward: str | None = flag(
         None,
-        "plain feed-forward layers, or gated ones (GeGLU, SwiGLU, ReGLU by --activation)",
+        "plain feed-forward layers, or gated ones (GeGLU, SwiGLU or ReGLU, depending on --activation)",
         default_text=_default("dense"),
         choices=_CHOICES["feed_forward"],
     )
     tied_decoder: bool | None = flag(
-        None, "masked-LM decoder that shares its matrix with the word embeddings", default_text=_default("True")
+        None, "share the matrix of the masked-LM decoder with the word embeddings", default_text=_default("True")
     )
 
     reinit_layers: int = flag(
@@ -570,20 +569,23 @@ class ModelFlags:
         return given | {"hidden_act": ACTIVATIONS[self.activation][0] if self.activation else None}
 
     def _check_window(self, config: BertConfig) -> None:
-        """Warns of windows that change nothing, and where every layer but the first has one."""
+        """Warns if the window has no effect, or if every layer but the first is local."""
         if not config.attention_window:
             if self.global_attention_every is not None:
-                raise UserError("--global_attention_every needs --attention_window, the width of the other layers.")
+                raise UserError(
+                    "--global_attention_every needs --attention_window, the window of the other layers: set it, or "
+                    "omit both."
+                )
             return
         if config.attention_window // 2 >= config.max_position_embeddings - 1:
             warn(
                 f"--attention_window {config.attention_window} is wider than the {config.max_position_embeddings} "
-                "positions: every layer attends to the whole sequence."
+                "positions, so every layer attends to the whole sequence."
             )
         if 1 < config.num_hidden_layers <= config.global_attention_every:
             warn(
                 f"--global_attention_every {config.global_attention_every} leaves only the first of "
-                f"{config.num_hidden_layers} layers global: lower it so that later layers see the whole sequence."
+                f"{config.num_hidden_layers} layers global: lower it, so that later layers are global too."
             )
 
     def _checked_against(self, base: BertConfig) -> BertConfig:

@@ -207,8 +207,8 @@ class PretrainingDataConfig:
     )
     segmentation_file: str | None = flag(
         None,
-        "with --do_whole_word_mask: the input's sentences, one per line, with spaces between words, so that the "
-        "characters of a Chinese word are masked together",
+        "with --do_whole_word_mask: file with the input's sentences, one per line, with spaces between words, so that "
+        "the characters of a Chinese word are masked together",
         default_text="each Chinese character is a word",
         metavar="FILE",
     )
@@ -232,7 +232,7 @@ class PretrainingDataConfig:
             )
         if self.segmentation_file and (self.example.masking == "dynamic" or not self.example.do_whole_word_mask):
             raise UserError(
-                "--segmentation_file only changes whole-word masks that are stored in the records: pass "
+                "--segmentation_file only affects whole-word masks that are stored in the records: pass "
                 "--do_whole_word_mask and --masking static."
             )
         at_least(self, 1, "num_shards", "bin_size")

@@ -115,11 +115,11 @@ class PretrainingDataFlags:
                 "the discriminator, and too good for it."
             )
         if self.objective == "rtd" and self.skip_mlm:
-            raise UserError("--skip_mlm leaves --objective rtd without a generator: drop one of them.")
+            raise UserError("--skip_mlm leaves --objective rtd without a generator: omit one of them.")
         if self.span_boundary_objective and (self.skip_mlm or self.objective == "rtd"):
             other = "--skip_mlm" if self.skip_mlm else "--objective rtd"
             raise UserError(
-                f"--span_boundary_objective needs the labels of masked-LM, so it cannot be combined with {other}: drop "
+                f"--span_boundary_objective needs the labels of masked-LM, so it cannot be combined with {other}: omit "
                 "one of them."
             )
         at_least(self, 1, "train_data_part", "train_dataset_size", "seq_length", "max_predictions_per_seq")
@@ -201,8 +201,8 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.data.masked_lm_prob_end is not None and self.batch.packing == "best_fit":
             raise UserError(
-                "--masked_lm_prob_end depends on the number of records read so far, which --packing best_fit does not "
-                "know: use --padding none without it."
+                "--masked_lm_prob_end depends on the number of records read so far, which is unknown with --packing "
+                "best_fit: omit one of them."
             )
         if self.data.masked_lm_prob_end is not None and self.run.train_hours:
             raise UserError(

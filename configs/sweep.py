@@ -16,22 +16,24 @@ class SweepConfig:
 
     command: str = flag(
         "",
-        'training command with all flags that stay the same, such as "run_glue.py --task_name rte --data_dir glue"',
+        'training command with the flags that all trials share, such as "run_glue.py --task_name rte --data_dir glue"',
         metavar="COMMAND",
     )
     search: str = flag(
-        "", "JSON file with the flags to search and their values: {flag: [values] or {low, high}}", metavar="FILE"
+        "", 'JSON file that maps each flag to search to its values: [value, …] or {"low": X, "high": Y}', metavar="FILE"
     )
-    output_dir: str = flag("sweep_output", "directory for the trials, trials.csv, best.json and the pictures")
+    output_dir: str = flag("sweep_output", "directory for the trials, trials.csv, best.json and the plots")
     trials: int = flag(20, "number of settings to try, including failed and pruned ones")
     jobs: int = flag(1, "number of trials to run at the same time")
     seeds: int = flag(
-        1, "runs of each trial, with the command's --seed, --seed + 1, …; the median is compared", unit="runs"
+        1,
+        "runs of each trial, with the command's --seed, --seed + 1, …; trials are compared by the median",
+        unit="runs",
     )
     metric: str | None = flag(
         None,
-        "metric to compare, as it is called in metrics.jsonl",
-        default_text="the one that selects the command's best checkpoint",
+        "metric by which trials are compared, with its name in metrics.jsonl",
+        default_text="eval_score; eval_f1 for SQuAD; eval_total_loss for pretraining",
         metavar="NAME",
     )
     direction: str | None = flag(
@@ -42,14 +44,14 @@ class SweepConfig:
     )
     prune: bool = flag(
         True,
-        "stop a trial that is worse than the median of the earlier trials at an evaluation after its first; needs "
+        "from the second evaluation on, stop a trial that is worse than the median of the earlier trials; needs "
         "evaluations during training and five complete trials",
     )
-    seed: int = flag(42, "seed of the choice of settings")
+    seed: int = flag(42, "seed for choosing the settings")
     keep_all: bool = flag(False, "keep the checkpoints of all trials, not only those of the best one")
     resume: bool = flag(False, "continue the sweep in --output_dir, or start if there is none")
     runner: str = flag(
-        "local", "run the trials on this machine, or on the hosts of a Ray cluster", choices=("local", "ray")
+        "local", "where the trials run: on this machine, or on the hosts of a Ray cluster", choices=("local", "ray")
     )
 
     most_used: ClassVar[tuple[str, ...]] = ("command", "search", "output_dir", "trials", "jobs", "seeds", "resume")
@@ -63,4 +65,4 @@ class SweepConfig:
         at_most(self, 1000, "jobs", "seeds")
         at_most(self, MOST_SEED, "seed")
         if self.metric is not None and not self.metric.startswith("eval_"):
-            raise UserError(f"--metric {self.metric} is not a metric of an evaluation: their names begin with eval_.")
+            raise UserError(f"--metric {self.metric} is not an evaluation metric: use a name that begins with eval_.")

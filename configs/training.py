@@ -43,8 +43,8 @@ class BatchFlags:
 
     train_batch_size: int | None = flag(
         None,
-        "sequences in one rank's micro-batch; with --packing best_fit, the micro-batch holds this many times the "
-        "sequence length in tokens, and as many sequences as fit",
+        "sequences in one rank's micro-batch; with --packing best_fit, the micro-batch has this many times the "
+        "sequence length in tokens, filled with whole sequences",
         default_text="{default_train_rows}",
         aliases=("batch_size_per_device", "per_gpu_batch_size", "per_device_train_batch_size"),
         unit="sequences",
@@ -89,9 +89,8 @@ class BatchFlags:
     )
     packing: str = flag(
         "none",
-        "with --padding none, what a training micro-batch of one rank holds: --train_batch_size records of any length "
-        "(none); or as many records as fit into --train_batch_size times the sequence length in tokens, so that every "
-        "micro-batch is almost full (best_fit)",
+        "what a training micro-batch of one rank contains: --train_batch_size records (none); or, without padding, as "
+        "many records as fit into --train_batch_size times the sequence length in tokens (best_fit)",
         choices=("none", "best_fit"),
     )
 
@@ -108,8 +107,7 @@ class BatchFlags:
         if self.packing == "best_fit":
             if self.padding not in (None, "none"):
                 raise UserError(
-                    f"--packing best_fit leaves no padding, which contradicts --padding {self.padding}: remove one of "
-                    "them."
+                    f"--packing best_fit needs --padding none, but found --padding {self.padding}: omit one of them."
                 )
             object.__setattr__(self, "padding", "none")
 
@@ -219,8 +217,8 @@ class OptimizerFlags:
     )
     swa_start: float | None = flag(
         None,
-        "stochastic weight averaging: after this fraction of the updates, such as 0.75, start a uniform average of the "
-        "weights after each update, also evaluate it (eval_swa_*), and store it in each checkpoint's training_state",
+        "stochastic weight averaging: from this fraction of the updates on, such as 0.75, keep a uniform average of "
+        "the weights after each update, evaluate it too (eval_swa_*), and store it in each checkpoint's training_state",
         default_text="no averaging",
     )
     stock_lamb: bool = flag(
@@ -354,8 +352,9 @@ class RunFlags:
     eval_at_start: bool = flag(False, "also evaluate before the first step")
     report_to: str = flag(
         "tensorboard",
-        "experiment tracker; TensorBoard files are always written; wandb and mlflow, if installed, record to the "
-        "output directory, and send nothing unless WANDB_MODE or MLFLOW_TRACKING_URI is set",
+        "experiment tracker, in addition to TensorBoard files, which are always written; wandb and mlflow must be "
+        "installed; they write to the output directory, and send nothing unless WANDB_MODE or MLFLOW_TRACKING_URI is "
+        "set",
         choices=("tensorboard", "wandb", "mlflow", "none"),
     )
     do_train: bool = flag(True, "train")
@@ -426,15 +425,15 @@ class DeviceFlags:
     use_consistent: bool = flag(False, "graph mode: global tensors over the ranks")
     tensor_parallel: int = flag(
         1,
-        "graph mode on CPUs: number of ranks that share one copy of the model; they divide its attention heads, "
-        "feed-forward layers and vocabulary, and read the same rows",
+        "graph mode on CPUs: number of ranks that share one copy of the model; they split its attention heads, "
+        "feed-forward layers and vocabulary, and read the same records",
         unit="ranks",
     )
     pipeline_parallel: int = flag(
-        1, "number of ranks that divide the model's layers; only 1 is supported (docs/distributed.md)", unit="ranks"
+        1, "number of pipeline stages; only 1 is supported (see docs/distributed.md)", unit="stages"
     )
     zero: bool = flag(
-        False, "divide the optimizer's state over the ranks; not supported on OneFlow 0.9 (docs/distributed.md)"
+        False, "split the optimizer state over the ranks; not supported with OneFlow 0.9 (see docs/distributed.md)"
     )
     use_fp16: bool = flag(
         False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that support it", aliases=("fp16",)
@@ -477,8 +476,8 @@ class DeviceFlags:
             )
         if self.zero:
             raise UserError(
-                "--zero is not supported, because OneFlow 0.9 aborts when it divides the optimizer state on CPUs: use "
-                "--tensor_parallel, which divides it with the model."
+                "--zero is not supported, because OneFlow 0.9 aborts when it splits the optimizer state on CPUs: use "
+                "--tensor_parallel, which splits it with the model."
             )
         at_least(self, 0, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops", "join_timeout", "stop_timeout")
         at_most(self, 1 << 20, "nccl_fusion_threshold_mb", "nccl_fusion_max_ops")

@@ -1,6 +1,6 @@
-"""Byte-level BPE tokenizers (GPT-2's, Radford et al. 2019), as RoBERTa and ModernBERT have them.
+"""Byte-level BPE tokenizers (GPT-2, Radford et al. 2019), which RoBERTa and ModernBERT use.
 
-Their tokenizer.json is used as it is: the `tokenizers` library applies it, and every save copies it.
+The `tokenizers` library applies their tokenizer.json unchanged, and checkpoints contain a copy of it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP = FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-BYTE_LEVEL_FILES = ("vocab.json", "merges.txt", "added_tokens.json")  # that only such tokenizers have
+BYTE_LEVEL_FILES = ("vocab.json", "merges.txt", "added_tokens.json")  # only such tokenizers have them
 _MOST_BYTES = 1 << 28
 _MOST_TOKENS = 1 << 24  # limit, because an id in a JSON file may be any number
-# The special tokens that this project needs under BERT's names, and other names of them.
+# {BERT's name of a special token: its usual name in byte-level tokenizers}
 _ROLES = {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>", "[MASK]": "<mask>", "[UNK]": "<unk>"}
 
 
@@ -31,9 +31,9 @@ class ByteLevel(NamedTuple):
     Attributes:
         tokens: by id; unused ids are "".
         roles: {BERT's name of a special token: its id}.
-        separators: how many separators stand between the two texts of a pair (RoBERTa: 2).
+        separators: the number of separators between the two texts of a pair (RoBERTa: 2).
         text: the tokenizer.json that splits texts, without truncation, padding and special tokens.
-        files: {name: content} of the tokenizer's files, unchanged.
+        files: {name: content} of the tokenizer's files.
     """
 
     tokens: list[str]
@@ -73,24 +73,24 @@ def read_byte_level(file: Path, content: Mapping[str, Any]) -> ByteLevel:
     tokens = [""] * (max(ids.values()) + 1)
     for token, index in ids.items():
         tokens[index] = token
-    beside = {name: file.parent / name for name in (*FILES[1:], *BYTE_LEVEL_FILES)}
+    others = {name: file.parent / name for name in (*FILES[1:], *BYTE_LEVEL_FILES)}
     files = {TOKENIZER_JSON: file.read_bytes()}
-    files |= {name: path.read_bytes() for name, path in beside.items() if path.is_file()}
+    files |= {name: path.read_bytes() for name, path in others.items() if path.is_file()}
     return ByteLevel(tokens, _roles(file, ids), _separators(content), _plain(content), files)
 
 
 def _roles(file: Path, ids: Mapping[str, int]) -> dict[str, int]:
-    """The special tokens: those that tokenizer_config.json names, else those with one of the usual names."""
+    """The ids of the special tokens, whose names are in tokenizer_config.json or are the usual ones."""
     settings = file.parent / TOKENIZER_CONFIG
     named = read_json_object(settings, _MOST_BYTES) if settings.is_file() else {}
     roles = {}
     for role, usual in _ROLES.items():
-        said = named.get(f"{role.strip('[]').lower()}_token")
-        said = said.get("content") if isinstance(said, dict) else said
-        found = next((name for name in (said, role, usual) if isinstance(name, str) and name in ids), None)
+        stated = named.get(f"{role.strip('[]').lower()}_token")
+        stated = stated.get("content") if isinstance(stated, dict) else stated
+        found = next((name for name in (stated, role, usual) if isinstance(name, str) and name in ids), None)
         if found is not None:
             roles[role] = ids[found]
-    roles.setdefault("[UNK]", roles.get("[PAD]", 0))  # every byte has a token, so that nothing is unknown
+    roles.setdefault("[UNK]", roles.get("[PAD]", 0))  # never used, because every byte has a token
     missing = [f"{role} or {usual}" for role, usual in _ROLES.items() if role not in roles]
     if missing:
         raise UserError(f"{file} has no token {missing[0]}: add it, or name it in {settings.name}.")
@@ -111,6 +111,6 @@ def _separators(content: Mapping[str, Any]) -> int:
 def _plain(content: Mapping[str, Any]) -> str:
     before = content.get("pre_tokenizer")
     adds_space = bool(before.get("add_prefix_space")) if isinstance(before, dict) else False
-    # It only removes the spaces before words from their offsets.
+    # This processor only excludes the space before a word from the word's offsets.
     processor = {"type": "ByteLevel", "add_prefix_space": adds_space, "trim_offsets": True, "use_regex": True}
     return json.dumps({**content, "truncation": None, "padding": None, "post_processor": processor})

@@ -116,7 +116,7 @@ def read_checkpoint(
         stored, flat = _read_stored(path, source, trust)
         if family and source != "hf":
             raise UserError(
-                f"the model is of type {family[0]!r}, which is read from safetensors and PyTorch files only."
+                f"the model is of type {family[0]!r}, which can only be read from safetensors and PyTorch files."
             )
         stored = families.read_tensors(stored, given, family[1]) if family else stored
         shape, state, report = from_scheme(stored, _SCHEMES.get(source, source), settings, flat=flat)
@@ -184,9 +184,7 @@ def write_checkpoint(
     """
     directory = Path(directory)
     if (checkpoint.config.is_variant or checkpoint.config.hidden_act != "gelu") and target in ("tf", "lazy"):
-        raise UserError(
-            f"{checkpoint.path} is a variant of BERT, which format {target} does not support: use --to hf or onnx."
-        )
+        raise UserError(f"{checkpoint.path} is a variant of BERT, which --to {target} does not support: use --to hf.")
     _check_output(checkpoint, directory, overwrite)
     tokenizer = _tokenizer(checkpoint, vocab_file)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +296,7 @@ def _write_huggingface(
     own |= {name: settings[name] for name in kept if name in settings}
     own |= {name: checkpoint.settings[name] for name in families.TOKEN_SETTINGS if name in checkpoint.settings}
     if any(row.name in checkpoint.state and row.name not in state for row in rows(0) if row.group == NEXT_SENTENCE):
-        warn(f"models of type {own['model_type']} have no next-sentence head: it is not written.")
+        warn(f"models of type {own['model_type']} have no next-sentence head, so it is not written.")
     huggingface.write(stored, directory)
     return replace(checkpoint, state=state), own
 

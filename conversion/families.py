@@ -1,8 +1,8 @@
-"""Hugging Face's relatives of BERT: how their configurations and tensors map to BERT's.
+"""Maps the configurations and tensors of other Hugging Face encoders to BERT's.
 
 ModernBERT, RoBERTa, DistilBERT and ELECTRA are variants of BERT's encoder (configs/model.py) under other names. Reading
-translates config.json and the tensors to this project's names; writing does the reverse. Everything between the two
-knows only `BertConfig` and BERT's names.
+translates config.json and the tensors to this project's names, and writing does the reverse. All other code knows only
+`BertConfig` and BERT's names.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TOKEN, _SEQUENCE, _SPAN, _MASKED = (
     "ForMaskedLM",
 )
 _PRETRAINING, _BARE = "ForPreTraining", "Model"
-# The tasks of BERT's classes, and what a relative's class is called.
+# The tasks of BERT's classes that have another name in the other families.
 _TASKS = {"ForNextSentencePrediction": _BARE, _PRETRAINING: _MASKED}
 _POOLER, _CLASSIFIER, _QA = "bert.pooler.dense", "classifier", "qa_outputs"
 _TRANSFORM, _TRANSFORM_NORM = "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"
 _DECODER, _DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.bias"
-# Settings of config.json that a model keeps though nothing here reads them.
+# Settings of config.json that are copied, although nothing here reads them.
 TOKEN_SETTINGS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "tokenizer_class")
 
 
@@ -63,7 +63,7 @@ class Family:
     write: Callable[[BertConfig], Settings]
 
     def canonical(self, name: str, head: str) -> tuple[str, ...]:
-        """BERT's names of what a tensor holds; () if it is not a part of the model."""
+        """The BERT names of a tensor's contents; () if the tensor is not part of the model."""
         if re.match(rf"({self.layers}|embeddings(_project)?|final_norm|pooler)\.", name):  # of a class without a head
             name = f"{self.base}.{name}"
         layer = re.match(rf"{self.base}\.{self.layers}\.(\d{{1,9}})\.(.+)", name)
@@ -75,7 +75,7 @@ class Family:
         return known.get(name) or tuple(f"{own}.{kind}" for own in known.get(module, ()))
 
     def names(self, layers: int, head: str) -> Iterable[tuple[str, tuple[str, ...]]]:
-        """Every (name in the file, BERT's names) of a model that has all parts."""
+        """Yields (name in the file, BERT's names) for every tensor that such a model may have."""
         own = {row.name for row in rows(layers)}
         modules = {**self.embeddings, **self.heads[head]}
         for number in range(layers):
@@ -131,7 +131,9 @@ def read_tensors(stored: Mapping[str, np.ndarray], settings: Settings, family: F
     for name, array in stored.items():
         parts = family.canonical(name, head) or (name,)
         if len(parts) > 1 and (array.ndim < 1 or len(array) % len(parts)):
-            raise UserError(f"{name} has shape {list(array.shape)}, which is not {len(parts)} matrices of one size.")
+            raise UserError(
+                f"{name} has shape {list(array.shape)}, which cannot be split into {len(parts)} equal parts."
+            )
         pieces = np.split(array, len(parts)) if len(parts) > 1 else [array]
         found.update(zip(parts, pieces, strict=True))
     return found
@@ -149,7 +151,7 @@ def write(
         preferred: the family that it was read from.
 
     Returns:
-        The config.json, the file's tensors, and the parameters in them: those of other classes are left out.
+        The config.json, the file's tensors, and the parameters that they contain, without those of other classes.
     """
     task = architecture.removeprefix("Bert")
     head = _TASKS.get(task, task)
@@ -250,7 +252,7 @@ def _read_modernbert(settings: Settings, head: str) -> Settings:
     fields = {**MODERN, **_MODERN_DEFAULTS, "classifier_pooling": "cls", **_named(settings, _MODERN_NAMES)}
     biases = {name: settings.get(name, False) for name in ("attention_bias", "mlp_bias", "classifier_bias")}
     if len(set(map(bool, biases.values()))) > 1:
-        raise UserError(f"the model has biases in some linear layers only ({biases}), which is not supported.")
+        raise UserError(f"the model has biases in only some of its linear layers ({biases}), which is not supported.")
     fields["hidden_dropout_prob"] = max(settings.get(name) or 0.0 for name in ("embedding_dropout", "mlp_dropout"))
     fields |= _read_rotations(settings)
     fields.setdefault("global_attention_every", BertConfig.global_attention_every)
@@ -295,7 +297,7 @@ def _read_rotations(settings: Settings) -> Settings:
         if isinstance(found, dict):
             if found.get("rope_type", "default") != "default":
                 raise UserError(
-                    f"the model has {found['rope_type']!r:.60} rotary positions; only 'default' is supported."
+                    f"the model has {found['rope_type']!r:.60} rotary positions, but only 'default' is supported."
                 )
             thetas[name] = found.get("rope_theta", thetas[name])
     return thetas
@@ -307,7 +309,7 @@ def _period(kinds: Any, stated: Any) -> int:
     for every in (stated, *range(1, len(local) + 1)):
         if isinstance(every, int) and every > 0 and local == [bool(number % every) for number in range(len(local))]:
             return every
-    raise UserError("layer_types in config.json must name a global layer first, and then one every so many layers.")
+    raise UserError("layer_types in config.json must have full_attention in layers 0, n, 2n, … and nowhere else.")
 
 
 def _read_roberta(settings: Settings, head: str) -> Settings:
@@ -351,7 +353,7 @@ def _read_electra(settings: Settings, head: str) -> Settings:
     projected = settings.get("embedding_size", 128) != settings.get("hidden_size", 256)
     return {
         "embedding_size": settings.get("embedding_size", 128) if projected else 0,
-        # Without a projection and a classifier, ELECTRA's encoder is BERT's.
+        # Without a projection and a text classifier, ELECTRA is BERT.
         "pooler_activation": "gelu" if projected or head == _SEQUENCE else "tanh",
         "transform_activation": _other("gelu", settings.get("hidden_act", "gelu")),
         **_named(settings, {"tie_word_embeddings": "tied_decoder"}),
@@ -368,7 +370,7 @@ def _named(settings: Settings, names: Mapping[str, str]) -> Settings:
 
 
 def _other(activation: Any, usual: Any) -> Any:
-    """`transform_activation`: "" where the masked-LM head has the encoder's activation."""
+    """`transform_activation`: "" if the masked-LM head has the encoder's activation."""
     return "" if activation == usual else activation
 
 

@@ -79,7 +79,7 @@ def write(state: State, config: BertConfig, architecture: str, directory: Path, 
         UserError: a package is not installed, a parameter is missing, or the texts cannot be used.
     """
     if config.is_extended:
-        raise UserError("this variant of BERT's encoder cannot be exported to ONNX yet: convert it to hf instead.")
+        raise UserError("--to onnx does not support this variant of BERT's encoder (see docs/encoder.md): use --to hf.")
     architecture = TASKS.get(options.task, architecture)
     ranges: Ranges | None = None
     if options.precision == "int8" and options.calibration_path:

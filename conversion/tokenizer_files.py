@@ -113,9 +113,11 @@ class Vocabulary:
         return self.byte_level.separators if self.byte_level else 1
 
     def need_wordpiece(self) -> Vocabulary:
-        """Returns this vocabulary; raises UserError if it is not WordPiece, for what works on its pieces."""
+        """Returns this vocabulary; raises UserError if it is not WordPiece."""
         if self.byte_level:
-            raise UserError(f"{self.path} is a byte-level tokenizer, but WordPiece is needed here: use a vocab.txt.")
+            raise UserError(
+                f"{self.path} is a byte-level tokenizer, but WordPiece is needed here: use a vocab.txt instead."
+            )
         return self
 
     def files(self, max_length: int) -> dict[str, bytes]:

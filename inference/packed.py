@@ -48,7 +48,7 @@ def choose_precision(asked: AskedPrecision, device: str, mode: str, *, has_int8:
     elif {"bf16": status.bf16, "int8": status.int8 and has_int8}[asked]:
         return asked
     elif asked == "int8" and not has_int8:
-        why = "the model's encoder supports no int8"
+        why = "int8 does not support this encoder"
     else:
         why = f"this CPU does not support {asked} products"
     instead: Precision = "bf16" if status is not None and status.loaded and status.bf16 else "fp32"

@@ -1,7 +1,7 @@
 """The BERT encoder (Devlin et al. 2018, google-research/bert modeling.py) and its variants, top to bottom.
 
-A variant is a field of `BertConfig`. What a model does not have is `nn.Identity` or None, so that BERT itself computes
-the same operations with variants as without.
+Each variant is a field of `BertConfig`. Parts that a model lacks are `nn.Identity` or None, so variants add no
+operations to BERT itself.
 
 Shapes: `B` batch, `S` sequence, `H` hidden, `N` heads, `D` head size, `I` intermediate. Hidden states between layers
 have the shape [B*S, H], so that every linear layer is a single 2-D matrix product.
@@ -264,7 +264,7 @@ class ResidualOutput(Dense):
 
 
 class Pooler(Dense):
-    """tanh(dense(x)) of the first token; in variants with another activation, LayerNorm, or of the tokens' mean."""
+    """tanh(dense(x)) of the first token; variants have another activation, LayerNorm, or the mean of all tokens."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config.hidden_size, config.hidden_size, config)

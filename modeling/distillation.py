@@ -1,4 +1,4 @@
-"""Knowledge distillation: a model that learns from a teacher's outputs, hidden states and attention.
+"""Knowledge distillation: training a model on a teacher's outputs, hidden states and attention.
 
     student = distilled(BertForPreTraining)(config, seed)
     student.learn_from(teacher, lesson)     # in training, total_loss then includes the terms of the lesson
@@ -34,15 +34,15 @@ SoftTargetKind = Literal["classes", "labels", "numbers", "vectors"]
 
 @dataclass(frozen=True)
 class SoftTarget:
-    """An output of the teacher that the student's output of the same name approaches.
+    """An output of the teacher that the student learns to match with its output of the same name.
 
     Attributes:
-        output: its name, [..., C] or, for vectors, [B, T*H].
+        output: its name; its shape is [..., C] or, for vectors, [B, T*H].
         weights: the batch array with a weight for each item, as in the loss against the labels.
-        kind: scores of classes, of which one is right; scores of labels, each of which may be right; numbers; or the
-            vectors of the T texts of a row.
+        kind: "classes": logits of exclusive classes; "labels": logits of independent labels; "numbers": regression;
+            "vectors": the embeddings of the T texts of a row.
         parameters: prefixes of the names of the parameters above the encoder that compute it.
-        share: its factor in the loss of all soft targets.
+        share: its weight in the loss of all soft targets.
     """
 
     output: str
@@ -57,10 +57,10 @@ class Lesson:
     """What a student learns from its teacher.
 
     Attributes:
-        targets: the outputs to approach.
+        targets: the outputs to match.
         layers: the teacher's layer for each layer of the student, numbered from 0.
-        weight: of the loss of the soft targets; the model's own loss has weight 1 - `weight`.
-        temperature: divides the scores of both models.
+        weight: of the soft-target loss; the student's own loss has the weight 1 - `weight`.
+        temperature: divides the logits of both models.
         hidden_weight, attention_weight: of the losses of hidden states and attention; 0 omits them.
     """
 
@@ -73,13 +73,13 @@ class Lesson:
 
 
 class Distilled(PretrainedModel):
-    """A model of any class with a teacher; made by `distilled`. Without a teacher, it is a model of that class."""
+    """A model that may have a teacher; see `distilled`. Without a teacher, it behaves like its student class."""
 
     student_class: type[PretrainedModel]
     lesson: Lesson | None = None
 
     def learn_from(self, teacher: PretrainedModel, lesson: Lesson) -> None:
-        """Adds the terms of the lesson to the loss. The teacher is frozen, and always in evaluation mode."""
+        """Adds the terms of the lesson to the loss. Freezes the teacher and keeps it in evaluation mode."""
         self.lesson = lesson
         for parameter in teacher.parameters():
             parameter.requires_grad_(False)
@@ -103,7 +103,7 @@ class Distilled(PretrainedModel):
         position = dropout.get_state()
         with flow.no_grad(), trace.recording(lesson.layers[-1]) as teachers:
             targets = self.teacher(**inputs)
-        dropout.set_state(position)  # the teacher's pass does not count, so masks are the same as without it
+        dropout.set_state(position)  # not counted, so dropout masks are those of a run without a teacher
         with trace.recording(len(lesson.layers) - 1) as own:
             outputs = self.student_class.forward(self, **batch)
         terms = {}
@@ -134,12 +134,12 @@ class Distilled(PretrainedModel):
         return self
 
     def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The student's parameters, and the projection."""
+        """The student's parameters, including the projection."""
         return ((name, each) for name, each in self.named_parameters() if not name.startswith(_TEACHER))
 
 
 def distilled(kind: type[PretrainedModel]) -> type[PretrainedModel]:
-    """The class of the same models that can learn from a teacher, a subclass of `kind` and `Distilled`."""
+    """The subclass of `kind` and `Distilled` whose models can learn from a teacher."""
     members = {"student_class": kind, "architecture": kind.architecture or kind.__name__}
     return type(f"Distilled{kind.__name__}", (Distilled, kind), members)
 
@@ -171,7 +171,8 @@ def soft_target_losses(kind: str, scores: flow.Tensor, targets: flow.Tensor, tem
     """The loss of each item, [K].
 
     Classes: the Kullback-Leibler divergence of the probabilities at the temperature T, times T², so that the gradient
-    does not depend on T (Hinton et al. 2015). Labels: the mean of the same over the two answers to each label. Numbers:
+    does not depend on T (Hinton et al. 2015). Labels: the mean over the labels of the divergence of
+    their two outcomes. Numbers:
     the squared error. Vectors: the mean of 1 - cosine over the texts of a row.
 
     Args:

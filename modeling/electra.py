@@ -66,7 +66,9 @@ class ReplacedTokenModel(PretrainedModel):
     def __init__(self, config: BertConfig, seed: int = 0, width: float = 0.25, loss_weight: float = 50.0) -> None:
         super().__init__(config, seed)
         if config.is_variant:
-            raise UserError("--objective rtd does not support variants of the encoder: leave --norm and the like out.")
+            raise UserError(
+                "--objective rtd only supports BERT's encoder: omit --norm and the other flags that change it."
+            )
         self.loss_weight, self.width = loss_weight, width
         self.electra = Discriminator(config)
         self.discriminator_predictions = DiscriminatorHead(config)

@@ -96,7 +96,7 @@ class PreTrainingHeads(nn.Module):
 class MaskedLMHead(nn.Module):
     """A dense layer with activation and LayerNorm, then a decoder, whose matrix is that of the word embeddings.
 
-    In variants the decoder has a matrix of its own. `E` is the width of the embeddings, which is H in BERT.
+    Variants may have a separate decoder matrix. `E` is the width of the embeddings, which is H in BERT.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -291,7 +291,7 @@ class BertForTokenClassification(PretrainedModel):
 
 
 def token_features(bert: BertModel, sequence_output: flow.Tensor) -> flow.Tensor:
-    """What heads for tokens read: the sequence output, or with `token_head` the pooler's output for each token."""
+    """The input of token heads: the sequence output, or with `token_head` the pooler's output for each token."""
     if not bert.config.token_head:
         return sequence_output
     hidden = sequence_output.shape[2]

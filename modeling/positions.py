@@ -1,4 +1,4 @@
-"""Positions that attention itself sees: rotary angles and ALiBi's slopes.
+"""Positions that are applied in attention: rotary angles and ALiBi's slopes.
 
 Shapes: `B` rows, `S` positions of a row, `N` heads, `D` head size.
 """
@@ -11,12 +11,12 @@ import numpy as np
 import oneflow as flow
 from oneflow import nn
 
-# The cosines and sines of each token, once for every head: [B*S or S, N*D] each.
+# The cosines and sines of each token, repeated for each head: [B*S or S, N*D] each.
 Rotation = tuple[flow.Tensor, flow.Tensor]
 
 
 class Rotary(nn.Module):
-    """Angles by which queries and keys are rotated (Su et al. 2021), for positions up to a length.
+    """The angles that rotate queries and keys (Su et al. 2021), for all positions up to a length.
 
     Element `i` of the first half of a head and element `i` of its second half are rotated together by the angle
     position / theta^(2i / D), as in Hugging Face transformers.
@@ -61,7 +61,7 @@ def rotate(x: flow.Tensor, rotation: Rotation, heads: int) -> flow.Tensor:
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """What each head subtracts from its scores for each position of distance (ALiBi, Press et al. 2022)."""
+    """The penalty of each head per position of distance, subtracted from its scores (ALiBi, Press et al. 2022)."""
     below = 1 << (heads.bit_length() - 1)  # the largest power of two up to `heads`
     slopes = [2.0 ** (-8 * (i + 1) / below) for i in range(below)]
     between = [2.0 ** (-4 * (i + 1) / below) for i in range(2 * below)]

@@ -1,4 +1,4 @@
-"""The span-boundary objective of SpanBERT (Joshi et al. 2020): a masked token is predicted from its span's boundaries.
+"""The span-boundary objective of SpanBERT (Joshi et al. 2020): predicts a masked token from its span's boundaries.
 
 Shapes: `B` batch, `S` sequence, `H` hidden, `P` predictions per sequence, `R` rows, `V` vocabulary.
 """

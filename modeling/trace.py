@@ -1,4 +1,4 @@
-"""Records what an encoder computes inside, for losses that compare two models layer by layer."""
+"""Records the hidden states and attention inputs of an encoder, for losses that compare two models by layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _active: list[Trace] = []  # the innermost recording is last
 
 @contextmanager
 def recording(layer: int) -> Iterator[Trace]:
-    """Records the encoder that runs inside the block; `layer` as in `Trace`."""
+    """Records the encoder that runs in the `with` block; `layer` as in `Trace`."""
     _active.append(Trace(layer))
     try:
         yield _active[-1]
@@ -42,12 +42,12 @@ def recording(layer: int) -> Iterator[Trace]:
 
 
 def add_hidden(hidden: flow.Tensor) -> None:
-    """Adds the output of the embeddings or of the next layer, if it is recorded."""
+    """Adds the output of the embeddings or of the next layer to the active recording, if any."""
     if _active:
         _active[-1].hidden.append(hidden)
 
 
 def add_attention(rows: Rows, *inputs: flow.Tensor) -> None:
-    """Adds the query, key and value of the layer that runs, if they are recorded."""
+    """Adds the query, key and value of the current layer to the active recording, if it wants them."""
     if _active and len(_active[-1].hidden) == _active[-1].layer + 1:
         _active[-1].attention, _active[-1].rows = inputs, rows

@@ -24,7 +24,7 @@ Value = bool | int | float | str
 # Flags that the sweep sets itself.
 _OWN_FLAGS = {
     **dict.fromkeys(("output_dir", "resume", "overwrite_output_dir"), "sweep.py sets it for each trial"),
-    **dict.fromkeys(("log_dir", "checkpoint_path"), "each trial writes everything to its own directory"),
+    **dict.fromkeys(("log_dir", "checkpoint_path"), "each trial writes to its own directory only"),
     **dict.fromkeys(("do_train", "phases"), "a trial is one training run"),
     "seeds": "use the flag --seeds of sweep.py",
 }
@@ -95,7 +95,7 @@ class Command:
         except UserError as error:
             raise UserError(f"--command {script}: {error}") from None
         if not config.run.do_train:
-            raise UserError("--command sets --do_train False, but a trial is a training run: remove it.")
+            raise UserError("--command sets --do_train False, but each trial trains: remove it.")
         return cls(script, tuple(words), config)
 
     @property
@@ -127,11 +127,11 @@ class Command:
         if main == "seed":
             raise UserError(f"{where}: --seed cannot be searched: use --seeds to run each setting with several seeds.")
         if main in self.flags:
-            raise UserError(f"{where}: --command also sets --{main}: remove it from one of them.")
+            raise UserError(f"{where}: --command also sets --{main}: remove it from one of the two.")
         return main
 
     def argv(self, flags: Mapping[str, Value], seed: int, directory: Path) -> list[str]:
-        """The words of a run's process."""
+        """The command line of a run."""
         trial = {**flags, "seed": seed, "output_dir": directory, "resume": True}
         words = [*self.words, *(f"--{name}={value}" for name, value in trial.items())]
         return [sys.executable, str(ROOT / self.script), *words]

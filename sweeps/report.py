@@ -1,4 +1,4 @@
-"""Writes the results of a sweep: a table, the best trial, and two pictures."""
+"""Writes the results of a sweep: a table, the best trial, and two plots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TABLE_FILE, BEST_FILE = "trials.csv", "best.json"
 COORDINATES_FILE, IMPORTANCE_FILE = "parallel_coordinates.png", "importance.png"
-_FEWEST_TRIALS = 3  # for a picture
+_FEWEST_TRIALS = 3  # for a plot
 
 
 def write_table(output: Path, records: Sequence[Record], flags: Sequence[str], seeds: range) -> None:
@@ -54,9 +54,9 @@ def write_best(output: Path, best: Record, command: Command, metric: str) -> Non
 
 
 def draw(output: Path, study: Study, metric: str) -> list[str]:
-    """Draws the settings of the complete trials and the importance of each flag; returns the names of the files.
+    """Plots the settings of the complete trials and the importance of each flag; returns the names of the files.
 
-    A picture is left out if there are too few trials, or if all have the same value.
+    Draws nothing if there are too few trials, or if all have the same value.
     """
     complete = [record for record in study.records().values() if record.state == COMPLETE]
     if len(complete) < _FEWEST_TRIALS or len({record.value for record in complete}) == 1:

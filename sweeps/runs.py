@@ -17,14 +17,14 @@ _STOP_SECONDS = 60  # for a run to save a checkpoint after SIGTERM
 
 
 class Run(Protocol):
-    """A training command that was started."""
+    """A training command that has been started."""
 
     def poll(self) -> int | None:
-        """The exit code, or None while the run goes on."""
+        """The exit code, or None while the run continues."""
         ...
 
     def stop(self, *, save: bool) -> None:
-        """Ends the run, if it goes on, and waits until it has ended.
+        """Ends the run, if it has not ended, and waits until it has.
 
         Args:
             save: whether the run may save a checkpoint first.
@@ -36,7 +36,7 @@ StartRun = Callable[[Sequence[str], Path], Run]  # starts a command line, whose 
 
 
 class LocalRun:
-    """A process of this machine. The system kills it when this process ends."""
+    """A process on this machine. The system kills it when this process ends."""
 
     def __init__(self, argv: Sequence[str], log: Path, directory: str | None = None) -> None:
         parent = os.getpid()
@@ -78,7 +78,7 @@ def ray_runs() -> StartRun:
 
 
 class RayRun:
-    """A process on any host of a Ray cluster. Ray starts it again if its host is lost."""
+    """A process on any host of a Ray cluster. Ray restarts it if its host is lost."""
 
     def __init__(self, ray: Any, call: Any, argv: Sequence[str], log: Path) -> None:
         self._ray, self._stop_file = ray, log.with_suffix(".stop")

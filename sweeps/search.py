@@ -1,4 +1,4 @@
-"""Performs a sweep, from its flags to the best trial."""
+"""Runs a sweep, from its flags to the best trial."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def search(config: SweepConfig) -> None:
     _require_optuna()
     start_run: StartRun = ray_runs() if config.runner == "ray" else LocalRun
     output = Path(config.output_dir).absolute()
-    refusal = f"--output_dir {config.output_dir} is in use by another sweep: wait until it ends, or use another one."
+    refusal = (
+        f"--output_dir {config.output_dir} is in use by another sweep: wait until it ends, or use another directory."
+    )
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with locked_directory(output, refusal):
         _claim(output, config, command, space)
@@ -107,7 +109,7 @@ class Sweep:
         return stored, Trial(self.command, shared, self.measure, directory, self.seeds, self.start_run, should_prune)
 
     def _threads(self) -> dict[str, Value]:
-        """The threads of each run if several share this machine and the user sets none."""
+        """--num_threads of each run, if several share this machine and the user does not set it."""
         if self.config.jobs == 1 or self.config.runner != "local" or "num_threads" in self.command.flags:
             return {}
         return {"num_threads": max(1, (os.cpu_count() or 1) // self.config.jobs)}
@@ -137,12 +139,12 @@ class Sweep:
         return f"{trial_name(record.number)} {record.state}: {figure}, {setting}"
 
     def _conclude(self) -> None:
-        """Draws the pictures and names the best trial; raises UserError if there is none."""
+        """Draws the plots and prints the best trial; raises UserError if no trial is complete."""
         best, records = self.study.best(), self.study.records()
         if best is None:
             first = next(iter(records.values()))
             raise UserError(
-                f"no trial is complete; the first one: {first.error or first.state}. See the logs in "
+                f"no trial completed. The first one ended with: {first.error or first.state}. See its logs in "
                 f"{self.output / trial_name(first.number)}."
             )
         files = [TABLE_FILE, *draw(self.output, self.study, self.measure.metric)]
@@ -153,7 +155,7 @@ class Sweep:
 
 
 def _claim(output: Path, config: SweepConfig, command: Command, space: list[Parameter]) -> None:
-    """Writes the flags that determine the result to sweep.json, or compares them with those of the sweep to resume.
+    """Writes the flags that determine the results to sweep.json, or compares them with those of the sweep to resume.
 
     Raises:
         UserError: the directory has other files, or a sweep with other flags.

@@ -47,7 +47,7 @@ Parameter = Choice | Range
 
 
 def read_space(path: str, command: Command) -> list[Parameter]:
-    """Reads a search space and checks it against the flags of the command.
+    """Reads a search space, and checks it against the flags of the command.
 
     The file contains a JSON object: {"--FLAG": [value, …]} or {"--FLAG": {"low": X, "high": Y}}, with "log": true or
     "step": Z if needed.
@@ -64,7 +64,7 @@ def read_space(path: str, command: Command) -> list[Parameter]:
         where = f"--search {path}"
         flag = command.searched(key, where)
         if flag in space:
-            raise UserError(f"{where}: {key} is --{flag}, which is there twice: remove one of them.")
+            raise UserError(f"{where}: {key} is --{flag}, which is listed twice: remove one of them.")
         where += f": {key}"
         parameter = _choice(flag, values, where) if isinstance(values, list) else _range(specs[flag], values, where)
         bounds = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
@@ -79,7 +79,7 @@ def _choice(flag: str, values: list[Any], where: str) -> Choice:
         raise UserError(f"{where} has {len(values)} values: list 1 to {_MOST_VALUES}.")
     wrong = next((value for value in values if not isinstance(value, Value)), values)
     if wrong is not values:
-        raise UserError(f"{where} lists {wrong!r:.60}: use texts, numbers, true and false.")
+        raise UserError(f"{where} lists {wrong!r:.60}: use numbers, strings, true and false.")
     if len({str(value) for value in values}) < len(values):
         raise UserError(f"{where} lists a value twice: remove one of them.")
     return Choice(flag, tuple(values))
@@ -87,11 +87,13 @@ def _choice(flag: str, values: list[Any], where: str) -> Choice:
 
 def _range(spec: Flag, values: Any, where: str) -> Range:
     if not isinstance(values, Mapping) or not {"low", "high"} <= set(values) <= _RANGE_KEYS:
-        raise UserError(f'{where} must be a list of values or {{"low": X, "high": Y}}, also with "log" or "step".')
+        raise UserError(
+            f'{where} must be a list of values or {{"low": X, "high": Y}}, optionally with "log" or "step".'
+        )
     kinds = {float: (int, float), int: (int,)}
     kind = next((kind for kind in kinds if type(spec.type("1")) is kind), None)
     if kind is None:
-        raise UserError(f"{where} does not take numbers: list its values.")
+        raise UserError(f"{where} does not take numbers: use a list of values instead of a range.")
     log, step = values.get("log", False), values.get("step")
     numbers = [values["low"], values["high"], *([] if step is None else [step])]
     if not all(type(number) in kinds[kind] for number in numbers) or type(log) is not bool:

@@ -27,15 +27,15 @@ _STATES = {
 class Study:
     """The trials of a sweep.
 
-    The setting of trial n depends only on the seed, on n, and on the trials that had finished when it began. A sweep
-    with one job therefore gives the same trials whether or not it is interrupted.
+    The setting of trial n depends only on the seed, on n, and on the trials that had finished when it started. With one
+    job, a sweep therefore has the same trials whether or not it is interrupted.
 
     Args:
         directory: where the database is or will be.
         space: the parameters to choose.
         maximize: whether higher values are better.
-        prune: whether to stop bad trials.
-        seed: the seed of the choices.
+        prune: whether to stop unpromising trials.
+        seed: the seed for choosing settings.
         jobs: the number of trials at the same time.
     """
 
@@ -102,7 +102,7 @@ class Study:
         }
 
     def best(self) -> Record | None:
-        """The complete trial with the best value, the first of equal ones; None if there is none."""
+        """The complete trial with the best value, the first one of a tie; None if no trial is complete."""
         complete = [record for record in self.records().values() if record.state == COMPLETE]
         sign = -1 if self._maximize else 1
         return min(complete, key=lambda record: (sign * record.value, record.number), default=None)

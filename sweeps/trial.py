@@ -1,4 +1,4 @@
-"""One trial of a sweep: a setting, run with one or several seeds."""
+"""One trial of a sweep: a setting that is run with one or more seeds."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Measure:
-    """The metric that trials are compared by.
+    """The metric by which trials are compared.
 
     Attributes:
         metric: its name in metrics.jsonl.
         maximize: whether higher values are better.
-        takes_best: whether a run counts with its best evaluation; otherwise with its last one.
+        takes_best: whether the value of a run is its best evaluation; otherwise it is the last one.
     """
 
     metric: str
@@ -70,12 +70,12 @@ class Measure:
     takes_best: bool
 
     def evaluations(self, run: Path) -> list[float]:
-        """The values of all evaluations of a run so far, in order."""
+        """The metric in each evaluation of a run so far, in order."""
         rows = read_rows(run / METRICS_FILE, missing_ok=True)
         return list({row["step"]: float(row[self.metric]) for row in rows if self.metric in row}.values())
 
     def of_run(self, evaluations: list[float]) -> float:
-        """The value that a finished run counts with."""
+        """The value of a finished run."""
         return (max if self.maximize else min)(evaluations) if self.takes_best else evaluations[-1]
 
 
@@ -103,18 +103,18 @@ class Trial:
     _run: Run | None = None
 
     def start(self) -> None:
-        """Starts the run with the next seed; it continues if an earlier sweep was interrupted."""
+        """Starts the run with the next seed, or continues it if the sweep was interrupted."""
         argv = self.command.argv(self.flags, self._seed, run_directory(self.directory, self._seed))
         self._run = self.start_run(argv, self._log)
 
     def poll(self) -> Outcome | None:
-        """Checks the run, and starts the next one when it has ended; returns the outcome at the end of the trial."""
+        """Checks the run, and starts the next one when it has ended; returns the outcome when the trial has ended."""
         assert self._run
         code = self._run.poll()  # before the metrics are read, so that those of a finished run are complete
         evaluations = self.measure.evaluations(run_directory(self.directory, self._seed))
         if not self._values:
             for number in range(self._judged, len(evaluations)):
-                # Also if the run has already continued or ended: the result must not depend on when this is called.
+                # Even if the run has already continued or ended: the result must not depend on when this is called.
                 if self.should_prune(number, evaluations[number]):
                     self._run.stop(save=False)
                     return Outcome(PRUNED, (evaluations[number],))

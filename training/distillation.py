@@ -1,4 +1,4 @@
-"""Opens the teacher that --teacher names, and checks that the model can learn from it."""
+"""Reads the model of --teacher, and checks that the model to train can learn from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 
 def with_teacher(task: Task, config: TrainingConfig) -> Task:
-    """The task, whose model learns from the teacher that the flags name, if there is one and the run trains.
+    """The task with the teacher of --teacher, if the flag is given and the run trains.
 
     Raises:
         UserError: the teacher cannot be read, or does not fit the task, the model or other flags.
@@ -30,7 +30,7 @@ def with_teacher(task: Task, config: TrainingConfig) -> Task:
     if flags.distill_attention_weight and config.device.activation_checkpointing:
         raise UserError(
             "--distill_attention_weight cannot be combined with --activation_checkpointing, which discards the inputs "
-            "of attention: drop one of them."
+            "of attention: omit one of them."
         )
     weights = read_checkpoint(flags.teacher)
     _check_inputs(weights, flags, task)
@@ -49,9 +49,14 @@ def _layers(flags: DistillationFlags, student: int, teacher: int) -> tuple[int, 
     """The teacher's layer for each of the model's, which have these numbers of layers; raises UserError."""
     layers = flags.teacher_layers or even_layers(student, teacher)
     if len(layers) != student:
-        raise UserError(f"--teacher_layers has {len(layers)} layers, but the model has {student}: name one for each.")
+        raise UserError(
+            f"--teacher_layers has {len(layers)} layers, but the model has {student}: name one for each of these."
+        )
     if max(layers) >= teacher:
-        raise UserError(f"--teacher_layers {max(layers)} is not a layer of the teacher, which has 0 to {teacher - 1}.")
+        raise UserError(
+            f"--teacher_layers {max(layers)} is not a layer of the teacher, which has 0 to {teacher - 1}: name one "
+            "of these."
+        )
     return layers
 
 
@@ -61,7 +66,7 @@ def _check_inputs(weights: Checkpoint, flags: DistillationFlags, task: Task) -> 
     own = read_vocabulary(weights.vocab_file, None) if weights.vocab_file else None
     if own and task.vocabulary and own.ids != task.vocabulary.ids:
         raise UserError(
-            f"--teacher {flags.teacher} has another vocabulary than the model ({own.path} differs from "
+            f"--teacher {flags.teacher} has a different vocabulary from the model's ({own.path} differs from "
             f"{task.vocabulary.path}): use a teacher with the same vocabulary."
         )
     if teacher.vocab_size != model.vocab_size:
@@ -72,12 +77,12 @@ def _check_inputs(weights: Checkpoint, flags: DistillationFlags, task: Task) -> 
     if teacher.type_vocab_size < model.type_vocab_size:
         raise UserError(
             f"--teacher {flags.teacher} has {teacher.type_vocab_size} segment types, but the model has "
-            f"{model.type_vocab_size}: use another teacher."
+            f"{model.type_vocab_size}: use a teacher with at least as many."
         )
     if teacher.max_position_embeddings < task.seq_length:
         raise UserError(
             f"--teacher {flags.teacher} has {teacher.max_position_embeddings} positions, but sequences have up to "
-            f"{task.seq_length} tokens: shorten them, or use another teacher."
+            f"{task.seq_length} tokens: use shorter sequences, or another teacher."
         )
 
 
@@ -111,14 +116,14 @@ def _check_outputs(weights: Checkpoint, flags: DistillationFlags, task: Task) ->
     kinds = {target.kind for target in task.soft_targets}
     if "vectors" in kinds and teacher.hidden_size != model.hidden_size:
         raise UserError(
-            f"--teacher {flags.teacher} has embeddings of {teacher.hidden_size} numbers, but the model has "
-            f"{model.hidden_size}: learn from its layers only (--distill_weight 0 --distill_hidden_weight 1)."
+            f"--teacher {flags.teacher} has embeddings of size {teacher.hidden_size}, but the model's have "
+            f"{model.hidden_size}: learn only from its layers (--distill_weight 0 --distill_hidden_weight 1)."
         )
     if not any(prefix.startswith("classifier.") for target in task.soft_targets for prefix in target.parameters):
         return
     names = (teacher.label_names, model.label_names)
     if teacher.num_labels != model.num_labels or (all(names) and names[0] != names[1]):
         raise UserError(
-            f"--teacher {flags.teacher} answers {', '.join(teacher.shown_labels)}, not "
+            f"--teacher {flags.teacher} predicts {', '.join(teacher.shown_labels)}, but the model predicts "
             f"{', '.join(model.shown_labels)}: use a teacher that was fine-tuned for the same labels."
         )

@@ -141,7 +141,7 @@ class Journal:
             try:
                 self._tracker.log(step, scalars)
             except Exception as error:  # such as a lost connection, which must not end the run
-                warn(f"the tracker of --report_to fails, and receives no more metrics: {error}")
+                warn(f"the tracker of --report_to failed and receives no more metrics: {error}")
                 self._tracker = None
 
 

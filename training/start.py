@@ -242,7 +242,7 @@ def in_same_rows(state: TrainingState, start: Start, rows: PackedRows | None) ->
     """The state with the size of the run's packed rows.
 
     Raises:
-        UserError: the run to resume has rows of another size or none, so its position in the epoch has no meaning.
+        UserError: the run to resume has packed rows of another size or none, so its position would be wrong.
     """
     tokens = rows.tokens if rows else None
     if start.resumes and state.row_tokens != tokens:

@@ -1,4 +1,4 @@
-"""What --tensor_parallel supports: the flags, and the models whose weights the ranks of a replica can divide."""
+"""Checks that --tensor_parallel supports the other flags and the model."""
 
 from __future__ import annotations
 
@@ -21,44 +21,45 @@ def check_flags(mode: str, config: TrainingConfig, world: World) -> None:
         return
     if mode == "eager":
         raise UserError(
-            f"--tensor_parallel {ranks} only works in graph mode, where OneFlow adds up what the ranks compute: use "
-            "run_pretraining.py, or omit the flag."
+            f"--tensor_parallel {ranks} only works in graph mode, where OneFlow adds up the partial results of the "
+            "ranks: use run_pretraining.py or --mode graph, or omit the flag."
         )
     if world.device != "cpu" or not kernels.is_loaded():
         raise UserError(
-            f"--tensor_parallel {ranks} needs the CPU kernels on a CPU, because other kernels draw different dropout "
-            "masks on ranks that share a model: omit the flag."
+            f"--tensor_parallel {ranks} needs a CPU and the CPU kernels, because other kernels draw different dropout "
+            "masks on ranks that share a model: build the kernels with `python -m kernels build`, or omit the flag."
         )
     if config.optimizer.skip_loss_spikes:
         raise UserError(
-            f"--skip_loss_spikes does not work with --tensor_parallel {ranks}, because no rank knows the whole "
-            "gradient norm before the update: remove one of them."
+            f"--skip_loss_spikes does not work with --tensor_parallel {ranks}, because no rank knows the gradient "
+            "norm of the whole model before the update: omit one of them."
         )
     if config.distillation.teacher:
         raise UserError(
-            f"--teacher does not work with --tensor_parallel {ranks}, because it compares whole layers: "
-            "remove one of them."
+            f"--teacher does not work with --tensor_parallel {ranks}, because it compares complete layers: "
+            "omit one of them."
         )
-    if config.batch.padding == "none":
+    if config.batch.without_padding:
         raise UserError(
-            f"--padding none does not work with --tensor_parallel {ranks}, because packed rows are gathered on one "
-            "rank: use --padding longest."
+            f"{config.batch.without_padding} does not work with --tensor_parallel {ranks}, because packed rows are "
+            "gathered on one rank: use --padding longest."
         )
 
 
 def check_model(kind: type[PretrainedModel], bert: BertConfig, world: World) -> None:
-    """Raises UserError if the ranks of a replica cannot divide this model into equal parts."""
+    """Raises UserError if this model cannot be split into equal parts."""
     ranks = world.shape.ranks_per_replica
     if ranks == 1:
         return
     if issubclass(kind, _UNSUPPORTED):
         raise UserError(
-            f"--tensor_parallel {ranks} does not support replaced-token detection and embeddings: omit the flag."
+            f"--tensor_parallel {ranks} does not support replaced-token detection and embedding training: omit "
+            "the flag."
         )
     if bert.position_embeddings not in ("learned", "sinusoidal") or bert.embedding_size or not bert.tied_decoder:
         raise UserError(
-            f"--tensor_parallel {ranks} does not support rotary or ALiBi positions, projected embeddings or a separate "
-            "decoder matrix: omit the flag."
+            f"--tensor_parallel {ranks} does not support rotary or ALiBi positions, projected embeddings or an untied "
+            "decoder: omit the flag."
         )
     sizes = {
         "num_attention_heads": bert.num_attention_heads,

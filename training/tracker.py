@@ -1,8 +1,8 @@
 """Sends a run's metrics to the experiment tracker of --report_to, in addition to metrics.jsonl and TensorBoard.
 
-Nothing leaves this machine unless the user's environment says so: Weights & Biases records offline unless WANDB_MODE is
-set, and MLflow writes to the output directory unless MLFLOW_TRACKING_URI is set. Both libraries report their own use or
-errors by default, which is turned off here unless the environment decides it.
+Nothing leaves this machine unless the user's environment allows it: Weights & Biases records offline unless WANDB_MODE
+is set, and MLflow writes to the output directory unless MLFLOW_TRACKING_URI is set. By default the libraries also
+report their usage or errors, which is disabled here unless the environment sets it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PROJECT = "oneflow-bert"
 
 
 class Tracker(Protocol):
-    """An experiment tracker. Each start of a run is a run of the tracker's own."""
+    """An experiment tracker. Each start of a training command is a separate run."""
 
     def start(self) -> None:
         """Begins a run."""
@@ -40,7 +40,7 @@ def tracker_of(name: str, directory: Path, settings: Mapping[str, Any]) -> Track
 
     Args:
         name: the flag's value.
-        directory: the output directory, whose name is the name of the run.
+        directory: the output directory, after which the run is named.
         settings: all flags, which are recorded.
 
     Raises:

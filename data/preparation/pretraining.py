@@ -52,7 +52,9 @@ def prepare(config: PretrainingDataConfig) -> None:
             "another directory first."
         )
     if config.segmentation_file and not Path(config.segmentation_file).is_file():
-        raise UserError(f"--segmentation_file {config.segmentation_file} is not a file: pass the segmented sentences.")
+        raise UserError(
+            f"--segmentation_file {config.segmentation_file} is not a file: pass a file with the segmented sentences."
+        )
     settings: dict[str, Any] = {"vocab_sha256": vocabulary.sha256, **vocabulary.rules_of_records()}
     plan = {"command": "pretraining", "example": to_flat_dict(config.example), "num_shards": config.num_shards}
     plan |= {"bin_size": config.bin_size, "remove_duplicates": config.remove_duplicates} | settings

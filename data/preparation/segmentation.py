@@ -22,12 +22,12 @@ from utils.atomic_files import write_atomically
 from utils.errors import UserError
 
 _BYTES_AT_ONCE = 1 << 22
-_OTHER = " "  # stands for a token that is no Chinese character
+_OTHER = " "  # stands for a token that is not a Chinese character
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Segmented sentences on disk, found by their text without spaces.
+    """Segmented sentences on disk, which are looked up by their text without spaces.
 
     Attributes:
         file: one sentence per line, with spaces between its words.
@@ -41,7 +41,7 @@ class Segmentation:
 
     @classmethod
     def indexed(cls, file: Path, work: Path) -> Segmentation:
-        """Writes the index of a file to the work directory, if it is not there; raises UserError for a bad file."""
+        """Writes the index of a file to the work directory, if it is missing; raises UserError for an invalid file."""
         own = cls(file, work / "segmentation-hashes", work / "segmentation-offsets")
         if not own.offsets.exists():
             hashes, offsets, first = [], [0], 0
@@ -52,7 +52,7 @@ class Segmentation:
                     offsets.extend((offsets[-1] + np.cumsum([len(line) for line in block])).tolist())
                     first += len(block)
             if not first:
-                raise UserError(f"--segmentation_file {file} is empty: give it a line for each sentence of the input.")
+                raise UserError(f"--segmentation_file {file} is empty: write one line per sentence of the input.")
             joined = np.concatenate(hashes)
             order = np.argsort(joined, kind="stable")
             write_atomically(own.hashes, joined[order].tobytes())
@@ -80,8 +80,8 @@ class Segmentation:
                     line = lines.readline().decode()
                 if _without_spaces(line) != text:
                     raise UserError(
-                        f"--segmentation_file {self.file} lacks the sentence {text[:40]!r}: give it a line for each "
-                        "sentence of the input, with spaces between words (`prepare_data.py clean` writes sentences)."
+                        f"--segmentation_file {self.file} lacks the sentence {text[:40]!r}: write one line per "
+                        "sentence of the input, with spaces between words (`prepare_data.py clean` splits sentences)."
                     )
                 yield frozenset(word for word in line.split() if len(word) > 1 and all(map(is_chinese, word)))
 
@@ -114,7 +114,7 @@ class WordMarks:
 
 
 def continued(characters: str, words: Collection[str]) -> list[int]:
-    """The places of the characters that continue a word, in a sentence with these words."""
+    """The positions of the characters that continue a word, in a sentence with these words."""
     longest = max(map(len, words), default=0)
     found: list[int] = []
     start = 0

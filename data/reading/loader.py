@@ -93,7 +93,7 @@ class Records:
 
     @property
     def epoch_rows(self) -> int:
-        """The rows that an epoch of training takes: packed rows or records."""
+        """The number of rows in an epoch of training: packed rows or records."""
         return len(self) if self.packed_rows is None else len(self.packed_rows)
 
     def checksum(self) -> int:
@@ -152,7 +152,7 @@ def without_padding(records: Records) -> Records:
 
 
 def in_packed_rows(records: Records, tokens: int, seed: int) -> Records:
-    """The same records without padding, but training takes them in packed rows of this many tokens (`best_fit`)."""
+    """The same records without padding; training reads them in packed rows of this many tokens (`best_fit`)."""
     assert records.lengths is not None
     return replace(records, packed_rows=best_fit(records.lengths, tokens, seed))
 
@@ -279,7 +279,7 @@ def _read_packed_rows(
 ) -> Batch:
     """Reads the packed rows of these numbers [G] as a batch of G*K records.
 
-    The places behind the last record of a row have weight 0 and no tokens.
+    The places after the last record of a row have weight 0 and no tokens.
     """
     members = rows.records[numbers]  # [G, K]
     used = (members >= 0).ravel()

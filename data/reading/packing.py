@@ -60,7 +60,7 @@ class PackedRows:
 def best_fit(lengths: np.ndarray, tokens: int, seed: int) -> PackedRows:
     """Fill rows of `tokens` tokens with whole records.
 
-    The records come in a random order. Each one goes into the open row that it leaves the least space in. If it fits
+    The records come in a random order. Each one goes into the open row in which it leaves the least space. If it fits
     into none, it opens a new row; of more than 64 open rows, the fullest is closed (Johnson 1974, k-bounded best fit).
     """
     limit = max(1, round(_MOST_RECORDS * tokens / float(lengths.mean())))

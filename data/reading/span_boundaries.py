@@ -1,4 +1,4 @@
-"""The tokens around each masked span, which the span-boundary objective predicts its tokens from."""
+"""The tokens before and after each masked span, from which the span-boundary objective predicts its tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def with_boundaries(records: Records) -> Records:
 def boundaries(positions: np.ndarray, weights: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The boundaries of the span of each prediction, and its place in the span.
 
-    A span is a longest run of predicted tokens, so that the tokens at its boundaries are not predicted themselves.
+    A span is a maximal run of predicted tokens, so the tokens at its boundaries are not predicted themselves.
 
     Args:
         positions: int [R, P], the predicted tokens.

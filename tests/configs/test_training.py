@@ -166,7 +166,10 @@ def test_squad_after_two_phases(capsys, version):
         ("--lr_schedule cosine --lr_decay_power 2", "--lr_decay_power"),
         ("--lr_first_step 2", "--lr_first_step"),
         ("--onecycle_pct_final 1", "--onecycle_pct_final"),
-        ("--packing best_fit --padding longest", "--packing best_fit leaves no padding"),
+        (
+            "--packing best_fit --padding longest",
+            "--packing best_fit needs --padding none, but found --padding longest",
+        ),
         ("--packing best_fit --masking dynamic --masked_lm_prob_end 0.1", "--masked_lm_prob_end depends on"),
     ],
 )

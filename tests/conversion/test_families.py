@@ -152,7 +152,7 @@ def test_both_spellings_of_modernberts_settings_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_bias": True}, "biases in some linear layers only"),
+        ({"mlp_bias": True}, "biases in only some of its linear layers"),
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
         ({"layer_types": 7}, "layer_types"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn' rotary positions"),

@@ -38,7 +38,7 @@ def test_flags_are_known_by_every_name():
         (TEXT + " --seeds 3", "use the flag --seeds of sweep.py"),
         (TEXT + " --lr much", "--command run_glue.py: --lr: 'much' is not a number"),
         (TEXT + " --lerning_rate 1", "Did you mean"),
-        (TEXT + " --do_train False", "a trial is a training run"),
+        (TEXT + " --do_train False", "each trial trains"),
     ],
 )
 def test_a_wrong_command_is_refused(text, message):

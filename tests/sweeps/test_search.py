@@ -126,7 +126,7 @@ def test_a_crashed_trial_is_recorded_and_the_sweep_goes_on(tmp_path, monkeypatch
 
 
 def test_a_sweep_without_a_complete_trial_fails(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="no trial is complete; the first one: exit code 1: the last line"):
+    with pytest.raises(UserError, match=r"no trial completed\. The first one ended with: exit code 1: the last line"):
         sweep(tmp_path, monkeypatch, "--output_dir", str(tmp_path / "out"), runs=FakeRuns(evaluate, code=1))
 
 

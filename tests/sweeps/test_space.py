@@ -37,7 +37,7 @@ def test_values_and_ranges_are_read(tmp_path):
     [
         ({}, "contains no flags"),
         ({"--lernrate": [1]}, "--lernrate is not a flag here"),
-        ({"--lr": [1e-5], "--learning_rate": [1e-4]}, "is there twice"),
+        ({"--lr": [1e-5], "--learning_rate": [1e-4]}, "is listed twice"),
         ({"--lr": 1e-5}, "must be a list of values or"),
         ({"--lr": {"low": 1, "high": 2, "base": 10}}, "must be a list of values or"),
         ({"--lr": []}, "has 0 values"),

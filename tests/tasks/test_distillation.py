@@ -81,10 +81,16 @@ def test_less_padding_and_accumulation_give_the_same_losses(teacher, less_paddin
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--teacher_layers 0 1 2", "--teacher_layers has 3 layers, but the model has 2: name one for each."),
-        ("--teacher_layers 0 2", "--teacher_layers 2 is not a layer of the teacher, which has 0 to 1."),
+        (
+            "--teacher_layers 0 1 2",
+            "--teacher_layers has 3 layers, but the model has 2: name one for each of these.",
+        ),
+        (
+            "--teacher_layers 0 2",
+            "--teacher_layers 2 is not a layer of the teacher, which has 0 to 1: name one of these.",
+        ),
         ("--objective rtd", "--teacher is not available with --objective rtd: use --objective none."),
-        ("--distill_attention_weight 1 --activation_checkpointing", "discards the inputs of attention: drop one"),
+        ("--distill_attention_weight 1 --activation_checkpointing", "discards the inputs of attention: omit one"),
     ],
 )
 def test_what_does_not_fit(words, message, teacher, shared_records_dir, tmp_path):
@@ -99,7 +105,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(teacher, shared_records_di
     for path in other.glob("*token*"):
         path.unlink()
     (other / "vocab.txt").write_text((other / "vocab.txt").read_text().replace("w20", "another"))
-    with pytest.raises(UserError, match="has another vocabulary than the model"):
+    with pytest.raises(UserError, match="has a different vocabulary from the model's"):
         train("eager", shared_records_dir, tmp_path / "out", *words, "--teacher", str(other))
 
 

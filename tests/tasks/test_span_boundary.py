@@ -55,5 +55,5 @@ def test_figures_and_files(run, shared_records_dir, tmp_path):
 
 @pytest.mark.parametrize("other", ["--objective rtd", "--skip_mlm"])
 def test_it_needs_masked_lm(other):
-    with pytest.raises(UserError, match=f"--span_boundary_objective needs the labels .* combined with {other}: drop"):
+    with pytest.raises(UserError, match=f"--span_boundary_objective needs the labels .* combined with {other}: omit"):
         parse(PretrainingConfig, ["--ofrecord_path", "x", "--span_boundary_objective", *other.split()])

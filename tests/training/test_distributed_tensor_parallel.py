@@ -125,6 +125,7 @@ SHARED = World(JobShape(0, 2, ranks_per_replica=2), "cpu")
         ("eager", "", "--tensor_parallel 2 only works in graph mode"),
         ("graph", "--skip_loss_spikes", "--skip_loss_spikes does not work with --tensor_parallel 2"),
         ("graph", "--padding none", "--padding none does not work with --tensor_parallel 2"),
+        ("graph", "--packing best_fit", "--packing best_fit does not work with --tensor_parallel 2"),
     ],
 )
 def test_flags_that_do_not_work_are_refused(mode, words, message, monkeypatch):
@@ -138,7 +139,7 @@ def test_flags_that_do_not_work_are_refused(mode, words, message, monkeypatch):
 
 def test_other_kernels_are_refused(monkeypatch):
     monkeypatch.setattr(kernels, "is_loaded", lambda: False)
-    with pytest.raises(UserError, match="--tensor_parallel 2 needs the CPU kernels"):
+    with pytest.raises(UserError, match="--tensor_parallel 2 needs a CPU and the CPU kernels"):
         check_flags("graph", parse(PretrainingConfig, SPLIT), SHARED)
 
 
@@ -155,7 +156,7 @@ def test_models_that_do_not_divide_are_refused(sizes, message):
     with pytest.raises(UserError, match=message):
         check_model(BertForPreTraining, BertConfig(**(config | sizes)), SHARED)
     check_model(BertForPreTraining, BertConfig(**config), SHARED)
-    with pytest.raises(UserError, match="does not support replaced-token detection and embeddings"):
+    with pytest.raises(UserError, match="does not support replaced-token detection and embedding training"):
         check_model(BertForEmbedding, BertConfig(**config), SHARED)
 
 

@@ -89,7 +89,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, capsys):
 
     report(Failing(), tmp_path)
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
-    assert capsys.readouterr().err.count("fails, and receives no more metrics: no route to host") == 1
+    assert capsys.readouterr().err.count("failed and receives no more metrics: no route to host") == 1
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
