@@ -30,6 +30,7 @@ from data.reading.loader import Batch
 from data.reading.packing import TOKENS
 from modeling import dropout
 from modeling.layout import place_parameter, place_parameters, to_numpy
+from modeling.precision import half_precision, stored
 from modeling.pretrained import PretrainedModel
 from training import spikes
 from training.config import TrainingConfig
@@ -176,14 +177,16 @@ def build_train_step(
     return step
 
 
-def build_eval_step(mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()) -> EvalStep:
+def build_eval_step(
+    mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = (), use_fp16: bool = False
+) -> EvalStep:
     """Builds a step that computes a placed model's outputs for this rank's rows, without gradients and dropout.
 
     It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in `outputs`
-    with the rows of all ranks; every rank gets the same values.
+    with the rows of all ranks; every rank gets the same values. `use_fp16` only has an effect on CUDA.
     """
     kinds: dict[str, type] = {"eager": EagerEvalStep, "graph": GraphEvalStep}
-    return kinds[mode](model, world, frozenset(outputs))
+    return kinds[mode](model, world, frozenset(outputs), use_fp16 and world.device != "cpu")
 
 
 def normalized(batch: Batch, world: World) -> Batch:
@@ -224,7 +227,7 @@ class EagerTrainStep:
         sums: dict[str, flow.Tensor] = {}
         for micro in range(accumulation):
             part = {name: _part(tensor, micro, accumulation) for name, tensor in tensors.items()}
-            with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
+            with half_precision(self.options.use_fp16):
                 outputs = scalars(self.model(**part, loss_reduction="sum"))
             outputs["total_loss"].backward()
             sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
@@ -447,14 +450,16 @@ def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dr
 class EagerEvalStep:
     """Runs operation by operation."""
 
-    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
-        self.model, self.world, self.outputs = model, world, outputs
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str], use_fp16: bool) -> None:
+        self.model, self.world, self.outputs, self.use_fp16 = model, world, outputs, use_fp16
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        with _evaluating(self.model), flow.no_grad():
+        with _evaluating(self.model), flow.no_grad(), half_precision(self.use_fp16):
             results = self.model(**to_tensors(batch, self.world.device), loss_reduction="sum")
         return {
-            name: self.world.sum_over_batch(value.numpy()) if value.dim() == 0 else self.world.gather_rows(value)
+            name: self.world.sum_over_batch(value.numpy())
+            if value.dim() == 0
+            else self.world.gather_rows(stored(value))
             for name, value in scalars(results, self.outputs).items()
         }
 
@@ -462,8 +467,8 @@ class EagerEvalStep:
 class GraphEvalStep:
     """Compiles one graph per batch shape, at the first batch of that shape."""
 
-    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
-        self.model, self.world, self.outputs = model, world, outputs
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str], use_fp16: bool) -> None:
+        self.model, self.world, self.outputs, self.use_fp16 = model, world, outputs, use_fp16
         self.graphs: dict[tuple, _EvalGraph] = {}
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -471,15 +476,17 @@ class GraphEvalStep:
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
         with _evaluating(self.model):
             if shape not in self.graphs:
-                self.graphs[shape] = _EvalGraph(self.model, self.outputs)
+                self.graphs[shape] = _EvalGraph(self.model, self.outputs, self.use_fp16)
             results = self.graphs[shape](**tensors)
         return {name: np.array(value.numpy()) for name, value in results.items()}
 
 
 class _EvalGraph(nn.Graph):
-    def __init__(self, model: nn.Module, outputs: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, outputs: frozenset[str], use_fp16: bool) -> None:
         super().__init__()
         self.model, self.outputs = model, outputs
+        if use_fp16:
+            self.config.enable_amp(True)
 
     def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
         return scalars(self.model(**batch, loss_reduction="sum"), self.outputs)
