@@ -116,3 +116,17 @@ def test_a_gpu_that_oneflow_cannot_use_is_an_error_unless_the_cpu_is_requested(g
     with pytest.raises(UserError, match="a GPU that OneFlow cannot use: update its driver, or pass --device cpu"):
         join(DeviceFlags())
     assert join(DeviceFlags(with_cuda=False)).device == "cpu"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("", "None True"), ("tf32=False", "0 False")])
+def test_tf32_is_switched_off_before_oneflow_is_imported(flags, expected):
+    name = "ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION"
+    code = f"""
+import os, kernels
+from kernels.cuda import tf32_is_enabled
+from configs.training import DeviceFlags
+os.environ.pop("{name}", None)
+kernels.configure(**DeviceFlags(device="cuda", {flags}).framework_settings())
+print(os.environ.get("{name}"), tf32_is_enabled())
+"""
+    assert run_python(code).strip() == expected
