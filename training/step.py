@@ -36,6 +36,7 @@ from training import spikes
 from training.config import TrainingConfig
 from training.distributed import World
 from training.finiteness import FiniteUpdates
+from training.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, LossScale
 from training.optimizer import lamb_kernel_on, load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
 from utils.errors import UserError
@@ -55,7 +56,7 @@ class StepOptions:
     micro_rows: int | None = None  # one rank's rows of a micro-batch; None if a batch is one micro-batch
     max_grad_norm: float = 1.0  # 0 disables clipping by norm
     clip_value: float = 0.0  # 0 disables clipping by value
-    use_fp16: bool = False  # on CUDA only; graph mode scales the loss dynamically, eager mode does not scale it
+    use_fp16: bool = False  # on CUDA only, with dynamic loss scaling
     activation_checkpointing: bool = False  # only in eager mode: layers are recomputed in the backward pass
     spike_factor: float | None = None  # skips updates above this many times the recent norm; None skips none
     nccl_fusion_threshold_mb: int = 16
@@ -217,6 +218,7 @@ class EagerTrainStep:
         self.parameters = [parameter for _, parameter in trained_parameters(model)]
         self.scheduler = TableScheduler(optimizer, rates)
         self.finite, self.spikes = FiniteUpdates(), _spike_filter(options)
+        self.scale = LossScale() if options.use_fp16 else None
         self.step = 0
 
     def __call__(self, batch: Batch) -> Metrics:
@@ -229,38 +231,65 @@ class EagerTrainStep:
             part = {name: _part(tensor, micro, accumulation) for name, tensor in tensors.items()}
             with half_precision(self.options.use_fp16):
                 outputs = scalars(self.model(**part, loss_reduction="sum"))
-            outputs["total_loss"].backward()
+            (outputs["total_loss"] * self.scale.value if self.scale else outputs["total_loss"]).backward()
             sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
         world.sum_gradients(self.parameters)
+        if self.scale:
+            _multiply_gradients(self.parameters, 1 / self.scale.value)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
         if self.options.clip_value:
             _clip_values(self.parameters, self.options.clip_value)
-        self.finite.add(sums["total_loss"], norm)
-        if self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
+        overflows = self._overflows(sums["total_loss"], norm)
+        if overflows:
+            pass  # the learning rate does not advance either
+        elif self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
             self.optimizer._state["step"] += 1  # counts for the bias correction, as in a compiled job
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
+        if not overflows:
+            self.scheduler.step()
         self.step += 1
+        scale = {"loss_scale": self.scale.value} if self.scale else {}
 
         def read() -> dict[str, float]:
             values = world.sum_over_batch(np.array([value.numpy() for value in sums.values()], np.float64))
-            return {**dict(zip(sums, map(float, values), strict=True)), "grad_norm": float(norm.numpy())}
+            norms = {} if overflows else {"grad_norm": float(norm.numpy())}
+            return dict(zip(sums, map(float, values), strict=True)) | norms | scale
 
         return read
+
+    def _overflows(self, loss: flow.Tensor, norm: flow.Tensor) -> bool:
+        """Records whether the update is finite; returns whether the scaled gradients overflowed."""
+        if self.scale is None or self.scale.is_smallest:
+            self.finite.add(loss, norm)
+        else:
+            self.finite.add(loss)
+        if self.scale is None:
+            return False
+        overflows = not np.isfinite(norm.numpy()).all()
+        self.scale.record(overflows)
+        return overflows
 
     def first_bad_update(self) -> int | None:
         return self.finite.first_bad(self.step)
 
     def state(self) -> dict[str, np.ndarray]:
-        return optimizer_state(self.optimizer, self.model) | (self.spikes.state() if self.spikes else {})
+        state = optimizer_state(self.optimizer, self.model) | (self.spikes.state() if self.spikes else {})
+        if self.scale:
+            updates = np.array([self.optimizer._state["step"]], np.int64)
+            state |= {"updates": updates, **self.scale.state()}
+        return state
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        load_optimizer_state(self.optimizer, self.model, state, step)
+        updates = step
+        if self.scale:
+            self.scale.load_state(state)
+            updates = int(state.get("updates", np.array(step)).reshape(-1)[0])
+        load_optimizer_state(self.optimizer, self.model, state, updates)
         if self.spikes:
             self.spikes.load_state(state)
-        self.scheduler.last_step = step - 1
+        self.scheduler.last_step = updates - 1
         self.scheduler.step()
         self.finite, self.step = FiniteUpdates(step), step
 
@@ -386,7 +415,7 @@ class _TrainGraph(nn.Graph):
             self.config.set_gradient_accumulation_steps(micro_batches)
         if options.use_fp16:
             self.config.enable_amp(True)
-            self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
+            self.set_grad_scaler(flow.amp.GradScaler(init_scale=INITIAL_SCALE, growth_interval=GROWTH_INTERVAL))
 
     def build(self, **inputs: flow.Tensor) -> dict[str, flow.Tensor]:
         batch = {name: tensor for name, tensor in inputs.items() if not name.startswith(_MASK)}
@@ -507,6 +536,12 @@ def _part(tensor: flow.Tensor, number: int, parts: int) -> flow.Tensor:
     """Part `number` of `parts` equal parts of a tensor's first axis."""
     size = len(tensor) // parts
     return tensor[number * size : (number + 1) * size]
+
+
+def _multiply_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad * factor
 
 
 def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:
