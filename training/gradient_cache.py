@@ -87,8 +87,12 @@ class GradientCache:
             tensors = {name: world.as_global(tensor) for name, tensor in tensors.items()}
         masks = []
         if self.mode == "graph" and feeds_dropout(world):
-            drawn = dropout.draw(dropout_sites(self.model, part, world), micro)
-            masks = [world.as_global(flow.tensor(mask, device=world.device)) for mask in drawn]
+            sites = dropout_sites(self.model, part, world)
+            if world.device == "cpu":
+                drawn = [flow.tensor(mask) for mask in dropout.draw(sites, micro)]
+            else:
+                drawn = dropout.draw_on_cuda(sites, micro, world.device)
+            masks = [world.as_global(mask) for mask in drawn]
         with dropout.feed(masks) if masks else nullcontext(), half_precision(self.options.use_fp16):
             return self.model(**tensors)["embeddings"]
 

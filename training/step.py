@@ -318,10 +318,12 @@ class GraphTrainStep:
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches; eager mode sums them.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
-        if job.sites:
+        if job.sites and world.device == "cpu":
             drawn = [dropout.draw(job.sites, micro) for micro in range(accumulation)]
             scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
         tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
+        if world.device != "cpu":
+            tensors |= self._masks(job.sites, accumulation)
         fresh = not job.is_compiled
         if self.spikes:
             kernels.leave_out_updates_above(self.spikes.limit)
@@ -366,6 +368,15 @@ class GraphTrainStep:
         on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
         self.tensors = {n: self._placed(n, array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.finite, self.step = FiniteUpdates(step), step
+
+    def _masks(self, sites: list[dropout.Site], accumulation: int) -> dict[str, flow.Tensor]:
+        """This step's dropout masks, drawn on CUDA."""
+        world = self.options.world
+        drawn = [dropout.draw_on_cuda(sites, micro, world.device) for micro in range(accumulation)]
+        return {
+            f"{_MASK}{site}": world.as_global(flow.cat(parts, dim=0))
+            for site, parts in enumerate(zip(*drawn, strict=True))
+        }
 
     def _job(self, batch: Batch) -> _TrainGraph:
         """The compiled job for a batch's shape."""
@@ -463,8 +474,8 @@ _MASK = "dropout_mask_"
 
 
 def feeds_dropout(world: World) -> bool:
-    """Whether compiled dropout gets masks as inputs (on the CPU), because the framework's cannot be seeded."""
-    return world.device == "cpu" and not kernels.is_loaded()
+    """Whether compiled dropout gets masks as inputs, because the framework's cannot be seeded."""
+    return world.device != "cpu" or not kernels.is_loaded()
 
 
 def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dropout.Site]:
