@@ -130,6 +130,12 @@ def load(
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
     mode = mode or ("eager" if device == "cpu" else "graph")
+    number = device.partition(":")[2]
+    if mode == "graph" and number.strip("0"):
+        raise ArgumentError(
+            "device",
+            f"{device} only works in eager mode: for graph mode, set CUDA_VISIBLE_DEVICES={number} and use cuda.",
+        )
     check_kept(int8_keep, checkpoint.config.num_hidden_layers)
     pooling = Pooling.find(checkpoint.directory)
     if pooling and pooling.max_seq_length:

@@ -1,17 +1,21 @@
 """CUDA devices that OneFlow can use. The devices are fakes, so that the tests need no GPU."""
 
 import os
+from pathlib import Path
 
 import oneflow as flow
 import pytest
 
 from configs.training import DeviceFlags
+from inference import load
 from inference.model import _device
 from kernels import cuda
 from kernels.cuda import check_capability, driver_has_devices, show_only
 from tests.programs import run_python
 from training.distributed import join
 from utils.errors import UserError
+
+MODEL = Path(__file__).parents[1] / "fixtures" / "huggingface" / "pretraining"
 
 
 @pytest.fixture
@@ -130,3 +134,9 @@ kernels.configure(**DeviceFlags(device="cuda", {flags}).framework_settings())
 print(os.environ.get("{name}"), tf32_is_enabled())
 """
     assert run_python(code).strip() == expected
+
+
+def test_inference_in_graph_mode_only_works_on_the_first_visible_gpu(gpus):
+    gpus((8, 0), (8, 0))
+    with pytest.raises(UserError, match=r"cuda:1 only works in eager mode: .* CUDA_VISIBLE_DEVICES=1 and use cuda"):
+        load(MODEL, device="cuda:1")
