@@ -163,8 +163,12 @@ class SpeedFlags:
     device: str | None = flag(None, "cpu, cuda or cuda:N", default_text="CUDA if it is usable", metavar="DEVICE")
     precision: str = flag(
         "fp32",
-        "precision of matrix products on a CPU; auto: the fastest one that the CPU supports",
-        choices=("fp32", "bf16", "int8", "auto"),
+        "precision of matrix products: fp16 on CUDA, bf16 and int8 on a CPU; auto: the fastest one that the CPU "
+        "supports",
+        choices=("fp32", "fp16", "bf16", "int8", "auto"),
+    )
+    use_fp16: bool = flag(
+        False, "half-precision matrix products, as in training: fp16 on CUDA, bf16 on a CPU", aliases=("fp16",)
     )
     int8_keep: tuple[str, ...] = flag(
         (),
@@ -182,6 +186,8 @@ class SpeedFlags:
         at_least(self, 1, "batch_size")
         at_most(self, MOST_ROWS, "batch_size")
         threads(self, "num_threads")
+        if self.use_fp16 and self.precision not in ("fp32", "fp16"):
+            raise UserError(f"--use_fp16 contradicts --precision {self.precision}: pass only one of them.")
 
 
 @dataclass(frozen=True)

@@ -438,6 +438,11 @@ class DeviceFlags:
     use_fp16: bool = flag(
         False, "half-precision matrix products: fp16 on CUDA, bf16 on CPUs that support it", aliases=("fp16",)
     )
+    tf32: bool = flag(
+        True,
+        "fp32 matrix products on CUDA: round operands to TF32 on GPUs that have it, which is faster; False keeps all "
+        "bits of fp32",
+    )
     nccl_fusion_threshold_mb: int = flag(16, "graph mode on CUDA: maximum size of a gradient bucket", unit="MB")
     nccl_fusion_max_ops: int = flag(
         24, "graph mode on CUDA: maximum number of gradients in one bucket", unit="gradients"
@@ -490,6 +495,7 @@ class DeviceFlags:
             "enabled": self.cpu_kernels,
             "gpus": self.cuda_devices,
             "on_cuda": self.wants_cuda,
+            "tf32": self.tf32,
         }
 
     @property

@@ -55,7 +55,7 @@ def _infer(config: InferConfig) -> None:
         config.model.model_path,
         mode=cast(Mode | None, config.speed.mode),
         device=config.speed.device,
-        precision=cast(AskedPrecision, config.speed.precision),
+        precision=cast(AskedPrecision, "fp16" if config.speed.use_fp16 else config.speed.precision),
         int8_keep=config.speed.int8_keep,
         batch_size=config.speed.batch_size,
         seq_length=config.speed.seq_length,

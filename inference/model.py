@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import oneflow as flow
@@ -117,8 +117,9 @@ def load(
         config: a configuration file, or its content, to use instead of the one next to the weights.
         sizes: settings that the configuration does not contain, such as {"num_attention_heads": 12}.
         trust_checkpoint: whether to read `flow.save` directories, which contain a pickle.
-        precision: the precision of matrix products: "fp32", "bf16", "int8", or "auto" for the fastest one that this
-            CPU supports. Precisions other than "fp32" need eager mode and the CPU kernels.
+        precision: the precision of matrix products: "fp32", "fp16", "bf16", "int8", or "auto" for the fastest one that
+            this CPU supports. "fp16" is for CUDA and stands for "bf16" on a CPU. "bf16" and "int8" need eager mode and
+            the CPU kernels.
         int8_keep: with int8, the encoder's products to keep in higher precision: "output" in every layer, "3.output"
             in one layer.
 
@@ -129,6 +130,12 @@ def load(
     checkpoint = read_checkpoint(path, source, config=config, sizes=sizes, trust=trust_checkpoint)
     device = _device(device)
     mode = mode or ("eager" if device == "cpu" else "graph")
+    number = device.partition(":")[2]
+    if mode == "graph" and number.strip("0"):
+        raise ArgumentError(
+            "device",
+            f"{device} only works in eager mode: for graph mode, set CUDA_VISIBLE_DEVICES={number} and use cuda.",
+        )
     check_kept(int8_keep, checkpoint.config.num_hidden_layers)
     pooling = Pooling.find(checkpoint.directory)
     if pooling and pooling.max_seq_length:
@@ -213,7 +220,7 @@ class Model:
         batch_size: int,
         encoder: TextEncoder | None,
         max_batch_tokens: int | None = None,
-        precision: Precision = "fp32",
+        precision: Precision | Literal["fp16"] = "fp32",
         int8_keep: tuple[str, ...] = (),
         pooling: Pooling | None = None,
     ) -> None:

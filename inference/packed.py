@@ -20,12 +20,16 @@ from modeling.positions import alibi_slopes
 from modeling.pretrained import PretrainedModel
 from utils.messages import warn
 
-AskedPrecision = Literal["fp32", "bf16", "int8", "auto"]
+AskedPrecision = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 PRECISIONS = get_args(AskedPrecision)
 
 
-def choose_precision(asked: AskedPrecision, device: str, mode: str, *, has_int8: bool = True) -> Precision:
+def choose_precision(
+    asked: AskedPrecision, device: str, mode: str, *, has_int8: bool = True
+) -> Precision | Literal["fp16"]:
     """The precision to use: the requested one if this machine supports it, else the next best, with a warning.
+
+    fp16 is for CUDA, as --use_fp16 is in training; on a CPU it stands for bf16.
 
     Args:
         asked, device, mode: see `load`.
@@ -36,13 +40,17 @@ def choose_precision(asked: AskedPrecision, device: str, mode: str, *, has_int8:
     """
     if asked == "fp32":
         return "fp32"
+    if asked == "fp16":
+        if device != "cpu":
+            return "fp16"
+        asked = "bf16"
     status = kernels.load() if device == "cpu" and mode == "eager" else None
     if asked == "auto":
         return _best(status, has_int8)
     if mode == "graph" and device == "cpu":
         raise ArgumentError("precision", f"{asked} needs eager mode, not graph mode.")
     if status is None:
-        why = f"{device} has only fp32"
+        why = f"{device} only has fp32 and fp16"
     elif not status.loaded:
         why = status.reason
     elif {"bf16": status.bf16, "int8": status.int8 and has_int8}[asked]:

@@ -22,6 +22,7 @@ from oneflow import nn
 import kernels
 from inference.packed import can_pack, pack
 from kernels.encoder import Precision
+from modeling.precision import half_precision, stored
 from modeling.pretrained import PretrainedModel
 
 Mode = Literal["graph", "eager"]
@@ -60,7 +61,8 @@ class Runner:
         batch_size: the largest number of rows in a batch.
         max_batch_tokens: the largest number of tokens in a batch, padding included (default: what the device computes
             fastest).
-        precision: the precision of matrix products. Precisions other than "fp32" need eager mode and the CPU kernels.
+        precision: the precision of matrix products. "fp16" needs CUDA, "bf16" and "int8" need eager mode and the CPU
+            kernels.
         kept: with int8, the encoder's products to keep in higher precision.
     """
 
@@ -71,7 +73,7 @@ class Runner:
         device: str,
         batch_size: int,
         max_batch_tokens: int | None = None,
-        precision: Precision = "fp32",
+        precision: Precision | Literal["fp16"] = "fp32",
         kept: tuple[str, ...] = (),
     ) -> None:
         self.model = model.to(device).eval()
@@ -83,6 +85,7 @@ class Runner:
         self.precision = precision
         self.packed = mode == "eager" and device == "cpu" and kernels.is_loaded() and can_pack(model.config)
         if self.packed:
+            assert precision != "fp16"
             pack(self.model, precision, kept)
         if device == "cpu":
             weakref.finalize(self, kernels.hold_weights(self.model.parameters()))
@@ -118,14 +121,14 @@ class Runner:
             if self.precision != "fp32":
                 kernels.set_bf16(True)  # for the products of the heads
             try:
-                with flow.no_grad():
+                with flow.no_grad(), half_precision(self.precision == "fp16"):
                     results = self.model(**tensors)
-                    return {name: results[name].numpy() for name in names}
+                return {name: stored(results[name]).numpy() for name in names}
             finally:
                 kernels.set_bf16(False)
         shape = (names, *(array.shape for array in batch.values()))
         if shape not in self.graphs:
-            self.graphs[shape] = _Graph(self.model, names)
+            self.graphs[shape] = _Graph(self.model, names, self.precision == "fp16")
         return {name: value.numpy() for name, value in self.graphs[shape](**tensors).items()}
 
     def kind(self, example: Example) -> tuple[int, int]:
@@ -165,9 +168,11 @@ class Runner:
 
 
 class _Graph(nn.Graph):
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], use_fp16: bool) -> None:
         super().__init__()
         self.model, self.names = model, names
+        if use_fp16:
+            self.config.enable_amp(True)
 
     def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
         outputs = self.model(**batch)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from utils.errors import UserError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_TF32 = "ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION"  # OneFlow's default is 1
 
 # OneFlow 0.9.0 contains machine code for compute capabilities 6.0 to 8.6 and none that a driver could translate. Such
 # code runs on later minor versions of the same major version, but not on another major version.
@@ -52,6 +53,16 @@ def driver_has_devices() -> bool:
     except OSError:
         return False
     return not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count)) and count.value > 0
+
+
+def disable_tf32() -> None:
+    """Compute fp32 products with all bits of fp32; call it before OneFlow is imported."""
+    os.environ[_TF32] = "0"
+
+
+def tf32_is_enabled() -> bool:
+    """Whether GPUs from compute capability 8.0 on round the operands of fp32 products to TF32, which has 10 bits."""
+    return os.environ.get(_TF32, "1").lower() in ("1", "true", "yes", "on", "y")
 
 
 def check_capability(number: int) -> None:

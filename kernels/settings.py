@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from kernels import build
-from kernels.cuda import driver_has_devices, show_only
+from kernels.cuda import disable_tf32, driver_has_devices, show_only
 
 # A waiting OpenMP thread spins this many times, up to half a millisecond, before it sleeps. With a tenth of that, many
 # kernels include a wake-up (a quarter of the time of one text through BERT-base in bf16). The default of many
@@ -26,20 +26,25 @@ _settings: dict[str, str] | None = None  # the result of the first configure()
 
 
 def configure(
-    threads: int | None = None, enabled: bool = True, gpus: Sequence[int] = (), on_cuda: bool | None = False
+    threads: int | None = None,
+    enabled: bool = True,
+    gpus: Sequence[int] = (),
+    on_cuda: bool | None = False,
+    tf32: bool = True,
 ) -> dict[str, str]:
     """Set the environment variables that OneFlow and OpenMP read at startup; call it before `import oneflow`.
 
     Also loads the library that changes how OneFlow runs compiled jobs (kernels/src/preload), if it is built. Variables
-    that are already set are not changed, except OMP_NUM_THREADS=1, which OneFlow's launcher sets. On CUDA, nothing but
-    the given number of threads is set and no kernels are loaded, because they make OneFlow wait for the device at each
-    step. Only the first call has an effect.
+    that are already set are not changed, except OMP_NUM_THREADS=1, which OneFlow's launcher sets. On CUDA, only the
+    given number of threads and TF32 are set and no kernels are loaded, because these make OneFlow wait for the device
+    at each step. Only the first call has an effect.
 
     Args:
         threads: kernel threads per process (default: the host's cores divided by its number of ranks).
         enabled: False keeps OneFlow's stock kernels.
         gpus: the indices of the GPUs to use; see `kernels.cuda.show_only`.
         on_cuda: whether the process computes on CUDA; None if it does so on a host with a GPU.
+        tf32: False keeps OneFlow from computing fp32 products in TF32 on CUDA.
 
     Returns:
         The settings in effect, for the log.
@@ -56,6 +61,8 @@ def configure(
         show_only(gpus)
         if driver_has_devices() if on_cuda is None else on_cuda:
             enabled_by_caller = False
+            if not tf32:
+                disable_tf32()
             os.environ.update({"OMP_NUM_THREADS": str(threads)} if threads else {})
             _settings = {}
         else:

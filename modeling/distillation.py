@@ -24,6 +24,7 @@ from modeling import dropout, losses, ops, trace
 from modeling.attention import Rows, visible
 from modeling.bert import init_weights
 from modeling.embedding_losses import normalized
+from modeling.precision import in_fp32
 from modeling.pretrained import PretrainedModel
 
 FIGURES = ("label_loss", "distill_loss", "distill_hidden_loss", "distill_attention_loss")  # in addition to the model's
@@ -159,7 +160,7 @@ def _soft_target_loss(
     parts = []
     for target in lesson.targets:
         name, weights = target.output, batch[target.weights].reshape(-1)
-        pair = losses.in_fp32(outputs[name]), losses.in_fp32(targets[name])
+        pair = in_fp32(outputs[name]), in_fp32(targets[name])
         if target.kind == "vectors":
             pair = tuple(each.reshape(*batch["input_ids"].shape[:2], -1) for each in pair)  # [B, T, H]
         items = soft_target_losses(target.kind, *pair, lesson.temperature)
@@ -207,7 +208,7 @@ def hidden_losses(found: list[flow.Tensor], wanted: list[flow.Tensor]) -> flow.T
     Returns:
         [R].
     """
-    errors = [losses.in_fp32(own) - losses.in_fp32(other) for own, other in zip(found, wanted, strict=True)]
+    errors = [in_fp32(own) - in_fp32(other) for own, other in zip(found, wanted, strict=True)]
     items = [(error * error).mean(dim=-1) for error in errors]
     return sum(items[1:], items[0])
 
@@ -233,9 +234,7 @@ def relation_losses(
     hidden = (1.0 - visible(rows, None).to(found[0].dtype)) * ops.MASKED_SCORE  # [B, 1, 1 or S, S]
     items = []
     for own, other in zip(found, wanted, strict=True):
-        scores, targets = (
-            losses.in_fp32(_relations(each, rows, heads)) + hidden for each in (own, other)
-        )  # [B, N, S, S]
+        scores, targets = (in_fp32(_relations(each, rows, heads)) + hidden for each in (own, other))  # [B, N, S, S]
         width = scores.shape[-1]
         divergence = _divergence(scores.reshape(-1, width), targets.reshape(-1, width), 1.0)
         items.append(divergence.reshape(scores.shape[0], heads, width).mean(dim=1))  # [B, S]

@@ -8,9 +8,10 @@ A resumed run and a recomputed layer therefore draw the same masks again, in bot
   compiled job counts its forward passes itself.
 - With other kernels, eager mode seeds OneFlow's default generator at the start of each forward pass and of each
   recomputed layer.
-- OneFlow's stock dropout in `nn.Graph` ignores seeds and restarts its sequence at each compilation. In that
-  case, numpy draws the masks, and the job takes them as inputs in the order of the dropout calls: `record` finds the
-  order and shapes, `draw` draws the masks of one forward pass, and `feed` passes them to the model.
+- OneFlow's stock dropout in `nn.Graph` ignores seeds and restarts its sequence at each compilation; on CUDA, all its
+  dropout calls and ranks even draw the same numbers. There, the job takes masks as inputs in the order of the dropout
+  calls: `record` finds the order and shapes, `draw` (numpy) or `draw_on_cuda` draws the masks of one forward pass, and
+  `feed` passes them to the model.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ def next_seed() -> int:
     return call.calls + (max(0, call.forward) << 32)
 
 
+def takes_masks(x: flow.Tensor) -> bool:
+    """Whether dropout on x, on CUDA, is a separate call instead of a part of a fused op."""
+    return x.is_cuda and (_recorded is not None or _fed is not None)
+
+
 def _next_call() -> State:
     global _state
     call, _state = _state, State(_state.forward, _state.calls + 1)
@@ -161,4 +167,20 @@ def draw(sites: Sequence[Site], forward: int) -> list[np.ndarray]:
     for site in sites:
         keep = generator.random(site.shape, np.float32) >= np.float32(site.rate)
         masks.append(keep.astype(np.float32) * np.float32(1 / (1 - site.rate)))
+    return masks
+
+
+@functools.cache
+def _generator_on(device: str) -> flow.Generator:
+    return flow.Generator(device)
+
+
+def draw_on_cuda(sites: Sequence[Site], forward: int, device: str) -> list[flow.Tensor]:
+    """The same as `draw`, from the GPU's generator: other masks, on the device."""
+    generator = _generator_on(device)
+    generator.manual_seed(_mask_seed(forward))
+    masks = []
+    for site in sites:
+        keep = flow.rand(*site.shape, device=device, generator=generator) >= site.rate
+        masks.append(keep.float() * (1 / (1 - site.rate)))
     return masks

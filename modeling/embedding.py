@@ -16,6 +16,7 @@ from configs.pooling import Pooling
 from modeling import losses
 from modeling.bert import BertModel
 from modeling.embedding_losses import EmbeddingLoss, normalized
+from modeling.precision import in_fp32
 
 _EXCLUDED = -1e9
 
@@ -72,7 +73,7 @@ class BertForEmbedding(BertModel):
         if not self.training or example_weights is None:
             return outputs
         if embedding_gradients is not None:
-            items = (losses.in_fp32(outputs["embeddings"]) * embedding_gradients).sum(dim=1)  # [B]
+            items = (in_fp32(outputs["embeddings"]) * embedding_gradients).sum(dim=1)  # [B]
         else:
             items = self.losses(outputs["embeddings"], texts, scores, example_weights)
         outputs["total_loss"] = losses.reduce(items, example_weights, loss_reduction)
@@ -83,7 +84,7 @@ class BertForEmbedding(BertModel):
     ) -> flow.Tensor:
         """The loss of each row, [B]; embeddings [B, T*H], scores [B, 1] or None, weights [B]."""
         assert self.loss is not None
-        vectors = losses.in_fp32(embeddings).reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
+        vectors = in_fp32(embeddings).reshape(embeddings.shape[0], texts, -1)  # [B, T, H]
         return self.loss(vectors, None if scores is None else scores.reshape(-1), weights)
 
     def save_pretrained(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import oneflow as flow
 
+from modeling.precision import in_fp32
+
 
 def cross_entropy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:
     """Weighted softmax cross entropy, a scalar; logits [K, C], labels int [K] below C, weights float [K]."""
@@ -35,14 +37,6 @@ def binary_cross_entropy(
     """
     items = flow._C.binary_cross_entropy_with_logits_loss(in_fp32(logits), labels, None, None, "none")  # [K, C]
     return reduce((items if scales is None else items * scales).mean(dim=-1), weights, reduction)
-
-
-def in_fp32(x: flow.Tensor) -> flow.Tensor:
-    """The same values in fp32, on CUDA in mixed precision; on a CPU, and without mixed precision, x itself.
-
-    In fp16, small weights would become subnormal, and the loss would overflow when it is scaled.
-    """
-    return flow._C.amp_black_identity(x).float() if x.is_cuda else x
 
 
 def accuracy(logits: flow.Tensor, labels: flow.Tensor, weights: flow.Tensor, reduction: str) -> flow.Tensor:

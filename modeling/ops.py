@@ -12,7 +12,7 @@ import oneflow as flow
 import oneflow.nn.functional as F
 
 import kernels
-from modeling.dropout import dropout
+from modeling.dropout import dropout, takes_masks
 from modeling.dropout import generator as dropout_generator
 from modeling.layout import full_like
 
@@ -73,7 +73,7 @@ def bias_dropout_add(x: flow.Tensor, bias: flow.Tensor | None, residual: flow.Te
     """residual + dropout(x + bias); x and residual [R, H], bias [H] or None."""
     if bias is None:
         return residual + dropout(x, rate)
-    if rate and _fused(x):
+    if rate and _fused(x) and not takes_masks(x):
         return residual + flow._C.fused_bias_add_dropout(x, bias, p=rate, axis=1, generator=dropout_generator(x))
     return residual + dropout(flow._C.bias_add(x, bias, axis=1), rate)
 
@@ -83,8 +83,9 @@ def attention_probs(scores: flow.Tensor, keep: flow.Tensor, scale: float, rate: 
     if not _fused(scores):
         mask = (1.0 - keep.to(scores.dtype)) * MASKED_SCORE
         return dropout(flow.softmax(scores * scale + mask, dim=-1), rate)
-    if not rate:
-        return flow._C.fused_scale_mask_softmax(scores, keep, fill_value=MASKED_SCORE, scale=scale)
+    if not rate or takes_masks(scores):
+        probs = flow._C.fused_scale_mask_softmax(scores, keep, fill_value=MASKED_SCORE, scale=scale)
+        return dropout(probs, rate)
     return flow._C.fused_scale_mask_softmax_dropout(
         scores, keep, fill_value=MASKED_SCORE, scale=scale, p=rate, generator=dropout_generator(scores)
     )[0]

@@ -292,8 +292,6 @@ def _open_embedding(
         training = replace(training, texts=training.texts * 2)
     if training and name not in SCORED_LOSSES:
         training = replace(training, scores=None)
-    if training and config.mode == "graph" and world.device != "cpu" and bert.hidden_dropout_prob:
-        _check_masks(config, world)
     return SentenceEmbedding(
         bert=bert,
         vocabulary=vocabulary,
@@ -307,15 +305,6 @@ def _open_embedding(
         loss=embedding_loss(name, config, bert.hidden_size),
         to_records=lambda texts: records(TextGroups.of_texts(Path("texts"), texts)),
     )
-
-
-def _check_masks(config: EmbeddingConfig, world: World) -> None:
-    """Raises UserError if two passes over an update cannot draw the same dropout masks."""
-    if config.batch.grad_acc_steps > 1 or world.shape.data_parallel_size > 1:
-        raise UserError(
-            "--mode graph on CUDA cannot repeat dropout masks, which several micro-batches or ranks need here: use "
-            "--mode eager, or --hidden_dropout_prob 0 --attention_probs_dropout_prob 0."
-        )
 
 
 def _open_reranking(config: EmbeddingConfig, files: EmbeddingFiles, name: str, start: Start, world: World) -> Reranking:

@@ -38,7 +38,7 @@ def describe_run(
             *_teacher_line(config, task),
             f"{evaluator.mode} mode, {world.shape.size} process(es) on {world.device.split(':')[0]}, "
             f"OneFlow {flow.__version__}",
-            describe_machine(world, bf16),
+            describe_machine(world, config.device, bf16),
             f"{records}; one update takes {micro_rows} rows x {world.shape.data_parallel_size} ranks x "
             f"{plan.sizes.peak} micro-batches",
             *([f"{held_out:,} records to evaluate on"] if held_out and task.evaluates else []),

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from configs.training import BatchFlags, RunFlags
 from data.reading.loader import Batch, RankSlice, Records, evaluation_batches, evaluation_order
 from data.reading.packing import PACKED
 from modeling.ops import MASKED_SCORE
 from modeling.pretrained import PretrainedModel
+from training.config import TrainingConfig
 from training.distributed import World
 from training.step import EvalStep, Mode, build_eval_step
 from training.stopping import Interrupted, StopSignals
@@ -30,15 +30,16 @@ class Evaluator:
     rows: int  # rows of one batch on one rank
     say_every: int  # batches between progress lines
     stop: StopSignals  # interrupts an evaluation while signals are collected
+    use_fp16: bool = False  # only has an effect on CUDA
     _steps: dict[tuple[str, ...], EvalStep] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
-        cls, mode: Mode, model: PretrainedModel, world: World, batch: BatchFlags, run: RunFlags, stop: StopSignals
+        cls, mode: Mode, model: PretrainedModel, world: World, config: TrainingConfig, stop: StopSignals
     ) -> Evaluator:
         """Creates the evaluator from the flags."""
-        rows = batch.val_rows(world.shape.data_parallel_size)
-        return cls(mode, model, world, rows, run.val_print_every_n_iters, stop)
+        rows = config.batch.val_rows(world.shape.data_parallel_size)
+        return cls(mode, model, world, rows, config.run.val_print_every_n_iters, stop, config.device.use_fp16)
 
     def with_model(self, model: PretrainedModel) -> Evaluator:
         """The same evaluator for another placed model."""
@@ -112,5 +113,5 @@ class Evaluator:
 
     def _step(self, outputs: tuple[str, ...]) -> EvalStep:
         if outputs not in self._steps:
-            self._steps[outputs] = build_eval_step(self.mode, self.model, self.world, outputs)
+            self._steps[outputs] = build_eval_step(self.mode, self.model, self.world, outputs, self.use_fp16)
         return self._steps[outputs]

@@ -17,6 +17,7 @@ from data.reading.loader import Batch
 from modeling import dropout
 from modeling.distillation import Distilled
 from modeling.embedding import BertForEmbedding
+from modeling.precision import half_precision
 from modeling.pretrained import PretrainedModel
 from training.step import Metrics, Mode, StepOptions, TrainStep, dropout_sites, feeds_dropout, to_tensors
 from training.terms import EXAMPLE_WEIGHTS, INPUTS, TOTAL_LOSS
@@ -86,13 +87,13 @@ class GradientCache:
             tensors = {name: world.as_global(tensor) for name, tensor in tensors.items()}
         masks = []
         if self.mode == "graph" and feeds_dropout(world):
-            drawn = dropout.draw(dropout_sites(self.model, part, world), micro)
-            masks = [world.as_global(flow.tensor(mask, device=world.device)) for mask in drawn]
-        half = self.options.use_fp16
-        with (
-            dropout.feed(masks) if masks else nullcontext(),
-            flow.autocast("cuda", dtype=flow.float16) if half else (nullcontext()),
-        ):
+            sites = dropout_sites(self.model, part, world)
+            if world.device == "cpu":
+                drawn = [flow.tensor(mask) for mask in dropout.draw(sites, micro)]
+            else:
+                drawn = dropout.draw_on_cuda(sites, micro, world.device)
+            masks = [world.as_global(mask) for mask in drawn]
+        with dropout.feed(masks) if masks else nullcontext(), half_precision(self.options.use_fp16):
             return self.model(**tensors)["embeddings"]
 
     def _loss(self, batch: Batch, own: flow.Tensor) -> tuple[float, np.ndarray]:

@@ -13,6 +13,7 @@ import kernels
 from configs.memory import available_bytes, require_memory, training_bytes
 from configs.training import DeviceFlags
 from kernels.check import gemm_speed
+from kernels.cuda import tf32_is_enabled
 from training.config import TrainingConfig
 from training.distributed import World
 from training.journal import Journal
@@ -70,11 +71,12 @@ def product_speed(world: World, use_fp16: bool) -> float:
     return float(world.sum_over_batch(np.array([speed]))[0]) * world.shape.ranks_per_replica
 
 
-def describe_machine(world: World, bf16: bool) -> str:
+def describe_machine(world: World, flags: DeviceFlags, bf16: bool) -> str:
     """One log line about kernels, precision and settings."""
     settings = ", ".join(f"{name}={value}" for name, value in kernels.configure().items())
     if world.device != "cpu":
-        return "OneFlow's CUDA kernels"
+        products = "fp16" if flags.use_fp16 else "fp32"
+        return f"OneFlow's CUDA kernels; {products} products; TF32 {'on' if tf32_is_enabled() else 'off'}"
     products = "bf16 products with fp32 sums" if bf16 else "fp32 products"
     return f"{kernels.load().reason}; {products}; {settings}"
 

@@ -30,11 +30,13 @@ from data.reading.loader import Batch
 from data.reading.packing import TOKENS
 from modeling import dropout
 from modeling.layout import place_parameter, place_parameters, to_numpy
+from modeling.precision import half_precision, stored
 from modeling.pretrained import PretrainedModel
 from training import spikes
 from training.config import TrainingConfig
 from training.distributed import World
 from training.finiteness import FiniteUpdates
+from training.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, LossScale
 from training.optimizer import lamb_kernel_on, load_optimizer_state, optimizer_state, trained_parameters
 from training.schedule import TableScheduler
 from utils.errors import UserError
@@ -54,7 +56,7 @@ class StepOptions:
     micro_rows: int | None = None  # one rank's rows of a micro-batch; None if a batch is one micro-batch
     max_grad_norm: float = 1.0  # 0 disables clipping by norm
     clip_value: float = 0.0  # 0 disables clipping by value
-    use_fp16: bool = False  # on CUDA only; graph mode scales the loss dynamically, eager mode does not scale it
+    use_fp16: bool = False  # on CUDA only, with dynamic loss scaling
     activation_checkpointing: bool = False  # only in eager mode: layers are recomputed in the backward pass
     spike_factor: float | None = None  # skips updates above this many times the recent norm; None skips none
     nccl_fusion_threshold_mb: int = 16
@@ -176,14 +178,16 @@ def build_train_step(
     return step
 
 
-def build_eval_step(mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = ()) -> EvalStep:
+def build_eval_step(
+    mode: Mode, model: PretrainedModel, world: World, outputs: Sequence[str] = (), use_fp16: bool = False
+) -> EvalStep:
     """Builds a step that computes a placed model's outputs for this rank's rows, without gradients and dropout.
 
     It returns the scalars (losses and accuracies), summed over the rows of all ranks, and the arrays named in `outputs`
-    with the rows of all ranks; every rank gets the same values.
+    with the rows of all ranks; every rank gets the same values. `use_fp16` only has an effect on CUDA.
     """
     kinds: dict[str, type] = {"eager": EagerEvalStep, "graph": GraphEvalStep}
-    return kinds[mode](model, world, frozenset(outputs))
+    return kinds[mode](model, world, frozenset(outputs), use_fp16 and world.device != "cpu")
 
 
 def normalized(batch: Batch, world: World) -> Batch:
@@ -214,6 +218,7 @@ class EagerTrainStep:
         self.parameters = [parameter for _, parameter in trained_parameters(model)]
         self.scheduler = TableScheduler(optimizer, rates)
         self.finite, self.spikes = FiniteUpdates(), _spike_filter(options)
+        self.scale = LossScale() if options.use_fp16 else None
         self.step = 0
 
     def __call__(self, batch: Batch) -> Metrics:
@@ -224,40 +229,67 @@ class EagerTrainStep:
         sums: dict[str, flow.Tensor] = {}
         for micro in range(accumulation):
             part = {name: _part(tensor, micro, accumulation) for name, tensor in tensors.items()}
-            with flow.autocast("cuda", dtype=flow.float16) if self.options.use_fp16 else nullcontext():
+            with half_precision(self.options.use_fp16):
                 outputs = scalars(self.model(**part, loss_reduction="sum"))
-            outputs["total_loss"].backward()
+            (outputs["total_loss"] * self.scale.value if self.scale else outputs["total_loss"]).backward()
             sums = {name: sums[name] + value if sums else value for name, value in _detached(outputs).items()}
         world.sum_gradients(self.parameters)
+        if self.scale:
+            _multiply_gradients(self.parameters, 1 / self.scale.value)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm or float("inf"))
         if self.options.clip_value:
             _clip_values(self.parameters, self.options.clip_value)
-        self.finite.add(sums["total_loss"], norm)
-        if self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
+        overflows = self._overflows(sums["total_loss"], norm)
+        if overflows:
+            pass  # the learning rate does not advance either
+        elif self.spikes and world.any(self.spikes.leaves_out(float(norm.numpy()), self.step)):
             self.optimizer._state["step"] += 1  # counts for the bias correction, as in a compiled job
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
+        if not overflows:
+            self.scheduler.step()
         self.step += 1
+        scale = {"loss_scale": self.scale.value} if self.scale else {}
 
         def read() -> dict[str, float]:
             values = world.sum_over_batch(np.array([value.numpy() for value in sums.values()], np.float64))
-            return {**dict(zip(sums, map(float, values), strict=True)), "grad_norm": float(norm.numpy())}
+            norms = {} if overflows else {"grad_norm": float(norm.numpy())}
+            return dict(zip(sums, map(float, values), strict=True)) | norms | scale
 
         return read
+
+    def _overflows(self, loss: flow.Tensor, norm: flow.Tensor) -> bool:
+        """Records whether the update is finite; returns whether the scaled gradients overflowed."""
+        if self.scale is None or self.scale.is_smallest:
+            self.finite.add(loss, norm)
+        else:
+            self.finite.add(loss)
+        if self.scale is None:
+            return False
+        overflows = not np.isfinite(norm.numpy()).all()
+        self.scale.record(overflows)
+        return overflows
 
     def first_bad_update(self) -> int | None:
         return self.finite.first_bad(self.step)
 
     def state(self) -> dict[str, np.ndarray]:
-        return optimizer_state(self.optimizer, self.model) | (self.spikes.state() if self.spikes else {})
+        state = optimizer_state(self.optimizer, self.model) | (self.spikes.state() if self.spikes else {})
+        if self.scale:
+            updates = np.array([self.optimizer._state["step"]], np.int64)
+            state |= {"updates": updates, **self.scale.state()}
+        return state
 
     def load_state(self, state: dict[str, np.ndarray], step: int) -> None:
-        load_optimizer_state(self.optimizer, self.model, state, step)
+        updates = step
+        if self.scale:
+            self.scale.load_state(state)
+            updates = int(state.get("updates", np.array(step)).reshape(-1)[0])
+        load_optimizer_state(self.optimizer, self.model, state, updates)
         if self.spikes:
             self.spikes.load_state(state)
-        self.scheduler.last_step = step - 1
+        self.scheduler.last_step = updates - 1
         self.scheduler.step()
         self.finite, self.step = FiniteUpdates(step), step
 
@@ -286,10 +318,12 @@ class GraphTrainStep:
         scaled = normalized(batch, world)
         # The compiled job averages over micro-batches; eager mode sums them.
         scaled |= {name: array * accumulation for name, array in scaled.items() if name.endswith("_weights")}
-        if job.sites:
+        if job.sites and world.device == "cpu":
             drawn = [dropout.draw(job.sites, micro) for micro in range(accumulation)]
             scaled |= {f"{_MASK}{site}": np.concatenate(parts) for site, parts in enumerate(zip(*drawn, strict=True))}
         tensors = {name: world.as_global(tensor) for name, tensor in to_tensors(scaled, world.device).items()}
+        if world.device != "cpu":
+            tensors |= self._masks(job.sites, accumulation)
         fresh = not job.is_compiled
         if self.spikes:
             kernels.leave_out_updates_above(self.spikes.limit)
@@ -334,6 +368,15 @@ class GraphTrainStep:
         on_cpu = {"updates"} if self.options.world.shape.size == 1 else set()
         self.tensors = {n: self._placed(n, array, "cpu" if n in on_cpu else None) for n, array in state.items()}
         self.finite, self.step = FiniteUpdates(step), step
+
+    def _masks(self, sites: list[dropout.Site], accumulation: int) -> dict[str, flow.Tensor]:
+        """This step's dropout masks, drawn on CUDA."""
+        world = self.options.world
+        drawn = [dropout.draw_on_cuda(sites, micro, world.device) for micro in range(accumulation)]
+        return {
+            f"{_MASK}{site}": world.as_global(flow.cat(parts, dim=0))
+            for site, parts in enumerate(zip(*drawn, strict=True))
+        }
 
     def _job(self, batch: Batch) -> _TrainGraph:
         """The compiled job for a batch's shape."""
@@ -383,7 +426,7 @@ class _TrainGraph(nn.Graph):
             self.config.set_gradient_accumulation_steps(micro_batches)
         if options.use_fp16:
             self.config.enable_amp(True)
-            self.set_grad_scaler(flow.amp.GradScaler(init_scale=2.0**15, growth_interval=2000))
+            self.set_grad_scaler(flow.amp.GradScaler(init_scale=INITIAL_SCALE, growth_interval=GROWTH_INTERVAL))
 
     def build(self, **inputs: flow.Tensor) -> dict[str, flow.Tensor]:
         batch = {name: tensor for name, tensor in inputs.items() if not name.startswith(_MASK)}
@@ -431,8 +474,8 @@ _MASK = "dropout_mask_"
 
 
 def feeds_dropout(world: World) -> bool:
-    """Whether compiled dropout gets masks as inputs (on the CPU), because the framework's cannot be seeded."""
-    return world.device == "cpu" and not kernels.is_loaded()
+    """Whether compiled dropout gets masks as inputs, because the framework's cannot be seeded."""
+    return world.device != "cpu" or not kernels.is_loaded()
 
 
 def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dropout.Site]:
@@ -447,14 +490,16 @@ def dropout_sites(model: PretrainedModel, batch: Batch, world: World) -> list[dr
 class EagerEvalStep:
     """Runs operation by operation."""
 
-    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
-        self.model, self.world, self.outputs = model, world, outputs
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str], use_fp16: bool) -> None:
+        self.model, self.world, self.outputs, self.use_fp16 = model, world, outputs, use_fp16
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        with _evaluating(self.model), flow.no_grad():
+        with _evaluating(self.model), flow.no_grad(), half_precision(self.use_fp16):
             results = self.model(**to_tensors(batch, self.world.device), loss_reduction="sum")
         return {
-            name: self.world.sum_over_batch(value.numpy()) if value.dim() == 0 else self.world.gather_rows(value)
+            name: self.world.sum_over_batch(value.numpy())
+            if value.dim() == 0
+            else self.world.gather_rows(stored(value))
             for name, value in scalars(results, self.outputs).items()
         }
 
@@ -462,8 +507,8 @@ class EagerEvalStep:
 class GraphEvalStep:
     """Compiles one graph per batch shape, at the first batch of that shape."""
 
-    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str]) -> None:
-        self.model, self.world, self.outputs = model, world, outputs
+    def __init__(self, model: PretrainedModel, world: World, outputs: frozenset[str], use_fp16: bool) -> None:
+        self.model, self.world, self.outputs, self.use_fp16 = model, world, outputs, use_fp16
         self.graphs: dict[tuple, _EvalGraph] = {}
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -471,15 +516,17 @@ class GraphEvalStep:
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
         with _evaluating(self.model):
             if shape not in self.graphs:
-                self.graphs[shape] = _EvalGraph(self.model, self.outputs)
+                self.graphs[shape] = _EvalGraph(self.model, self.outputs, self.use_fp16)
             results = self.graphs[shape](**tensors)
         return {name: np.array(value.numpy()) for name, value in results.items()}
 
 
 class _EvalGraph(nn.Graph):
-    def __init__(self, model: nn.Module, outputs: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, outputs: frozenset[str], use_fp16: bool) -> None:
         super().__init__()
         self.model, self.outputs = model, outputs
+        if use_fp16:
+            self.config.enable_amp(True)
 
     def build(self, **batch: flow.Tensor) -> dict[str, flow.Tensor]:
         return scalars(self.model(**batch, loss_reduction="sum"), self.outputs)
@@ -500,6 +547,12 @@ def _part(tensor: flow.Tensor, number: int, parts: int) -> flow.Tensor:
     """Part `number` of `parts` equal parts of a tensor's first axis."""
     size = len(tensor) // parts
     return tensor[number * size : (number + 1) * size]
+
+
+def _multiply_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad * factor
 
 
 def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:

@@ -88,7 +88,7 @@ def train_and_evaluate(
         reinit = config.model.reinit_layers
         model = build_model(start, task.build_student, task.bert, config.run, world, task.unused_parameters, reinit)
         stop = StopSignals(world.any)
-        evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config.batch, config.run, stop)
+        evaluator = Evaluator.of(mode, place_model(mode, model, world), world, config, stop)
         if config.run.do_train:
             updates = _plan_updates(config, task, start, evaluator)
             if world.shape.is_first:

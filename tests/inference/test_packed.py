@@ -174,7 +174,9 @@ def test_a_precision_without_kernels_or_on_cuda_is_fp32(monkeypatch, capsys):
     assert choose_precision("int8", "cpu", "eager") == "fp32"
     assert "no kernels here" in capsys.readouterr().err
     assert choose_precision("bf16", "cuda", "graph") == "fp32"
-    assert "cuda has only fp32" in capsys.readouterr().err
+    assert "cuda only has fp32 and fp16" in capsys.readouterr().err
+    assert choose_precision("fp16", "cuda:1", "graph") == choose_precision("fp16", "cuda", "eager") == "fp16"
+    assert choose_precision("fp16", "cpu", "eager") == "fp32"  # like bf16
 
 
 def test_refused_settings():

@@ -1,17 +1,21 @@
 """CUDA devices that OneFlow can use. The devices are fakes, so that the tests need no GPU."""
 
 import os
+from pathlib import Path
 
 import oneflow as flow
 import pytest
 
 from configs.training import DeviceFlags
+from inference import load
 from inference.model import _device
 from kernels import cuda
 from kernels.cuda import check_capability, driver_has_devices, show_only
 from tests.programs import run_python
 from training.distributed import join
 from utils.errors import UserError
+
+MODEL = Path(__file__).parents[1] / "fixtures" / "huggingface" / "pretraining"
 
 
 @pytest.fixture
@@ -116,3 +120,23 @@ def test_a_gpu_that_oneflow_cannot_use_is_an_error_unless_the_cpu_is_requested(g
     with pytest.raises(UserError, match="a GPU that OneFlow cannot use: update its driver, or pass --device cpu"):
         join(DeviceFlags())
     assert join(DeviceFlags(with_cuda=False)).device == "cpu"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("", "None True"), ("tf32=False", "0 False")])
+def test_tf32_is_switched_off_before_oneflow_is_imported(flags, expected):
+    name = "ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION"
+    code = f"""
+import os, kernels
+from kernels.cuda import tf32_is_enabled
+from configs.training import DeviceFlags
+os.environ.pop("{name}", None)
+kernels.configure(**DeviceFlags(device="cuda", {flags}).framework_settings())
+print(os.environ.get("{name}"), tf32_is_enabled())
+"""
+    assert run_python(code).strip() == expected
+
+
+def test_inference_in_graph_mode_only_works_on_the_first_visible_gpu(gpus):
+    gpus((8, 0), (8, 0))
+    with pytest.raises(UserError, match=r"cuda:1 only works in eager mode: .* CUDA_VISIBLE_DEVICES=1 and use cuda"):
+        load(MODEL, device="cuda:1")

@@ -117,3 +117,31 @@ def test_drawn_masks_follow_from_seed_step_rank_and_pass():
     others = [draw(9, 2, 0, 0), draw(1, 3, 0, 0), draw(1, 2, 1, 0), draw(1, 2, 0, 1)]
     assert not any(np.array_equal(first, other) for other in others)
     assert not np.array_equal(first[0], first[1])
+
+
+def test_masks_for_compiled_jobs_on_cuda_depend_on_rank_step_pass_and_site():
+    def masks(seed, step, rank, forward):
+        dropout.begin_step(seed, step, rank)
+        return [mask.numpy() for mask in dropout.draw_on_cuda([Site((R, H), RATE)] * 2, forward, "cpu")]
+
+    positions = [(3, 4, 0, 0), (8, 4, 0, 0), (3, 5, 0, 0), (3, 4, 1, 0), (3, 4, 0, 1)]
+    drawn = [mask for position in positions for mask in masks(*position)]
+    for mask, other in zip(drawn, [mask for position in positions for mask in masks(*position)], strict=True):
+        np.testing.assert_array_equal(mask, other)
+        assert set(np.unique(mask)) == {0, np.float32(1 / (1 - RATE))} and abs((mask > 0).mean() - (1 - RATE)) < 0.1
+    by_chance = RATE**2 + (1 - RATE) ** 2
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert abs((one == other).mean() - by_chance) < 0.12
+
+
+def test_on_cuda_dropout_leaves_the_fused_ops_while_masks_are_recorded_or_fed():
+    class OnCuda:
+        is_cuda = True
+
+    assert not dropout.takes_masks(OnCuda())
+    with dropout.record():
+        assert dropout.takes_masks(OnCuda()) and not dropout.takes_masks(flow.ones(1))
+    with dropout.feed([]):
+        assert dropout.takes_masks(OnCuda()) and not dropout.takes_masks(flow.ones(1))
+    assert not dropout.takes_masks(OnCuda())

@@ -74,17 +74,3 @@ def test_padding_items_do_not_change_the_loss(items):
     changed[5:] += 3
     values = [losses.cross_entropy(*tensors((array, labels, weights)), "mean").item() for array in (logits, changed)]
     assert values[0] == values[1]
-
-
-def test_on_cuda_logits_leave_mixed_precision_before_the_loss(monkeypatch):
-    class OnCuda:
-        is_cuda = True
-
-    kept = flow.tensor([1.5, -2.0]).to(flow.float16)
-    monkeypatch.setattr(flow._C, "amp_black_identity", lambda x: kept)
-    assert losses.in_fp32(OnCuda()).dtype == flow.float32
-
-
-def test_on_a_cpu_logits_stay_as_they_are():
-    logits = flow.tensor([1.5, -2.0])
-    assert losses.in_fp32(logits) is logits

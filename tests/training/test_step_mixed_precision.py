@@ -9,7 +9,7 @@ from launch.job_shape import JobShape
 from modeling import BertForPreTraining
 from training.distributed import World
 from training.optimizer import build_optimizer
-from training.step import GraphTrainStep, StepOptions
+from training.step import GraphTrainStep, StepOptions, _EvalGraph, build_eval_step
 
 RATES = np.full(9, 0.01)
 
@@ -72,3 +72,16 @@ def test_nccl_fusion_flags_reach_the_framework(tiny_config):
     GraphTrainStep(model, build_optimizer(model, OptimizerFlags()), RATES, options)
     sent = GetDefaultSession().resource.collective_boxing_conf
     assert (sent.nccl_fusion_threshold_mb, sent.nccl_fusion_max_ops) == (5, 7)
+
+
+def test_evaluation_on_cuda_has_the_precision_of_training(tiny_config):
+    model = BertForPreTraining(tiny_config)
+    for mode in ("eager", "graph"):
+        steps = [
+            build_eval_step(mode, model, World(JobShape(), device), use_fp16=True).use_fp16
+            for device in ("cpu", "cuda:0")
+        ]
+        assert steps == [False, True]
+    for use_fp16 in (False, True):
+        config = _EvalGraph(model, frozenset(), use_fp16).config.proto
+        assert config.enable_auto_mixed_precision == use_fp16
