@@ -333,7 +333,7 @@ class GraphTrainStep:
             divided = kernels.finish_divided_updates(world.sum_over_replica)
         if fresh:
             self.tensors = job.tensors()
-        self.finite.add(outputs["total_loss"])
+        self.finite.add(*(outputs[name] for name in ("total_loss", _GRAD_NORM) if name in outputs))
         if self.spikes:
             outputs["total_loss"].numpy()  # the norm is available when the job has ended
             self.spikes.leaves_out(kernels.last_gradient_norm() or 0.0, self.step)
@@ -418,6 +418,7 @@ class _TrainGraph(nn.Graph):
     ) -> None:
         super().__init__()
         self.model, self.clip_value = model, options.clip_value
+        self.measures_norm = _can_measure_norm(options, micro_batches)
         self.sites = sites  # the dropout calls that get masks as inputs; empty if the job draws its own
         for parameter in model.parameters():
             parameter.grad = None  # an earlier job may have left its symbols there
@@ -434,6 +435,8 @@ class _TrainGraph(nn.Graph):
         with dropout.feed(masks) if masks else nullcontext():
             outputs = scalars(self.model(**batch, loss_reduction="sum"))
         outputs["total_loss"].backward()
+        if self.measures_norm:
+            outputs[_GRAD_NORM] = _norm(self.model.to(nn.Module).parameters())
         if self.clip_value:
             _clip_values(self.model.to(nn.Module).parameters(), self.clip_value)
         return outputs
@@ -471,6 +474,7 @@ def _spike_filter(options: StepOptions) -> spikes.SpikeFilter | None:
 
 _LOSS_SCALE = ("loss_scale", "good_steps")
 _MASK = "dropout_mask_"
+_GRAD_NORM = "grad_norm"
 
 
 def feeds_dropout(world: World) -> bool:
@@ -559,6 +563,23 @@ def _clip_values(parameters: Iterable[nn.Parameter], limit: float) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad = parameter.grad.clamp(-limit, limit)
+
+
+def _can_measure_norm(options: StepOptions, micro_batches: int) -> bool:
+    """Whether a compiled job on CUDA can return its gradient norm; on a CPU, the kernels return it.
+
+    A job cannot access the sum over its micro-batches, a sum over ranks would exchange the gradients twice, and in
+    mixed precision OneFlow does not compile it.
+    """
+    alone = options.world.shape.size == 1 and micro_batches == 1
+    return options.world.device != "cpu" and alone and not options.use_fp16
+
+
+def _norm(parameters: Iterable[nn.Parameter]) -> flow.Tensor:
+    """The L2 norm of all gradients."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = [(gradient * gradient).sum() for gradient in gradients]
+    return flow.sqrt(sum(squares[1:], squares[0]))
 
 
 def _detached(outputs: Mapping[str, flow.Tensor]) -> dict[str, flow.Tensor]:

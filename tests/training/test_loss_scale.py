@@ -18,11 +18,11 @@ RATES = np.array([0.01, 0.02, 0.005, 0.03, 0.01])
 def make_step(tiny_config):
     """A function that makes an eager step, or a compiled one."""
 
-    def make(arrays=None, use_fp16=True, kind=EagerTrainStep):
+    def make(arrays=None, use_fp16=True, kind=EagerTrainStep, rows=2):
         model = BertForPreTraining(tiny_config, seed=3)
         if arrays:
             model.load_arrays(arrays, source="the other model")
-        options = StepOptions(world=World(JobShape(), "cpu"), seed=3, use_fp16=use_fp16, micro_rows=2)
+        options = StepOptions(world=World(JobShape(), "cpu"), seed=3, use_fp16=use_fp16, micro_rows=rows)
         return kind(model.train(), build_optimizer(model, OptimizerFlags()), RATES, options)
 
     return make

@@ -9,7 +9,7 @@ from launch.job_shape import JobShape
 from modeling import BertForPreTraining
 from training.distributed import World
 from training.optimizer import build_optimizer
-from training.step import GraphTrainStep, StepOptions, _EvalGraph, build_eval_step
+from training.step import EagerTrainStep, GraphTrainStep, StepOptions, _can_measure_norm, _EvalGraph, build_eval_step
 
 RATES = np.full(9, 0.01)
 
@@ -85,3 +85,24 @@ def test_evaluation_on_cuda_has_the_precision_of_training(tiny_config):
     for use_fp16 in (False, True):
         config = _EvalGraph(model, frozenset(), use_fp16).config.proto
         assert config.enable_auto_mixed_precision == use_fp16
+
+
+def test_a_compiled_job_on_cuda_returns_the_gradient_norm_itself(tiny_config, pretraining_batch, monkeypatch):
+    steps = []
+    monkeypatch.setattr("training.step._can_measure_norm", lambda options, micro_batches: True)
+    monkeypatch.setattr("kernels.last_gradient_norm", lambda divided: None)
+    for kind in (EagerTrainStep, GraphTrainStep):
+        model = BertForPreTraining(tiny_config, seed=3)
+        options = StepOptions(World(JobShape(), "cpu"), seed=3)
+        steps.append(kind(model.train(), build_optimizer(model, OptimizerFlags()), RATES, options))
+    for seed in range(2):
+        norms = [step(pretraining_batch(4, seed))()["grad_norm"] for step in steps]
+        assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
+def test_the_gradient_norm_needs_one_gpu_one_micro_batch_and_fp32():
+    one, two = World(JobShape(), "cuda:0"), World(JobShape(0, 2), "cuda:0")
+    assert _can_measure_norm(StepOptions(one, seed=0), 1)
+    assert not _can_measure_norm(StepOptions(World(JobShape(), "cpu"), seed=0), 1)
+    assert not _can_measure_norm(StepOptions(one, seed=0), 2) and not _can_measure_norm(StepOptions(two, seed=0), 1)
+    assert not _can_measure_norm(StepOptions(one, seed=0, use_fp16=True), 1)
