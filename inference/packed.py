@@ -29,7 +29,7 @@ def choose_precision(
 ) -> Precision | Literal["fp16"]:
     """The precision to use: the requested one if this machine supports it, else the next best, with a warning.
 
-    fp16 is for CUDA, as --use_fp16 is in training; on a CPU it stands for bf16.
+    fp16 is for CUDA, as mixed precision is in training; on a CPU it stands for bf16.
 
     Args:
         asked, device, mode: see `load`.

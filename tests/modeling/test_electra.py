@@ -97,5 +97,5 @@ def test_directories_hold_what_hugging_face_reads(model, tmp_path):
 
 
 def test_variants_of_the_encoder_are_refused():
-    with pytest.raises(UserError, match="--objective rtd does not support variants"):
+    with pytest.raises(UserError, match="--objective rtd only supports BERT's encoder"):
         ReplacedTokenModel(BertConfig(norm="pre"))

@@ -161,7 +161,7 @@ def test_a_teacher_needs_a_classifier_of_the_same_labels(glue_dir, tmp_path):
     finetune(glue_dir, tmp_path / "student", "rte", *student, teacher)
     row = read_rows(tmp_path / "student/metrics.jsonl")[0]
     assert row["distill_loss"] < 1e-6 and row["total_loss"] == pytest.approx(row["label_loss"] / 2, rel=1e-5)
-    with pytest.raises(UserError, match=r"answers entailment, not_entailment, not .* fine-tuned for the same labels"):
+    with pytest.raises(UserError, match=r"predicts entailment, not_entailment, but .* fine-tuned for the same labels"):
         finetune(glue_dir, tmp_path / "other", "stsb", *student, teacher)
     arrays = {name: array for name, array in read_weights(teacher / WEIGHTS_FILE).items() if "classifier" not in name}
     write_weights(teacher / WEIGHTS_FILE, arrays)
