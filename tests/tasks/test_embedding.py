@@ -198,5 +198,5 @@ def test_a_student_learns_vectors_from_a_teacher_in_any_number_of_parts(data, tm
     )
     np.testing.assert_allclose(parts, one, rtol=1e-4)
     wider = ("--hidden_size_per_head", 10, "--num_hidden_layers", 1)
-    with pytest.raises(UserError, match="has embeddings of 16 numbers, but the model has 20"):
+    with pytest.raises(UserError, match="has embeddings of size 16, but the model's have 20"):
         train(data, tmp_path / "other", "pairs.csv", *words, *wider)
