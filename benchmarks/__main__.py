@@ -251,7 +251,8 @@ def _lines(results: list[Result], speeds: dict[str, float]) -> dict[str, float]:
         key = f"{ours.name}_ratio_{ours.precision}_{ours.kind}"
         lines[key] = next(r.seconds for r in same if r.kind == "as_it_comes") / ours.seconds
         lines[f"{key}_same_work"] = min(r.seconds for r in same) / ours.seconds
-        lines[f"{ours.name}_gemm_share_{ours.precision}_{ours.kind}"] = ours.gemm_share
+        if ours.gemm_share:
+            lines[f"{ours.name}_gemm_share_{ours.precision}_{ours.kind}"] = ours.gemm_share
         peer_bytes = min(r.peak_bytes for r in same)
         lines[f"{ours.name}_memory_ratio_{ours.precision}_{ours.kind}"] = ours.peak_bytes / peer_bytes
     return lines

@@ -113,7 +113,7 @@ def _inference_step(case: Case) -> Callable[[], None]:
     rows, config = ROWS[case.task], _config(case.task)
     tokens = rows * LENGTH[case.task] if case.task in ENCODER else None  # one batch
     output = "sequence_output" if case.task in ENCODER else "pooled_output"
-    runner = Runner(BertModel(config), "eager", "cpu", rows, cast(Precision, case.precision), max_batch_tokens=tokens)
+    runner = Runner(BertModel(config), "eager", "cpu", rows, tokens, cast(Precision, case.precision))
 
     def step() -> None:
         for _ in runner.run(examples, [output]):

@@ -60,7 +60,7 @@ def test_outputs_match_the_modules(model, names, precision):
         with flow.no_grad():
             answers = module(flow.tensor(row.input_ids[None]), None, flow.tensor(row.segment_ids[None]))
         expected[index] = {name: answers[name].numpy()[0].copy() for name in names}
-    got = outputs(Runner(build(checkpoint(model)), "eager", "cpu", 4, precision), rows, names)
+    got = outputs(Runner(build(checkpoint(model)), "eager", "cpu", 4, precision=precision), rows, names)
     tolerance = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[precision]
     assert got.keys() == expected.keys()
     for name in names:
