@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that begins with `name`, or else differs from it by a typo; None if there is none.
+    """The known name that begins with `name`, or else differs from it by a typo; None if no name does.
 
     A name that only contains the same words is not similar: --batch_size must not suggest --val_batch_size.
 

@@ -49,7 +49,7 @@ class SweepConfig:
     )
     seed: int = flag(42, "seed for choosing the settings")
     keep_all: bool = flag(False, "keep the checkpoints of all trials, not only those of the best one")
-    resume: bool = flag(False, "continue the sweep in --output_dir, or start if there is none")
+    resume: bool = flag(False, "continue the sweep in --output_dir; start one if the directory has no sweep")
     runner: str = flag(
         "local", "where the trials run: on this machine, or on the hosts of a Ray cluster", choices=("local", "ray")
     )

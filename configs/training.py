@@ -319,7 +319,7 @@ class RunFlags:
         unit="hours",
     )
     seed: int = flag(42, "seed of the initial weights, the data order and dropout")
-    resume: bool = flag(False, "continue from the newest checkpoint, or start if there is none")
+    resume: bool = flag(False, "continue from the newest checkpoint; start from the beginning without one")
     overwrite_output_dir: bool = flag(False, "delete the files of an earlier run in the output directory")
     keep_last: int = flag(
         3, "number of checkpoints to keep; 0 keeps all", aliases=("save_total_limit",), unit="checkpoints"

@@ -335,7 +335,7 @@ def _directory(path: Path) -> Path:
 
 
 def _settings(path: Path, file: Path | None) -> dict[str, Any]:
-    """The content of the configuration file; {} if there is none."""
+    """The content of the configuration file; {} without one."""
     if file and not file.is_file():
         raise UserError(f"--config {file} does not exist.")
     files = [file] if file else [_directory(path) / name for name in _CONFIG_FILES]

@@ -89,7 +89,7 @@ def _with_tables(
 
 
 def _pieces(token: str, ids: Mapping[str, int]) -> list[int]:
-    """The ids of a token's pieces by greedy longest match; [UNK] if there are none."""
+    """The ids of a token's pieces by greedy longest match; [UNK] if the token has no pieces."""
     inner, rest = token.startswith("##"), token.removeprefix("##")
     found: list[int] = []
     while rest:

@@ -29,7 +29,7 @@ def state_dict_of(state: Any) -> dict[str, Any]:
     """The state dict, or the state dict in a training checkpoint; only its entries with names.
 
     Raises:
-        Refused: there is none.
+        Refused: the content has no state dict.
     """
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):

@@ -219,7 +219,7 @@ def read_vocabulary(
     Args:
         path: a vocab.txt or a tokenizer.json, or the directory that contains one.
         do_lower_case: overrides the files; without files, the other rules are Google's.
-        settings_in: a model directory whose tokenizer_config.json applies if there is none next to the vocabulary.
+        settings_in: a model directory whose tokenizer_config.json applies if the vocabulary has none next to it.
 
     Raises:
         UserError: the file cannot be read, lacks one of BERT's special tokens, or has rules that BERT does not have.

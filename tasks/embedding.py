@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -193,9 +194,9 @@ class Similarity(Task):
             say(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return {f"eval_{name}": value for name, value in metrics.items()}
 
+    @abstractmethod
     def metrics(self, evaluator: Evaluator, say: Say) -> dict[str, float]:
         """The metrics on the evaluation files."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

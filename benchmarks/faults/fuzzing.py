@@ -90,7 +90,7 @@ class _Worker:
         theirs.close()
 
     def receive(self, attacks: dict[str, Attack]) -> bool:
-        """Takes the verdict of one case; returns False if there is none left."""
+        """Takes the verdict of one case; returns False if no case is left."""
         try:
             self.case, verdict, details = self.pipe.recv()
         except EOFError:

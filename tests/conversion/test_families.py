@@ -15,6 +15,7 @@ from conversion import families, read_checkpoint, write_checkpoint
 from inference import load_module
 from inference.model import build
 from tests.conversion.samples import FIXTURES
+from tests.modeling.test_huggingface import run
 from utils.errors import UserError
 
 ENCODERS = FIXTURES / "encoders"
@@ -44,30 +45,11 @@ def model_and_batch(kind, head):
     return build(read_checkpoint(directory)).eval(), batch, reference
 
 
-def run(model, batch, mode):
-    tensors = {name: flow.tensor(array) for name, array in batch.items()}
-    if mode == "eager":
-        return model(**tensors)
-    keys = []
-
-    class Graph(flow.nn.Graph):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def build(self, *inputs):
-            outputs = self.model(**dict(zip(tensors, inputs, strict=True)))
-            keys[:] = outputs
-            return tuple(outputs.values())
-
-    return dict(zip(keys, Graph()(*tensors.values()), strict=True))
-
-
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize(("kind", "head"), CASES)
 def test_outputs_equal_transformers(kind, head, mode):
     model, batch, reference = model_and_batch(kind, head)
-    found = run(model, batch, mode)
+    found = run(model, batch, tuple(batch), mode)
     tokens = batch["input_mask"] == 1
     names = {"masked_lm": "prediction_scores", "classification": "logits"}
     names = [(names[head], "logits")] if head in names else [(n, n) for n in ("start_logits", "end_logits")]
@@ -81,7 +63,7 @@ def test_outputs_equal_transformers(kind, head, mode):
 @pytest.mark.parametrize(("kind", "head"), CASES)
 def test_gradients_equal_transformers(kind, head):
     model, batch, _ = model_and_batch(kind, head)
-    run(model, batch, "eager")["total_loss"].backward()
+    run(model, batch, tuple(batch), "eager")["total_loss"].backward()
     found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters() if parameter.grad is not None}
     stored, settings = load_file(directory_of(kind, head) / "gradients.safetensors"), config_of(kind, head)
     expected = families.read_tensors(stored, settings, families.FAMILIES[kind])
